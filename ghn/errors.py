@@ -1,0 +1,42 @@
+"""Errors that a user can act on.
+
+Every exception that crosses a public boundary because of *input* (a file, a field, a name, a value) derives from
+`GHNError`; its message names the offending thing and says what to do. The command line prints such a message without a
+traceback and exits with `exit_code`; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class GHNError(Exception):
+    """Base of all errors caused by input; the message is written for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(GHNError):
+    """A parameter is missing, unknown, or out of its allowed values."""
+
+    exit_code = 2
+
+
+class UnknownArchitectureError(GHNError):
+    """No architecture of that name exists."""
+
+    exit_code = 2
+
+
+class DamagedFileError(GHNError):
+    """A file is truncated, has a wrong checksum, or contradicts its sibling."""
+
+
+class UnsupportedFormatError(GHNError):
+    """A file is not in a format, or not in a version of the format, that this program reads."""
+
+
+class UntrustedPickleError(GHNError):
+    """A pickle asks for something other than tensors and containers."""
+
+
+class InvalidGraphError(GHNError):
+    """Arrays do not describe a computational graph (cycle, wrong order, primitive out of range, ...)."""

@@ -1,0 +1,39 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary sibling of `path` to write to; on success it is flushed to disk and renamed to `path`.
+
+    On any exception, `KeyboardInterrupt` included, the temporary file is removed and `path` is left as it was. The
+    temporary name keeps the suffixes of `path` (writers that look at them behave) and is unique, so two writers at once
+    leave one whole file.
+
+    Raises:
+        OSError: as the writer or the file system raises it (for example a full disk).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
