@@ -95,8 +95,8 @@ class Graph:
         """A hash that is equal for isomorphic graphs (primitive, parameter shape, edges), 32 hexadecimal digits.
 
         Colour refinement with the two directions kept apart, run until it has seen the whole graph. Names and node
-        order do not enter. Two graphs that refinement cannot tell apart share a hash, so inequality is proof and equality is
-        (for graphs as irregular as these) next to proof.
+        order do not enter. Two graphs that refinement cannot tell apart share a hash, so inequality is proof and
+        equality is (for graphs as irregular as these) next to proof.
         """
         label = np.concatenate([self.primitive[:, None].astype(np.int64), self.shape.astype(np.int64)], axis=1)
         return refinement_hash(label, self.edges)
