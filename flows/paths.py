@@ -14,7 +14,7 @@ IMAGES = Path("data/images")
 MODELS = Path("models")
 RESULTS = Path("results")
 CACHE = RESULTS / ".cache"
-"""Rows that were computed already (`flows.results.RowCache`); not an output of any stage, so that DVC leaves it alone."""
+"""Rows that were computed already (`flows.results.RowCache`); no stage's output, so that DVC leaves it alone."""
 
 REPORTS = Path("reports")
 PUBLISHED = Path(__file__).parent / "published"

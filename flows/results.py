@@ -81,7 +81,9 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     except FileNotFoundError:
         raise DamagedFileError(f"{path} does not exist; `dvc repro` makes it") from None
     except pa.ArrowInvalid as error:
-        raise DamagedFileError(f"{path} is not a readable Parquet file ({error}); delete it and run `dvc repro`") from None
+        raise DamagedFileError(
+            f"{path} is not a readable Parquet file ({error}); delete it and run `dvc repro`"
+        ) from None
     return rows
 
 
