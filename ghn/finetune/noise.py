@@ -1,0 +1,62 @@
+"""Breaking the symmetry of predicted parameters before they are trained (paper section 5.2, beta = 1e-5).
+
+A hypernetwork tiles one decoded tensor over all channels of a wide layer, so that many channels start out identical
+and, since they also get identical gradients, would stay so. Noise far below the scale of the weights parts them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def correlation_std(weight: Tensor) -> float:
+    """Standard deviation of all entries of the correlation matrix between the rows of a weight (Knyazev, 2022).
+
+    The weight is seen as a matrix, out channels against the rest, turned so that it has at least as many rows R as
+    columns K; R^2 correlations follow. They are never formed: with Z the (R, K) matrix of standardised rows, their sum
+    is |Z'1|^2 and the sum of their squares |Z'Z|^2, a K x K matrix (0.1 GB rather than 5 GB for the first linear layer
+    of VGG). A constant row correlates with nothing and counts as zero.
+    """
+    w_RK = weight.detach().reshape(len(weight), -1).double()
+    if w_RK.shape[0] < w_RK.shape[1]:
+        w_RK = w_RK.T
+    count = w_RK.shape[0] ** 2
+    if count < 2:
+        return 0.0
+    z_RK = w_RK - w_RK.mean(1, keepdim=True)
+    norm_R1 = z_RK.norm(dim=1, keepdim=True)
+    tiny = torch.finfo(torch.float32).eps * w_RK.norm(dim=1, keepdim=True)
+    z_RK = torch.where(norm_R1 > tiny, z_RK / norm_R1.clamp_min(1e-300), 0.0)
+    total = z_RK.sum(0).square().sum()
+    squares = (z_RK.T @ z_RK).square().sum()
+    return float(((squares - total * total / count) / (count - 1)).clamp_min(0.0).sqrt())
+
+
+@torch.no_grad()
+def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> int:
+    """Adds Gaussian noise of scale `beta * correlation_std(weight)` to the layers' weights, in place.
+
+    Weights of two or more dimensions named `weight` take part, but the last of them, the classifier, whose rows
+    belong to different classes and are not tied. The more alike or opposed the channels, the wider their correlations
+    spread and the stronger the noise; a weight with independent rows hardly gets any.
+
+    Args:
+        beta: scale; 0 leaves the model alone.
+        seed: of the noise, the same for a layer whatever the device.
+
+    Returns:
+        the number of weights changed.
+    """
+    if beta == 0:
+        return 0
+    weights = [
+        weight
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights[:-1]:
+        noise = torch.randn(weight.shape, generator=generator)
+        weight.add_(noise.to(weight), alpha=beta * correlation_std(weight))
+    return max(len(weights) - 1, 0)

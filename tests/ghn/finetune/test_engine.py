@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from datasets.images import ImageTensors
+from ghn.errors import DamagedFileError
+from ghn.finetune import FinetuneConfig, estimate_statistics, evaluate, finetune
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Two classes told apart by brightness, with noise."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(256) % 2
+    pixels = torch.randint(100, (256, 3, 8, 8), generator=random) + 80 * labels.view(-1, 1, 1, 1)
+    everything = ImageTensors(pixels.to(torch.uint8), labels, "ab", mean=(0.5,) * 3, std=(0.25,) * 3)
+    return everything.subset(torch.arange(192)), everything.subset(torch.arange(192, 256))
+
+
+def network(seed=0, dropout=0.0, norm=True):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8, track_running_stats=False) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
+
+
+CONFIG = FinetuneConfig(steps=20, lr=0.1, batch_size=32, evaluate_at=(5, 10), augment=True)
+
+
+def test_it_learns_and_the_curve_says_when(data):
+    curve = finetune(network(), *data, CONFIG, seed=1)
+    assert curve.step == [0, 5, 10, 20]
+    assert curve.final > 0.95
+    assert curve.train_loss[-1] < curve.train_loss[1]
+    assert math.isnan(curve.train_loss[0])
+    assert not curve.diverged
+    assert curve.seconds == sorted(curve.seconds)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_one_step_is_the_optimisers_on_the_cross_entropy(data, optimizer):
+    config = FinetuneConfig(
+        steps=1, lr=0.01, batch_size=32, optimizer=optimizer, weight_decay=0.1, grad_clip=None, label_smoothing=0.1
+    )
+    model, other = network(norm=False), network(norm=False)
+    finetune(model, *data, config, seed=4)
+    x, y = next(data[0].batches(32, seed=4, epoch=0))
+    torch.nn.functional.cross_entropy(other(x), y, label_smoothing=0.1).backward()
+    for (name, trained), initial in zip(model.named_parameters(), other.parameters(), strict=True):
+        if optimizer == "sgd":
+            expected = initial - 0.01 * (initial.grad + 0.1 * initial)
+        else:  # the first step of Adam is the sign of the gradient
+            expected = initial * (1 - 0.01 * 0.1) - 0.01 * initial.grad / (initial.grad.abs() + 1e-8)
+        torch.testing.assert_close(trained, expected, msg=name)
+
+
+def test_the_seed_decides_and_global_random_state_is_untouched(data):
+    def weights(seed, dropout=0.5):
+        model = network(dropout=dropout)
+        torch.manual_seed(99)
+        finetune(model, *data, CONFIG.model_copy(update={"steps": 6, "evaluate_at": ()}), seed=seed)
+        state = torch.get_rng_state()
+        torch.manual_seed(99)
+        assert torch.equal(state, torch.get_rng_state())
+        return model[0].weight.detach()
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_a_killed_run_continues_bit_for_bit(data, tmp_path):
+    whole, part = network(dropout=0.3), network(dropout=0.3)
+    expected = finetune(whole, *data, CONFIG, seed=2)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step):
+        if step == 13:
+            raise KilledError
+
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(KilledError):
+        finetune(part, *data, CONFIG, seed=2, checkpoint=checkpoint, on_step=kill)
+    fresh = network(seed=5, dropout=0.3)  # whatever it starts from, the checkpoint decides
+    steps = []
+    curve = finetune(fresh, *data, CONFIG, seed=2, checkpoint=checkpoint, on_step=steps.append)
+    assert steps[0] == 11  # 10 was the last evaluation before the kill
+    assert curve.step == expected.step
+    assert curve.val_accuracy == expected.val_accuracy
+    assert curve.train_loss[1:] == expected.train_loss[1:]
+    for one, other in zip(whole.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(DamagedFileError, match="another run"):
+        finetune(fresh, *data, CONFIG, seed=3, checkpoint=checkpoint)
+
+
+def test_divergence_is_recorded_not_raised(data):
+    model = network(norm=False)
+    curve = finetune(model, *data, CONFIG.model_copy(update={"lr": 1e30, "grad_clip": None}), seed=0)
+    assert curve.diverged
+    assert curve.step[-1] < 20
+
+
+def test_statistics_are_plain_averages_over_training_batches(data):
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Dropout(0.9))
+    model.train()
+    estimate_statistics(model, data[0], n_images=128, batch_size=64)
+    batches = [x for x, _ in data[0].batches(64, seed=0, epoch=0)][:2]
+    torch.testing.assert_close(model[0].running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(model[0].running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    assert model.training
+    assert model[0].momentum == 0.3
+
+
+def test_accuracy_does_not_depend_on_the_order_or_batch(data):
+    model = network()
+    finetune(model, *data, CONFIG, seed=1)
+    one = evaluate(model, data[1], CONFIG.model_copy(update={"evaluation_batch": 7}))
+    assert one == evaluate(model, data[1].subset(torch.arange(63, -1, -1)), CONFIG)
+
+
+def test_auxiliary_heads_take_part_in_the_loss(data):
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.auxiliary = nn.Linear(192, 2), nn.Linear(192, 2)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return (self.main(x), self.auxiliary(x)) if self.training else self.main(x)
+
+    model = TwoHeads()
+    before = model.auxiliary.weight.detach().clone()
+    finetune(model, *data, FinetuneConfig(steps=3, batch_size=16), seed=0)
+    assert not torch.equal(before, model.auxiliary.weight)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [("constant", [1, 1, 1]), ("step", [1, 0.1, 0.01]), ("cosine", [1, 0.75, 0.25])],
+)
+def test_schedules(schedule, factors):
+    from ghn.finetune.engine import _schedule
+
+    factor = _schedule(FinetuneConfig(steps=9, schedule=schedule))
+    assert [factor(step) for step in (0, 3, 6)] == pytest.approx(factors)
+    warm = _schedule(FinetuneConfig(steps=9, warmup=3))
+    assert [warm(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ghn.finetune import break_symmetry, correlation_std
+
+
+@given(
+    shape=st.tuples(st.integers(2, 12), st.integers(1, 12), st.sampled_from([(), (3, 3), (1, 7)])),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_correlation_std_is_that_of_the_explicit_matrix(shape, seed):
+    out_channels, in_channels, kernel = shape
+    weight = torch.randn(out_channels, in_channels, *kernel, generator=torch.Generator().manual_seed(seed))
+    matrix = weight.reshape(out_channels, -1)
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    if matrix.shape[1] < 2:
+        assert correlation_std(weight) == 0.0  # a single column has no correlations
+        return
+    expected = torch.corrcoef(matrix.double()).flatten().std()
+    assert correlation_std(weight) == pytest.approx(float(expected), rel=1e-5, abs=1e-9)
+
+
+def test_tiled_channels_get_noise_and_part():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(
+            model[0].weight[:1].expand(4, -1, -1, -1) * torch.tensor([1.0, -1, 1, -1]).view(4, 1, 1, 1)
+        )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    assert break_symmetry(model, 1e-3, seed=1) == 1
+    change = [(new - old).abs().max().item() for new, old in zip(model.parameters(), before, strict=True)]
+    assert 0 < change[0] < 1e-2
+    assert change[1:] == [0.0] * 5  # biases, norms and the classifier stay
+    assert not torch.equal(model[0].weight[0], model[0].weight[2])
+
+
+def test_no_noise_without_beta_and_the_seed_decides():
+    def noisy(beta, seed):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2))
+        break_symmetry(model, beta, seed=seed)
+        return model[0].weight
+
+    assert torch.equal(noisy(0, 1), noisy(0, 2))
+    assert torch.equal(noisy(0.1, 1), noisy(0.1, 1))
+    assert not torch.equal(noisy(0.1, 1), noisy(0.1, 2))
+
+
+def test_constant_rows_are_no_division_by_zero():
+    assert correlation_std(torch.ones(4, 4)) == 0.0
