@@ -1,0 +1,54 @@
+"""Augmentation of whole batches: one gather does crop, shift and mirror of every image.
+
+Shape legend: B images, C channels, H x W pixels, S the side of a crop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def crop_and_flip(images_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
+    """Pads every image with black, cuts a window of the old size at a random place, mirrors half of them.
+
+    Args:
+        images_BCHW: uint8 (or any type), square or not.
+        generator: source of the draws, on the CPU, so that they do not depend on the device of the images.
+        padding: pixels on each side; 4 is customary at 32 pixels.
+        flip: whether to mirror left to right with probability 1/2.
+
+    Returns:
+        A new tensor of the same shape in channels-last memory order.
+    """
+    b, _, height, width = images_BCHW.shape
+    top_B = torch.randint(2 * padding + 1, (b, 1), generator=generator)
+    left_B = torch.randint(2 * padding + 1, (b, 1), generator=generator)
+    row_BH = top_B + torch.arange(height)
+    column_BW = left_B + torch.arange(width)
+    if flip:
+        mirrored_B1 = torch.rand((b, 1), generator=generator) < 0.5
+        column_BW = torch.where(mirrored_B1, column_BW.flip(1), column_BW)
+    device = images_BCHW.device
+    padded_BHWC = pad(images_BCHW, (padding,) * 4).permute(0, 2, 3, 1)
+    return padded_BHWC[
+        torch.arange(b, device=device)[:, None, None],
+        row_BH.to(device)[:, :, None],
+        column_BW.to(device)[:, None, :],
+    ].permute(0, 3, 1, 2)
+
+
+def normalize(images_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 images to float32 with mean 0 and deviation 1 per channel, in channels-last memory order.
+
+    Args:
+        images_BCHW: uint8.
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+    """
+    device = images_BCHW.device
+    scale_C11 = (1 / (255 * torch.tensor(std, device=device)))[:, None, None]
+    shift_C11 = (torch.tensor(mean, device=device) / torch.tensor(std, device=device))[:, None, None]
+    images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
+    return images.mul_(scale_C11).sub_(shift_C11)
