@@ -1,0 +1,202 @@
+"""Each initialisation is held against its own claim."""
+
+import math
+from copy import deepcopy
+from statistics import median
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import ResNet, vit_b_16
+from torchvision.models.resnet import BasicBlock
+
+from datasets.images import load
+from ghn.baselines import (
+    GradInitConfig,
+    MetaInitConfig,
+    fixup,
+    gradient_quotient,
+    gradinit,
+    metainit,
+    orthogonal,
+    without_norm,
+)
+from ghn.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits", split="train", cache=None)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+class TestOrthogonal:
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            nn.Linear(7, 5),
+            nn.Linear(5, 7),
+            nn.Conv2d(3, 64, 3),
+            nn.Conv2d(16, 4, 3),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.Conv2d(8, 12, (1, 7), groups=4),
+        ],
+        ids=str,
+    )
+    def test_all_singular_values_equal_the_gain(self, layer):
+        orthogonal(layer, gain=1.5)
+        for part in layer.weight.chunk(getattr(layer, "groups", 1)):
+            values = torch.linalg.svdvals(part.reshape(len(part), -1))
+            torch.testing.assert_close(values, torch.full_like(values, 1.5))
+        assert not layer.bias.any()
+
+    def test_query_key_and_value_are_orthogonal_each(self):
+        layer = nn.MultiheadAttention(12, 3)
+        orthogonal(layer)
+        for part in layer.in_proj_weight.chunk(3):
+            torch.testing.assert_close(part @ part.T, torch.eye(12), atol=1e-5, rtol=0)
+
+    def test_the_seed_decides_and_embeddings_stay(self):
+        with torch.device("meta"):
+            names = [name for name, _ in vit_b_16().named_parameters()]
+        assert "class_token" in names
+        model = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+        before = model[0].weight.detach().clone()
+        first = orthogonal(model, seed=1)[2].weight.detach().clone()
+        assert torch.equal(first, orthogonal(model, seed=1)[2].weight)
+        assert not torch.equal(first, orthogonal(model, seed=2)[2].weight)
+        assert torch.equal(before, model[0].weight)
+
+    def test_determinants_take_both_signs(self):
+        """QR without the sign correction would not be uniform over the orthogonal group."""
+        layer = nn.Linear(3, 3)
+        signs = [float(torch.linalg.det(orthogonal(layer, seed=seed).weight.detach())) for seed in range(40)]
+        assert 8 < sum(sign > 0 for sign in signs) < 32
+
+
+class TestFixUp:
+    @staticmethod
+    def network(depth, scalars=True):
+        return without_norm(ResNet(BasicBlock, [depth, 1, 1, 1], num_classes=10), scalars=scalars)
+
+    def test_blocks_start_as_the_identity_and_the_network_at_zero(self):
+        model = fixup(self.network(3)).eval()
+        h = torch.rand(2, 64, 8, 8)
+        torch.testing.assert_close(model.layer1(h), h)
+        assert not model(torch.randn(2, 3, 32, 32)).any()
+
+    def test_first_layers_of_a_branch_are_scaled_by_the_number_of_branches(self):
+        model = fixup(self.network(5))  # L = 8 branches of m = 2 layers: L^(-1/2)
+        weight = model.layer1[0].conv1.weight
+        assert float(weight.detach().std()) == pytest.approx(8**-0.5 * math.sqrt(2 / (64 * 9)), rel=0.03)
+
+    @staticmethod
+    def movement(model, steps=3, lr=0.05):
+        """How far SGD moves the logits of a batch."""
+        x, y = torch.randn(8, 3, 32, 32), torch.arange(8)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        with torch.no_grad():
+            before = model(x)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return float((model(x) - before).norm())
+
+    def test_an_update_changes_the_function_by_the_same_amount_at_any_depth(self):
+        shallow, deep = (self.movement(fixup(self.network(depth), seed=1)) for depth in (1, 12))
+        assert 0.5 < deep / shallow < 2
+        plain = [self.movement(self.network(depth, scalars=False), steps=1, lr=1e-4) for depth in (1, 12)]
+        assert not 0.5 < plain[1] / plain[0] < 2  # which He initialisation without norm does not achieve
+
+    def test_batch_norm_and_other_networks_are_refused(self):
+        with pytest.raises(ConfigError, match="without_norm"):
+            fixup(ResNet(BasicBlock, [1, 1, 1, 1]))
+        with pytest.raises(ConfigError, match="Sequential has none"):
+            fixup(nn.Sequential(nn.Linear(2, 2)))
+
+
+class TestGradInit:
+    CONFIG = GradInitConfig(iterations=30, lr=0.1, batch_size=32, gamma=5.0, scale_lr=0.03)
+
+    @staticmethod
+    def network():
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(392, 10),
+        )
+        with torch.no_grad():
+            model[2].weight.mul_(3)  # badly scaled on purpose
+        return model
+
+    def test_the_first_step_lowers_the_loss_more_than_from_the_old_scales(self, digits):
+        def loss_after_a_step(model):
+            x, y = next(digits.batches(128, seed=77))
+            loss = functional.cross_entropy(model(x), y)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                    parameter.sub_(0.1 * gradient)
+                return float(functional.cross_entropy(model(x), y)), float(loss)
+
+        model = self.network()
+        scaled = deepcopy(model)
+        history = gradinit(scaled, digits, self.CONFIG, seed=0)
+        assert len(history) == 30
+        after, before = loss_after_a_step(deepcopy(scaled))
+        assert after < before  # the issue's claim
+        assert after < loss_after_a_step(model)[0]
+
+    def test_tensors_are_scaled_as_a_whole_and_gradients_meet_the_bound(self, digits):
+        model = self.network()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        gradinit(model, digits, self.CONFIG.model_copy(update={"gamma": 0.5, "iterations": 60}), seed=0)
+        for new, old in zip(model.parameters(), before, strict=True):
+            ratio = new.detach() / old
+            torch.testing.assert_close(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-3, atol=1e-4)
+            assert float(ratio.flatten()[0]) > 0
+        x, y = next(digits.batches(32, seed=5))
+        functional.cross_entropy(model(x), y).backward()
+        norm = torch.stack([parameter.grad.square().sum() for parameter in model.parameters()]).sum().sqrt()
+        assert float(norm) < 0.75  # 0.5 on the batches it saw
+
+
+class TestMetaInit:
+    def test_quotient_of_a_quadratic_is_known(self):
+        """L = sum(c w^2) / 2: g = c w and Hg = c^2 w, so that (g - Hg) / g - 1 = -c."""
+        weight = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+        curvature = torch.tensor([0.5, 1.0, 3.0])
+        quotient = gradient_quotient((curvature * weight.square()).sum() / 2, [weight], epsilon=1e-12)
+        assert float(quotient) == pytest.approx(curvature.mean().item(), rel=1e-5)
+
+    def test_quotient_of_a_linear_loss_is_zero(self):
+        weight = torch.tensor([1.0, -2.0], requires_grad=True)
+        loss = (torch.tensor([3.0, 4.0]) * weight).sum() + 0 * weight.square().sum()
+        assert float(gradient_quotient(loss, [weight], epsilon=1e-12)) == pytest.approx(0, abs=1e-6)
+
+    def test_it_lowers_the_quotient_and_keeps_directions(self):
+        layers = [nn.Linear(48, 32), *(nn.Linear(32, 32) for _ in range(4)), nn.Linear(32, 10)]
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.mul_(4)  # activations explode
+        directions = [layer.weight.detach() / layer.weight.norm() for layer in layers]
+        model = nn.Sequential(nn.Flatten(), *(part for layer in layers for part in (layer, nn.ReLU())))
+        history = metainit(model, (3, 4, 4), 10, MetaInitConfig(iterations=150, batch_size=64), seed=0)
+        assert median(history[-20:]) < 0.2 * median(history[:20])  # a mean of quotients has a heavy tail
+        for layer, direction in zip(layers, directions, strict=True):
+            torch.testing.assert_close(layer.weight.detach() / layer.weight.norm(), direction)
+
+    def test_running_statistics_stay(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+        metainit(model, (3, 4, 4), 3, MetaInitConfig(iterations=2, batch_size=4))
+        assert not model[1].running_mean.any()
