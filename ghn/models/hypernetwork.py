@@ -1,0 +1,200 @@
+"""Graph hypernetworks: from the graph of a network to its parameters.
+
+Shape legend: B graphs, N nodes, D hidden features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ghn.graph import Graph, GraphBatch
+from ghn.models.config import GHNConfig
+from ghn.models.decoder import TensorDecoder, VectorDecoder
+from ghn.models.embedding import NodeEmbedding
+from ghn.models.gated import MLP, GatedGNN
+from ghn.models.plan import Group, Kind, Skipped, plan
+from ghn.models.tiling import repeats_evenly, tile, write_tiled
+from ghn.models.transformer import EdgeTerm, Transformer
+
+Penalty = Literal["norm", "square"]
+
+
+class GHN(nn.Module):
+    """A graph hypernetwork: GHN-1, GHN-2, GHN-3 or the MLP baseline, as `config` says.
+
+    Calling it predicts parameters into a network in place; `predict` leaves the network alone and gives a state dict;
+    `decode` is the differentiable function that training uses.
+    """
+
+    def __init__(self, config: GHNConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GHNConfig()
+        self.embedding = NodeEmbedding(config)
+        kinds = {"transformer": Transformer, "gated": GatedGNN, "mlp": lambda c: MLP(c.hidden, c.hidden)}
+        self.message_passing: nn.Module = kinds[config.message_passing](config)
+        self.norm = nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
+        self.tensors = TensorDecoder(config)
+        self.vectors = VectorDecoder(config)
+        if config.window == "center":
+            self._initialize_ghn3()
+
+    def _initialize_ghn3(self) -> None:
+        """Embeddings of norm 1 and small last layers, which keep the first steps of large hypernetworks finite."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=module.embedding_dim**-0.5)
+        for module in self.modules():
+            if isinstance(module, EdgeTerm):
+                module.reset_distance()
+        with torch.no_grad():
+            for last in (self.tensors.block, self.tensors.classes, self.vectors.out):
+                last.weight /= 5.0
+                last.bias.zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the hypernetwork is."""
+        return self.vectors.out.weight.device
+
+    def embed(self, batch: GraphBatch) -> Tensor:
+        """(B, N, D) node embeddings after message passing and normalisation; those of padding are arbitrary."""
+        batch = batch.to(self.device)
+        h_BND: Tensor = self.message_passing(self.embedding(batch), batch)
+        return self.norm(h_BND)  # type: ignore[no-any-return]
+
+    def decode(self, batch: GraphBatch, *, heads: bool = True) -> Prediction:
+        """Predicts the parameters of all networks of a batch together. Differentiable.
+
+        Args:
+            batch: their graphs.
+            heads: whether to predict the networks' last layers.
+        """
+        planned = plan(batch.graphs, batch.primitive_BN.shape[1], self.config, heads=heads)
+        h_BND = self.embed(batch)
+        prediction = Prediction([{} for _ in batch.graphs], planned.skipped, h_BND)
+        with torch.autocast(h_BND.device.type, enabled=False):  # decoders overflow half precision
+            h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
+            for group, w in self.tensors(h_ND, planned):
+                prediction.add(group, w)
+            for group, w, b in self.vectors(h_ND, planned):
+                prediction.add(group, w)
+                if b is not None:
+                    prediction.add(group, b, [bias_name(name) for name in group.names])
+        return prediction
+
+    def predict_parameters(self, batch: GraphBatch, *, heads: bool = True) -> list[dict[str, Tensor]]:
+        """For each network of the batch its predicted parameters by name, ready for `torch.func.functional_call`.
+
+        Differentiable. Norm layers without a bias get an entry all the same, which the caller drops. The rows of a
+        positional encoding that stand for a class token are zero: only `predict` knows their old values.
+        """
+        return self.decode(batch, heads=heads).parameters
+
+    @torch.no_grad()
+    def write(
+        self, graphs: Sequence[Graph], target: Callable[[int, str], Tensor | None], *, heads: bool = True
+    ) -> tuple[Skipped, ...]:
+        """Predicts straight into tensors that exist, holding no more than `CHUNK_BYTES` of decoded blocks at a time.
+
+        Args:
+            graphs: of the networks.
+            target: gives for (index of the graph, parameter name) the tensor to write to, or None to leave it out.
+            heads: whether to predict the networks' last layers.
+
+        Returns:
+            Parameters that have a node but no decoder.
+        """
+        batch = GraphBatch.from_graphs(graphs)
+        planned = plan(graphs, batch.primitive_BN.shape[1], self.config, heads=heads)
+        h_BND = self.embed(batch)
+        with torch.autocast(h_BND.device.type, enabled=False):
+            h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
+            for group, first, w in self.tensors.stream(h_ND, planned):
+                for i, block in enumerate(w.unbind(0), first):
+                    if (tensor := target(group.graphs[i], group.names[i])) is not None:
+                        write_tiled(_predicted_part(tensor, group), block)
+            for group, w, b in self.vectors(h_ND, planned):
+                for i, vector in enumerate(w.unbind(0)):
+                    if (tensor := target(group.graphs[i], group.names[i])) is not None:
+                        write_tiled(tensor, vector)
+                if b is None:
+                    continue
+                for i, vector in enumerate(b.unbind(0)):
+                    if (tensor := target(group.graphs[i], bias_name(group.names[i]))) is not None:
+                        write_tiled(tensor, vector)
+        return planned.skipped
+
+
+@dataclass(eq=False)
+class Prediction:
+    """Predicted parameters of a batch of networks.
+
+    Attributes:
+        parameters: for each network its parameters by name.
+        skipped: parameters that have a node but no decoder.
+        embeddings_BND: the node embeddings that were decoded.
+    """
+
+    parameters: list[dict[str, Tensor]]
+    skipped: tuple[Skipped, ...]
+    embeddings_BND: Tensor
+    _blocks: list[tuple[list[int], Tensor, float]] = field(default_factory=list, repr=False)
+
+    def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
+        """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
+        shape = predicted_shape(group)
+        tiled = tile(w, shape)
+        if repeats_evenly(w.shape[1:], shape):
+            self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
+        else:
+            self._blocks.append((group.graphs, tiled, 1.0))
+        if shape != group.shape:  # rows of a positional encoding that are not predicted, which come first
+            tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
+        for name, graph, tensor in zip(names or group.names, group.graphs, tiled.unbind(0), strict=True):
+            self.parameters[graph][name] = tensor
+
+    def penalty(self, kind: Penalty = "norm") -> Tensor:
+        """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its square (table 5).
+
+        A tensor that repeats a block evenly has the block's norm times the root of the number of repeats, so most
+        norms cost a fraction of the parameters they are of.
+        """
+        values, graphs = [], []
+        for members, w, repeats in self._blocks:
+            flat = w.flatten(1)
+            if kind == "norm":
+                values.append(torch.linalg.vector_norm(flat, dim=1) * math.sqrt(repeats))
+            else:
+                values.append(flat.square().sum(1) * repeats)
+            graphs += members
+        total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
+        if not values:
+            return total
+        return total.index_add(0, torch.tensor(graphs, device=total.device), torch.cat(values).float())
+
+
+def bias_name(weight_name: str) -> str:
+    """The name of the bias of the norm layer whose weight has that name."""
+    return weight_name.removesuffix("weight") + "bias"
+
+
+def predicted_shape(group: Group) -> tuple[int, ...]:
+    """The shape of what is predicted of a group's parameters: all, but of a positional encoding (..., positions,
+    channels) only as many rows as make a square grid; the first ones, class tokens, are not.
+    """  # noqa: D205
+    if group.kind is not Kind.position or len(group.shape) == 4:
+        return group.shape
+    return (*group.shape[:-2], group.kernel[0] * group.kernel[1], group.shape[-1])
+
+
+def _predicted_part(tensor: Tensor, group: Group) -> Tensor:
+    """The part of a parameter that `predicted_shape` describes."""
+    shape = predicted_shape(group)
+    return tensor if shape == group.shape else tensor.narrow(-2, group.shape[-2] - shape[-2], shape[-2])

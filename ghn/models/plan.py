@@ -1,0 +1,253 @@
+"""What is to be decoded for a batch of graphs, grouped so that each group is a handful of array operations.
+
+A parameter's kind decides its decoder, its shape the slice of the decoder that is needed and how it is tiled. All
+parameters of the batch with the same kind and shape make a group, whatever network they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from ghn.graph import Graph, Primitive
+from ghn.models.config import GHNConfig
+
+
+class Kind(Enum):
+    """How a parameter is decoded."""
+
+    tensor = "tensor"  # weights of linear layers and convolutions
+    class_weight = "class weight"  # the last layer's weight: decoded, then mapped to classes
+    position = "position"  # positional encodings: never rescaled
+    norm = "norm"  # weight and bias of a normalisation layer, from one node
+    bias = "bias"
+    class_bias = "class bias"
+
+
+TENSOR_KINDS = (Kind.tensor, Kind.class_weight, Kind.position)
+_NORMS = (Primitive.bn, Primitive.ln)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """G parameters of one kind and one shape.
+
+    Attributes:
+        kind: how they are decoded.
+        shape: their shape.
+        nodes: for each its node, as an index into the flattened (B, N) nodes of the batch.
+        graphs: for each the index of its graph.
+        names: for each its name in the state dict of its network.
+        channels: (out, in) channels that are decoded; the rest is tiled.
+        window: ((y0, y1), (x0, x1)), the part of the decoder's spatial grid that is decoded.
+        scale: what a tensor is multiplied with (fan-in normalisation).
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    nodes: list[int]
+    graphs: list[int]
+    names: list[str]
+    channels: tuple[int, int]
+    window: tuple[tuple[int, int], tuple[int, int]]
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """Height and width of the decoded window."""
+        (y0, y1), (x0, x1) = self.window
+        return y1 - y0, x1 - x0
+
+    @cached_property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of the kernel; larger than the window only if the kernel is larger than the whole grid."""
+        return kernel_size(self.kind, self.shape)
+
+    @property
+    def positions(self) -> int:
+        """Spatial positions that are decoded for each parameter."""
+        height, width = self.window_size
+        return height * width
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Groups whose tensors are decoded by one matrix product, with (out, in) channels that suffice for each."""
+
+    channels: tuple[int, int]
+    groups: tuple[Group, ...]
+
+    @cached_property
+    def positions(self) -> int:
+        """Spatial positions of all parameters together: the rows of the matrix product."""
+        return sum(len(group) * group.positions for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A parameter that has a node but no decoder."""
+
+    graph: int
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All groups of a batch of graphs."""
+
+    buckets: tuple[Bucket, ...]
+    vectors: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+    n_graphs: int
+
+
+def plan(graphs: Sequence[Graph], n: int, config: GHNConfig, *, heads: bool = True) -> Plan:
+    """Groups the parameters of `graphs`, whose nodes are padded to `n`.
+
+    Args:
+        graphs: the networks.
+        n: number of nodes that each graph is padded to.
+        config: of the hypernetwork.
+        heads: whether to predict the last layers of the networks.
+    """
+    members: dict[tuple[Kind, tuple[int, ...]], list[tuple[int, int, str]]] = {}
+    skipped: list[Skipped] = []
+    for b, graph in enumerate(graphs):
+        head = class_head(graph)
+        # A shared parameter has a node per use: the last one decides.
+        last = {name: node for node, name in enumerate(graph.param) if name}
+        primitive, shapes = graph.primitive.tolist(), graph.shape.tolist()
+        for name, node in last.items():
+            if node in head and not heads:
+                skipped.append(Skipped(b, name, graph.param_shape(node), "class head, kept on request"))
+                continue
+            shape = tuple(size for size in shapes[node] if size)
+            kind = _kind(primitive[node], shape, node in head)
+            if isinstance(kind, str):
+                skipped.append(Skipped(b, name, shape, kind))
+            else:
+                members.setdefault((kind, shape), []).append((b * n + node, b, name))
+    groups = [_group(kind, shape, group, config) for (kind, shape), group in members.items()]
+    tensors = [group for group in groups if group.kind in TENSOR_KINDS]
+    vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
+    return Plan(tuple(_buckets(tensors, config)), vectors, tuple(skipped), len(graphs))
+
+
+def class_head(graph: Graph) -> tuple[int, ...]:
+    """The nodes of the last layer, whose output channels are classes: a weight of two or more dimensions that is the
+    last node, or the last but one before its bias. Empty where a network ends otherwise.
+    """  # noqa: D205
+    n = graph.n_nodes
+    if n > 1 and graph.primitive[n - 1] == Primitive.bias and _is_matrix(graph, n - 2):
+        return (n - 2, n - 1)
+    return (n - 1,) if _is_matrix(graph, n - 1) else ()
+
+
+def _is_matrix(graph: Graph, node: int) -> bool:
+    shape = graph.shape[node].tolist()
+    return bool(graph.param[node]) and shape[1] > 0 and max(shape[2:]) <= 1 and graph.primitive[node] == Primitive.conv
+
+
+def _kind(primitive: int, shape: tuple[int, ...], head: bool) -> Kind | str:
+    """The kind of a parameter, or the reason why there is none."""
+    if primitive == Primitive.bias:
+        if len(shape) == 1:
+            return Kind.class_bias if head else Kind.bias
+        return f"a bias with {len(shape)} dimensions"
+    if primitive in _NORMS:
+        return Kind.norm if len(shape) == 1 else f"a normalisation weight with {len(shape)} dimensions"
+    if primitive == Primitive.pos_enc:
+        return Kind.position if len(shape) >= 2 else f"a positional encoding with {len(shape)} dimensions"
+    if len(shape) < 2:
+        return f"a weight with {len(shape)} dimensions"
+    return Kind.class_weight if head else Kind.tensor
+
+
+def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a parameter's kernel, or of the grid of a positional encoding."""
+    if kind is Kind.position and len(shape) < 4:
+        side = math.isqrt(shape[-2])
+        return side, side
+    height, width = (*shape[2:], 1, 1)[:2]
+    return height, width
+
+
+def _group(
+    kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig
+) -> Group:
+    nodes, graphs, names = (list(column) for column in zip(*members, strict=True))
+    limit = config.decoder_channels
+    window = ((0, 1), (0, 1))
+    channels = (min(shape[0], limit), 1)
+    scale = 1.0
+    if kind in TENSOR_KINDS:
+        inputs = shape[-1] if kind is Kind.position and len(shape) < 4 else shape[1]
+        outputs = {Kind.class_weight: limit, Kind.position: 1 if len(shape) < 4 else shape[0]}.get(kind, shape[0])
+        channels = (min(outputs, limit), min(inputs, limit))
+        height, width = kernel_size(kind, shape)
+        window = (_span(height, config), _span(width, config))
+        if config.normalize and kind is not Kind.position:
+            # No ReLU follows depthwise convolutions nor the first of a pair of 1 x k and k x 1 (section A.1).
+            no_relu = len(shape) > 2 and (shape[1] == 1 or height < width)
+            scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
+    return Group(kind, shape, nodes, graphs, names, channels, window, scale)
+
+
+def _span(size: int, config: GHNConfig) -> tuple[int, int]:
+    """First and last + 1 position of the decoder's grid that make a kernel side of `size`."""
+    grid = config.decoder_kernel
+    if config.window == "corner":
+        return 0, min(size, grid)
+    middle = grid // 2
+    return max(0, middle - size // 2), min(grid, middle + (size + 1) // 2)
+
+
+_MIN_ROWS = 24  # a matrix product of fewer rows is as slow: it reads the weights anyway
+_COPY_ROWS = 16  # cutting a block out of the weights costs about as much as this many rows
+_CALL = 500_000  # cost of a call, in multiply-adds
+
+
+def _cost(outputs: int, inputs: int, positions: int, config: GHNConfig) -> float:
+    copied = _COPY_ROWS if 1 < inputs < config.decoder_channels and outputs > 1 else 0
+    return _CALL + 8 * config.hidden * outputs * inputs * (max(positions, _MIN_ROWS) + copied)
+
+
+def _buckets(groups: list[Group], config: GHNConfig) -> list[Bucket]:
+    """Groups that share a matrix product: merged, with some superfluous channels, where that is estimated cheaper."""
+    merged: dict[tuple[int, int], list[Group]] = {}
+    for group in groups:
+        merged.setdefault(group.channels, []).append(group)
+    buckets = [_extend(Bucket(channels, tuple(members)), config) for channels, members in merged.items()]
+    for order in (lambda b: b.channels, lambda b: b.channels[::-1]):
+        buckets.sort(key=order)
+        result: list[Bucket] = []
+        for bucket in buckets:
+            if result and (union := _union(result[-1], bucket, config)) is not None:
+                result[-1] = union
+            else:
+                result.append(bucket)
+        buckets = result
+    return buckets
+
+
+def _extend(bucket: Bucket, config: GHNConfig) -> Bucket:
+    """Takes all input channels where that is cheaper than cutting a block out of the weights."""
+    (outputs, inputs), limit = bucket.channels, config.decoder_channels
+    if _cost(outputs, limit, bucket.positions, config) < _cost(outputs, inputs, bucket.positions, config):
+        return Bucket((outputs, limit), bucket.groups)
+    return bucket
+
+
+def _union(a: Bucket, b: Bucket, config: GHNConfig) -> Bucket | None:
+    channels = (max(a.channels[0], b.channels[0]), max(a.channels[1], b.channels[1]))
+    union = _extend(Bucket(channels, a.groups + b.groups), config)
+    apart = sum(_cost(*bucket.channels, bucket.positions, config) for bucket in (a, b))
+    return union if _cost(*union.channels, union.positions, config) < apart else None
