@@ -72,7 +72,7 @@ def gradinit(model: nn.Module, images: Images, config: GradInitConfig | None = N
                 torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), gradients, strict=True)
             ]
             norm = torch.stack([gradient.square().sum() for gradient in known]).sum().sqrt()
-            if float(norm) > config.gamma:
+            if float(norm.detach()) > config.gamma:
                 objective = norm
                 history.append(float("nan"))
             else:
