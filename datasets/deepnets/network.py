@@ -1,0 +1,166 @@
+"""An architecture of DeepNets-1M as a plain `nn.Module`.
+
+The parameters are, one to one, those of the graph that `builder.build_graph` makes for the same arguments, biases of
+norms aside: what `none` cuts off from the output is not created. One definition serves every use: built on the meta
+device it is run by `torch.func.functional_call` with predicted parameters, built on a real one it is trained as it is.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from datasets.deepnets import layers
+from datasets.deepnets.layers import Conv2d, Linear
+from datasets.deepnets.scaling import Scaling
+from datasets.deepnets.search_space import Architecture
+from datasets.deepnets.wiring import Cell as CellWiring
+from datasets.deepnets.wiring import wire
+
+
+class Cell(nn.Module):
+    """A cell: two inputs, sums of operations, concatenation. Dead operations are absent."""
+
+    def __init__(self, cell: CellWiring, preproc: bool, norm: bool) -> None:
+        super().__init__()
+        self.route = cell.route
+        self.sources = tuple(source for _, source in cell.edges)
+        width = cell.channels
+        for i, used in enumerate(cell.route.inputs):
+            halve = i == 0 and cell.halve_first
+            module: nn.Module
+            if not used:
+                continue
+            if not preproc:
+                module = layers.Subsample() if halve else nn.Identity()
+            elif halve:
+                module = layers.FactorizedReduce(cell.channels_in[i], width, norm)
+            else:
+                module = layers.convolution(cell.channels_in[i], width, 1, 1, norm)
+            self.add_module(f"preprocess{i}", module)
+        self._ops = nn.ModuleDict()
+        for k in sorted(cell.route.used):
+            name, source = cell.edges[k]
+            self._ops[str(k)] = layers.operation(name, width, cell.stride if source < 2 else 1, norm)
+
+    def forward(self, s0: Tensor | None, s1: Tensor | None) -> Tensor:
+        """The cell's output (B, C * number of concatenated states, H, W).
+
+        Args:
+            s0: output of the cell before the last one; None if it has no value.
+            s1: output of the last cell.
+        """
+        states: list[Tensor | None] = []
+        for i, s in enumerate((s0, s1)):
+            states.append(self.get_submodule(f"preprocess{i}")(s) if self.route.inputs[i] else None)
+        for terms in self.route.terms:
+            total: Tensor | None = None
+            for k in terms:
+                if k in self.route.used:
+                    value = self._ops[str(k)](states[self.sources[k]])
+                    total = value if total is None else total + value
+            states.append(total)
+        if self.route.missing:
+            stand_in = states[self.route.source]
+            assert stand_in is not None
+            zeros = torch.zeros_like(stand_in)
+            outputs = [zeros if state in self.route.missing else states[state] for state in self.route.concat]
+        else:
+            outputs = [states[state] for state in self.route.concat]
+        tensors = [output for output in outputs if output is not None]
+        return torch.cat(tensors, dim=1) if len(tensors) > 1 else tensors[0]
+
+
+class Network(nn.Module):
+    """The network of an architecture.
+
+    Args:
+        architecture: what to build.
+        channels: width C.
+        fc_dim: width of the classifier's hidden layers; None for the architecture's own.
+        num_classes: number of outputs.
+        image_size: in pixels; above 64 the stem strides.
+        imagenet_stride: stride of the simple stem on large images.
+        device: where to create parameters; "meta" creates none.
+
+    Raises:
+        InvalidGraphError: the architecture's output is disconnected by `none`.
+        ConfigError: a size is out of range.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        channels: int = 32,
+        fc_dim: int | None = None,
+        num_classes: int = 10,
+        image_size: int = 32,
+        imagenet_stride: int = 4,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.scaling = Scaling(channels, fc_dim, num_classes, image_size, imagenet_stride)
+        with torch.device(device) if device is not None else nullcontext():
+            self._build()
+
+    def _build(self) -> None:
+        architecture, scaling = self.architecture, self.scaling
+        wiring = wire(architecture, scaling.channels, scaling.large)
+        norm = architecture.norm is not None
+        self._build_stem(wiring.stem_channels, norm, both=wiring.stems[1])
+        self.cells = nn.ModuleDict({str(c.index): Cell(c, architecture.preproc, norm) for c in wiring.cells})
+        sizes = scaling.classifier_sizes(architecture, wiring.features)
+        head: list[nn.Module] = []
+        for i, (n_in, n_out) in enumerate(sizes):
+            head += [nn.ReLU(), nn.Dropout(0.5)] if i else []
+            head.append(Linear(n_in, n_out))
+        self.classifier = nn.Sequential(*head)
+
+    def _build_stem(self, width: int, norm: bool, both: bool) -> None:
+        architecture, scaling = self.architecture, self.scaling
+
+        def bn(channels: int) -> nn.Module:
+            return layers.batch_norm(channels) if norm else nn.Identity()
+
+        ks, step = architecture.ks, 2 if scaling.large else 1
+        if architecture.is_vit:
+            self.stem0: nn.Module = Conv2d(3, width, scaling.patch, scaling.patch, scaling.patch_padding)
+            self.pos_enc = layers.PositionalEncoding(width, scaling.patch_grid)
+        elif architecture.stem_type == 0:
+            stride = scaling.imagenet_stride if scaling.large else 1
+            pool = nn.MaxPool2d(3, 2, 1) if architecture.stem_pool else nn.Identity()
+            self.stem = nn.Sequential(Conv2d(3, width, ks, stride, ks // 2), bn(width), pool)
+        else:
+            half = width // 2
+            first = [Conv2d(3, half, ks, step, ks // 2), bn(half), nn.ReLU(), Conv2d(half, width, 3, step, 1)]
+            self.stem0 = nn.Sequential(*first, bn(width))
+            if both:
+                self.stem1 = nn.Sequential(nn.ReLU(), Conv2d(width, width, 3, 2, 1), bn(width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, 3, H, W)."""
+        s0: Tensor | None
+        s1: Tensor | None
+        if self.architecture.is_vit:
+            s0 = s1 = self.pos_enc(self.stem0(images))
+        elif self.architecture.stem_type == 0:
+            s0 = s1 = self.stem(images)
+        else:
+            s0 = self.stem0(images)
+            s1 = self.stem1(s0) if hasattr(self, "stem1") else None
+        for cell in range(self.architecture.n_cells):
+            s0, s1 = s1, self.cells[str(cell)](s0, s1) if str(cell) in self.cells else None
+        assert s1 is not None  # wire() has made sure
+        features = s1.mean(dim=(2, 3)) if self.architecture.glob_avg else s1.flatten(1)
+        with _full_precision(features.device):  # half precision overflows in the VGG-style head
+            logits: Tensor = self.classifier(features.float())
+        return logits
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,170 @@
+"""The nodes that each operation of the search space adds to a graph.
+
+A parameter's shape is linear in the cell's width C and the width P of the tensor it reads (they differ only in
+preprocessing), so a table per operation serves all widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghn.graph import Primitive
+
+INPUT = -1
+"""Stands for the operation's input in `Part.edges`."""
+
+Size = int | tuple[int, int]
+"""A size in a shape: a constant, or (halves of C, halves of P)."""
+
+C: Size = (2, 0)
+HALF: Size = (1, 0)
+TRIPLE: Size = (6, 0)
+P: Size = (0, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A piece of a graph with one input.
+
+    Attributes:
+        primitives: types of its nodes.
+        names: their parameters' names, without the prefix of the place; "" where there is none.
+        shapes: their shapes.
+        edges: (source, target) among its nodes; source `INPUT` is the piece's input.
+        outputs: the nodes that what comes next reads.
+    """
+
+    primitives: tuple[int, ...]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[Size, ...], ...]
+    edges: tuple[tuple[int, int], ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def coefficients(self) -> NDArray[np.int64]:
+        """(n, 4, 3): the shapes' sizes as coefficients of 1, C/2 and P/2."""
+        table = np.zeros((len(self.shapes), 4, 3), dtype=np.int64)
+        for i, shape in enumerate(self.shapes):
+            for k, size in enumerate(shape):
+                table[i, k] = (size, 0, 0) if isinstance(size, int) else (0, *size)
+        return table
+
+
+def chain(nodes: Sequence[tuple[Primitive, str, tuple[Size, ...]]]) -> Part:
+    """A piece whose nodes follow one another."""
+    primitives, names, shapes = zip(*nodes, strict=True)
+    edges = tuple((i - 1, i) for i in range(len(nodes)))
+    return Part(tuple(int(p) for p in primitives), names, shapes, edges, (len(nodes) - 1,))
+
+
+def single(primitive: Primitive) -> Part:
+    """A node without a parameter, whose incoming edges are the caller's business."""
+    return Part((int(primitive),), ("",), ((),), (), (0,))
+
+
+SUM = single(Primitive.sum)
+CONCAT = single(Primitive.concat)
+ZERO_PRODUCT = single(Primitive.cse)
+
+
+def _conv(name: str, kernel: tuple[int, int], size_in: Size = C) -> tuple[Primitive, str, tuple[Size, ...]]:
+    return Primitive.conv, f"{name}.weight", (C, size_in, *kernel)
+
+
+def _norm(name: str, norm: bool) -> list[tuple[Primitive, str, tuple[Size, ...]]]:
+    return [(Primitive.bn, f"{name}.weight", (C,))] if norm else []
+
+
+@cache
+def preprocess(norm: bool) -> Part:
+    """ReLU, 1x1 convolution from width P to C, norm."""
+    return chain([_conv("op.1", (1, 1), P), *_norm("op.2", norm)])
+
+
+@cache
+def factorized_reduce(norm: bool, preprocessing: bool) -> Part:
+    """Halves the resolution: two strided 1x1 convolutions with C/2 channels each, on grids one pixel apart."""
+    size_in = P if preprocessing else C
+    halves = [(Primitive.conv, f"conv_{i}.weight", (HALF, size_in, 1, 1)) for i in (1, 2)]
+    nodes = [*halves, (Primitive.concat, "", ()), *_norm("bn", norm)]
+    primitives, names, shapes = zip(*nodes, strict=True)
+    edges = ((INPUT, 0), (INPUT, 1), (0, 2), (1, 2)) + (((2, 3),) if norm else ())
+    return Part(tuple(int(p) for p in primitives), names, shapes, edges, (len(nodes) - 1,))
+
+
+@cache
+def _attention() -> Part:
+    """A transformer layer: ln, qkv, softmax (msa), projection, residual; ln, two linear layers, residual."""
+    bias = Primitive.bias
+    nodes = [
+        (Primitive.ln, "ln1.weight", (C,)),
+        (Primitive.conv, "attn.to_qkv.weight", (TRIPLE, C)),
+        (Primitive.msa, "", ()),
+        (Primitive.conv, "attn.to_out.0.weight", (C, C)),
+        (bias, "attn.to_out.0.bias", (C,)),
+        (Primitive.sum, "", ()),
+        (Primitive.ln, "ln2.weight", (C,)),
+        (Primitive.conv, "ff.net.0.weight", (C, C)),
+        (bias, "ff.net.0.bias", (C,)),
+        (Primitive.conv, "ff.net.3.weight", (C, C)),
+        (bias, "ff.net.3.bias", (C,)),
+        (Primitive.sum, "", ()),
+    ]
+    body = chain(nodes)
+    return Part(body.primitives, body.names, body.shapes, (*body.edges, (INPUT, 5), (5, 11)), body.outputs)
+
+
+@cache
+def _squeeze_excitation(product: bool) -> Part:
+    """Mean, two linear layers, product with the input. Without a node for the product its factors are the outputs."""
+    nodes = [
+        (Primitive.conv, "fc1.weight", (HALF, C)),
+        (Primitive.bias, "fc1.bias", (HALF,)),
+        (Primitive.conv, "fc2.weight", (C, HALF)),
+        (Primitive.bias, "fc2.bias", (C,)),
+    ]
+    if not product:
+        body = chain(nodes)
+        return Part(body.primitives, body.names, body.shapes, body.edges, (INPUT, 3))
+    body = chain([*nodes, (Primitive.cse, "", ())])
+    return Part(body.primitives, body.names, body.shapes, (*body.edges, (INPUT, 4)), body.outputs)
+
+
+@cache
+def operation(name: str, norm: bool, strided: bool, product: bool) -> Part | None:
+    """The nodes of an operation; None where it is the identity.
+
+    Args:
+        name: one of `search_space.OPERATIONS`, not none.
+        norm: whether the network has batch norm.
+        strided: whether the operation halves the resolution.
+        product: for cse, whether its product is a node (see `squeeze_quirk`).
+    """
+    if name == "skip_connect":
+        return factorized_reduce(norm, False) if strided else None
+    if name.endswith("_pool_3x3"):
+        return chain([(Primitive[name[:8]], "", (1, 1, 3, 3))])
+    if name == "msa":
+        return _attention()
+    if name == "cse":
+        return _squeeze_excitation(product)
+    if name == "conv_7x1_1x7":
+        return chain([_conv("op.1", (1, 7)), _conv("op.2", (7, 1)), *_norm("op.3", norm)])
+    kind, size = name.rsplit("_", 1)
+    kernel = int(size.split("x")[0])
+    if kind == "conv":
+        return chain([_conv("op.1", (kernel, kernel)), *_norm("op.2", norm)])
+    depthwise = Primitive[kind]
+    nodes = [
+        (depthwise, "op.1.weight", (C, 1, kernel, kernel)),
+        _conv("op.2", (1, 1)),
+        *_norm("op.3", norm),
+    ]
+    if kind == "sep_conv":
+        nodes += [(depthwise, "op.5.weight", (C, 1, kernel, kernel)), _conv("op.6", (1, 1)), *_norm("op.7", norm)]
+    return chain(nodes)
