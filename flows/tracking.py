@@ -146,6 +146,24 @@ class Sender:
         elif path.exists():
             mlflow_client.log_artifact(run_id, str(path), op["to"])
 
+    def _register(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self._artifact(mlflow_client, run_id, {"path": op["path"], "to": "model"})
+        try:
+            mlflow_client.create_registered_model(op["name"])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = mlflow_client.create_model_version(
+            op["name"],
+            source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
+            run_id=run_id,
+            tags=op["tags"],
+            description=op["description"],
+        )
+        mlflow_client.set_registered_model_alias(op["name"], op["alias"], version.version)
+
     def _end(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
         mlflow_client.set_terminated(run_id, status=op["status"], end_time=op["time_ms"])
 
@@ -178,6 +196,13 @@ class StageRun:
     def log_artifact(self, path: str | Path, to: str | None = None) -> None:
         """Uploads a file or the files of a directory, below artifact directory `to`."""
         self._do({"op": "artifact", "path": str(path), "to": to})
+
+    def register_model(
+        self, name: str, directory: str | Path, tags: Mapping[str, object], alias: str, description: str
+    ) -> None:
+        """Uploads `directory` as a new version of registered model `name` and points `alias` to it."""
+        op = {"op": "register", "name": name, "path": str(directory), "alias": alias, "description": description}
+        self._do({**op, "tags": {key: str(value) for key, value in tags.items()}})
 
     def connect(self) -> str | None:
         """Connects now, if not done yet, and returns the id of the MLflow run; None while the store is away."""

@@ -1,0 +1,71 @@
+"""Stage register: the trained hypernetwork becomes a version in the MLflow registry, alias @challenger.
+
+The version's tags lead back to everything it was made from: the run of this stage, the git revision, the DVC hashes of
+weights, architectures, images and results, and its accuracy. `flows.registry` decides whether it becomes @champion.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import paths
+from flows.provenance import dvc_hash
+from flows.stages.evaluate import SUMMARY
+from flows.tracking import flatten
+from ghn.errors import DamagedFileError
+from ghn.files import atomic_path
+
+if TYPE_CHECKING:
+    from flows.params import Params
+    from flows.tracking import StageRun
+
+REGISTRATION = paths.RESULTS / "registration.json"
+
+
+class RegisterConfig(BaseModel):
+    """Section `register` of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="ghn3", pattern=r"^[A-Za-z0-9._ -]+$", description="registered model in MLflow")
+    alias: str = Field(
+        default="challenger", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="alias of the new version"
+    )
+
+
+def run(params: Params, stage: StageRun) -> None:
+    """Registers models/<ghn> and writes results/registration.json: what the version's tags say."""
+    from ghn import from_pretrained
+
+    weights = paths.weights(params.base.ghn)
+    hypernetwork = from_pretrained(weights)  # a damaged file is not registered
+    try:
+        summary = json.loads(SUMMARY.read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it") from None
+    sources = (paths.DEEPNETS, paths.images(params.images.name), weights, paths.EVALUATION)
+    record = {
+        "name": params.register_.name,
+        "data_set": params.images.name,
+        "image_size": params.images.image_size,
+        "parameters": sum(parameter.numel() for parameter in hypernetwork.parameters()),
+        "dvc": {path.as_posix(): dvc_hash(path) for path in sources},
+        "metrics": flatten(summary),
+    }
+    with atomic_path(REGISTRATION) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    pooled = summary.get("deepnets") or next(iter(summary.values()))
+    description = (
+        f"Graph hypernetwork trained on {params.images.name} at {params.images.image_size} pixels: mean accuracy "
+        f"{pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without training (chance {pooled['chance']:.1%})"
+    )
+    stage.register_model(
+        params.register_.name,
+        weights.parent,
+        tags={key: value for key, value in flatten(record).items() if key != "name"},
+        alias=params.register_.alias,
+        description=description,
+    )

@@ -1,0 +1,80 @@
+"""From names to files: a named architecture with predicted parameters, and a description of its graph."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ghn.files import atomic_path
+
+if TYPE_CHECKING:
+    from ghn.graph import Graph
+
+DEFAULT_IMAGE_SIZE = 224
+SMALL_DECODER = 11
+"""Side of the decoded kernels of hypernetworks that were trained on 32-pixel images (16 for ImageNet)."""
+
+
+def initialize(
+    name: str, source: str | None, out: str | Path, num_classes: int | None = None, image_size: int | None = None
+) -> str:
+    """Writes the state dict of architecture `name`, its parameters predicted, as safetensors.
+
+    Args:
+        name: of the architecture (`ghn.architectures.available`).
+        source: of the hypernetwork, as `ghn.from_pretrained` takes it; None for the one in the package.
+        out: the file.
+        num_classes: by default those that the hypernetwork was trained on.
+        image_size: side in pixels; by default 32 for a hypernetwork of small images, else 224.
+
+    Returns:
+        what was done, for the user.
+
+    Raises:
+        UnknownArchitectureError: no such architecture.
+        GHNError: the hypernetwork cannot be found or read.
+    """
+    from safetensors.torch import save_file
+
+    from ghn import from_pretrained
+    from ghn.architectures import build
+
+    hypernetwork = from_pretrained(source)
+    config = hypernetwork.config
+    classes = num_classes or config.num_classes
+    size = image_size or (32 if config.max_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE)
+    model = build(name, num_classes=classes, image_size=size)
+    started = time.perf_counter()
+    hypernetwork(model)
+    seconds = time.perf_counter() - started
+    state = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
+    metadata = {"architecture": name, "num_classes": str(classes), "image_size": str(size), "ghn": source or "default"}
+    with atomic_path(out) as temporary:
+        save_file(state, temporary, metadata=metadata)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
+
+
+def describe_graph(name: str, num_classes: int, image_size: int) -> str:
+    """The graph of an architecture in words: nodes by primitive, edges, statistics (paper table 3)."""
+    graph = trace_architecture(name, num_classes, image_size)
+    statistics = graph.statistics()
+    from ghn.graph import Primitive
+
+    counts = {primitive.name: count for primitive in Primitive if (count := int((graph.primitive == primitive).sum()))}
+    return "\n".join(
+        [
+            f"{name}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average degree {statistics['degree']:.2f}, "
+            f"average path {statistics['path']:.1f}",
+            *(f"  {primitive:<10}{count:>6}" for primitive, count in counts.items()),
+        ]
+    )
+
+
+def trace_architecture(name: str, num_classes: int, image_size: int) -> Graph:
+    """The graph of a named architecture, traced from its shapes."""
+    from ghn.architectures import build
+    from ghn.graph import trace
+
+    return trace(build(name, num_classes=num_classes, image_size=image_size, device="meta"))
