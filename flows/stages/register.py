@@ -60,7 +60,8 @@ def run(params: Params, stage: StageRun) -> None:
     pooled = summary.get("deepnets") or next(iter(summary.values()))
     description = (
         f"Graph hypernetwork trained on {params.images.name} at {params.images.image_size} pixels: mean accuracy "
-        f"{pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without training (chance {pooled['chance']:.1%})"
+        f"{pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without training, "
+        f"{pooled['chance']:.1%} being chance"
     )
     stage.register_model(
         params.register_.name,
