@@ -17,6 +17,7 @@ CACHE = RESULTS / ".cache"
 """Rows that were computed already (`flows.results.RowCache`); no stage's output, so that DVC leaves it alone."""
 
 REPORTS = Path("reports")
+REPORT = REPORTS / "index.html"
 PUBLISHED = Path(__file__).parent / "published"
 """Published numbers that the report shows next to ours."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
+from flows.memory import PeakMemory
 from flows.provenance import dvc_hash, revision
 
 if TYPE_CHECKING:
@@ -291,19 +291,66 @@ def stage_run(
     if hashes:
         run._do({"op": "inputs", "inputs": hashes})
     started = time.perf_counter()
+    memory = PeakMemory()
     status = "FAILED"
     try:
-        yield run
+        with memory:
+            yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        run.log_metrics({"seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()})
+        run.log_metrics({"seconds": time.perf_counter() - started, "peak_memory_mb": memory.mb})
         if status == "FINISHED":
             run.set_tags({f"dvc.out.{path}": md5 for path in outputs if (md5 := dvc_hash(path))})
         run._do({"op": "end", "status": status})
         run._close()
+
+
+@contextmanager
+def pipeline_run(name: str, params: Mapping[str, Any], experiment: str = "ghn3") -> Iterator[str | None]:
+    """A parent run for the stages that are started inside: yields its id, None while the store is away.
+
+    The stages find it through the environment.
+    """
+    sender = Sender()
+    flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
+    tags = {"stage": "pipeline", "log": uuid4().hex, "git_revision": revision()}
+    before = os.environ.pop(PARENT_VARIABLE, None)
+    status = "FAILED"
+    try:
+        _quietly(
+            sender,
+            {
+                "op": "start",
+                "experiment": experiment,
+                "name": name,
+                "tags": tags,
+                "params": flat,
+                "time_ms": int(time.time() * 1000),
+            },
+        )
+        if sender.run_id is not None:
+            os.environ[PARENT_VARIABLE] = sender.run_id
+        yield sender.run_id
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if sender.run_id is not None:
+            _quietly(sender, {"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
+        os.environ.pop(PARENT_VARIABLE, None)
+        if before is not None:
+            os.environ[PARENT_VARIABLE] = before
+
+
+def _quietly(sender: Sender, op: Op) -> None:
+    try:
+        sender.send(op)
+    except Exception as error:  # as in StageRun: the pipeline is worth more than its log
+        print(f"MLflow store {tracking_uri()}: {error}", file=sys.stderr)
 
 
 def pending(spool: Path = SPOOL) -> list[Path]:
@@ -378,9 +425,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory in MB of this process plus that of its largest ended child."""
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage) / (1024**2 if sys.platform == "darwin" else 1024)
