@@ -76,9 +76,23 @@ class GHN(nn.Module):
             batch: their graphs.
             heads: whether to predict the networks' last layers.
         """
-        planned = plan(batch.graphs, batch.primitive_BN.shape[1], self.config, heads=heads)
         h_BND = self.embed(batch)
-        prediction = Prediction([{} for _ in batch.graphs], planned.skipped, h_BND)
+        n = h_BND.shape[1]
+        return self.decode_embeddings(h_BND, batch.graphs, range(0, len(batch.graphs) * n, n), heads=heads)
+
+    def decode_embeddings(
+        self, h_BND: Tensor, graphs: Sequence[Graph], offsets: Sequence[int], *, heads: bool = True
+    ) -> Prediction:
+        """`decode` from node embeddings that exist.
+
+        Args:
+            h_BND: node embeddings.
+            graphs: of the networks.
+            offsets: for each graph the row of its node 0 in the flattened embeddings.
+            heads: whether to predict the networks' last layers.
+        """
+        planned = plan(graphs, offsets, self.config, heads=heads)
+        prediction = Prediction([{} for _ in graphs], planned.skipped, h_BND)
         with torch.autocast(h_BND.device.type, enabled=False):  # decoders overflow half precision
             h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
             for group, w in self.tensors(h_ND, planned):
@@ -112,8 +126,9 @@ class GHN(nn.Module):
             Parameters that have a node but no decoder.
         """
         batch = GraphBatch.from_graphs(graphs)
-        planned = plan(graphs, batch.primitive_BN.shape[1], self.config, heads=heads)
         h_BND = self.embed(batch)
+        n = h_BND.shape[1]
+        planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads)
         with torch.autocast(h_BND.device.type, enabled=False):
             h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
             for group, first, w in self.tensors.stream(h_ND, planned):

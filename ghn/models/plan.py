@@ -38,7 +38,7 @@ class Group:
     Attributes:
         kind: how they are decoded.
         shape: their shape.
-        nodes: for each its node, as an index into the flattened (B, N) nodes of the batch.
+        nodes: for each the row of its node among the embeddings of all nodes.
         graphs: for each the index of its graph.
         names: for each its name in the state dict of its network.
         channels: (out, in) channels that are decoded; the rest is tiled.
@@ -109,12 +109,12 @@ class Plan:
     n_graphs: int
 
 
-def plan(graphs: Sequence[Graph], n: int, config: GHNConfig, *, heads: bool = True) -> Plan:
-    """Groups the parameters of `graphs`, whose nodes are padded to `n`.
+def plan(graphs: Sequence[Graph], offsets: Sequence[int], config: GHNConfig, *, heads: bool = True) -> Plan:
+    """Groups the parameters of `graphs`.
 
     Args:
         graphs: the networks.
-        n: number of nodes that each graph is padded to.
+        offsets: for each graph the row of its node 0 among the embeddings of all nodes.
         config: of the hypernetwork.
         heads: whether to predict the last layers of the networks.
     """
@@ -134,7 +134,7 @@ def plan(graphs: Sequence[Graph], n: int, config: GHNConfig, *, heads: bool = Tr
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))
             else:
-                members.setdefault((kind, shape), []).append((b * n + node, b, name))
+                members.setdefault((kind, shape), []).append((offsets[b] + node, b, name))
     groups = [_group(kind, shape, group, config) for (kind, shape), group in members.items()]
     tensors = [group for group in groups if group.kind in TENSOR_KINDS]
     vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
