@@ -206,7 +206,9 @@ def _local(
             pool.shutdown(wait=True, kill_workers=True)
 
 
-_function: Callable[[Any], Any]  # of a worker process
+# Of a worker process: what it calls, and for Ray, whose workers outlive a fan-out, which function that is.
+_function: Callable[[Any], Any]
+_function_key: str | None = None
 
 
 def _set_up(pickled_function: bytes, threads: int, gpus: list[str]) -> None:
@@ -233,7 +235,6 @@ def _ray(function: Callable[[Item], Result], config: FanOut) -> Iterator[tuple[S
     """
     try:
         import ray
-        from ray import exceptions
     except ImportError as error:
         raise ConfigError("fanout.backend: ray is not installed; pip install 'ghn3-pipeline[ray]'") from error
     started_here = not ray.is_initialized()
@@ -245,6 +246,33 @@ def _ray(function: Callable[[Item], Result], config: FanOut) -> Iterator[tuple[S
                 f"fanout.address: no Ray cluster answers at {config.address or os.environ.get('RAY_ADDRESS')}: {error}"
             ) from error
 
+    try:
+        yield _ray_submit(function, config), config.workers or _ray_slots(config)
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _ray_slots(config: FanOut) -> int:
+    """How many items the cluster can work on at once."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    slots = int(resources.get("CPU", 1) / config.threads)
+    if config.gpus:
+        slots = min(slots, int(resources.get("GPU", 0) / config.gpus))
+    if slots < 1:
+        raise ConfigError(
+            f"fanout: no node of the Ray cluster can give {config.threads} CPUs and {config.gpus} GPUs to an item; it "
+            f"has {resources}"
+        )
+    return slots
+
+
+def _ray_submit(function: Callable[[Item], Result], config: FanOut) -> Submit[Item, Result]:
+    import ray
+    from ray import exceptions
+
     lost = (
         exceptions.WorkerCrashedError,
         exceptions.NodeDiedError,
@@ -255,7 +283,7 @@ def _ray(function: Callable[[Item], Result], config: FanOut) -> Iterator[tuple[S
     task: Any = ray.remote(_call_on_node).options(
         num_cpus=config.threads, num_gpus=config.gpus, max_retries=0, scheduling_strategy="SPREAD"
     )
-    function_ref, directory = ray.put(function), str(Path.cwd())
+    setup = ray.put((cloudpickle.dumps(function), sys.path, str(Path.cwd())))
 
     def submit(item: Item) -> Future[Result]:
         future: Future[Result] = Future()
@@ -269,32 +297,31 @@ def _ray(function: Callable[[Item], Result], config: FanOut) -> Iterator[tuple[S
             else:
                 future.set_exception(getattr(error, "cause", None) or error)
 
-        task.remote(function_ref, item, config.threads, directory).future().add_done_callback(done)
+        task.remote(setup.hex(), [setup], item, config.threads).future().add_done_callback(done)
         return future
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    slots = int(resources.get("CPU", 1) / config.threads)
-    if config.gpus:
-        slots = min(slots, int(resources.get("GPU", 0) / config.gpus))
-    if slots < 1:
-        raise ConfigError(
-            f"fanout: no node of the Ray cluster can give {config.threads} CPUs and {config.gpus} GPUs to an item; it "
-            f"has {resources}"
-        )
-    try:
-        yield submit, config.workers or slots
-    finally:
-        if started_here:
-            ray.shutdown()
+    return submit
 
 
-def _call_on_node(function: Callable[[Item], Result], item: Item, threads: int, directory: str) -> Result:
-    """One item on a node of the cluster, in the directory of the driver so that relative paths mean the same."""
-    if Path(directory).is_dir():
-        os.chdir(directory)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
-    return function(item)
+def _call_on_node(key: str, setup: list[Any], item: Any, threads: int) -> Any:
+    """One item on a node of the cluster; the function is fetched and unpickled once per worker process.
+
+    `setup` holds a reference (in a list, so that Ray does not fetch it for each task) to the pickled function and the
+    driver's import path and directory, so that its modules are found and relative paths mean the same.
+    """
+    global _function, _function_key
+    if key != _function_key:
+        import ray
+
+        pickled_function, import_path, directory = ray.get(setup[0])
+        sys.path += [path for path in import_path if path not in sys.path]
+        if Path(directory).is_dir():
+            os.chdir(directory)
+        _function = cloudpickle.loads(pickled_function)
+        _function_key = key
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(threads)
+    return _function(item)
 
 
 def _visible_gpus() -> list[str]:
