@@ -1,0 +1,89 @@
+"""Paired comparison of two initialisations over architectures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_BOOTSTRAP = 10_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How initialisation A does against B over n architectures (paper table 4, with its uncertainty).
+
+    Attributes:
+        n: architectures that both have, each the mean over its seeds.
+        mean_difference: of A - B.
+        low, high: 95 % bootstrap interval of the mean difference, architectures resampled.
+        wins: fraction of architectures on which A is above B.
+        average_gain: mean of A - B where A wins; NaN if nowhere.
+        average_loss: mean of A - B where it does not; NaN if nowhere.
+        p_value: Wilcoxon signed-rank test, two-sided; NaN for fewer than 2 architectures that differ.
+    """
+
+    n: int
+    mean_difference: float
+    low: float
+    high: float
+    wins: float
+    average_gain: float
+    average_loss: float
+    p_value: float
+
+
+def per_architecture(rows: Sequence[dict[str, Any]], init: str, value: str = "test_accuracy") -> dict[str, float]:
+    """Mean of `value` over the seeds of each architecture, of the chosen grid points."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["ghn"] == init and row.get(value) is not None and row.get("selected", True):
+            values[row["architecture"]].append(row[value])
+    return {architecture: float(np.mean(found)) for architecture, found in values.items()}
+
+
+def compare(rows: Sequence[dict[str, Any]], a: str, b: str, value: str = "test_accuracy") -> Comparison | None:
+    """Initialisation `a` against `b` over the architectures that both have; None if there are none."""
+    of_a, of_b = per_architecture(rows, a, value), per_architecture(rows, b, value)
+    shared = [architecture for architecture in of_a if architecture in of_b]
+    if not shared:
+        return None
+    return paired(np.array([of_a[name] for name in shared]), np.array([of_b[name] for name in shared]))
+
+
+def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64], seed: int = 0) -> Comparison:
+    """The comparison of N paired values."""
+    difference_N = a_N - b_N
+    low, high = bootstrap_interval(difference_N, seed)
+    won = difference_N > 0
+    return Comparison(
+        n=len(difference_N),
+        mean_difference=float(difference_N.mean()),
+        low=low,
+        high=high,
+        wins=float(won.mean()),
+        average_gain=float(difference_N[won].mean()) if won.any() else float("nan"),
+        average_loss=float(difference_N[~won].mean()) if (~won).any() else float("nan"),
+        p_value=_signed_rank(difference_N),
+    )
+
+
+def bootstrap_interval(values_N: NDArray[np.float64], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean; of a single value, that value twice."""
+    if len(values_N) < 2:
+        return float(values_N[0]), float(values_N[0])
+    draw = np.random.default_rng(seed).integers(len(values_N), size=(N_BOOTSTRAP, len(values_N)))
+    low, high = np.quantile(values_N[draw].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _signed_rank(difference_N: NDArray[np.float64]) -> float:
+    from scipy.stats import wilcoxon
+
+    if np.count_nonzero(difference_N) < 2:
+        return float("nan")
+    return float(wilcoxon(difference_N).pvalue)

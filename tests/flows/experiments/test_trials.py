@@ -1,0 +1,188 @@
+"""Trials on tiny networks and real digits, in this process."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flows.experiments import trials as module
+from flows.experiments.trials import (
+    COLUMNS,
+    Grid,
+    ImagesSpec,
+    Trial,
+    run_trial,
+    run_trials,
+    trial_images,
+    with_new_head,
+)
+from flows.fanout import FanOut
+from flows.results import IDENTITY, read_rows, write_rows
+from ghn.finetune import FinetuneConfig, evaluate, finetune
+
+DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)
+HERE = FanOut(workers=1)
+
+
+def tiny(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))
+
+
+@pytest.fixture(autouse=True)
+def _tiny_networks(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "build_network", lambda *args, **_: (tiny(args[1]), None))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Learning rates that were really trained with, in order."""
+    seen = []
+
+    def recorded(model, train, val, config, **options):
+        seen.append(config.lr)
+        return finetune(model, train, val, config, **options)
+
+    monkeypatch.setattr(module, "finetune", recorded)
+    return seen
+
+
+def trial(**changes):
+    values = {
+        "architecture": "deepnets1m/test/0",
+        "init": "randinit",
+        "seed": 3,
+        "images": DIGITS,
+        "grid": Grid(lr=(1e-6, 0.05, 1e-5)),
+        "finetune": FinetuneConfig(steps=6, batch_size=32, evaluate_at=(3,)),
+    }
+    return Trial(**{**values, **changes})
+
+
+def test_each_point_is_a_row_and_only_the_chosen_one_is_tested(tmp_path):
+    rows = run_trials([trial(), trial(init="orthogonal")], HERE)
+    assert [(row["ghn"], row["lr"]) for row in rows] == [
+        (init, lr) for init in ("randinit", "orthogonal") for lr in (1e-6, 1e-5, 0.05)
+    ]
+    for init in ("randinit", "orthogonal"):
+        mine = [row for row in rows if row["ghn"] == init]
+        chosen = [row for row in mine if row["selected"]]
+        assert [row["lr"] for row in chosen] == [0.05]
+        assert chosen[0]["final_val_accuracy"] == max(row["final_val_accuracy"] for row in mine)
+        assert [row["test_accuracy"] is not None for row in mine] == [row["selected"] for row in mine]
+    assert all(row["step"] == [0, 3, 6] and len(row["val_accuracy"]) == 3 for row in rows)
+    write_rows(tmp_path / "rows.parquet", rows, COLUMNS)
+    assert set(read_rows(tmp_path / "rows.parquet")[0]) == {*IDENTITY, *COLUMNS}
+
+
+def test_the_tested_network_is_the_chosen_one():
+    """Recomputed by hand: initialise, train at the chosen rate, count right answers on the test images."""
+    (chosen,) = [row for row in run_trial(trial()) if row["selected"]]
+    train, val, test = trial_images(DIGITS)
+    torch.manual_seed(3)
+    model = tiny(10)
+    config = FinetuneConfig(steps=6, batch_size=32, lr=0.05, evaluate_at=(3,))
+    finetune(model, train, val, config, seed=3)
+    assert evaluate(model, test, config) == chosen["test_accuracy"]
+    assert chosen["n_test"] == len(test) == 64
+
+
+def test_a_finished_trial_is_not_run_again(trained):
+    first = run_trial(trial())
+    assert trained == [1e-6, 0.05, 1e-5]
+    assert run_trial(trial()) == first
+    assert len(trained) == 3
+
+
+def test_a_killed_trial_repeats_no_finished_point(trained, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", killed)  # after all training, before the test
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(trial())
+    run_trial(trial())
+    assert trained == [1e-6, 0.05, 1e-5]
+
+
+def test_a_longer_grid_only_adds_points(trained):
+    short = run_trial(trial(grid=Grid(lr=(0.05, 1e-6))))
+    longer = run_trial(trial(grid=Grid(lr=(1e-6, 0.05, 0.02))))
+    assert trained[:2] == [0.05, 1e-6]
+    assert trained[2:] in (
+        [0.02],
+        [0.02, 0.05],
+    )  # the best is trained again if an old point is chosen: weights are gone
+    same = {row["lr"]: row["val_accuracy"] for row in short}
+    assert all(row["val_accuracy"] == same[row["lr"]] for row in longer if row["lr"] in same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 4},
+        {"beta": 1e-3},
+        {"images": DIGITS.model_copy(update={"max_train": 128})},
+        {"init": "orthogonal"},
+        {"architecture": "deepnets1m/test/1"},
+    ],
+    ids=str,
+)
+def test_whatever_a_row_depends_on_changes_its_key(change):
+    point = FinetuneConfig()
+    assert trial(**change).key(point) != trial().key(point)
+    assert trial().key(point) != trial().key(FinetuneConfig(steps=7))
+
+
+def test_a_failure_is_a_row(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(module, "build_network", broken)
+    (row,) = run_trials([trial()], HERE)
+    assert row["error"] == "RuntimeError: no such shape"
+    assert row["architecture"] == "deepnets1m/test/0"
+
+
+def test_few_shot_choices_are_made_on_held_out_labels_of_the_few():
+    spec = DIGITS.model_copy(update={"few_shot": 100, "few_shot_held_out": 0.2, "max_train": None, "max_val": None})
+    train, val, test = trial_images(spec)
+    assert (len(train), len(val), len(test)) == (80, 20, 64)
+    assert sorted(torch.cat([train.labels, val.labels]).bincount().tolist()) == [10] * 10
+
+    def pictures(part):
+        return {image.numpy().tobytes() for image in part.images}
+
+    assert not pictures(train) & pictures(val)
+    assert not pictures(val) & pictures(test)
+
+
+def test_transfer_keeps_all_but_the_head(trained):
+    source = DIGITS.model_copy(update={"few_shot": 50})
+    start = module._Start(trial(source_images=source), trial_images(DIGITS)[0])
+    torch.manual_seed(3)
+    expected = tiny(10)
+    model = start.model()
+    assert torch.equal(model[0].weight, expected[0].weight)
+    fresh, other = tiny(4), tiny(10)
+    head = fresh[3].weight.detach().clone()
+    with_new_head(fresh, other)
+    assert torch.equal(fresh[0].weight, other[0].weight)
+    assert torch.equal(fresh[0].bias, other[0].bias)
+    assert torch.equal(fresh[3].weight, head)
+
+
+def test_training_on_the_source_first_moves_the_start(trained):
+    source = DIGITS.model_copy(update={"few_shot": 50})
+    pretrain = FinetuneConfig(steps=2, lr=0.077)
+    plain = module._Start(trial(source_images=source), trial_images(DIGITS)[0]).model()
+    moved = module._Start(trial(source_images=source, pretrain=pretrain), trial_images(DIGITS)[0]).model()
+    assert trained == [0.077]
+    assert not torch.equal(plain[0].weight, moved[0].weight)
+
+
+def test_seeds_are_independent_and_reproducible():
+    accuracy = [run_trial(trial(seed=seed))[1]["val_accuracy"] for seed in (1, 2)]
+    assert accuracy[0] != accuracy[1]
+    assert np.isfinite(accuracy).all()
