@@ -1,0 +1,126 @@
+"""Scores against their definitions, worked out on networks small enough for pen and paper."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ghn.analysis import SCORES, kendall_tau
+
+
+def linear(weight):
+    layer = nn.Linear(len(weight[0]), len(weight), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight))
+    return layer
+
+
+@pytest.fixture
+def one_layer():
+    """Two logits (w1 x, w2 x) of one pixel x = 2, w = (1, 0), class 0."""
+    return nn.Sequential(nn.Flatten(), linear([[1.0], [0.0]])), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])
+
+
+# p = softmax(2, 0); dL/dz = (p0 - 1, p1) = (-q, q) with q = 1 / (1 + e^2); dL/dw = x dL/dz = (-2q, 2q)
+Q = 1 / (1 + math.exp(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gradnorm", math.hypot(2 * Q, 2 * Q)),
+        ("snip", abs(1 * -2 * Q)),
+        ("plain", 1 * -2 * Q),
+        ("fisher", (2 * -Q) ** 2 / 2),  # z = (2, 0)
+        ("synflow", 1.0),  # sum of |w| on an input of ones
+        ("synflow-bn", 1.0),
+    ],
+)
+def test_one_linear_layer_by_hand(one_layer, name, expected):
+    assert SCORES[name](*one_layer) == pytest.approx(expected, rel=1e-5)
+
+
+def test_synflow_of_two_layers_is_the_sum_over_paths_once_per_layer():
+    """Paths: |a11 b1| + |a12 b1| + |a21 b2| + |a22 b2|; w * dR/dw sums to R in each of the 2 layers."""
+    model = nn.Sequential(nn.Flatten(), linear([[1.0, -2.0], [3.0, 0.5]]), nn.ReLU(), linear([[-1.0, 2.0]]))
+    paths = (1 + 2) * 1 + (3 + 0.5) * 2
+    assert SCORES["synflow"](model, torch.zeros(4, 2, 1, 1), torch.zeros(4).long()) == pytest.approx(2 * paths)
+
+
+def test_synflow_leaves_batch_norm_out_and_synflow_bn_does_not():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Flatten(), linear([[3.0]]))
+    with torch.no_grad():
+        model[0].weight.fill_(-2.0)
+        model[1].weight.fill_(5.0)
+    x, y = torch.zeros(2, 1, 1, 1), torch.zeros(2).long()
+    assert SCORES["synflow"](model, x, y) == pytest.approx(2 * 6)
+    assert SCORES["synflow-bn"](model, x, y) == pytest.approx(2 * 6 * 5 / math.sqrt(1 + 1e-5))
+
+
+def test_fisher_sums_positions_before_the_square_and_channels_after():
+    """A 1x1 convolution over two positions, then their mean as both logits' input."""
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+    model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = torch.tensor([[1.0, 3.0]]).view(1, 1, 1, 2)
+    # logits (2, -2); q = 1 / (1 + e^4); dL/dz = -q/2, q/2 per position; z = (1, 3), (-1, -3)
+    q = 1 / (1 + math.exp(4))
+    expected = ((4 * -q / 2) ** 2 + (-4 * q / 2) ** 2) / 2
+    assert SCORES["fisher"](model, x, torch.tensor([0])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fisher_is_linear_in_no_batch_size(one_layer):
+    """The mean over the batch of squares of the mean loss's gradients: of two equal images a quarter of that of one."""
+    model, x, y = one_layer
+    assert SCORES["fisher"](model, x.expand(2, -1, -1, -1), y.expand(2)) == pytest.approx(
+        SCORES["fisher"](model, x, y) / 4, rel=1e-5
+    )
+
+
+def test_jacobcov_of_two_known_jacobians():
+    """relu(x1) or relu(x2) is active: Jacobians (1, 0, 0) and (0, 1, 0), correlation -1/2, eigenvalues 1/2 and 3/2."""
+    model = nn.Sequential(nn.Flatten(), linear([[1.0, 0, 0], [0, 1.0, 0]]), nn.ReLU(), linear([[1.0, 1.0]]))
+    x = torch.tensor([[1.0, -1, 0], [-1, 1, 0]]).view(2, 3, 1, 1)
+    k = 1e-5
+    expected = -sum(math.log(e + k) + 1 / (e + k) for e in (0.5, 1.5))
+    assert SCORES["jacobcov"](model, x, torch.zeros(2).long()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_jacobcov_is_low_where_images_are_not_told_apart():
+    model = nn.Sequential(nn.Flatten(), linear([[1.0, -1, 0.5]]))
+    assert SCORES["jacobcov"](model, torch.randn(4, 3, 1, 1), torch.zeros(4).long()) < -1e4
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_leave_the_network_as_it_was(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)
+    )
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    value = SCORES[name](model, x, y)
+    assert math.isfinite(value)
+    assert value == SCORES[name](model, x, y)
+    assert model.training
+    for key, old in before.items():
+        assert torch.equal(old, model.state_dict()[key])
+
+
+def test_batch_norms_without_running_statistics_are_fine():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(16, 3)
+    )
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    assert all(math.isfinite(score(model, x, y)) for score in SCORES.values())
+
+
+def test_kendalls_tau_counts_pairs():
+    """Of 6 pairs, 5 agree and 1 disagrees."""
+    assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+    # a tie on one side: (C - D) / sqrt((n - ties_a) (n - ties_b)) = 5 / sqrt(5 * 6)
+    assert kendall_tau([1, 1, 3, 4], [1, 2, 3, 4]) == pytest.approx(5 / math.sqrt(5 * 6))
+    assert np.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
