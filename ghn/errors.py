@@ -40,3 +40,7 @@ class UntrustedPickleError(GHNError):
 
 class InvalidGraphError(GHNError):
     """Arrays do not describe a computational graph (cycle, wrong order, primitive out of range, ...)."""
+
+
+class TraceError(GHNError):
+    """A network could not be run to find its graph: wrong example inputs, or a forward pass that fails."""

@@ -1,0 +1,520 @@
+"""Records which operations a forward pass does, and what flows from where, without doing them.
+
+`Recorder` sees every PyTorch call of a forward pass (a `TorchFunctionMode`). Each tensor is tagged with the operation
+that it comes from; an operation that makes no node (an activation, a reshape, ...) hands its input's tag on. Tensors
+are meta tensors: shapes come from `trace_shapes` or from PyTorch's meta kernels, parameters and buffers are replaced by
+meta twins as soon as they are touched, so that nothing is computed and nothing of the network changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ghn.graph.trace_shapes import SHAPE_RULES
+
+
+@dataclass(slots=True)
+class Operation:
+    """One step of a forward pass.
+
+    Attributes:
+        kind: name of the primitive it may become, or another word for one that only passes data on.
+        inputs: indices of the operations that its data comes from, each once.
+        param: name of its parameter, if it has one.
+        shape: of the parameter; for pooling, of the window.
+    """
+
+    kind: str
+    inputs: list[int]
+    param: str = ""
+    shape: tuple[int, ...] = ()
+
+
+RecordRule = Callable[..., None]
+
+RECORD_RULES: dict[Callable[..., Any], RecordRule] = {}
+"""From a function to what it leaves in the record. Called with the recorder, the result and the arguments."""
+
+_QUERIES: set[Any] = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, Tensor.stride, Tensor.__len__}
+_QUERIES |= {
+    getattr(Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "is_meta", "requires_grad", "is_cuda", "is_quantized", "is_nested",
+                 "layout", "is_sparse", "grad_fn", "is_leaf", "itemsize", "nbytes", "_backward_hooks")
+}  # fmt: skip
+
+_VALUE_QUERIES: set[Any] = {
+    Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.numpy,
+}  # fmt: skip
+
+_DEVICE_MOVES: set[Any] = {Tensor.to, Tensor.cpu, Tensor.cuda}
+
+_CONSTANTS: set[Any] = {
+    Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor, torch.zeros_like,
+    torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like,
+}  # fmt: skip
+"""Functions that take a tensor for its shape or type alone."""
+
+_PRODUCTS: set[Any] = {
+    torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.baddbmm, torch.einsum,
+}  # fmt: skip
+"""Products of two tensors; what multiplies a softmax with its values."""
+
+
+def rule(*functions: Callable[..., Any]) -> Callable[[RecordRule], RecordRule]:
+    """Registers what `functions` leave in the record."""
+
+    def register(function: RecordRule) -> RecordRule:
+        RECORD_RULES.update(dict.fromkeys(functions, function))
+        return function
+
+    return register
+
+
+class Recorder(TorchFunctionMode):
+    """Follows tensors through a forward pass.
+
+    Args:
+        params: the network's parameters by name; a shared one once.
+        buffers: the network's buffers.
+        symbolic: False runs the operations on the tensors as they are, for a network whose control flow depends on the
+            values of activations.
+
+    Attributes:
+        operations: in the order of the pass; operation 0 is the input.
+        touched: names of the parameters that the pass used, whether or not they make a node.
+    """
+
+    def __init__(self, params: Iterable[tuple[str, Tensor]], buffers: Iterable[Tensor] = (), symbolic: bool = True):
+        super().__init__()
+        self.symbolic = symbolic
+        self.operations = [Operation("input", [])]
+        self.touched: set[str] = set()
+        self._params = {id(param): (name, tuple(param.shape)) for name, param in params}
+        self._shapes = dict(self._params.values())
+        self._registered = self._params.keys() | {id(buffer) for buffer in buffers}
+        self._source: dict[int, int] = {}  # tensor -> operation
+        self._derived: dict[int, tuple[str, ...]] = {}  # tensor computed from parameters alone -> their names
+        self._twins: dict[int, Tensor] = {}
+        self._alive: list[Any] = []  # identities stay unique as long as their tensors live
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _QUERIES:
+            return func(*args, **kwargs)
+        result: Any = NotImplemented
+        if self.symbolic and (shape := SHAPE_RULES.get(func)) is not None and self._is_symbolic(args):
+            result = shape(*args, **kwargs)
+        if result is NotImplemented:
+            result = self._run(func, args, kwargs)
+        if (record := RECORD_RULES.get(func)) is not None:
+            record(self, result, *args, **kwargs)
+        elif func in _CONSTANTS:
+            return result
+        elif isinstance(result, (Tensor, tuple, list)):
+            self.pass_on(result, args, kwargs, product=func in _PRODUCTS)
+        elif func is Tensor.__setitem__:
+            self.pass_on(args[0], args, kwargs)
+        else:
+            return result
+        if func is Tensor.__setitem__ or (isinstance(result, Tensor) and args and result is args[0]):
+            self._also_base(args[0])
+        return result
+
+    # What tensors are
+
+    def mark_input(self, tensor: Tensor) -> None:
+        """Declares `tensor` an input of the network."""
+        self._source[id(tensor)] = 0
+        self._alive.append(tensor)
+
+    def source(self, tensor: Any) -> int | None:
+        """The operation that `tensor` comes from; None for a constant or something computed from parameters alone."""
+        return self._source.get(id(tensor))
+
+    def param(self, tensor: Tensor | None) -> str:
+        """The parameter that `tensor` is, or was computed from without changing its shape; "" if there is none.
+
+        A weight that is computed (weight standardisation, a parametrisation) stands for the parameter of its shape.
+        """
+        if tensor is None:
+            return ""
+        if (known := self._params.get(id(tensor))) is not None:
+            self.touched.add(known[0])
+            return known[0]
+        names = self._derived.get(id(tensor), ())
+        same = [name for name in names if self._shapes[name] == tuple(tensor.shape)]
+        return same[0] if len(same) == 1 else names[0] if len(names) == 1 else ""
+
+    def param_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the parameter called `name`."""
+        return self._shapes[name]
+
+    # What operations leave
+
+    def add(self, kind: str, inputs: Iterable[int | None], param: str = "", shape: tuple[int, ...] = ()) -> int:
+        """Appends an operation; returns its index."""
+        distinct = list(dict.fromkeys(i for i in inputs if i is not None))
+        self.operations.append(Operation(kind, distinct, param, shape))
+        return len(self.operations) - 1
+
+    def tag(self, result: Any, operation: int | None) -> None:
+        """Says that `result` (a tensor or a nest of them) comes from `operation`."""
+        if operation is None:
+            return
+        for tensor in tensors_of(result):
+            self._source[id(tensor)] = operation
+        self._alive.append(result)
+
+    def pass_on(self, result: Any, args: Any, kwargs: Any = None, product: bool = False) -> None:
+        """Tags the result of an operation that makes no node: with the one source of its data, or as a junction."""
+        sources: dict[int, None] = {}
+        names: dict[str, None] = {}
+        for tensor in tensors_of((args, kwargs) if kwargs else args):
+            if (source := self._source.get(id(tensor))) is not None:
+                sources[source] = None
+            elif (known := self._params.get(id(tensor))) is not None:
+                names[known[0]] = None
+            elif (derived := self._derived.get(id(tensor))) is not None:
+                names.update(dict.fromkeys(derived))
+        self.touched.update(names)
+        if product and (attention := [i for i in sources if self.operations[i].kind == "softmax"]):
+            others = [i for i in sources if i not in attention]
+            self.tag(result, self.add("msa", [*(j for i in attention for j in self.operations[i].inputs), *others]))
+        elif len(sources) == 1:
+            self.tag(result, next(iter(sources)))
+        elif sources:
+            self.tag(result, self.add("junction", sources))
+        elif names:
+            for tensor in tensors_of(result):
+                self._derived[id(tensor)] = tuple(names)
+            self._alive.append(result)
+
+    def layer(
+        self, kind: str, inputs: Iterable[int | None], weight: Tensor | None, bias: Tensor | None = None
+    ) -> int | None:
+        """Appends a layer: a node of its weight, and one of its bias, as far as these are parameters.
+
+        Returns:
+            The operation that the layer's result comes from; None if neither data nor a parameter enters it.
+        """
+        sources = list(dict.fromkeys(source for source in inputs if source is not None))
+        if weight is not None and (computed := self.source(weight)) is not None and computed not in sources:
+            sources.append(computed)  # a weight that depends on the data
+        if name := self.param(weight):
+            operation = self.add(kind, sources, name, self._shapes[name])
+        elif sources:
+            operation = sources[0] if len(sources) == 1 else self.add("junction", sources)
+        else:
+            return None
+        if name := self.param(bias):
+            operation = self.add("bias", [operation], name, self._shapes[name])
+        return operation
+
+    # How they run
+
+    def _is_symbolic(self, args: tuple[Any, ...]) -> bool:
+        """Whether the first tensor argument has no values, or is the network's own and must not be computed with."""
+        first = args[0] if args else None
+        if isinstance(first, (list, tuple)):
+            first = first[0] if first else None
+        return isinstance(first, Tensor) and (first.is_meta or id(first) in self._registered)
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs `func` by PyTorch's kernel: on meta twins if any tensor is a meta tensor or the network's own.
+
+        Arithmetic among constants that the forward pass makes itself (position indices, masks) stays real.
+        """
+        if not self.symbolic:
+            return func(*args, **kwargs)
+        involved = list(tensors_of((args, kwargs)))
+        if not any(tensor.is_meta or id(tensor) in self._registered for tensor in involved):
+            return func(*args, **kwargs)
+        if func in _VALUE_QUERIES and not args[0].is_meta:
+            return func(*args, **kwargs)
+        if func in _DEVICE_MOVES:
+            args, kwargs = _without_device(args, kwargs)
+            func = Tensor.to if args[1:] or kwargs else Tensor.view_as
+            args = args if args[1:] or kwargs else (args[0], args[0])
+        return func(*self._to_meta(args), **self._to_meta(kwargs))
+
+    def _to_meta(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_meta:
+                return value
+            twin = self._twins.get(id(value))
+            if twin is None:
+                twin = self._twins[id(value)] = torch.empty_like(value, device="meta")
+                self._alive.append(value)
+                if id(value) in self._params:
+                    self._derived[id(twin)] = (self._params[id(value)][0],)
+            return twin
+        if isinstance(value, (list, tuple)):
+            mapped = [self._to_meta(item) for item in value]
+            return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
+        if isinstance(value, dict):
+            return {key: self._to_meta(item) for key, item in value.items()}
+        return value
+
+    def _also_base(self, target: Tensor) -> None:
+        """After an in-place operation on a view, what it is a view of depends on the same data."""
+        base = target._base
+        if base is None or (operation := self.source(target)) is None:
+            return
+        before = self.source(base)
+        if before != operation:
+            self.tag(base, self.add("junction", [before, operation]))
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nest of lists, tuples, dictionaries and objects with fields, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_of(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_of(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from tensors_of(getattr(value, name))
+
+
+def _without_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    kept = tuple(arg for arg in args[1:] if isinstance(arg, (torch.dtype, Tensor)))
+    return (args[0], *kept), {key: value for key, value in kwargs.items() if key not in ("device", "non_blocking")}
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+
+
+# Layers with parameters
+
+
+@rule(torch.conv2d)
+def _conv2d(
+    rec: Recorder,
+    out: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> None:
+    kind = "conv" if groups == 1 else "dil_conv" if min(_pair(dilation)) > 1 else "sep_conv"
+    rec.tag(out, rec.layer(kind, [rec.source(input)], weight, bias))
+
+
+@rule(torch._C._nn.linear)
+def _linear(rec: Recorder, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    rec.tag(out, rec.layer("conv", [rec.source(input)], weight, bias))
+
+
+@rule(F.batch_norm)
+def _batch_norm(
+    rec: Recorder,
+    out: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *_: Any,
+    **__: Any,
+) -> None:
+    rec.param(bias)  # has no node, but is used
+    if rec.source(input) is None:  # weight standardisation normalises a parameter this way
+        rec.pass_on(out, [input])
+    else:
+        rec.tag(out, rec.layer("bn", [rec.source(input)], weight))
+
+
+@rule(F.layer_norm)
+def _layer_norm(
+    rec: Recorder,
+    out: Tensor,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *_: Any,
+    **__: Any,
+) -> None:
+    rec.param(bias)  # has no node, but is used
+    # The decoder of normalisation layers makes vectors: a norm over several dimensions is a layer it does not know.
+    known = weight if len(normalized_shape) == 1 else None
+    rec.tag(out, rec.layer("ln", [rec.source(input)], known))
+
+
+@rule(F.embedding)
+def _embedding(rec: Recorder, out: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> None:
+    rec.tag(out, rec.layer("pos_enc", [rec.source(input)], weight))
+
+
+# Operations without parameters
+
+
+def _add(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
+    sources = [rec.source(input), rec.source(other)]
+    if None not in sources:
+        rec.tag(out, sources[0] if sources[0] == sources[1] else rec.add("sum", sources))
+        return
+    data, constant = (input, other) if sources[1] is None else (other, input)
+    if rec.source(data) is not None and isinstance(constant, Tensor):
+        name = rec.param(constant)
+        if name and _is_positional(rec.param_shape(name), data.dim()):
+            position = rec.add("pos_enc", [], name, _pos_enc_shape(rec.param_shape(name)))
+            rec.tag(out, rec.add("sum", [rec.source(data), position]))
+            return
+    rec.pass_on(out, [input, other])
+
+
+rule(torch.add, Tensor.add, Tensor.__add__, Tensor.add_, Tensor.__iadd__)(_add)
+
+
+def _is_positional(shape: tuple[int, ...], n_dims: int) -> bool:
+    """Whether a parameter added to activations of `n_dims` dimensions is one vector per position, shared by the batch."""
+    if len(shape) == 2:  # (T, C) added to (B, T, C); in four dimensions it would be a bias of attention scores
+        return n_dims == 3 and min(shape) > 1
+    return len(shape) in (3, 4) and shape[0] == 1 and sum(size > 1 for size in shape) >= 2
+
+
+def _pos_enc_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(1, T, C) as (1, C, s, s), the form in which DeepNets-1M has them; s is the side of a square of T positions."""
+    if len(shape) == 3 and shape[0] == 1:
+        side = int(shape[1] ** 0.5)
+        return (1, shape[2], side, side)
+    return shape
+
+
+@rule(torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_, Tensor.__imul__)
+def _mul(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
+    a, b = rec.source(input), rec.source(other)
+    if a is None or b is None or a == b:
+        rec.pass_on(out, [input, other])
+        return
+    gate, data = (a, b) if input.numel() < other.numel() else (b, a)
+    if input.numel() != other.numel() and (squeeze := _squeeze(rec.operations, gate, data)) is not None:
+        rec.operations[squeeze].kind = "squeeze"
+        rec.tag(out, rec.add("cse", [data, gate]))
+    else:
+        rec.tag(out, rec.add("junction", [a, b]))
+
+
+def _squeeze(operations: list[Operation], gate: int, data: int) -> int | None:
+    """The global pooling of `data` that `gate` is computed from, if it is the gate of a squeeze-and-excitation."""
+    while gate > data:
+        operation = operations[gate]
+        if operation.kind in ("glob_avg", "squeeze") and operation.inputs == [data]:
+            return gate
+        if len(operation.inputs) != 1:
+            return None
+        gate = operation.inputs[0]
+    return None
+
+
+@rule(torch.cat, torch.concat, torch.concatenate)
+def _cat(rec: Recorder, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
+    sources = list(dict.fromkeys(s for t in tensors if (s := rec.source(t)) is not None))
+    if len(sources) > 1:
+        rec.tag(out, rec.add("concat", sources))
+    else:
+        rec.pass_on(out, tensors)
+
+
+def _max_pool(rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any) -> None:
+    rec.tag(out, rec.add("max_pool", [rec.source(input)], shape=(1, 1, *_pair(kernel_size))))
+
+
+def _avg_pool(rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any) -> None:
+    rec.tag(out, rec.add("avg_pool", [rec.source(input)], shape=(1, 1, *_pair(kernel_size))))
+
+
+rule(torch.max_pool2d, F.max_pool2d)(_max_pool)
+rule(F.avg_pool2d)(_avg_pool)
+
+
+@rule(F.adaptive_avg_pool2d)
+def _adaptive_avg_pool(rec: Recorder, out: Tensor, input: Tensor, output_size: Any) -> None:
+    rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
+
+
+@rule(torch.mean, Tensor.mean)
+def _mean(rec: Recorder, out: Tensor, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> None:
+    n = input.dim()
+    dims = sorted({d % n for d in ((dim,) if isinstance(dim, int) else dim or range(n))})
+    if rec.source(input) is not None and dims in {3: [[1]], 4: [[2, 3], [1, 2]]}.get(n, []):
+        rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
+    else:  # the statistics of a hand-written norm, a loss, ...
+        rec.pass_on(out, [input])
+
+
+@rule(torch.softmax, F.softmax, Tensor.softmax)
+def _softmax(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
+    if (source := rec.source(input)) is not None:
+        rec.tag(out, rec.add("softmax", [source]))  # becomes an msa when it is multiplied with values
+
+
+@rule(F.scaled_dot_product_attention)
+def _attention(rec: Recorder, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
+    rec.tag(out, rec.add("fused_msa", [rec.source(tensor) for tensor in (query, key, value)]))
+
+
+@rule(F.multi_head_attention_forward)
+def _multi_head_attention(
+    rec: Recorder,
+    result: tuple[Tensor, Tensor | None],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    **_: Any,
+) -> None:
+    """Projections, attention, projection back. A packed projection is one node, as its weight is one parameter."""
+    sources = [rec.source(tensor) for tensor in (query, key, value)]
+    if use_separate_proj_weight:
+        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+        sources = [rec.layer("conv", [source], weight) for source, weight in zip(sources, weights, strict=True)]
+        projected = rec.layer("conv", sources, None, in_proj_bias)
+    else:
+        projected = rec.layer("conv", sources, in_proj_weight, in_proj_bias)
+    # PyTorch takes the fused kernel unless the attention weights are asked for.
+    attended = rec.add("msa" if need_weights else "fused_msa", [projected])
+    rec.tag(result[0], rec.layer("conv", [attended], out_proj_weight, out_proj_bias))
+    if result[1] is not None:
+        rec.tag(result[1], projected)
