@@ -6,9 +6,13 @@ initialisation, which there is the larger part of building them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+Device = torch.device | str | None
 
 HEADS = 8
 """Attention heads of an msa operation."""
@@ -26,8 +30,11 @@ class Conv2d(nn.Conv2d):
         padding: int | tuple[int, int] = 0,
         dilation: int = 1,
         groups: int = 1,
+        device: Device = None,
     ) -> None:
-        super().__init__(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False)
+        super().__init__(
+            channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False, device=device
+        )
 
     def reset_parameters(self) -> None:
         """PyTorch's default initialisation."""
@@ -44,17 +51,62 @@ class Linear(nn.Linear):
             super().reset_parameters()
 
 
-def batch_norm(channels: int) -> nn.Module:
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each token."""
+
+    def reset_parameters(self) -> None:
+        """Ones and zeros."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation by the statistics of the batch, in evaluation too: running ones are not predicted."""
-    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+    def __init__(self, channels: int, device: Device = None) -> None:
+        super().__init__(channels, track_running_stats=False, device=device)
+
+    def reset_parameters(self) -> None:
+        """Ones and zeros."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Numbered(nn.Module):
+    """Layers under given numbers, applied in order. "r" stands for a ReLU, which needs no module and takes a number.
+
+    The published names count such layers (`op.1.weight` is behind a ReLU `op.0`); None takes a number and does nothing.
+    """
+
+    def __init__(self, *layers: nn.Module | Literal["r"] | None) -> None:
+        super().__init__()
+        steps: list[str] = []
+        for number, layer in enumerate(layers):
+            if layer == "r":
+                steps.append("r")
+            elif isinstance(layer, nn.Module):
+                self._modules[str(number)] = layer
+                steps.append(str(number))
+        self.steps = tuple(steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the last layer."""
+        for step in self.steps:
+            x = F.relu(x) if step == "r" else self._modules[step](x)  # type: ignore[misc]
+        return x
+
+
+def norm_layer(channels: int, norm: bool, device: Device = None) -> nn.Module | None:
+    """Batch norm, or nothing."""
+    return BatchNorm2d(channels, device) if norm else None
 
 
 class ReLUConv(nn.Module):
     """ReLU, convolutions, norm."""
 
-    def __init__(self, *convolutions: nn.Module, channels: int, norm: bool) -> None:
+    def __init__(self, *convolutions: nn.Module, channels: int, norm: bool, device: Device) -> None:
         super().__init__()
-        self.op = nn.Sequential(nn.ReLU(), *convolutions, *([batch_norm(channels)] if norm else []))
+        self.op = Numbered("r", *convolutions, norm_layer(channels, norm, device))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C', H', W')."""
@@ -62,39 +114,40 @@ class ReLUConv(nn.Module):
         return out
 
 
-def convolution(channels_in: int, channels: int, kernel: int, stride: int, norm: bool) -> nn.Module:
+def convolution(channels_in: int, channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A dense k x k convolution."""
-    conv = Conv2d(channels_in, channels, kernel, stride, kernel // 2)
-    return ReLUConv(conv, channels=channels, norm=norm)
+    conv = Conv2d(channels_in, channels, kernel, stride, kernel // 2, device=device)
+    return ReLUConv(conv, channels=channels, norm=norm, device=device)
 
 
-def factorised_convolution(channels: int, kernel: int, stride: int, norm: bool) -> nn.Module:
+def factorised_convolution(channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A 1 x k convolution and a k x 1 convolution."""
-    across = Conv2d(channels, channels, (1, kernel), (1, stride), (0, kernel // 2))
-    down = Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0))
-    return ReLUConv(across, down, channels=channels, norm=norm)
+    across = Conv2d(channels, channels, (1, kernel), (1, stride), (0, kernel // 2), device=device)
+    down = Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0), device=device)
+    return ReLUConv(across, down, channels=channels, norm=norm, device=device)
 
 
-def dilated_convolution(channels: int, kernel: int, stride: int, norm: bool) -> nn.Module:
+def dilated_convolution(channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A depthwise k x k convolution of dilation 2 and a 1 x 1 convolution."""
-    depthwise = Conv2d(channels, channels, kernel, stride, kernel - 1, dilation=2, groups=channels)
-    return ReLUConv(depthwise, Conv2d(channels, channels, 1), channels=channels, norm=norm)
+    depthwise = Conv2d(channels, channels, kernel, stride, kernel - 1, 2, channels, device)
+    pointwise = Conv2d(channels, channels, 1, device=device)
+    return ReLUConv(depthwise, pointwise, channels=channels, norm=norm, device=device)
 
 
 class SeparableConvolution(nn.Module):
     """Twice: ReLU, depthwise k x k convolution, 1 x 1 convolution, norm. Only the first one strides."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, norm: bool) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int, norm: bool, device: Device) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        layers: list[nn.Module | Literal["r"] | None] = []
         for step in (stride, 1):
             layers += [
-                nn.ReLU(),
-                Conv2d(channels, channels, kernel, step, kernel // 2, groups=channels),
-                Conv2d(channels, channels, 1),
-                batch_norm(channels) if norm else nn.Identity(),
+                "r",
+                Conv2d(channels, channels, kernel, step, kernel // 2, 1, channels, device),
+                Conv2d(channels, channels, 1, device=device),
+                norm_layer(channels, norm, device),
             ]
-        self.op = nn.Sequential(*layers)
+        self.op = Numbered(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H', W')."""
@@ -105,17 +158,17 @@ class SeparableConvolution(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halves the resolution by two strided 1 x 1 convolutions of C/2 channels each, on grids one pixel apart."""
 
-    def __init__(self, channels_in: int, channels: int, norm: bool) -> None:
+    def __init__(self, channels_in: int, channels: int, norm: bool, device: Device) -> None:
         super().__init__()
-        self.conv_1 = Conv2d(channels_in, channels // 2, 1, 2)
-        self.conv_2 = Conv2d(channels_in, channels // 2, 1, 2)
-        self.bn = batch_norm(channels) if norm else nn.Identity()
+        self.conv_1 = Conv2d(channels_in, channels // 2, 1, 2, device=device)
+        self.conv_2 = Conv2d(channels_in, channels // 2, 1, 2, device=device)
+        self.bn = norm_layer(channels, norm, device)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H/2, W/2)."""
         x_BCHW = F.relu(x_BCHW)
-        out: Tensor = self.bn(torch.cat([self.conv_1(x_BCHW), self.conv_2(x_BCHW[:, :, 1:, 1:])], dim=1))
-        return out
+        out = torch.cat([self.conv_1(x_BCHW), self.conv_2(x_BCHW[:, :, 1:, 1:])], dim=1)
+        return out if self.bn is None else self.bn(out)
 
 
 class Subsample(nn.Module):
@@ -129,11 +182,11 @@ class Subsample(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Channel squeeze-and-excitation (Hu et al., 2018) with a hard-swish gate."""
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int, device: Device) -> None:
         super().__init__()
         self.stride = stride
-        self.fc1 = Linear(channels, channels // 2)
-        self.fc2 = Linear(channels // 2, channels)
+        self.fc1 = Linear(channels, channels // 2, device=device)
+        self.fc2 = Linear(channels // 2, channels, device=device)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H', W')."""
@@ -143,10 +196,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, device: Device) -> None:
         super().__init__()
-        self.to_qkv = Linear(channels, 3 * channels, bias=False)
-        self.to_out = nn.Sequential(Linear(channels, channels))
+        self.to_qkv = Linear(channels, 3 * channels, bias=False, device=device)
+        self.to_out = Numbered(Linear(channels, channels, device=device))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         b, t, c = x_BTC.shape
@@ -157,10 +210,11 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, device: Device) -> None:
         super().__init__()
-        # The published names leave index 2 to a dropout of rate 0.
-        self.net = nn.Sequential(Linear(channels, channels), nn.GELU(), nn.Identity(), Linear(channels, channels))
+        # The published names leave number 2 to a dropout of rate 0.
+        first, second = (Linear(channels, channels, device=device) for _ in range(2))
+        self.net = Numbered(first, nn.GELU(), None, second)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         out: Tensor = self.net(x_BTC)
@@ -170,17 +224,17 @@ class _FeedForward(nn.Module):
 class Transformer(nn.Module):
     """A pre-norm transformer layer on the pixels (msa)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, device: Device) -> None:
         super().__init__()
-        self.ln1 = nn.LayerNorm(channels)
-        self.attn = _Attention(channels)
-        self.ln2 = nn.LayerNorm(channels)
-        self.ff = _FeedForward(channels)
+        self.ln1 = LayerNorm(channels, device=device)
+        self.attn = _Attention(channels, device)
+        self.ln2 = LayerNorm(channels, device=device)
+        self.ff = _FeedForward(channels, device)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W)."""
         b, c, h, w = x_BCHW.shape
-        x_BTC = x_BCHW.flatten(2).transpose(1, 2)
+        x_BTC: Tensor = x_BCHW.flatten(2).transpose(1, 2)
         x_BTC = x_BTC + self.attn(self.ln1(x_BTC))
         x_BTC = x_BTC + self.ff(self.ln2(x_BTC))
         return x_BTC.transpose(1, 2).reshape(b, c, h, w)
@@ -189,9 +243,9 @@ class Transformer(nn.Module):
 class PositionalEncoding(nn.Module):
     """Adds a learned tensor."""
 
-    def __init__(self, channels: int, grid: int) -> None:
+    def __init__(self, channels: int, grid: int, device: Device) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(1, channels, grid, grid))
+        self.weight = nn.Parameter(torch.empty(1, channels, grid, grid, device=device))
         if not self.weight.is_meta:
             nn.init.normal_(self.weight)
 
@@ -200,16 +254,16 @@ class PositionalEncoding(nn.Module):
         return x_BCHW + self.weight
 
 
-def operation(name: str, channels: int, stride: int, norm: bool) -> nn.Module:
+def operation(name: str, channels: int, stride: int, norm: bool, device: Device = None) -> nn.Module:
     """The module of an operation (one of `search_space.OPERATIONS`, not none)."""
     if name == "skip_connect":
-        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)
+        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, norm, device)
     if name == "msa":
-        return Transformer(channels)
+        return Transformer(channels, device)
     if name == "cse":
-        return SqueezeExcitation(channels, stride)
+        return SqueezeExcitation(channels, stride, device)
     if name == "conv_7x1_1x7":
-        return factorised_convolution(channels, 7, stride, norm)
+        return factorised_convolution(channels, 7, stride, norm, device)
     kind, size = name.rsplit("_", 1)
     kernel = int(size.split("x")[0])
     if kind == "max_pool":
@@ -217,7 +271,7 @@ def operation(name: str, channels: int, stride: int, norm: bool) -> nn.Module:
     if kind == "avg_pool":
         return nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
     if kind == "conv":
-        return convolution(channels, channels, kernel, stride, norm)
+        return convolution(channels, channels, kernel, stride, norm, device)
     if kind == "dil_conv":
-        return dilated_convolution(channels, kernel, stride, norm)
-    return SeparableConvolution(channels, kernel, stride, norm)
+        return dilated_convolution(channels, kernel, stride, norm, device)
+    return SeparableConvolution(channels, kernel, stride, norm, device)

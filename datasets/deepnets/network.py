@@ -8,12 +8,13 @@ device it is run by `torch.func.functional_call` with predicted parameters, buil
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from datasets.deepnets import layers
-from datasets.deepnets.layers import Conv2d, Linear
+from datasets.deepnets.layers import Conv2d, Device, Linear, Numbered, norm_layer
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.wiring import Cell as CellWiring
@@ -23,7 +24,7 @@ from datasets.deepnets.wiring import wire
 class Cell(nn.Module):
     """A cell: two inputs, sums of operations, concatenation. Dead operations are absent."""
 
-    def __init__(self, cell: CellWiring, preproc: bool, norm: bool) -> None:
+    def __init__(self, cell: CellWiring, preproc: bool, norm: bool, device: Device) -> None:
         super().__init__()
         self.route = cell.route
         self.sources = tuple(source for _, source in cell.edges)
@@ -36,14 +37,14 @@ class Cell(nn.Module):
             if not preproc:
                 module = layers.Subsample() if halve else nn.Identity()
             elif halve:
-                module = layers.FactorizedReduce(cell.channels_in[i], width, norm)
+                module = layers.FactorizedReduce(cell.channels_in[i], width, norm, device)
             else:
-                module = layers.convolution(cell.channels_in[i], width, 1, 1, norm)
+                module = layers.convolution(cell.channels_in[i], width, 1, 1, norm, device)
             self.add_module(f"preprocess{i}", module)
         self._ops = nn.ModuleDict()
         for k in sorted(cell.route.used):
             name, source = cell.edges[k]
-            self._ops[str(k)] = layers.operation(name, width, cell.stride if source < 2 else 1, norm)
+            self._ops[str(k)] = layers.operation(name, width, cell.stride if source < 2 else 1, norm, device)
 
     def forward(self, s0: Tensor | None, s1: Tensor | None) -> Tensor:
         """The cell's output (B, C * number of concatenated states, H, W).
@@ -98,47 +99,47 @@ class Network(nn.Module):
         num_classes: int = 10,
         image_size: int = 32,
         imagenet_stride: int = 4,
-        device: torch.device | str | None = None,
+        device: Device = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.scaling = Scaling(channels, fc_dim, num_classes, image_size, imagenet_stride)
-        with torch.device(device) if device is not None else nullcontext():
-            self._build()
+        self._build(device)
 
-    def _build(self) -> None:
+    def _build(self, device: Device) -> None:
         architecture, scaling = self.architecture, self.scaling
         wiring = wire(architecture, scaling.channels, scaling.large)
         norm = architecture.norm is not None
-        self._build_stem(wiring.stem_channels, norm, both=wiring.stems[1])
-        self.cells = nn.ModuleDict({str(c.index): Cell(c, architecture.preproc, norm) for c in wiring.cells})
+        self._build_stem(wiring.stem_channels, norm, wiring.stems[1], device)
+        self.cells = nn.ModuleDict({str(c.index): Cell(c, architecture.preproc, norm, device) for c in wiring.cells})
         sizes = scaling.classifier_sizes(architecture, wiring.features)
-        head: list[nn.Module] = []
+        head: list[nn.Module | Literal["r"] | None] = []
         for i, (n_in, n_out) in enumerate(sizes):
-            head += [nn.ReLU(), nn.Dropout(0.5)] if i else []
-            head.append(Linear(n_in, n_out))
-        self.classifier = nn.Sequential(*head)
+            head += ["r", nn.Dropout(0.5)] if i else []
+            head.append(Linear(n_in, n_out, device=device))
+        self.classifier = Numbered(*head)
 
-    def _build_stem(self, width: int, norm: bool, both: bool) -> None:
+    def _build_stem(self, width: int, norm: bool, both: bool, device: Device) -> None:
         architecture, scaling = self.architecture, self.scaling
 
-        def bn(channels: int) -> nn.Module:
-            return layers.batch_norm(channels) if norm else nn.Identity()
+        def conv(n_in: int, n_out: int, kernel: int, stride: int, padding: int) -> Conv2d:
+            return Conv2d(n_in, n_out, kernel, stride, padding, device=device)
 
         ks, step = architecture.ks, 2 if scaling.large else 1
         if architecture.is_vit:
-            self.stem0: nn.Module = Conv2d(3, width, scaling.patch, scaling.patch, scaling.patch_padding)
-            self.pos_enc = layers.PositionalEncoding(width, scaling.patch_grid)
+            self.stem0: nn.Module = conv(3, width, scaling.patch, scaling.patch, scaling.patch_padding)
+            self.pos_enc = layers.PositionalEncoding(width, scaling.patch_grid, device)
         elif architecture.stem_type == 0:
             stride = scaling.imagenet_stride if scaling.large else 1
-            pool = nn.MaxPool2d(3, 2, 1) if architecture.stem_pool else nn.Identity()
-            self.stem = nn.Sequential(Conv2d(3, width, ks, stride, ks // 2), bn(width), pool)
+            pool = nn.MaxPool2d(3, 2, 1) if architecture.stem_pool else None
+            self.stem = Numbered(conv(3, width, ks, stride, ks // 2), norm_layer(width, norm, device), pool)
         else:
             half = width // 2
-            first = [Conv2d(3, half, ks, step, ks // 2), bn(half), nn.ReLU(), Conv2d(half, width, 3, step, 1)]
-            self.stem0 = nn.Sequential(*first, bn(width))
+            first, second = conv(3, half, ks, step, ks // 2), conv(half, width, 3, step, 1)
+            bns = norm_layer(half, norm, device), norm_layer(width, norm, device)
+            self.stem0 = Numbered(first, bns[0], "r", second, bns[1])
             if both:
-                self.stem1 = nn.Sequential(nn.ReLU(), Conv2d(width, width, 3, 2, 1), bn(width))
+                self.stem1 = Numbered("r", conv(width, width, 3, 2, 1), norm_layer(width, norm, device))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W)."""
