@@ -1,0 +1,119 @@
+"""One training step against reference outputs: losses, penalty, predicted norms and gradients.
+
+The reference ran the networks in training mode without dropout, on the graphs in its own node order, and with its
+rows of a padded batch (`ghn.models.quirks`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from datasets.deepnets import Architecture, Network
+from ghn.checkpoint.names import from_released, infer_config, to_released
+from ghn.graph import Graph, GraphBatch, Primitive
+from ghn.models import GHN, Prediction
+from ghn.models.quirks import decode_as_reference
+from ghn.train import TrainConfig, meta_batch_losses
+
+pytestmark = pytest.mark.golden
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Batch:
+    graphs: GraphBatch
+    networks: list[nn.Module]
+
+
+class _ReferenceRows:
+    """Decodes as the reference does, and remembers what came out."""
+
+    def __init__(self, ghn: GHN) -> None:
+        self.ghn = ghn
+        self.prediction: Prediction | None = None
+
+    def decode(self, batch: GraphBatch) -> Prediction:
+        self.prediction = decode_as_reference(self.ghn, batch)
+        return self.prediction
+
+
+def _graph(record: dict[str, Any], network: nn.Module) -> Graph:
+    """The reference's graph in its own node order, with the shapes of `network`, which is wider than the record's."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    names = [name or "" for name in record["param"]]
+    primitive = np.array([Primitive[name] for name in record["primitive"]], dtype=np.uint8)
+    shape = np.zeros((len(names), 4), dtype=np.int32)
+    for node, (name, recorded) in enumerate(zip(names, record["shape"], strict=True)):
+        size = shapes[name] if name else tuple(recorded or ())
+        shape[node, : len(size)] = size
+    return Graph(primitive, np.array(record["edges"], dtype=np.int32), shape, names)
+
+
+@pytest.fixture(scope="module")
+def step(golden_root: Path) -> dict[str, Any]:
+    expected = json.loads((golden_root / "train_step_a.json").read_text())
+    tensors = load_file(golden_root / "train_step_a.safetensors")
+    state = from_released({k.removeprefix("ghn."): v for k, v in tensors.items() if k.startswith("ghn.")})
+    ghn = GHN(infer_config(state))
+    ghn.load_state_dict(state)
+    with (golden_root / "deepnets_a.jsonl").open() as file:
+        records = [json.loads(line) for line in file]
+    records = [records[index] for index in expected["arch_index"]]
+    networks: list[nn.Module] = [
+        Network(Architecture.from_dict(r["args"]), expected["C"], expected["fc_dim"], device="meta") for r in records
+    ]
+    for network in networks:
+        network.train()
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+    graphs = [_graph(record, network) for record, network in zip(records, networks, strict=True)]
+    reference = _ReferenceRows(ghn)
+    images = tensors["images"].to(memory_format=torch.channels_last)
+    config = TrainConfig(meta_batch_size=len(networks), batch_size=len(images), gamma=3e-5)
+    batch = _Batch(GraphBatch.from_graphs(graphs), networks)
+    losses, pending = meta_batch_losses(reference, batch, images, tensors["labels"], config)  # type: ignore[arg-type]
+    pending.run()
+    assert reference.prediction is not None
+    return {"expected": expected, "losses": losses, "prediction": reference.prediction, "ghn": ghn}
+
+
+def _close(found: Tensor | float, expected: float, what: str) -> None:
+    assert float(torch.as_tensor(found).detach()) == pytest.approx(expected, rel=TOLERANCE), what
+
+
+def test_loss_and_penalty(step: dict[str, Any]) -> None:
+    expected, losses = step["expected"], step["losses"]
+    _close(losses.loss, expected["loss"], "loss")
+    nets = expected["nets"]
+    _close(losses.cross_entropy, sum(net["ce"] for net in nets) / len(nets), "cross-entropy")
+    for found, net in zip(step["prediction"].penalty("norm"), nets, strict=True):
+        _close(found, net["sum_of_norms"], f"penalty of architecture {net['arch_index']}")
+
+
+def test_every_predicted_tensor(step: dict[str, Any]) -> None:
+    for parameters, net in zip(step["prediction"].parameters, step["expected"]["nets"], strict=True):
+        assert parameters.keys() == net["param_norms"].keys()
+        for name, norm in net["param_norms"].items():
+            _close(parameters[name].norm(), norm, name)
+
+
+def test_every_gradient_of_the_hypernetwork(step: dict[str, Any]) -> None:
+    gradients = to_released({name: p.grad for name, p in step["ghn"].named_parameters() if p.grad is not None})
+    expected = step["expected"]["grad_norms"]
+    assert gradients.keys() == expected.keys()
+    largest = max(expected.values())
+    for name, norm in expected.items():
+        if norm < 1e-6 * largest:  # zero up to rounding: attention does not see a shift of its logits
+            assert gradients[name].norm() < 1e-5 * largest, name
+        else:
+            _close(gradients[name].norm(), norm, name)
