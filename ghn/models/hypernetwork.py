@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,24 @@ from ghn.models.config import GHNConfig
 from ghn.models.decoder import TensorDecoder, VectorDecoder
 from ghn.models.embedding import NodeEmbedding
 from ghn.models.gated import MLP, GatedGNN
-from ghn.models.plan import Group, Kind, Skipped, plan
+from ghn.models.plan import Group, Kind, Shapes, Skipped, plan
 from ghn.models.tiling import repeats_evenly, tile, write_tiled
 from ghn.models.transformer import EdgeTerm, Transformer
+from ghn.predict.inplace import Frozen, StateDict, initialize, predict_state_dict
+from ghn.predict.report import Report
 
 Penalty = Literal["norm", "square"]
+
+Target = Callable[[int, str], Tensor | None]
+Written = Callable[[int, str, Tensor, Tensor], None]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `GHN.__call__`, as in `ghn.predict.initialize`."""
+
+    keep_head: bool
+    frozen: Frozen
+    example_inputs: Any
 
 
 class GHN(nn.Module):
@@ -36,6 +49,7 @@ class GHN(nn.Module):
     def __init__(self, config: GHNConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GHNConfig()
+        self.reports: list[Report] = []
         self.embedding = NodeEmbedding(config)
         kinds = {"transformer": Transformer, "gated": GatedGNN, "mlp": lambda c: MLP(c.hidden, c.hidden)}
         self.message_passing: nn.Module = kinds[config.message_passing](config)
@@ -113,38 +127,81 @@ class GHN(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, graphs: Sequence[Graph], target: Callable[[int, str], Tensor | None], *, heads: bool = True
+        self,
+        graphs: Sequence[Graph],
+        target: Target,
+        written: Written | None = None,
+        *,
+        heads: bool = True,
+        shapes: Sequence[Shapes] | None = None,
     ) -> tuple[Skipped, ...]:
         """Predicts straight into tensors that exist, holding no more than `CHUNK_BYTES` of decoded blocks at a time.
 
         Args:
             graphs: of the networks.
             target: gives for (index of the graph, parameter name) the tensor to write to, or None to leave it out.
+            written: is told (index of the graph, parameter name, tensor, the view of it that was written).
             heads: whether to predict the networks' last layers.
+            shapes: of the parameters of each network, where nodes may have others (`ghn.models.plan.plan`).
 
         Returns:
             Parameters that have a node but no decoder.
         """
         batch = GraphBatch.from_graphs(graphs)
-        h_BND = self.embed(batch)
-        n = h_BND.shape[1]
-        planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads)
-        with torch.autocast(h_BND.device.type, enabled=False):
-            h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
-            for group, first, w in self.tensors.stream(h_ND, planned):
-                for i, block in enumerate(w.unbind(0), first):
-                    if (tensor := target(group.graphs[i], group.names[i])) is not None:
-                        write_tiled(_predicted_part(tensor, group), block)
-            for group, w, b in self.vectors(h_ND, planned):
-                for i, vector in enumerate(w.unbind(0)):
-                    if (tensor := target(group.graphs[i], group.names[i])) is not None:
-                        write_tiled(tensor, vector)
-                if b is None:
-                    continue
-                for i, vector in enumerate(b.unbind(0)):
-                    if (tensor := target(group.graphs[i], bias_name(group.names[i]))) is not None:
-                        write_tiled(tensor, vector)
+
+        def put(group: Group, i: int, name: str, block: Tensor) -> None:
+            tensor = target(group.graphs[i], name)
+            if tensor is None:
+                return
+            part = _predicted_part(tensor, group)
+            write_tiled(part, block)
+            if written is not None:
+                written(group.graphs[i], name, tensor, part)
+
+        with torch.autocast(self.device.type, enabled=False):
+            h_BND = self.embed(batch)
+            n = h_BND.shape[1]
+            planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes)
+            h_ND = h_BND.flatten(0, 1)
+            for group, first, blocks in self.tensors.stream(h_ND, planned):
+                for i, block in enumerate(blocks.unbind(0), first):
+                    put(group, i, group.names[i], block)
+            for group, weights, biases in self.vectors(h_ND, planned):
+                for i, weight in enumerate(weights.unbind(0)):
+                    put(group, i, group.names[i], weight)
+                for i, bias in enumerate(biases.unbind(0) if biases is not None else ()):
+                    put(group, i, bias_name(group.names[i]), bias)
         return planned.skipped
+
+    def predict(
+        self, model: nn.Module, graph: Graph | None = None, *, keep_head: bool = False, example_inputs: Any = None
+    ) -> StateDict:
+        """The predicted parameters of `model`, which is left alone: see `ghn.predict.predict_state_dict`."""
+        return predict_state_dict(self, model, graph, keep_head=keep_head, example_inputs=example_inputs)
+
+    @overload
+    def forward(self, model: nn.Module, graph: Graph | None = None, **options: Unpack[Options]) -> nn.Module: ...
+
+    @overload
+    def forward(
+        self, model: Sequence[nn.Module], graph: Sequence[Graph] | None = None, **options: Unpack[Options]
+    ) -> Sequence[nn.Module]: ...
+
+    def forward(
+        self,
+        model: nn.Module | Sequence[nn.Module],
+        graph: Graph | Sequence[Graph] | None = None,
+        **options: Unpack[Options],
+    ) -> nn.Module | Sequence[nn.Module]:
+        """Predicts the parameters of a network, or of several together, in place; returns what it was given.
+
+        `self.reports` then says, for each network, what was not predicted and why. Options and errors are those of
+        `ghn.predict.initialize`.
+        """
+        models = [model] if isinstance(model, nn.Module) else model
+        graphs = [graph] if isinstance(graph, Graph) else graph
+        self.reports = initialize(self, models, graphs, **options)
+        return model
 
 
 @dataclass(eq=False)

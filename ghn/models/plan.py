@@ -7,7 +7,7 @@ parameters of the batch with the same kind and shape make a group, whatever netw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -109,7 +109,17 @@ class Plan:
     n_graphs: int
 
 
-def plan(graphs: Sequence[Graph], offsets: Sequence[int], config: GHNConfig, *, heads: bool = True) -> Plan:
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def plan(
+    graphs: Sequence[Graph],
+    offsets: Sequence[int],
+    config: GHNConfig,
+    *,
+    heads: bool = True,
+    shapes: Sequence[Shapes] | None = None,
+) -> Plan:
     """Groups the parameters of `graphs`.
 
     Args:
@@ -124,12 +134,12 @@ def plan(graphs: Sequence[Graph], offsets: Sequence[int], config: GHNConfig, *, 
         head = class_head(graph)
         # A shared parameter has a node per use: the last one decides.
         last = {name: node for node, name in enumerate(graph.param) if name}
-        primitive, shapes = graph.primitive.tolist(), graph.shape.tolist()
+        primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
         for name, node in last.items():
+            shape = shapes[b][name] if shapes else tuple(size for size in sizes[node] if size)
             if node in head and not heads:
-                skipped.append(Skipped(b, name, graph.param_shape(node), "class head, kept on request"))
+                skipped.append(Skipped(b, name, shape, "class head, kept on request"))
                 continue
-            shape = tuple(size for size in shapes[node] if size)
             kind = _kind(primitive[node], shape, node in head)
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))

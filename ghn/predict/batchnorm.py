@@ -1,0 +1,79 @@
+"""Statistics of batch norm, which no hypernetwork predicts: those of each batch, or estimates from a few batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ghn.errors import ConfigError
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode in which batch norms normalise by the batch at hand, as the paper evaluates predicted parameters.
+
+    Running statistics stay as they are; on exit so do the modes of all modules.
+    """
+    modes = {module: module.training for module in model.modules()}
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    tracking = [module.track_running_stats for module in norms]
+    try:
+        model.eval()
+        for module in norms:
+            module.training, module.track_running_stats = True, False
+        yield model
+    finally:
+        for module, track in zip(norms, tracking, strict=True):
+            module.track_running_stats = track
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any], n_batches: int | None = None) -> int:
+    """Sets the running statistics of batch norms to averages over a few batches, so that `model.eval()` can be used.
+
+    All else is in evaluation mode meanwhile; modes are restored. Averages start anew, whatever was there before.
+
+    Args:
+        model: with predicted parameters.
+        batches: tensors of inputs, or tuples that begin with one (images, labels); moved to the model's device.
+        n_batches: how many to use; by default all.
+
+    Returns:
+        The number of batches used: 0 if the model has no batch norm that tracks statistics.
+
+    Raises:
+        ConfigError: there are no batches.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return 0
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    modes = {module: module.training for module in model.modules()}
+    momenta = [module.momentum for module in norms]
+    used = 0
+    try:
+        model.eval()
+        for module in norms:
+            module.reset_running_stats()
+            module.momentum = None  # a plain average over all batches
+            module.train()
+        for batch in itertools.islice(batches, n_batches):
+            inputs = batch if isinstance(batch, Tensor) else batch[0]
+            model(inputs.to(device))
+            used += 1
+    finally:
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+    if not used:
+        raise ConfigError("batches is empty: running statistics need at least one batch of inputs")
+    return used
