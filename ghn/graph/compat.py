@@ -54,7 +54,7 @@ def _pool_before_convolutional_head(graph: Graph) -> Graph:
     kinds = [Primitive.conv, Primitive.bias, Primitive.glob_avg]
     if n < 4 or end != chain or graph.primitive[weight:].tolist() != kinds:
         return graph
-    new = list(range(weight)) + [pool, weight, bias]  # the nodes move, the edges of the chain stay where they are
+    new = [*range(weight), pool, weight, bias]  # the nodes move, the edges of the chain stay where they are
     return replace(
         graph,
         primitive=graph.primitive[new],

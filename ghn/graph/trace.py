@@ -38,8 +38,8 @@ def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible:
         example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and dtypes
             matter. By default an input is made up from the first layer: images of the network's own size (its
             `image_size`, timm's configuration, 299 for Inception, else 224), vectors, or token indices.
-        reference_compatible: True gives the graph that the released checkpoints know, quirks included (`ghn.graph.compat`
-            lists them); False the graph as the rules have it.
+        reference_compatible: True gives the graph that the released checkpoints know, quirks included (listed in
+            `ghn.graph.compat`); False the graph as the rules have it.
 
     Raises:
         TraceError: the forward pass fails on these inputs, or has control flow that depends on activations and the

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -391,7 +391,7 @@ rule(torch.add, Tensor.add, Tensor.__add__, Tensor.add_, Tensor.__iadd__)(_add)
 
 
 def _is_positional(shape: tuple[int, ...], n_dims: int) -> bool:
-    """Whether a parameter added to activations of `n_dims` dimensions is one vector per position, shared by the batch."""
+    """Whether a parameter added to activations of `n_dims` dimensions has one vector per position, for the batch."""
     if len(shape) == 2:  # (T, C) added to (B, T, C); in four dimensions it would be a bias of attention scores
         return n_dims == 3 and min(shape) > 1
     return len(shape) in (3, 4) and shape[0] == 1 and sum(size > 1 for size in shape) >= 2

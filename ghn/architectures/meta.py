@@ -1,0 +1,41 @@
+"""Networks without values: on the meta device, quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Within it, modules get their parameters on the meta device and initialise none of them.
+
+    `torch.device("meta")` would send every tensor there, also those whose values decide the architecture (the block
+    widths of RegNet), and would run the initialisers' meta kernels, which are slow (half a second for a ViT-L).
+    """
+    with torch.device("cpu"), _WithoutValues():
+        yield
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Sends `torch.empty`, which is how layers make their parameters, to the meta device; skips in-place changes there.
+
+    What a module makes in another way (a layer scale of ones) stays on the CPU, for `Module.to` to move.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            return func(*args, **{**kwargs, "device": "meta"})
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") and not name.startswith("_")
+        if in_place and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **kwargs)
