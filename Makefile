@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run test test-slow lint clean
+.PHONY: setup run test test-slow lint clean up down deploy
 
 setup: $(VENV)/.installed
 
@@ -28,6 +28,16 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -m "slow or not slow"
+
+# The servers on this machine (docs/operations.md): PostgreSQL, Prefect, MLflow, two workers.
+up: setup
+	$(BIN)/ghn stack up
+
+deploy: setup
+	$(BIN)/ghn stack deploy
+
+down: setup
+	$(BIN)/ghn stack down
 
 clean:
 	rm -rf $(VENV)
