@@ -7,9 +7,9 @@ Python work per node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from datasets.deepnets.operations import INPUT, Part
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.squeeze_quirk import ZEROS, kept_products
-from datasets.deepnets.wiring import Cell, Route, Wiring, wire
+from datasets.deepnets.wiring import Cell, Route, wire
 from ghn.graph import Graph, Primitive
 
 CIFAR = Scaling()
@@ -28,8 +28,8 @@ CIFAR = Scaling()
 _S0, _S1 = -1, -2
 """Sources in a template that stand for the cell's two inputs."""
 
-Piece = tuple[str, Part, int]
-"""Prefix of the names, nodes, and which input's width (0 or 1) P means."""
+Piece = tuple[str, Part]
+"""Prefix of the names, nodes."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _Layout:
     edges: list[tuple[int, int]] = field(default_factory=list)
     n_nodes: int = 0
 
-    def add(self, prefix: str, part: Part, value: list[int], which: int = 0) -> list[int]:
+    def add(self, prefix: str, part: Part, value: list[int]) -> list[int]:
         """Appends `part` behind `value`; returns its output value."""
         offset = self.n_nodes
         for source, target in part.edges:
@@ -52,7 +52,7 @@ class _Layout:
                 self.edges += [(node, target + offset) for node in value]
             else:
                 self.edges.append((source + offset, target + offset))
-        self.pieces.append((prefix, part, which))
+        self.pieces.append((prefix, part))
         self.n_nodes += len(part.primitives)
         outputs: list[int] = []
         for node in part.outputs:
@@ -68,41 +68,76 @@ class _Layout:
         nodes = list(dict.fromkeys(node for value in tensors for node in value))
         if len(tensors) == 1 or len(nodes) == 1:
             return tensors[0]
+        return self.node(part, nodes)
+
+    def node(self, part: Part, sources: Sequence[int]) -> list[int]:
+        """A single node that reads `sources`."""
         node = self.n_nodes
-        self.edges += [(source, node) for source in nodes]
-        self.pieces.append(("", part, 0))
+        self.edges += [(source, node) for source in sources]
+        self.pieces.append(("", part))
         self.n_nodes += 1
         return [node]
 
 
-@dataclass(frozen=True, eq=False)
 class _Template:
-    pieces: tuple[Piece, ...]
-    primitive: NDArray[np.uint8]
-    inner: NDArray[np.int32]  # (E, 2) edges among the template's nodes
-    outer: tuple[tuple[int, ...], tuple[int, ...]]  # nodes that read input 0, and input 1
-    outputs: tuple[int, ...]
+    """A finished layout as arrays.
+
+    Attributes:
+        kind: (n,) kinds of its nodes.
+        inner: (e, 2) edges among them.
+        readers: the nodes that read input 0, and those that read input 1.
+        outputs: the nodes of its output; `_S0` and `_S1` where an input is passed through.
+    """
+
+    def __init__(self, layout: _Layout, output: Sequence[int]) -> None:
+        edges = layout.edges
+        self.pieces = layout.pieces
+        self.kind = np.array([kind for _, part in layout.pieces for kind in part.kinds], dtype=np.uint16)
+        self.inner = np.array([edge for edge in edges if edge[0] >= 0], dtype=np.int32).reshape(-1, 2)
+        self.readers = (
+            [target for source, target in edges if source == _S0],
+            [target for source, target in edges if source == _S1],
+        )
+        self.outputs = list(output)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Parameters' names within the cell; "" where a node has none."""
+        return [prefix + name if name else "" for prefix, part in self.pieces for name in part.names]
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """A graph whose names and shapes, which depend on the scaling, are not written out yet.
+    """A graph whose shapes and names are not written out yet, in segments: stem, live cells, classifier layers.
 
     Attributes:
-        primitive: (N,) uint8.
-        edges: (E, 2) int32.
-        stem: pieces of the stem.
-        cells: the live cells with their pieces.
-        head: pieces of the classifier.
-        wiring: widths.
+        kind: (N,) uint16, see `operations`.
+        edges: (E, 2) int32, sorted by target, then source.
+        sizes: (S,) numbers of nodes of the segments.
+        widths: (S, 3) int32, their widths C, P0 and P1.
+        segments: prefix of the names and template of each segment.
     """
 
-    primitive: NDArray[np.uint8]
+    kind: NDArray[np.uint16]
     edges: NDArray[np.int32]
-    stem: tuple[Piece, ...]
-    cells: tuple[tuple[Cell, tuple[Piece, ...]], ...]
-    head: tuple[Piece, ...]
-    wiring: Wiring
+    sizes: list[int]
+    widths: list[tuple[int, int, int]]
+    segments: list[tuple[str, _Template]]
+
+    @property
+    def primitive(self) -> NDArray[np.uint8]:
+        """(N,) uint8."""
+        return ops.primitives_of(self.kind)
+
+    @property
+    def shape(self) -> NDArray[np.int32]:
+        """(N, 4) int32."""
+        return ops.shapes_of(self.kind, np.repeat(np.array(self.widths, dtype=np.int32), self.sizes, axis=0))
+
+    @property
+    def param(self) -> tuple[str, ...]:
+        """(N,) names."""
+        return tuple(prefix + name if name else "" for prefix, template in self.segments for name in template.names)
 
 
 def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int], one_input: bool) -> _Template:
@@ -120,8 +155,8 @@ def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int],
         for i in (0, 1):
             if route.inputs[i]:
                 halve = i == 0 and cell.halve_first
-                part = ops.factorized_reduce(norm, True) if halve else ops.preprocess(norm)
-                states[i] = layout.add(f"preprocess{i}.", part, [_S0 if i == 0 else _S1], i)
+                part = ops.factorized_reduce(norm, True) if halve else ops.preprocess(norm, i)
+                states[i] = layout.add(f"preprocess{i}.", part, [_S0 if i == 0 else _S1])
     elif one_input and not cell.halve_first:
         states[1] = states[0]
     for terms in route.terms:
@@ -136,17 +171,14 @@ def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int],
             values.append(value if nodes is None else layout.add(f"_ops.{k}.", nodes, value))
         states.append(layout.join(ops.SUM, values) if values else None)
     output = _concat(layout, states, route, ZEROS in kept)
-    return _finish(layout, output)
+    return _Template(layout, output)
 
 
-def _concat(layout: _Layout, states: Sequence[list[int] | None], route: Route, zeros_is_node: bool) -> list[int]:
+def _concat(layout: _Layout, states: Sequence[list[int] | None], route: Route, zeros_are_node: bool) -> list[int]:
     stand_in = states[route.source]
     assert stand_in is not None
-    zeros = list(stand_in)
-    if route.missing and zeros_is_node:
-        node = layout.n_nodes
-        layout.edges += [(source, node) for source in stand_in]
-        zeros = layout.add("", ops.ZERO_PRODUCT, [])
+    # A copy: the zeros are another tensor than the state they are made from, though joined to the same nodes.
+    zeros = layout.node(ops.ZERO_PRODUCT, stand_in) if route.missing and zeros_are_node else list(stand_in)
     values = []
     for state in route.concat:
         value = zeros if state in route.missing else states[state]
@@ -155,21 +187,10 @@ def _concat(layout: _Layout, states: Sequence[list[int] | None], route: Route, z
     return layout.join(ops.CONCAT, values)
 
 
-def _finish(layout: _Layout, output: Sequence[int]) -> _Template:
-    primitive = np.array([p for _, part, _ in layout.pieces for p in part.primitives], dtype=np.uint8)
-    edges = layout.edges
-    inner = np.array([edge for edge in edges if edge[0] >= 0], dtype=np.int32).reshape(-1, 2)
-    outer = (
-        tuple(target for source, target in edges if source == _S0),
-        tuple(target for source, target in edges if source == _S1),
-    )
-    return _Template(tuple(layout.pieces), primitive, inner, outer, tuple(output))
-
-
 @cache
 def _stem(
     vit: bool, stem_type: int, ks: int, pool: bool, norm: bool, patch: int, grid: int, both: bool
-) -> tuple[_Template, tuple[int, ...]]:
+) -> tuple[_Template, list[int]]:
     """The input and the stem; also the nodes of the first of two stem outputs (the template's are the second's)."""
     layout = _Layout()
     start = layout.add("", ops.single(Primitive.input), [])
@@ -195,18 +216,53 @@ def _stem(
         if both:
             nodes = [(conv, "1.weight", (C, C, 3, 3)), (bn, "2.weight", (C,))]
             second = layout.add("stem1.", ops.chain(nodes if norm else nodes[:1]), first)
-    return _finish(layout, second), tuple(first)
+    return _Template(layout, second), first
 
 
-@lru_cache(maxsize=4096)
-def _head(glob_avg: bool, sizes: tuple[tuple[int, int], ...]) -> Part:
-    nodes: list[tuple[Primitive, str, tuple[ops.Size, ...]]] = []
+@cache
+def _head(glob_avg: bool, index: int) -> _Template:
+    layout = _Layout()
+    value = [_S0]
     if glob_avg:
-        nodes.append((Primitive.glob_avg, "", ()))
-    for i, (n_in, n_out) in enumerate(sizes):  # Linear, ReLU and dropout per layer: indices 0, 3, 6, ...
-        nodes.append((Primitive.conv, f"classifier.{3 * i}.weight", (n_out, n_in)))
-        nodes.append((Primitive.bias, f"classifier.{3 * i}.bias", (n_out,)))
-    return ops.chain(nodes)
+        value = layout.node(ops.single(Primitive.glob_avg), value)
+    return _Template(layout, layout.add("", ops.classifier_layer(index), value))
+
+
+class _Assembly:
+    """Templates stamped one after another."""
+
+    def __init__(self) -> None:
+        self.n_nodes = 0
+        self.kinds: list[NDArray[np.uint16]] = []
+        self.edges: list[NDArray[np.int32]] = []
+        self.links: list[tuple[int, int]] = []
+        self.sizes: list[int] = []
+        self.widths: list[tuple[int, int, int]] = []
+        self.segments: list[tuple[str, _Template]] = []
+
+    def stamp(
+        self, template: _Template, prefix: str, widths: tuple[int, int, int], before: list[int], previous: list[int]
+    ) -> list[int]:
+        """Appends a template that reads the values `before` (input 0) and `previous` (input 1); its output value."""
+        n = self.n_nodes
+        for sources, readers in ((before, template.readers[0]), (previous, template.readers[1])):
+            self.links += [(source, target + n) for target in readers for source in sources]
+        self.kinds.append(template.kind)
+        self.edges.append(template.inner + n)
+        self.sizes.append(len(template.kind))
+        self.widths.append(widths)
+        self.segments.append((prefix, template))
+        self.n_nodes += len(template.kind)
+        output: list[int] = []
+        for node in template.outputs:
+            output += [node + n] if node >= 0 else before if node == _S0 else previous
+        return output
+
+    def finish(self) -> Structure:
+        edges = np.concatenate([*self.edges, np.array(self.links, dtype=np.int32).reshape(-1, 2)])
+        key = np.sort(edges[:, 1].astype(np.int64) << 32 | edges[:, 0])
+        edges = np.stack([key & 0xFFFFFFFF, key >> 32], axis=1).astype(np.int32)
+        return Structure(np.concatenate(self.kinds), edges, self.sizes, self.widths, self.segments)
 
 
 def build_structure(architecture: Architecture, scaling: Scaling = CIFAR) -> Structure:
@@ -221,49 +277,28 @@ def build_structure(architecture: Architecture, scaling: Scaling = CIFAR) -> Str
     """
     wiring = wire(architecture, scaling.channels, scaling.large)
     kept = kept_products(architecture, wiring.routes)
-    two = architecture.two_stems
-    norm = architecture.norm is not None
+    one_input = not architecture.two_stems
+    assembly = _Assembly()
     stem, first = _stem(
-        architecture.is_vit, architecture.stem_type, architecture.ks, architecture.stem_pool, norm,
-        scaling.patch, scaling.patch_grid, wiring.stems[1],
+        architecture.is_vit, architecture.stem_type, architecture.ks, architecture.stem_pool,
+        architecture.norm is not None, scaling.patch, scaling.patch_grid, wiring.stems[1],
     )  # fmt: skip
-    primitives, edges = [stem.primitive], [stem.inner]
-    links: list[tuple[int, int]] = []
-    outputs: dict[int, Sequence[int]] = {-2: first if two else stem.outputs, -1: stem.outputs}
-    n = len(stem.primitive)
+    last = assembly.stamp(stem, "", (wiring.stem_channels, 0, 0), [], [])
+    outputs: dict[int, list[int]] = {-2: last if one_input else first, -1: last}
     templates: dict[object, _Template] = {}
-    cells = []
     for cell in wiring.cells:
         i = cell.index
-        key = (cell.reduction, id(cell.route), cell.halve_first, kept[i], i == 0 and not two)
-        template = templates.get(key)
-        if template is None:
-            template = templates[key] = _cell_template(architecture, cell, kept[i], i == 0 and not two)
-        before, previous = outputs.get(i - 2, ()), outputs.get(i - 1, ())
-        for sources, targets in zip((before, previous), template.outer, strict=True):
-            links += [(source, target + n) for target in targets for source in sources]
-        primitives.append(template.primitive)
-        edges.append(template.inner + n)
-        outputs[i] = [
-            node for local in template.outputs
-            for node in ((local + n,) if local >= 0 else before if local == _S0 else previous)
-        ]  # fmt: skip
-        n += len(template.primitive)
-        cells.append((cell, template.pieces))
-    sizes = scaling.classifier_sizes(architecture, wiring.features)
-    head = _head(architecture.glob_avg, tuple(sizes))
-    primitives.append(np.array(head.primitives, dtype=np.uint8))
-    links += [(source, n) for source in outputs[architecture.n_cells - 1]]
-    links += [(source + n, target + n) for source, target in head.edges if source != INPUT]
-    edges.append(np.array(links, dtype=np.int32))
-    return Structure(
-        primitive=np.concatenate(primitives),
-        edges=np.concatenate(edges),
-        stem=stem.pieces,
-        cells=tuple(cells),
-        head=(("", head, 0),),
-        wiring=wiring,
-    )
+        key = (cell.reduction, id(cell.route), cell.halve_first, kept[i], one_input and i == 0)
+        if key not in templates:
+            templates[key] = _cell_template(architecture, cell, kept[i], one_input and i == 0)
+        widths = (cell.channels, *cell.channels_in)
+        # Dead cells have no output; none of their readers is alive either.
+        before, previous = outputs.get(i - 2, []), outputs.get(i - 1, [])
+        outputs[i] = assembly.stamp(templates[key], f"cells.{i}.", widths, before, previous)
+    value = outputs[architecture.n_cells - 1]
+    for i, (n_in, n_out) in enumerate(scaling.classifier_sizes(architecture, wiring.features)):
+        value = assembly.stamp(_head(architecture.glob_avg and i == 0, i), "", (n_out, n_in, 0), value, [])
+    return assembly.finish()
 
 
 def build_graph(
@@ -296,21 +331,4 @@ def build_graph(
 def scaled_graph(architecture: Architecture, scaling: Scaling, name: str = "") -> Graph:
     """`build_graph` with its sizes in one object."""
     structure = build_structure(architecture, scaling)
-    names: list[str] = []
-    shapes = []
-    for prefix, pieces, widths in _placed(structure):
-        for piece, part, which in pieces:
-            path = prefix + piece
-            names += [path + name if name else "" for name in part.names]
-            shapes.append(part.coefficients @ np.array([2, widths[0], widths[1 + which]]) // 2)
-    shape = np.concatenate(shapes).astype(np.int32)
-    return Graph(structure.primitive, structure.edges, shape, tuple(names), name)
-
-
-def _placed(structure: Structure) -> Iterator[tuple[str, tuple[Piece, ...], tuple[int, int, int]]]:
-    """Pieces with the prefix of their place and the widths of: it, its first input, its second input."""
-    wiring = structure.wiring
-    yield "", structure.stem, (wiring.stem_channels, 0, 0)
-    for cell, pieces in structure.cells:
-        yield f"cells.{cell.index}.", pieces, (cell.channels, *cell.channels_in)
-    yield "", structure.head, (0, 0, 0)
+    return Graph(structure.primitive, structure.edges, structure.shape, structure.param, name)

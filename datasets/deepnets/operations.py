@@ -1,7 +1,7 @@
 """The nodes that each operation of the search space adds to a graph.
 
-A parameter's shape is linear in the cell's width C and the width P of the tensor it reads (they differ only in
-preprocessing), so a table per operation serves all widths.
+A parameter's shape is linear in the cell's width C and, in preprocessing, in the widths P0 and P1 of the cell's two
+inputs. So a node has one of few kinds, and the shapes of any number of nodes are one table look-up and one product.
 """
 
 from __future__ import annotations
@@ -18,13 +18,52 @@ from ghn.graph import Primitive
 INPUT = -1
 """Stands for the operation's input in `Part.edges`."""
 
-Size = int | tuple[int, int]
-"""A size in a shape: a constant, or (halves of C, halves of P)."""
+Size = int | tuple[int, int, int]
+"""A size in a shape: a constant, or (halves of C, halves of P0, halves of P1)."""
 
-C: Size = (2, 0)
-HALF: Size = (1, 0)
-TRIPLE: Size = (6, 0)
-P: Size = (0, 2)
+C: Size = (2, 0, 0)
+HALF: Size = (1, 0, 0)
+TRIPLE: Size = (6, 0, 0)
+P: tuple[Size, Size] = ((0, 2, 0), (0, 0, 2))
+
+_Key = tuple[int, tuple[Size, ...]]
+
+
+class _Kinds:
+    """Every combination of primitive and shape rule that has come up, numbered as it comes."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[_Key, int] = {}
+        self.primitives = np.zeros(512, dtype=np.uint8)
+        self.coefficients = np.zeros((512, 4, 4), dtype=np.int32)
+
+    def number(self, primitive: int, shape: tuple[Size, ...]) -> int:
+        number = self.numbers.setdefault((primitive, shape), len(self.numbers))
+        if number == len(self.primitives):
+            self.primitives = np.concatenate([self.primitives, np.zeros_like(self.primitives)])
+            self.coefficients = np.concatenate([self.coefficients, np.zeros_like(self.coefficients)])
+        self.primitives[number] = primitive
+        for k, size in enumerate(shape):
+            # Coefficients of 1/2, C/2, P0/2 and P1/2: their sum is an integer for the widths that occur.
+            self.coefficients[number, k] = (2 * size, 0, 0, 0) if isinstance(size, int) else (0, *size)
+        return number
+
+
+_KINDS = _Kinds()
+
+
+def primitives_of(kind: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The primitives (N,) of nodes by their kinds (N,)."""
+    return _KINDS.primitives[kind]
+
+
+def shapes_of(kind: NDArray[np.uint16], widths: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The parameter shapes (N, 4) of nodes by their kinds (N,) and the widths C, P0 and P1 (N, 3) where they are."""
+    coefficients = _KINDS.coefficients[kind]
+    shape: NDArray[np.int32] = np.einsum("nkw,nw->nk", coefficients[:, :, 1:], widths)
+    shape += coefficients[:, :, 0]
+    shape >>= 1
+    return shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +85,9 @@ class Part:
     outputs: tuple[int, ...]
 
     @cached_property
-    def coefficients(self) -> NDArray[np.int64]:
-        """(n, 4, 3): the shapes' sizes as coefficients of 1, C/2 and P/2."""
-        table = np.zeros((len(self.shapes), 4, 3), dtype=np.int64)
-        for i, shape in enumerate(self.shapes):
-            for k, size in enumerate(shape):
-                table[i, k] = (size, 0, 0) if isinstance(size, int) else (0, *size)
-        return table
+    def kinds(self) -> list[int]:
+        """Numbers of its nodes' kinds, for `primitives_of` and `shapes_of`. They differ between processes."""
+        return [_KINDS.number(p, shape) for p, shape in zip(self.primitives, self.shapes, strict=True)]
 
 
 def chain(nodes: Sequence[tuple[Primitive, str, tuple[Size, ...]]]) -> Part:
@@ -81,15 +116,15 @@ def _norm(name: str, norm: bool) -> list[tuple[Primitive, str, tuple[Size, ...]]
 
 
 @cache
-def preprocess(norm: bool) -> Part:
-    """ReLU, 1x1 convolution from width P to C, norm."""
-    return chain([_conv("op.1", (1, 1), P), *_norm("op.2", norm)])
+def preprocess(norm: bool, which: int) -> Part:
+    """ReLU, 1x1 convolution from the width of input `which` to C, norm."""
+    return chain([_conv("op.1", (1, 1), P[which]), *_norm("op.2", norm)])
 
 
 @cache
 def factorized_reduce(norm: bool, preprocessing: bool) -> Part:
     """Halves the resolution: two strided 1x1 convolutions with C/2 channels each, on grids one pixel apart."""
-    size_in = P if preprocessing else C
+    size_in = P[0] if preprocessing else C
     halves = [(Primitive.conv, f"conv_{i}.weight", (HALF, size_in, 1, 1)) for i in (1, 2)]
     nodes = [*halves, (Primitive.concat, "", ()), *_norm("bn", norm)]
     primitives, names, shapes = zip(*nodes, strict=True)
@@ -168,3 +203,10 @@ def operation(name: str, norm: bool, strided: bool, product: bool) -> Part | Non
     if kind == "sep_conv":
         nodes += [(depthwise, "op.5.weight", (C, 1, kernel, kernel)), _conv("op.6", (1, 1)), *_norm("op.7", norm)]
     return chain(nodes)
+
+
+@cache
+def classifier_layer(index: int) -> Part:
+    """A fully connected layer: C is its number of outputs, P0 that of its inputs."""
+    name = f"classifier.{3 * index}"  # Linear, ReLU, dropout per layer
+    return chain([(Primitive.conv, f"{name}.weight", (C, P[0])), (Primitive.bias, f"{name}.bias", (C,))])
