@@ -9,8 +9,7 @@ Shape legend: B images, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from ghn.predict.batchnorm import batch_statistics
 
 Score = Callable[[nn.Module, Tensor, Tensor], float]
 
@@ -49,9 +50,9 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
 
     hooks = [module.register_forward_hook(record) for module in _layers(model)]
     try:
-        with _training_statistics(model):
+        with batch_statistics(model):
             loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)
-            gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, outputs, allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -74,7 +75,7 @@ def jacobcov(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     rows the score is -sum(log(e + k) + 1 / (e + k)), k = 1e-5: largest where images are told apart locally.
     """
     images_BCHW = x_BCHW.detach().clone().requires_grad_()
-    with _training_statistics(model):
+    with batch_statistics(model):
         (jacobian,) = torch.autograd.grad(_logits(model(images_BCHW)).sum(), images_BCHW)
     correlation_BB = torch.corrcoef(jacobian.flatten(1).double())
     shifted_B = torch.linalg.eigvalsh(torch.nan_to_num(correlation_BB)).clamp_min(0.0) + 1e-5
@@ -138,7 +139,7 @@ def _synflow(model: nn.Module, x_BCHW: Tensor, *, normalised: bool) -> float:
 def _weight_gradients(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Weights of convolutions and linear layers, each with the gradient of the mean cross-entropy."""
     weights = [layer.weight for layer in _layers(model)]
-    with _training_statistics(model):
+    with batch_statistics(model):
         loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None]
@@ -150,22 +151,3 @@ def _layers(model: nn.Module) -> list[Any]:
 
 def _logits(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else cast(Tensor, output[0])
-
-
-@contextmanager
-def _training_statistics(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout), but batch norms use the batch; buffers come out as they went in."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghn.errors import ConfigError, DamagedFileError
 from ghn.files import atomic_path
 from ghn.finetune.data import Images
+from ghn.predict.batchnorm import reestimate_batch_norm
 
 PAPER_LEARNING_RATES = (0.4, 0.1, 0.04, 0.01, 0.001)
 """The grid of section 5.1."""
@@ -197,30 +198,11 @@ def track_running_statistics(model: nn.Module) -> None:
             module.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
 
 
-@torch.no_grad()
 def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:
     """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in place."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
-    if not norms:
-        return
-    device = next(model.parameters()).device
-    momenta = [norm.momentum for norm in norms]
-    was_training = model.training
-    model.eval()  # dropout off; only the norms train
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    seen = 0
     batch_size = min(batch_size, n_images, len(images))
-    for x_BCHW, _ in images.batches(batch_size, drop_last=True, device=device):
-        model(x_BCHW)
-        seen += len(x_BCHW)
-        if seen >= n_images:
-            break
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    batches = images.batches(batch_size, drop_last=True, device=next(model.parameters()).device)
+    reestimate_batch_norm(model, batches, -(-n_images // batch_size))
 
 
 def _update(
