@@ -107,10 +107,8 @@ def load_pennfudan(root: str | os.PathLike[str] | None = None) -> DetectionImage
     if archive.is_file():
         try:
             with zipfile.ZipFile(archive) as file:
-                names = (Path(name) for name in file.namelist())
                 names = [Path(name) for name in file.namelist() if name.endswith(".txt")]
                 stems = sorted(name.stem for name in names if name.parts[1:2] == ("Annotation",))
-                )
                 return _read(stems, lambda name: file.read(f"PennFudanPed/{name}"), str(archive))
         except zipfile.BadZipFile as error:
             raise DamagedFileError(f"{archive}: {error}; download it again") from error

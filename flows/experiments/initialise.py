@@ -12,6 +12,7 @@ from torch import nn
 
 from flows import paths
 from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
+from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry
 from ghn.finetune.data import Images
 
@@ -48,7 +49,7 @@ def initialise(
     init: str,
     *,
     seed: int,
-    train: Images,
+    train: Images | None,
     image_shape: tuple[int, int, int],
     num_classes: int,
     beta: float,
@@ -60,7 +61,7 @@ def initialise(
     Args:
         init: a name of `BASELINES` or a hypernetwork.
         seed: of all random draws.
-        train: for those that look at data.
+        train: for GradInit, which looks at data.
         beta: noise added to predicted parameters.
 
     Returns:
@@ -78,6 +79,8 @@ def initialise(
         case "orthogonal":
             orthogonal(model, seed=seed)
         case "gradinit":
+            if train is None:
+                raise ConfigError("GradInit needs images of the task; it is not offered here")
             gradinit(model, train, gradinit_config, seed=seed)
         case "metainit":
             metainit(model, image_shape, num_classes, metainit_config, seed=seed)

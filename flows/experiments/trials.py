@@ -123,7 +123,7 @@ class Trial(BaseModel):
 
     def data_hash(self) -> str:
         """Digest of the images and of the hypernetwork."""
-        contents = [_weights_digest(source(self.init))]
+        contents = [weights_digest(source(self.init))]
         contents += [_images_digest(spec) for spec in (self.images, self.source_images) if spec is not None]
         return digest(*contents)
 
@@ -278,7 +278,7 @@ def with_new_head(fresh: nn.Module, trained: nn.Module) -> None:
     )
 
 
-def _weights_digest(location: str) -> str:
+def weights_digest(location: str) -> str:
     """Of a file's content; of anything else (a baseline, a registry version) its name."""
     path = Path(location)
     if not path.is_file():
