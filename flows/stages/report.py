@@ -1,10 +1,27 @@
-"""Stage report: one self-contained page with every result next to the published ones."""
+"""Stage report: one self-contained page with every result next to the published ones.
+
+The page depends on its inputs alone (no date, no machine), so the same results give the same bytes.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+from flows import paths
+from flows.provenance import dvc_hash
+from flows.report import Section, evaluation, learning, render
+from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
+from flows.results import Row, read_rows
+from ghn.errors import DamagedFileError
+from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
@@ -17,7 +34,146 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field(default="Parameters predicted by GHN-3", min_length=1, description="heading of the page")
+    bins: int = Field(default=25, ge=5, le=100, description="bins of the accuracy histograms")
 
 
 def run(params: Params, stage: StageRun) -> None:
-    """Writes reports/index.html."""
+    """Writes reports/index.html from the results of all stages."""
+    page = build(params)
+    with atomic_path(paths.REPORT) as temporary:
+        temporary.write_text(page)
+    stage.log_artifact(paths.REPORT)
+
+
+def build(params: Params) -> str:
+    """The page. Raises DamagedFileError where a result is missing or unreadable."""
+    ghn = params.base.ghn
+    evaluated, predictions = read_rows(paths.EVALUATION), read_rows(paths.PREDICTIONS)
+    finetuned, transferred = read_rows(paths.FINETUNE), read_rows(paths.TRANSFER)
+    paper = json.loads((paths.PUBLISHED / "paper.json").read_text())
+    table_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
+    setting = setting_of(params, evaluated)
+    sections: list[Section | None] = [
+        evaluation.generalisation(evaluated, setting, params.report.bins, paper),
+        learning.finetuning(finetuned, setting, paper),
+        learning.transfer(transferred, paper),
+        evaluation.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
+        learning.learning_curve(
+            read_lines(paths.model(ghn) / "curve.jsonl"), read_lines(paths.model(ghn) / "steps.jsonl"), setting
+        ),
+        evaluation.cost(predictions),
+        evaluation.failures(
+            ("predict", predictions), ("evaluate", evaluated), ("finetune", finetuned), ("transfer", transferred)
+        ),
+    ]
+    return render(
+        params.report.title,
+        headline(evaluated, setting),
+        tiles(evaluated, predictions, setting),
+        [section for section in sections if section is not None],
+        provenance(params, evaluated),
+        {
+            "evaluation.csv": as_csv(evaluated),
+            "predictions.csv": as_csv(predictions),
+            "finetune.csv": as_csv(finetuned),
+        },
+    )
+
+
+def setting_of(params: Params, evaluated: Sequence[Row]) -> Setting:
+    """What the numbers were measured on."""
+    from datasets.deepnets import open_split
+    from flows.stages.images import load_split
+    from ghn import from_pretrained
+
+    weights = from_pretrained(paths.weights(params.base.ghn))
+    measured = [row["images"] for row in evaluated if row["error"] is None]
+    return Setting(
+        images=params.images.name,
+        image_size=params.images.image_size,
+        classes=load_split(params, "test").num_classes,
+        test_images=measured[0] if measured else 0,
+        ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
+        train_architectures=len(open_split(paths.DEEPNETS, "train")),
+        steps=params.train.recipe.steps,
+    )
+
+
+def headline(evaluated: Sequence[Row], setting: Setting) -> str:
+    """The main result in words, whichever way it came out."""
+    test = good(evaluated, "test") or good(evaluated, *DEEPNETS)
+    if not test:
+        return "No architecture could be evaluated."
+    predicted, random = column(test, "accuracy"), column(test, "randinit_accuracy")
+    sigma = (predicted - random).std(ddof=1) / np.sqrt(len(test)) if len(test) > 1 else float("nan")
+    difference = float((predicted - random).mean())
+    verdict = "clearly above" if difference > 3 * sigma else "not clearly above"
+    return (
+        f"On {setting.images}, the parameters that the hypernetwork predicts for {len(test)} networks it has never "
+        f"seen classify {percent(float(predicted.mean()))} of held-out images correctly without any training (standard "
+        f"deviation over networks {percent(float(predicted.std()))}): {verdict} random initialisation, "
+        f"{percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at {percent(setting.chance)}."
+    )
+
+
+def tiles(evaluated: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str, str]]:
+    """Key figures: value, what, beside what."""
+    found = []
+    for what, splits in (
+        ("unseen DeepNets-1M networks, untrained", DEEPNETS),
+        ("torchvision models, untrained", ("torchvision",)),
+    ):
+        if members := good(evaluated, *splits):
+            random = percent(float(column(members, "randinit_accuracy").mean()))
+            found.append((percent(float(column(members, "accuracy").mean())) or "", what, f"random {random}"))
+    if members := good(evaluated, *DEEPNETS, "torchvision"):
+        best = max(members, key=lambda row: row["accuracy"])
+        found.append((percent(best["accuracy"]) or "", "best network, untrained", best["architecture"]))
+    if predictions:
+        members = good(predictions, *DEEPNETS, "torchvision")
+        seconds = float(np.median(column(members, "predict_seconds"))) if members else float("nan")
+        errors = len(predictions) - len(members)
+        found.append((f"{len(members)}", "networks predicted", f"{errors} failed, median {1000 * seconds:.0f} ms"))
+    return found
+
+
+def provenance(params: Params, evaluated: Sequence[Row]) -> dict[str, str]:
+    """What the page was made from."""
+    revisions = sorted({row["revision"] for row in evaluated})
+    sources = {
+        "hypernetwork": paths.weights(params.base.ghn),
+        "architectures": paths.DEEPNETS,
+        "images": paths.images(params.images.name),
+        "evaluation": paths.EVALUATION,
+        "fine-tuning": paths.FINETUNE,
+        "transfer": paths.TRANSFER,
+    }
+    return {
+        "git revision of the evaluation": ", ".join(revisions),
+        "seed": str(params.base.seed),
+        **{f"DVC hash of {name}": f"{dvc_hash(path)} ({path})" for name, path in sources.items()},
+        "published numbers": "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of "
+        "Diverse ImageNet Models? ICML 2023, and the results published beside SamsungSAILMontreal/ghn3 (MIT)",
+    }
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; empty if there is none."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: {error}; `dvc repro --force train` makes it anew") from None
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV, lists as JSON."""
+    if not rows:
+        return ""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()})
+    return buffer.getvalue()

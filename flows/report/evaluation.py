@@ -1,0 +1,308 @@
+"""Sections on predicted parameters without training: paper tables 2, 11, 12 and 20, figures 5 and 7."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.report import figures
+from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
+from flows.results import Row
+
+SPLIT_TITLES = {
+    "test": "Test",
+    "wide": "Wide",
+    "deep": "Deep",
+    "dense": "Dense",
+    "bnfree": "BN-free",
+    "torchvision": "torchvision",
+    "deepnets": "DeepNets-1M, all five",
+}
+DEEPNETS = ("test", "wide", "deep", "dense", "bnfree")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What our numbers were measured on, for the line that tells the difference to the paper."""
+
+    images: str
+    image_size: int
+    classes: int
+    test_images: int
+    ghn_parameters: int
+    train_architectures: int
+    steps: int | None
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing."""
+        return 1 / self.classes
+
+    def difference(self) -> str:
+        """The difference in setting, in a sentence or two."""
+        steps = f" for {self.steps:,} steps" if self.steps else ""
+        return (
+            f"Published: ImageNet at 224 pixels, 1000 classes (chance 0.1 %), a GHN-3-XL/m16 of 654 million parameters "
+            f"trained on a million architectures for 75 epochs on eight A100. Ours: {self.images} at "
+            f"{self.image_size} pixels, {self.classes} classes (chance {percent(self.chance)}), {self.test_images:,} "
+            f"test images, a GHN of {self.ghn_parameters / 1e6:.1f} million parameters trained on "
+            f"{self.train_architectures:,} architectures{steps} on this machine. The columns show the same quantity in "
+            f"another setting; their values are not comparable one to one."
+        )
+
+
+def percent(value: float | None, decimals: int = 1) -> str | None:
+    """A fraction as text."""
+    return None if value is None else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
+    """Mean and standard deviation of fractions as text."""
+    return f"{100 * values.mean():.{decimals}f} ± {100 * values.std():.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def good(rows: Sequence[Row], *splits: str) -> list[Row]:
+    """Rows without an error, of `splits`."""
+    return [row for row in rows if row["error"] is None and row["split"] in splits]
+
+
+def column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+    """A column as an array."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def generalisation(rows: Sequence[Row], setting: Setting, bins: int, published: Mapping[str, Any]) -> Section:
+    """Histograms per split and the table of means (figs. 5 and 7, tables 11 and 12)."""
+    panels = []
+    for split in (*DEEPNETS, "torchvision"):
+        if not (members := good(rows, split)):
+            continue
+        predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
+        title = f"{SPLIT_TITLES[split]} ({len(members)})"
+        panels.append(
+            Figure(
+                figures.histogram({"predicted": predicted, "random": random}, title, "accuracy", bins, setting.chance),
+                "",
+                f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random {spread(random)}.",
+            )
+        )
+    table_rows: list[list[str | None]] = []
+    for split in (*DEEPNETS, "deepnets", "torchvision"):
+        members = good(rows, *(DEEPNETS if split == "deepnets" else (split,)))
+        if not members:
+            continue
+        predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
+        ordered = np.sort(predicted)[::-1]
+        difference = predicted - random
+        table_rows.append(
+            [
+                SPLIT_TITLES[split],
+                str(len(members)),
+                spread(predicted),
+                spread(random),
+                f"{(difference > 0).mean():.0%}",
+                percent(ordered[0]),
+                spread(ordered[:10]),
+                *(
+                    _published(published["table_11"][method], split)
+                    for method in ("GHN-2/m8", "GHN-3-T/m8", "GHN-3-XL/m16")
+                ),
+            ]
+        )
+    blocks: list[Block] = [
+        Text(
+            "Accuracy on held-out images of networks that the hypernetwork never saw, with predicted parameters and no "
+            "training at all, next to the same networks initialised at random and measured on the same batches.",
+            "lead",
+        ),
+        Panels(
+            panels,
+            "Accuracies per split, as in figures 5 and 7 of the paper. Triangles mark means, the dotted line is "
+            "chance. Batch norm uses the statistics of the batch.",
+        ),
+        Table(
+            ["split", "networks", "predicted", "random", "wins", "best", "top 10", "GHN-2", "GHN-3-T", "GHN-3-XL"],
+            table_rows,
+            "Accuracy without training: mean ± standard deviation over architectures (as tables 11 and 12). Wins: "
+            "networks on which predicted beat random parameters.",
+            groups=[("", 2), ("ours", 5), ("published, ImageNet", 3)],
+        ),
+        Text(setting.difference(), "note"),
+    ]
+    return Section("generalisation", "Accuracy without training", blocks)
+
+
+def _published(method: Mapping[str, Sequence[float]], split: str) -> str | None:
+    return f"{method[split][0]:.1f} ± {method[split][1]:.1f}\N{NO-BREAK SPACE}%" if split in method else None
+
+
+def torchvision_table(
+    rows: Sequence[Row],
+    predictions: Sequence[Row],
+    finetuned: Sequence[Row],
+    ghn: str,
+    published: Mapping[str, Any],
+    setting: Setting,
+) -> Section:
+    """The 74 models of table 20, ours beside the published numbers."""
+    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
+    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
+    models: Mapping[str, Mapping[str, float]] = published["models"]
+    tuned = best_finetuned(finetuned)
+    cells: list[list[str | None]] = []
+    for name in models:
+        row, facts = of_model.get(name), models[name]
+        if row is None:
+            continue
+        failed = row["error"] is not None
+        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
+        cells.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}" if parameters else None,
+                "error" if failed else percent(row["accuracy"]),
+                None if failed else percent(row["randinit_accuracy"]),
+                percent(tuned.get((name, ghn))),
+                percent(tuned.get((name, "randinit"))),
+                percent(facts["ghn3"] / 100, 2),
+                percent(facts["ghn3_1ep"] / 100, 2),
+                percent(facts["ghn3_10ep"] / 100, 2),
+                percent(facts["randinit_1ep"] / 100, 2),
+                percent(facts["sota"] / 100, 2),
+            ]
+        )
+    ours = column(good(rows, "torchvision"), "accuracy")
+    shared = [row for row in good(rows, "torchvision") if row["architecture"] in models]
+    blocks: list[Block] = [
+        Text(
+            f"The 74 torchvision classification models, an even harder test: none of them resembles a training "
+            f"architecture. Ours without training: {spread(ours)}."
+            if ours.size
+            else "No model of torchvision was evaluated.",
+            "lead",
+        ),
+        Table(
+            [
+                "model",
+                "million parameters",
+                "predicted",
+                "random",
+                "predicted, fine-tuned",
+                "random, fine-tuned",
+                "GHN-3",
+                "GHN-3, 1 epoch",
+                "GHN-3, 10 epochs",
+                "random, 1 epoch",
+                "trained",
+            ],
+            cells,
+            "As table 20 of the paper, in its order. A click on a title sorts.",
+            groups=[("", 2), (f"ours, {setting.images}", 4), ("published, ImageNet", 5)],
+            sortable=True,
+        ),
+        Text(
+            setting.difference()
+            + " At 64 pixels and below, models get a stem for small images. Fine-tuned: test accuracy at the end of "
+            "our short fine-tuning, for the models in its budget.",
+            "note",
+        ),
+    ]
+    if len(shared) > 2:
+        from scipy.stats import kendalltau
+
+        tau = kendalltau([row["accuracy"] for row in shared], [models[row["architecture"]]["ghn3"] for row in shared])
+        blocks.insert(
+            2,
+            Text(
+                f"Kendall's rank correlation of our accuracies without training with the published ones: "
+                f"{tau.statistic:.2f} (p = {tau.pvalue:.2g}, n = {len(shared)})."
+            ),
+        )
+    return Section("torchvision", "The 74 models of torchvision", blocks)
+
+
+def best_finetuned(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Test accuracy after fine-tuning by (architecture, initialisation), the mean over seeds."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["error"] is None and row.get("selected") and row.get("test_accuracy") is not None:
+            values.setdefault((row["architecture"], row["ghn"]), []).append(row["test_accuracy"])
+    return {key: float(np.mean(found)) for key, found in values.items()}
+
+
+def cost(predictions: Sequence[Row]) -> Section:
+    """How long prediction takes, and how much of each network is predicted."""
+    points = {}
+    for title, splits in (("DeepNets-1M", DEEPNETS), ("torchvision", ("torchvision",))):
+        if members := good(predictions, *splits):
+            points[title] = (
+                (column(members, "parameters") / 1e6).tolist(),
+                column(members, "predict_seconds").tolist(),
+            )
+    rows: list[list[str | None]] = []
+    for title, splits in (("DeepNets-1M", DEEPNETS), ("torchvision", ("torchvision",))):
+        members = good(predictions, *splits)
+        if not members:
+            continue
+        share = column(members, "predicted") / column(members, "parameters")
+        rows.append(
+            [
+                title,
+                str(len(members)),
+                f"{column(members, 'parameters').mean() / 1e6:.1f}",
+                f"{column(members, 'nodes').mean():.0f}",
+                f"{1000 * column(members, 'graph_seconds').mean():.0f}",
+                f"{1000 * column(members, 'predict_seconds').mean():.0f}",
+                f"{share.mean():.1%}",
+                str(sum(1 for row in members if row["unpredicted"])),
+            ]
+        )
+    blocks: list[Block] = [
+        Text("What it costs to build the graph of a network and to predict its parameters on this machine.", "lead"),
+    ]
+    if points:
+        svg = figures.scatter(points, "Time to predict", "million parameters", "seconds", log=True)
+        blocks.append(
+            Figure(svg, "Each point is a network; both axes are logarithmic.", "Scatter plot of time over size.")
+        )
+    blocks.append(
+        Table(
+            [
+                "networks",
+                "number",
+                "million parameters",
+                "graph nodes",
+                "graph, ms",
+                "prediction, ms",
+                "of parameters predicted",
+                "with tensors left as initialised",
+            ],
+            rows,
+            "Means over networks.",
+        )
+    )
+    return Section("cost", "Cost of a prediction", blocks)
+
+
+def failures(*tables: tuple[str, Sequence[Row]]) -> Section | None:
+    """The rows with an error; None if there are none."""
+    rows = [
+        [row["architecture"], stage, row["ghn"], (row["error"] or "").splitlines()[0][:160]]
+        for stage, members in tables
+        for row in members
+        if row["error"] is not None
+    ]
+    if not rows:
+        return None
+    return Section(
+        "failures",
+        "What failed",
+        [
+            Text(f"{len(rows)} measurements ended with an error and are missing from the figures above.", "warning"),
+            Table(["architecture", "stage", "initialisation", "error"], rows[:100], "At most 100 are shown."),
+        ],
+    )

@@ -1,0 +1,187 @@
+"""Plots as inline SVG that takes the page's font and colours, in light, in dark and on paper.
+
+Matplotlib draws in placeholder colours that are then replaced by the page's CSS variables. Nothing in a figure depends
+on time or machine, so the same rows give the same bytes. Series colours are Okabe and Ito's, told apart by readers with
+colour-blindness; series differ in line style or filling too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
+_SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(_SERIES, 1)
+}
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)), "-")
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, is selectable and small
+    "font.size": 8.5,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line with an optional band.
+
+    Attributes:
+        name: for the legend.
+        x: (N,) positions.
+        y: (N,) values.
+        spread: (N,) half-width of the band, if any.
+        colour: number of the series colour, from 0.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] | None = None
+    colour: int = 0
+
+
+def lines(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    percent: bool = True,
+    chance: float | None = None,
+) -> str:
+    """A line per series, bands for spreads, a dotted line at chance."""
+
+    def draw(axes: Axes) -> None:
+        for entry in series:
+            colour = _SERIES[entry.colour % len(_SERIES)]
+            x, y = np.asarray(entry.x, float), np.asarray(entry.y, float)
+            axes.plot(
+                x,
+                y,
+                color=colour,
+                linestyle=_DASHES[entry.colour % len(_DASHES)],
+                marker="o" if len(x) < 12 else None,
+                markersize=3,
+                label=entry.name,
+            )
+            if entry.spread is not None:
+                spread = np.asarray(entry.spread, float)
+                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.18, linewidth=0)
+        if chance is not None:
+            axes.axhline(chance, color=_MUTED, linestyle=":", linewidth=1)
+            axes.annotate(
+                "chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5
+            )
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_ylim(bottom=0)
+        if len(series) > 1:
+            axes.legend(loc="best", fontsize=8)
+
+    return _svg(draw, title)
+
+
+def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: str, bins: int, chance: float) -> str:
+    """Accuracies of each series over [0, 1]: the first filled, the others outlined; means as ticks on top."""
+
+    def draw(axes: Axes) -> None:
+        edges = np.linspace(0, 1, bins + 1)
+        top = 0.0
+        for number, (name, sample) in enumerate(values.items()):
+            colour = _SERIES[number % len(_SERIES)]
+            counts, _ = np.histogram(sample, edges)
+            top = max(top, counts.max(initial=0))
+            if number == 0:
+                axes.stairs(counts, edges, fill=True, color=colour, alpha=0.75, label=name)
+            else:
+                axes.stairs(counts, edges, color=colour, linewidth=1.4, linestyle=_DASHES[number], label=name)
+            if sample.size:
+                axes.plot([sample.mean()], [0], marker="^", color=colour, markersize=6, clip_on=False, zorder=5)
+        axes.axvline(chance, color=_MUTED, linestyle=":", linewidth=1)
+        axes.set(xlabel=x_label, ylabel="architectures", xlim=(0, 1), ylim=(0, max(1.0, top * 1.08)))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.legend(loc="upper right", fontsize=8)
+
+    return _svg(draw, title)
+
+
+def scatter(
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, x_label: str, y_label: str, *, log: bool
+) -> str:
+    """Points of each series."""
+
+    def draw(axes: Axes) -> None:
+        for number, (name, (x, y)) in enumerate(points.items()):
+            axes.scatter(
+                x,
+                y,
+                s=9,
+                color=_SERIES[number % len(_SERIES)],
+                alpha=0.65,
+                linewidth=0,
+                label=name,
+                marker="os^Dv"[number],
+            )
+        if log:
+            axes.set(xscale="log", yscale="log")
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.legend(loc="best", fontsize=8)
+
+    return _svg(draw, title)
+
+
+def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
+    """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches: a phone is about 3.7 wide."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
+        canvas = Canvas(figsize=size, layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.add_subplot()
+        axes.set_title(title)
+        draw(axes)
+        buffer = io.StringIO()
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    prefix = re.sub(r"\W+", "-", title.lower())  # ids must be unique on the page
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg

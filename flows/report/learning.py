@@ -1,0 +1,234 @@
+"""Sections on training: the hypernetwork's learning curve, fine-tuning (fig. 6, table 2) and transfer (table 7)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flows.experiments.statistics import compare
+from flows.report import figures
+from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
+from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
+from flows.results import Row
+
+COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}
+NAMES = {"ghn": "predicted", "randinit": "random", "orthogonal": "orthogonal"}
+
+
+def learning_curve(
+    curve: Sequence[Mapping[str, float]], steps: Sequence[Mapping[str, float]], setting: Setting
+) -> Section:
+    """Accuracy of unseen networks and training loss over the hypernetwork's training.
+
+    Args:
+        curve: an entry per evaluation: `step`, `accuracy` and maybe `accuracy_std` over unseen networks.
+        steps: an entry per logged step: `step`, `loss`, `accuracy` on the training batch.
+        setting: for chance.
+    """
+    panels = []
+    if curve:
+        x = [entry["step"] for entry in curve]
+        series = [
+            figures.Series(
+                "unseen networks, validation images",
+                x,
+                [entry["accuracy"] for entry in curve],
+                [entry.get("accuracy_std", 0.0) for entry in curve],
+            )
+        ]
+        if steps:
+            smooth = _smooth(steps, "accuracy")
+            series.append(figures.Series("training networks, training images", *smooth, colour=1))
+        svg = figures.lines(series, "Accuracy with predicted parameters", "step", "accuracy", chance=setting.chance)
+        last = curve[-1]
+        panels.append(
+            Figure(
+                svg, "", f"Line plot of accuracy over steps, ending at {percent(last['accuracy'])} on unseen networks."
+            )
+        )
+    if steps:
+        svg = figures.lines(
+            [figures.Series("cross-entropy", *_smooth(steps, "cross_entropy"))],
+            "Training loss",
+            "step",
+            "cross-entropy",
+            percent=False,
+        )
+        panels.append(Figure(svg, "", "Line plot of the training loss over steps."))
+    blocks: list[Block] = [
+        Text(
+            "The hypernetwork learns by predicting parameters for architectures of the train split and following the "
+            "gradient of their loss; the evaluated networks are not among them.",
+            "lead",
+        )
+    ]
+    if panels:
+        blocks.append(
+            Panels(
+                panels,
+                "Lines on training networks are averaged over neighbouring steps; bands are ± 1 std over networks.",
+            )
+        )
+    else:
+        blocks.append(Text("No learning curve was found beside the model.", "warning"))
+    return Section("learning", "How the hypernetwork learned", blocks)
+
+
+def _smooth(entries: Sequence[Mapping[str, float]], key: str, points: int = 80) -> tuple[list[float], list[float]]:
+    """Steps and means of `key` in at most `points` equal windows."""
+    found = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
+    chunks = np.array_split(np.array(found, dtype=float), min(points, len(found))) if found else []
+    return [float(chunk[:, 0].mean()) for chunk in chunks], [float(chunk[:, 1].mean()) for chunk in chunks]
+
+
+def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, Any]) -> Section:
+    """Accuracy per step from predicted and from random parameters, at each one's best learning rate."""
+    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    if not chosen:
+        return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
+    panels, cells = [], []
+    for split in sorted({row["split"] for row in chosen}, key=list(SPLIT_TITLES).index):
+        members = [row for row in chosen if row["split"] == split]
+        series = []
+        for init in sorted({row["ghn"] for row in members}, key=_order):
+            runs = [row for row in members if row["ghn"] == init]
+            common = sorted(set.intersection(*(set(row["step"]) for row in runs)))
+            values = np.array(
+                [[dict(zip(row["step"], row["val_accuracy"], strict=True))[s] for s in common] for row in runs]
+            )
+            series.append(
+                figures.Series(_name(init), common, values.mean(0).tolist(), values.std(0).tolist(), _order(init))
+            )
+            tests = np.array([row["test_accuracy"] for row in runs if row["test_accuracy"] is not None], dtype=float)
+            cells.append(
+                [
+                    f"{SPLIT_TITLES[split]}, {_name(init)}",
+                    str(len({row["architecture"] for row in runs})),
+                    spread(values[:, 0]),
+                    spread(values[:, len(common) // 2]) if len(common) > 2 else None,
+                    spread(values[:, -1]),
+                    spread(tests) if tests.size else None,
+                    ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
+                ]
+            )
+        n = len({row["architecture"] for row in members})
+        svg = figures.lines(
+            series, f"{SPLIT_TITLES[split]}: {n} networks", "SGD step", "validation accuracy", chance=setting.chance
+        )
+        ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
+        panels.append(Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}."))
+    first = chosen[0]
+    grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
+    inits = sorted({row["ghn"] for row in chosen}, key=_order)
+    blocks: list[Block] = [
+        Text(
+            "What predicted parameters are for: training that starts from them. Each network is trained from each "
+            "initialisation at every learning rate of the same grid; the best by validation accuracy is shown.",
+            "lead",
+        ),
+        Panels(panels, "Mean over networks, bands ± 1 standard deviation (as figure 6 of the paper)."),
+        Table(
+            ["networks from", "networks", "step 0", "half-way", "end", "test, end", "learning rates chosen"],
+            cells,
+            "Validation accuracy at three points and test accuracy at the end, mean ± standard deviation.",
+        ),
+        *_comparisons(rows, inits),
+        Text(
+            f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of batch "
+            f"{first['batch_size']} on {first['n_train']:,} images of {first['images']}, chosen on {first['n_val']:,} "
+            f"validation images, tested once on {first['n_test']:,}; {len({row['seed'] for row in chosen})} seed(s). "
+            "Published (table 2, top-10 networks, ImageNet, GHN-3-XL/m16): DeepNets-1M "
+            + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
+            + " against random "
+            + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
+            + " without fine-tuning, after 1/10 and after 1 epoch.",
+            "note",
+        ),
+    ]
+    return Section("finetuning", "Fine-tuning", blocks)
+
+
+def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
+    """A sentence per initialisation against the predicted parameters, paired over architectures."""
+    if not inits or _order(inits[0]) != 0:
+        return []
+    sentences: list[Block] = []
+    good = [row for row in rows if row["error"] is None]
+    for other in inits[1:]:
+        result = compare(good, inits[0], other)
+        if result is not None:
+            sentences.append(
+                Text(
+                    f"Predicted against {_name(other)}, test accuracy, paired over {result.n} networks: "
+                    f"{100 * result.mean_difference:+.1f} points (95 % bootstrap interval {100 * result.low:+.1f} to "
+                    f"{100 * result.high:+.1f}), ahead on {result.wins:.0%}, Wilcoxon p = {result.p_value:.2g}."
+                )
+            )
+    return sentences
+
+
+def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
+    """Few-shot transfer to another data set (table 7)."""
+    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    if not chosen:
+        reasons = sorted({row["error"] for row in rows if row["error"]})
+        text = f"No transfer was measured{': ' + reasons[0] if reasons else ''}."
+        return Section("transfer", "Transfer from few labels", [Text(text, "warning")])
+    accuracy: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in chosen:
+        if row["test_accuracy"] is not None:
+            accuracy[row["architecture"], row["ghn"]].append(row["test_accuracy"])
+    inits = sorted({init for _, init in accuracy}, key=_order)
+    cells: list[list[str | None]] = []
+    bold = set()
+    for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
+        values = [accuracy.get((architecture, init)) for init in inits]
+        cells.append([architecture, *(spread(np.array(found)) if found else None for found in values)])
+        means = [float(np.mean(found)) if found else -1.0 for found in values]
+        bold.add((number, 1 + int(np.argmax(means))))
+    first = chosen[0]
+    grid = sorted({row["lr"] for row in rows if row["lr"]})
+    table_7 = published["table_7"]
+    published_row = "; ".join(
+        f"{name} {' / '.join(f'{value:.1f}' for value in table_7[name])} %"
+        for name in ("RandInit", "Orthogonal", "GHN-2", "GHN-3-XL/m16")
+    )
+    return Section(
+        "transfer",
+        "Transfer from few labels",
+        [
+            Text(
+                f"The hypernetwork was trained on {first['source']}; here its parameters, with a fresh class head, are "
+                f"the start of training on {first['images']} from {first['n_train'] + first['n_val']:,} labels.",
+                "lead",
+            ),
+            Table(
+                ["network", *(_name(init) for init in inits)],
+                cells,
+                f"Test accuracy, mean ± standard deviation over {len({row['seed'] for row in chosen})} seeds; the best "
+                "of a row in bold.",
+                bold=frozenset(bold),
+            ),
+            *_comparisons(rows, inits),
+            Text(
+                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)}, {first['steps']} steps, chosen "
+                f"on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): {published_row}.",
+                "note",
+            ),
+        ],
+    )
+
+
+def _order(init: str) -> int:
+    return COLOURS.get(init, 0 if init not in ("gradinit", "metainit", "fixup") else 3)
+
+
+def _name(init: str) -> str:
+    return NAMES.get(init, "predicted" if _order(init) == 0 else init)
+
+
+def _series(values: Sequence[Sequence[float]]) -> str:
+    return " / ".join(f"{mean:.1f}" for mean, _ in values) + " %"
