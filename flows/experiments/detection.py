@@ -53,7 +53,7 @@ class Features(nn.Module):
         super().__init__()
         self.out_channels = resnet.fc.in_features
         self.resnet = resnet
-        resnet.avgpool = resnet.fc = nn.Identity()  # type: ignore[assignment]
+        resnet.avgpool = resnet.fc = nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The output of the last stage."""
