@@ -44,3 +44,11 @@ class InvalidGraphError(GHNError):
 
 class TraceError(GHNError):
     """A network could not be run to find its graph: wrong example inputs, or a forward pass that fails."""
+
+
+class MissingDependencyError(GHNError):
+    """A feature needs a package that is not installed; the message has the command that installs it."""
+
+
+class UnreachableError(GHNError):
+    """A hub or registry could not be reached, or does not have what was asked for."""

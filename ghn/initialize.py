@@ -43,7 +43,7 @@ def initialize(
     hypernetwork = from_pretrained(source)
     config = hypernetwork.config
     classes = num_classes or config.num_classes
-    size = image_size or (32 if config.max_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE)
+    size = image_size or (32 if config.decoder_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE)
     model = build(name, num_classes=classes, image_size=size)
     started = time.perf_counter()
     hypernetwork(model)

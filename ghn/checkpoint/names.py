@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -104,6 +106,24 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise UnsupportedFormatError(f"{ours!r} has no counterpart in released checkpoints")
         released[name] = tensor
     return released
+
+
+def config_from_released(config: Mapping[str, Any], inferred: GHNConfig) -> GHNConfig:
+    """The configuration of a released checkpoint that has one: it adds to what shapes tell the heads and the switches.
+
+    Raises:
+        ConfigError: a value is not allowed.
+        UnsupportedFormatError: the checkpoint has the MLP decoder, which no hypernetwork of the paper uses.
+    """
+    if config.get("decoder", "conv") != "conv":
+        raise UnsupportedFormatError(f"a hypernetwork with the decoder {config['decoder']!r}; only 'conv' is supported")
+    known = {"heads": "heads", "weight_norm": "normalize", "ve": "virtual_edges"}
+    given = {ours: config[theirs] for theirs, ours in known.items() if config.get(theirs) is not None}
+    if inferred.message_passing != "transformer":
+        given.pop("heads", None)
+    if "is_ghn2" in config:
+        given["window"] = "corner" if config["is_ghn2"] else "center"
+    return replace(inferred, **given)
 
 
 def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:

@@ -53,16 +53,16 @@ class TensorDecoder(nn.Module):
             self.spatial.bias,
             (self.features, self.grid, self.grid),
             [(slice(None), slice(*y), slice(*x)) for y, x in by_window],
-            h_PD.split(counts),
+            torch.split(h_PD, counts),
         )
         pieces: list[Tensor | None] = [None] * len(groups)
         for members, grid in zip(by_window.values(), grids, strict=True):
             positions = groups[members[0]].positions
             grid_GPF = grid.view(len(grid), self.features, positions).mT
-            for i, piece in zip(members, grid_GPF.split([len(groups[i]) for i in members]), strict=True):
+            for i, piece in zip(members, torch.split(grid_GPF, [len(groups[i]) for i in members]), strict=True):
                 pieces[i] = piece.reshape(-1, self.features)
         features_PF = F.relu(torch.cat([piece for piece in pieces if piece is not None]))
-        return F.relu(self.hidden(features_PF)).split([bucket.positions for bucket in plan.buckets])
+        return torch.split(F.relu(self.hidden(features_PF)), [bucket.positions for bucket in plan.buckets])
 
     def forward(self, h_ND: Tensor, plan: Plan) -> Iterator[tuple[Group, Tensor]]:
         """Yields each group with its (G, ...) scaled blocks. Differentiable."""
@@ -77,7 +77,7 @@ class TensorDecoder(nn.Module):
         )
         for bucket, block in zip(plan.buckets, blocks, strict=True):
             counts = [len(group) * group.positions for group in bucket.groups]
-            for group, piece in zip(bucket.groups, block.split(counts), strict=True):
+            for group, piece in zip(bucket.groups, torch.split(block, counts), strict=True):
                 yield group, self._assemble(group, piece, bucket)
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ class TensorDecoder(nn.Module):
             w = w_GPOI[:, 0]
         else:
             g, _, o, i = w_GPOI.shape
-            w_GOIYX = w_GPOI.permute(0, 2, 3, 1).unflatten(3, group.window_size)
+            w_GOIYX = torch.unflatten(w_GPOI.permute(0, 2, 3, 1), 3, group.window_size)
             if group.kernel != group.window_size:  # a kernel larger than the grid is interpolated from the whole grid
                 w_GOIYX = F.interpolate(w_GOIYX.reshape(g * o, i, *group.window_size), group.kernel, mode="bilinear")
                 w_GOIYX = w_GOIYX.view(g, o, i, *group.kernel)
@@ -140,7 +140,9 @@ class VectorDecoder(nn.Module):
             return
         norms = [group for group in plan.vectors if group.kind is Kind.norm]
         biases = [group for group in plan.vectors if group.kind is not Kind.norm]
-        hidden_PF = F.relu(self.hidden(h_ND[torch.tensor([n for g in norms + biases for n in g.nodes]).to(h_ND.device)]))
+        hidden_PF = F.relu(
+            self.hidden(h_ND[torch.tensor([n for g in norms + biases for n in g.nodes]).to(h_ND.device)])
+        )
         n_norms = sum(len(group) for group in norms)
         grid = (2, self.channels)
         norm, bias = sliced_linear(
@@ -150,14 +152,16 @@ class VectorDecoder(nn.Module):
             [leading(*grid), (slice(1, 2), slice(None))],
             [hidden_PF[:n_norms], hidden_PF[n_norms:]],
         )
-        norm_weight, norm_bias = norm.split(self.channels, dim=1)
+        norm_weight, norm_bias = torch.split(norm, self.channels, dim=1)
         if self.normalize:
             norm_weight, norm_bias = 2 * torch.sigmoid(0.5 * norm_weight), torch.tanh(0.2 * norm_bias)
         counts = [len(group) for group in norms]
-        for group, weight_GC, bias_GC in zip(norms, norm_weight.split(counts), norm_bias.split(counts), strict=True):
+        for group, weight_GC, bias_GC in zip(
+            norms, torch.split(norm_weight, counts), torch.split(norm_bias, counts), strict=True
+        ):
             c = group.channels[0]
             yield group, weight_GC[:, :c], bias_GC[:, :c]
-        for group, bias_GC in zip(biases, bias.split([len(group) for group in biases]), strict=True):
+        for group, bias_GC in zip(biases, torch.split(bias, [len(group) for group in biases]), strict=True):
             if group.kind is Kind.class_bias:
                 k = min(group.shape[0], self.classes.out_features)
                 bias_GC = F.linear(F.relu(bias_GC), self.classes.weight[:k], self.classes.bias[:k])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ghn.graph import N_PRIMITIVES, GraphBatch, Primitive
@@ -52,7 +53,7 @@ class NodeEmbedding(nn.Module):
         channel_BN2 = self.channel_index[size_BN4[..., :2].clamp(max=len(self.channel_index) - 1)]
         kernel_BN2 = self.kernel_index[size_BN4[..., 2:].clamp(max=len(self.kernel_index) - 1)]
         shape_BND = torch.cat((self.channel(channel_BN2).flatten(2), self.kernel(kernel_BN2).flatten(2)), dim=-1)
-        h_BND = self.primitive(batch.primitive_BN) + shape_BND
+        h_BND: Tensor = self.primitive(batch.primitive_BN) + shape_BND
         if self.in_degree is not None and self.out_degree is not None:
             one_hop_BNN = batch.distance_BNN == 1
             h_BND = h_BND + self.in_degree(one_hop_BNN.sum(1).clamp_(max=MAX_DEGREE))
@@ -79,23 +80,23 @@ def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
     return size
 
 
-def channel_steps(num_classes: int) -> np.ndarray:
+def channel_steps(num_classes: int) -> NDArray[np.int64]:
     """The sorted channel counts that have an embedding: every 8th to 64, every 16th to 4096, every 32nd to 8192."""
     steps = [[1, 3, num_classes], range(8, 64, 8), range(64, 4096, 16), range(4096, MAX_CHANNELS + 1, 32)]
     return np.unique(np.concatenate([np.asarray(part) for part in steps]))
 
 
-def kernel_steps(decoder_kernel: int) -> np.ndarray:
+def kernel_steps(decoder_kernel: int) -> NDArray[np.int64]:
     """The sorted kernel sizes that have an embedding."""
     return np.unique([*range(1, max(12, decoder_kernel), 2), 14, 16])
 
 
-def nearest_index(steps: np.ndarray, largest: int) -> np.ndarray:
+def nearest_index(steps: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
     """(largest + 2,) int64: entry c is the index of the step nearest to c (the lower of two), of the last step at the
     end, which stands for all that is larger; entry 0 is `len(steps)`, the index of "no shape".
-    """  # noqa: D205
+    """
     size = np.arange(largest + 2)
-    index = np.abs(size[:, None] - steps[None, :]).argmin(axis=1)
+    index: NDArray[np.int64] = np.abs(size[:, None] - steps[None, :]).argmin(axis=1).astype(np.int64)
     index[0] = len(steps)
     index[largest + 1] = len(steps) - 1
-    return index.astype(np.int64)
+    return index

@@ -9,6 +9,7 @@ Shape legend: B graphs, N nodes, D hidden features, L levels (depths), V nodes o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +91,7 @@ class Levels:
     position_BN: Tensor
 
     @classmethod
-    def of(cls, graphs: tuple[Graph, ...] | list[Graph], n: int, backward: bool, device: torch.device) -> Levels:
+    def of(cls, graphs: Sequence[Graph], n: int, backward: bool, device: torch.device) -> Levels:
         """The levels of a batch padded to `n` nodes."""
         depths = [depth(graph, backward) for graph in graphs]
         counts = np.stack([np.bincount(d, minlength=max(int(x.max()) for x in depths) + 1) for d in depths])
@@ -106,7 +107,7 @@ class Levels:
             slots[b, place] = order
             position[b, order] = place
         flat = torch.from_numpy(slots).to(device)
-        return cls(list(flat.split(width_L.tolist(), dim=1)), torch.from_numpy(position).to(device))
+        return cls(list(torch.split(flat, width_L.tolist(), dim=1)), torch.from_numpy(position).to(device))
 
 
 def depth(graph: Graph, backward: bool) -> NDArray[np.int64]:

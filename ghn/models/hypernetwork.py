@@ -44,20 +44,31 @@ class GHN(nn.Module):
 
     Calling it predicts parameters into a network in place; `predict` leaves the network alone and gives a state dict;
     `decode` is the differentiable function that training uses.
+
+    Attributes:
+        config: what it is.
+        metadata: where it comes from and how it was trained (`ghn.from_pretrained`); saved with it on request.
+        reports: of the last call, one per network: what was not predicted and why.
     """
 
     def __init__(self, config: GHNConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GHNConfig()
         self.reports: list[Report] = []
+        self.metadata: dict[str, Any] = {}
         self.embedding = NodeEmbedding(config)
-        kinds = {"transformer": Transformer, "gated": GatedGNN, "mlp": lambda c: MLP(c.hidden, c.hidden)}
-        self.message_passing: nn.Module = kinds[config.message_passing](config)
+        self.message_passing = _message_passing(config)
         self.norm = nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
         self.tensors = TensorDecoder(config)
         self.vectors = VectorDecoder(config)
         if config.window == "center":
             self._initialize_ghn3()
+
+    @classmethod
+    def empty(cls, config: GHNConfig) -> GHN:
+        """A hypernetwork whose parameters are on the meta device, for `load_state_dict(..., assign=True)`."""
+        with torch.device("meta"):
+            return cls(config)
 
     def _initialize_ghn3(self) -> None:
         """Embeddings of norm 1 and small last layers, which keep the first steps of large hypernetworks finite."""
@@ -252,6 +263,12 @@ class Prediction:
         return total.index_add(0, torch.tensor(graphs, device=total.device), torch.cat(values).float())
 
 
+def _message_passing(config: GHNConfig) -> nn.Module:
+    if config.message_passing == "transformer":
+        return Transformer(config)
+    return GatedGNN(config) if config.message_passing == "gated" else MLP(config.hidden, config.hidden)
+
+
 def bias_name(weight_name: str) -> str:
     """The name of the bias of the norm layer whose weight has that name."""
     return weight_name.removesuffix("weight") + "bias"
@@ -260,7 +277,7 @@ def bias_name(weight_name: str) -> str:
 def predicted_shape(group: Group) -> tuple[int, ...]:
     """The shape of what is predicted of a group's parameters: all, but of a positional encoding (..., positions,
     channels) only as many rows as make a square grid; the first ones, class tokens, are not.
-    """  # noqa: D205
+    """
     if group.kind is not Kind.position or len(group.shape) == 4:
         return group.shape
     return (*group.shape[:-2], group.kernel[0] * group.kernel[1], group.shape[-1])

@@ -21,7 +21,7 @@ def look_up(table_HC: Tensor, code: Tensor) -> Tensor:
     Returns:
         (B, H, ...), contiguous, so that attention can use it as it is.
     """
-    return _LookUp.apply(table_HC, code)  # type: ignore[no-any-return, no-untyped-call]
+    return _LookUp.apply(table_HC, code)  # type: ignore[no-any-return]
 
 
 class _LookUp(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _LookUp(torch.autograd.Function):
         return out.view(len(code), len(table_HC), *code.shape[1:])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (code,) = ctx.saved_tensors
         h, c = ctx.table_shape

@@ -154,7 +154,7 @@ def plan(
 def class_head(graph: Graph) -> tuple[int, ...]:
     """The nodes of the last layer, whose output channels are classes: a weight of two or more dimensions that is the
     last node, or the last but one before its bias. Empty where a network ends otherwise.
-    """  # noqa: D205
+    """
     n = graph.n_nodes
     if n > 1 and graph.primitive[n - 1] == Primitive.bias and _is_matrix(graph, n - 2):
         return (n - 2, n - 1)
@@ -190,9 +190,7 @@ def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-def _group(
-    kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig
-) -> Group:
+def _group(kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig) -> Group:
     nodes, graphs, names = (list(column) for column in zip(*members, strict=True))
     limit = config.decoder_channels
     window = ((0, 1), (0, 1))

@@ -32,10 +32,8 @@ def sliced_linear(
         For each input (P, selected rows), the rows in the order of the grid.
     """
     if torch.is_grad_enabled() and (weight.requires_grad or any(x.requires_grad for x in inputs)):
-        return _SlicedLinear.apply(weight, bias, grid, slices, *inputs)  # type: ignore[no-any-return, no-untyped-call]
-    return tuple(
-        F.linear(x, *rows(weight, bias, grid, selected)) for x, selected in zip(inputs, slices, strict=True)
-    )
+        return _SlicedLinear.apply(weight, bias, grid, slices, *inputs)  # type: ignore[no-any-return]
+    return tuple(F.linear(x, *rows(weight, bias, grid, selected)) for x, selected in zip(inputs, slices, strict=True))
 
 
 def rows(weight: Tensor, bias: Tensor, grid: Sequence[int], selected: Slices) -> tuple[Tensor, Tensor]:
@@ -56,7 +54,7 @@ class _SlicedLinear(torch.autograd.Function):
         )
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         weight, *inputs = ctx.saved_tensors
         features = weight.shape[1]
@@ -81,4 +79,3 @@ class _SlicedLinear(torch.autograd.Function):
 def leading(*sizes: int) -> Slices:
     """The slices that take the first entries of each dimension."""
     return tuple(slice(size) for size in sizes)
-

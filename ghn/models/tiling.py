@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -54,6 +55,6 @@ def write_tiled(target: Tensor, w: Tensor) -> None:
     for part in itertools.product(*spans):
         destination, source = target, w
         for dim, (start, stop, block) in enumerate(part):
-            destination = destination.narrow(2 * dim, start, stop - start).unflatten(2 * dim, (-1, block))
+            destination = torch.unflatten(destination.narrow(2 * dim, start, stop - start), 2 * dim, (-1, block))
             source = source.narrow(2 * dim, 0, block).unsqueeze(2 * dim)
         destination.copy_(source.expand_as(destination))

@@ -81,7 +81,8 @@ class Attention(nn.Module):
         if edge_BHNN is not None:
             edge_BHNN = edge_BHNN.to(q_BHNd.dtype)  # under autocast
         m_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd, attn_mask=edge_BHNN)
-        return self.out(m_BHNd.transpose(1, 2).reshape(b, n, d))
+        out_BND: Tensor = self.out(m_BHNd.transpose(1, 2).reshape(b, n, d))
+        return out_BND
 
 
 class Layer(nn.Module):
@@ -98,7 +99,8 @@ class Layer(nn.Module):
     def forward(self, h_BND: Tensor, edge_BHNN: Tensor | None) -> Tensor:
         """(B, N, D) updated node embeddings."""
         h_BND = h_BND + self.attention(self.norm1(h_BND), edge_BHNN)
-        return h_BND + self.down(F.gelu(self.up(self.norm2(h_BND))))
+        update_BND: Tensor = self.down(F.gelu(self.up(self.norm2(h_BND))))
+        return h_BND + update_BND
 
 
 class Transformer(nn.Module):

@@ -31,8 +31,8 @@ def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, track in zip(norms, tracking, strict=True):
             module.track_running_stats = track
-        for module, mode in modes.items():
-            module.training = mode
+        for any_module, mode in modes.items():
+            any_module.training = mode
 
 
 @torch.no_grad()
@@ -72,8 +72,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any], n_batches: i
     finally:
         for module, momentum in zip(norms, momenta, strict=True):
             module.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+        for any_module, mode in modes.items():
+            any_module.training = mode
     if not used:
         raise ConfigError("batches is empty: running statistics need at least one batch of inputs")
     return used

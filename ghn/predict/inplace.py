@@ -141,7 +141,7 @@ class _Target:
             shape, parameter = self.graph.param_shape(node), self.parameters.get(name)
             if parameter is None:
                 problem = f"has no parameter {name!r}"
-            elif self.graph.primitive[node] != Primitive.pos_enc and _without_ones(parameter.shape) != _without_ones(shape):
+            elif self.graph.primitive[node] != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
                 problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
             else:
                 continue
@@ -157,7 +157,7 @@ class _Target:
                 raise ConfigError(f"{self.network}.{name} has no shape yet; run the network once first")
             if parameter.is_meta:
                 raise ConfigError(
-                    f"{self.network}.{name} is on the meta device; call model.to_empty(device=...) first, or use predict()"
+                    f"{self.network}.{name} is on the meta device; call model.to_empty(device=...), or use predict()"
                 )
             if hasattr(parameter, "full_tensor"):
                 raise ConfigError(f"{self.network}.{name} is sharded; predict before the network is sharded")
@@ -207,7 +207,7 @@ class _Target:
         )
 
 
-def _without_ones(shape: Sequence[int]) -> list[int]:
+def _sizes(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 

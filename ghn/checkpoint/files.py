@@ -1,0 +1,147 @@
+"""Checkpoint files: ours, safetensors with the configuration in their metadata, and released ones in any format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ghn.checkpoint.names import config_from_released, from_released, infer_config, is_released, to_released
+from ghn.checkpoint.unpickler import load_untrusted
+from ghn.errors import DamagedFileError, UnsupportedFormatError
+from ghn.files import atomic_path
+from ghn.models.config import GHNConfig
+from ghn.models.hypernetwork import GHN
+
+WEIGHTS_FILE = "ghn.safetensors"
+"""Name of the weights inside a directory (a model version of an MLflow registry, a training run)."""
+
+_FORMAT = "ghn"
+_VERSION = 1
+
+
+def save_checkpoint(ghn: GHN, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes a hypernetwork as safetensors, its configuration and `metadata` (JSON types) in the header.
+
+    The file is whole or absent, and the same for the same weights and metadata.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    header = {
+        "format": _FORMAT,
+        "version": str(_VERSION),
+        "config": ghn.config.to_json(),
+        "metadata": json.dumps(dict(metadata or {}), sort_keys=True),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=header)
+
+
+def save_released(ghn: GHN, path: str | os.PathLike[str]) -> None:
+    """Writes a hypernetwork as safetensors with the names that the reference uses, for exchange with it."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_released(ghn.state_dict()).items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
+    """A hypernetwork from a file (safetensors, or a released joblib or torch pickle) or from a directory that has one.
+
+    It is in evaluation mode, on the CPU; `metadata` holds what the file says about it.
+
+    Raises:
+        DamagedFileError: the file does not exist, is truncated, or its tensors do not fit its configuration.
+        UnsupportedFormatError: it is no hypernetwork, or one of a newer version of the format.
+        UntrustedPickleError: a pickle asks for more than tensors and containers.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _weights_in(path)
+    if not path.is_file():
+        raise DamagedFileError(f"{path} does not exist")
+    config, state, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    return _build(path, config, state, metadata)
+
+
+def _weights_in(directory: Path) -> Path:
+    found = sorted(directory.rglob(WEIGHTS_FILE)) or sorted(directory.rglob("*.safetensors"))
+    if len(found) != 1:
+        problem = f"{len(found)} safetensors files" if found else f"no {WEIGHTS_FILE}"
+        raise UnsupportedFormatError(f"{directory} holds {problem}; name the file")
+    return found[0]
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins with the size of a JSON header, and one."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path} cannot be read as safetensors: {error}") from error
+    if header.get("format") != _FORMAT:
+        return None, state, {}
+    if int(header.get("version", "0")) > _VERSION:
+        raise UnsupportedFormatError(
+            f"{path} has version {header['version']} of the format; this program reads up to {_VERSION}: upgrade it"
+        )
+    try:
+        return GHNConfig.from_dict(json.loads(header["config"])), state, json.loads(header.get("metadata", "{}"))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise DamagedFileError(f"{path}: its header has no readable configuration ({error!r})") from error
+
+
+def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
+    content = load_untrusted(path)
+    if not isinstance(content, dict):
+        raise UnsupportedFormatError(f"{path} holds a {type(content).__name__}, not a state dict")
+    state = content.get("state_dict", content)
+    config = content.get("config") if "state_dict" in content else None
+    tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if not tensors or len(tensors) != len(state):
+        raise UnsupportedFormatError(f"{path} holds no state dict of tensors")
+    metadata = {key: content[key] for key in ("epoch", "step") if isinstance(content.get(key), int)}
+    if config is not None:
+        if not isinstance(config, dict):
+            raise UnsupportedFormatError(f"{path}: its config is a {type(config).__name__}, not a dictionary")
+        return config_from_released(config, infer_config(_ours(tensors))), tensors, metadata
+    return None, tensors, metadata
+
+
+def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return from_released(state) if is_released(state) else state
+
+
+def _build(path: Path, config: GHNConfig | None, state: dict[str, Tensor], metadata: dict[str, Any]) -> GHN:
+    state = _ours(state)
+    config = config or infer_config(state)
+    ghn = GHN.empty(config)
+    own = ghn.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not part of it" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DamagedFileError(f"{path} does not fit its configuration {config.to_json()}: {problems[0]}{more}")
+    ghn.load_state_dict(state, assign=True)
+    ghn.requires_grad_(True)
+    ghn.metadata = metadata
+    return ghn.eval()

@@ -1,0 +1,105 @@
+"""Where hypernetworks come from: the package, a file, the Hugging Face hub, an MLflow model registry."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from ghn.checkpoint.files import load_checkpoint
+from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
+from ghn.models.hypernetwork import GHN
+
+HUB_REPOSITORY = "SamsungSAILMontreal/ghn3"
+RELEASED = ("ghn3tm8.pt", "ghn3sm8.pt", "ghn3lm8.pt", "ghn3xlm16.pt", "ghn2.pt")
+"""Files of `HUB_REPOSITORY`, the hypernetworks released with the paper, by size."""
+
+
+def from_pretrained(source: str | os.PathLike[str] | None = None, *, device: torch.device | str | None = None) -> GHN:
+    """A trained hypernetwork in evaluation mode.
+
+    Args:
+        source: None for the hypernetwork that comes with the package; its name there; a path to a file or a directory;
+            a released file of the paper (`ghn3xlm16.pt`); `hf://owner/repository/file` on the Hugging Face hub;
+            `models:/name@alias`, `models:/name/version` or any other artifact URI of MLflow.
+        device: where to put it; by default the CPU.
+
+    Raises:
+        GHNError: the source does not exist, cannot be reached, or holds no hypernetwork.
+    """
+    path = _locate(source)
+    ghn = load_checkpoint(path)
+    ghn.metadata = {"source": str(source or path.name)} | ghn.metadata
+    return ghn.to(device) if device is not None else ghn
+
+
+def _locate(source: str | os.PathLike[str] | None) -> Path:
+    packaged = {path.name.removesuffix(".safetensors"): path for path in _packaged()}
+    if source is None:
+        if len(packaged) == 1:
+            return next(iter(packaged.values()))
+        choice = f"one of {', '.join(packaged)}" if packaged else "a file, a hub or a registry name"
+        raise ConfigError(f"this installation comes with {len(packaged) or 'no'} hypernetworks; pass {choice}")
+    name = os.fspath(source)
+    if name.startswith("hf://"):
+        owner, repository, file = ([*name.removeprefix("hf://").split("/", 2), "", ""])[:3]
+        if not file:
+            raise ConfigError(f"{name} names no file; write hf://owner/repository/file")
+        return _from_hub(f"{owner}/{repository}", file)
+    if name.startswith(("models:/", "runs:/", "mlflow-artifacts:")):
+        return _from_mlflow(name)
+    if Path(name).exists():
+        return Path(name)
+    if name in packaged:
+        return packaged[name]
+    if name in RELEASED or f"{name}.pt" in RELEASED:
+        return _from_hub(HUB_REPOSITORY, name if name in RELEASED else f"{name}.pt")
+    known = ", ".join((*packaged, *RELEASED))
+    raise ConfigError(
+        f"no hypernetwork {name!r}: neither a file nor one of {known}; "
+        "for the Hugging Face hub write hf://owner/repository/file, for MLflow models:/name@alias"
+    )
+
+
+def _packaged() -> list[Path]:
+    directory = Path(str(resources.files("ghn.pretrained")))
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _from_hub(repository: str, file: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingDependencyError(
+            f"{file} is on the Hugging Face hub, which needs huggingface_hub: pip install ghn3-pipeline[hub]"
+        ) from None
+    try:
+        return Path(hf_hub_download(repository, file))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UnreachableError(
+            f"{file} of {repository} could not be had from the Hugging Face hub ({_first_line(error)}); "
+            f"if this machine is offline, download the file elsewhere and pass its path"
+        ) from error
+
+
+def _from_mlflow(uri: str) -> Path:
+    try:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise MissingDependencyError(
+            f"{uri} is in an MLflow registry, which needs mlflow: pip install ghn3-pipeline[pipeline]"
+        ) from None
+    try:
+        return Path(download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError, ConnectionError) as error:
+        raise UnreachableError(
+            f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says where the registry is"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
