@@ -9,8 +9,10 @@ resumes at any batch at no cost.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,11 @@ class ImageStream:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.table.classes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the source's fingerprint and the rows: the pixels themselves are not read for it."""
+        return hashlib.sha256(self.table.fingerprint().encode() + self.rows.tobytes()).hexdigest()
 
     def n_batches(self, batch_size: int, drop_last: bool = True) -> int:
         """Batches in an epoch (a lane drops or keeps its own last batch)."""
