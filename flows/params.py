@@ -115,12 +115,30 @@ def merge(tree: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
     """Writes the overlay of `profile` into params.yaml, comments kept, after checking that the result is valid."""
+    return set_params({}, profile, path)
+
+
+def set_params(values: Mapping[str, Any], profile: str | None = None, path: str | Path = PARAMS_FILE) -> Params:
+    """Writes `values` (by dotted name) over an optional profile into params.yaml, comments kept, if that is valid.
+
+    Raises:
+        ConfigError: as `load_params`.
+    """
     from ruamel.yaml import YAML
 
     from ghn.files import atomic_path
 
-    overlay = read_yaml(profile_path(profile))
-    params = validate(merge(read_yaml(path), overlay), f"{path} with {profile_path(profile)}")
+    overlay: dict[str, Any] = {}
+    source = str(path)
+    if profile is not None and profile != LAPTOP:
+        overlay = read_yaml(Path(path).parent / profile_path(profile))
+        source = f"{path} with {profile_path(profile)}"
+    for name, value in values.items():
+        nested: Any = value
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        overlay = merge(overlay, nested)
+    params = validate(merge(read_yaml(path), overlay), source)
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 120

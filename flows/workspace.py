@@ -1,0 +1,129 @@
+"""A checkout beside the tree for a run with other parameters, kept afterwards as a DVC experiment.
+
+Runs with parameters of their own must neither change the tree's params.yaml nor meet each other in its outputs. So each
+gets a git worktree at the current commit, which shares DVC's cache with the tree (unchanged stages are not computed
+again) and ends as an experiment: `dvc exp show`, `dvc exp apply` and `dvc exp branch` work on it as on any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.params import PARAMS_FILE, set_params
+from flows.tracking import DEFAULT_URI, SPOOL, tracking_uri
+from ghn.errors import GHNError
+from ghn.files import atomic_path
+
+
+class WorkspaceError(GHNError):
+    """A git or DVC command failed; its output is in the message."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A directory with dvc.yaml, and what a command there needs in its environment."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str) -> str:
+        """Runs a command there to its end and returns its output; raises WorkspaceError."""
+        result = subprocess.run(
+            command,
+            cwd=self.directory,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if result.returncode != 0:
+            raise WorkspaceError(f"{' '.join(command)} failed in {self.directory}:\n{result.stdout.strip()}")
+        return result.stdout.strip()
+
+    def dvc(self, *arguments: str) -> str:
+        """Runs DVC there."""
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+
+@contextmanager
+def experiment(
+    name: str,
+    overrides: Mapping[str, Any],
+    profile: str | None = None,
+    save: bool = True,
+    report: Callable[[str], None] = print,
+) -> Iterator[Workspace]:
+    """A worktree of HEAD with `profile` and `overrides` in its params.yaml; removed at the end.
+
+    Args:
+        name: of the experiment (letters, digits, `-`, `_`, `.`).
+        overrides: dotted names in params.yaml and their values.
+        profile: overlay that is applied first.
+        save: keep the result as DVC experiment `name`, replacing one of that name; only if the body ends without an
+            exception.
+        report: gets a line on what was kept.
+
+    Raises:
+        WorkspaceError: not in a git repository, or git or DVC refused.
+        ConfigError: a parameter is unknown or has a value that is not allowed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise WorkspaceError(f"experiment name {name!r}: only letters, digits, '-', '_' and '.'")
+    tree = Workspace(Path.cwd())
+    root = Path(tree.run("git", "rev-parse", "--show-toplevel"))
+    directory = root / ".dvc" / "tmp" / "workspaces" / name
+    # Without a server, MLflow's store is a file in the tree: it must outlive the workspace.
+    store = f"sqlite:///{root / DEFAULT_URI.removeprefix('sqlite:///')}" if tracking_uri() == DEFAULT_URI else None
+    environment = {"PYTHONPATH": str(directory)} | ({"MLFLOW_TRACKING_URI": store} if store else {})
+    workspace = Workspace(directory, environment)
+    _remove(tree, directory)
+    tree.run("git", "worktree", "add", "--detach", "--quiet", str(directory), "HEAD")
+    try:
+        if (local := root / ".dvc" / "config.local").exists():
+            shutil.copy(local, directory / ".dvc" / "config.local")
+        workspace.dvc("cache", "dir", "--local", tree.dvc("cache", "dir"))
+        workspace.dvc("checkout", "--allow-missing", "--quiet")
+        set_params(overrides, profile, directory / PARAMS_FILE)
+        yield workspace
+        if save:
+            report(workspace.dvc("exp", "save", "--force", "--name", name))
+    finally:
+        _keep_unsent(directory, root)
+        _remove(tree, directory)
+
+
+def _remove(tree: Workspace, directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+    tree.run("git", "worktree", "prune")
+
+
+def _keep_unsent(workspace: Path, root: Path) -> None:
+    """Logs that MLflow has not got yet move to the tree's spool, with the files that they name.
+
+    From there the next stage or `ghn mlflow sync` sends them.
+    """
+    for log in sorted((workspace / SPOOL).glob("*.jsonl")):
+        files = root / SPOOL / "files" / log.stem
+        lines = []
+        for line in log.read_text().splitlines():
+            op = json.loads(line)
+            if "path" in op and (source := workspace / op["path"]).exists():
+                kept = files / op["path"]
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, kept)
+                op["path"] = str(kept)
+            lines.append(json.dumps(op))
+        (root / SPOOL).mkdir(parents=True, exist_ok=True)
+        with atomic_path(root / SPOOL / log.name) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
