@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -67,9 +68,9 @@ def build(
         name: one of `available()`, or `timm/<name>`.
         num_classes: outputs of the class head.
         image_size: height and width, in pixels, of the images it will see. 224 leaves the network as its library makes
-            it (Inception takes 299 then). At most 64 gives it a small-image stem and leaves out the auxiliary heads of
-            GoogLeNet and Inception, which need larger maps; networks of timm are left as they are. The size is noted
-            in the network's `image_size`.
+            it (Inception takes 299 then, some of timm's another size). At most 64 gives it a small-image stem and
+            leaves out the auxiliary heads of GoogLeNet and Inception, which need larger maps; networks of timm are not
+            changed. The size is noted in the network's `image_size`.
         device: where the parameters go; "meta" initialises none and takes a tenth of a second.
 
     Raises:
@@ -82,15 +83,25 @@ def build(
         raise ConfigError(f"image_size={image_size}: images need at least 8 pixels on a side")
     constructor = _constructor(name)
     device = torch.device(device or torch.get_default_device())
-    with without_values() if device.type == "meta" else device:
-        try:
-            model = constructor(num_classes=num_classes, image_size=image_size)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if image_size == 224:
-                raise
-            raise ConfigError(f"{name} cannot be built for images of {image_size} pixels: {error}") from error
-    model.image_size = default_image_size(name) if image_size == 224 else image_size  # type: ignore[assignment]
+    try:
+        model = _construct(partial(constructor, num_classes=num_classes, image_size=image_size), device)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if image_size == 224:
+            raise
+        raise ConfigError(f"{name} cannot be built for images of {image_size} pixels: {error}") from error
+    if image_size != 224 or not name.startswith("timm/"):  # timm's networks describe their input themselves
+        model.image_size = default_image_size(name) if image_size == 224 else image_size  # type: ignore[assignment]
     return model.to(device)
+
+
+def _construct(constructor: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+    if device.type == "meta":
+        # A constructor that computes with its parameters (some of timm's) needs them real, and is slower.
+        with suppress(RuntimeError), without_values():
+            return constructor()
+        device = torch.device("cpu")
+    with device:
+        return constructor()
 
 
 def _constructor(name: str) -> Callable[..., nn.Module]:
@@ -139,8 +150,7 @@ def _timm_name(name: str) -> str:
 def _timm(name: str, num_classes: int, image_size: int) -> nn.Module:
     import timm
 
-    try:  # families with position embeddings or windows need to know the size, the others do not take it
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, img_size=image_size)
-    except TypeError:
-        model = timm.create_model(name, num_classes=num_classes)
-    return model
+    if image_size != 224:  # families with position embeddings or windows need to know, the others do not take it
+        with suppress(TypeError):
+            return timm.create_model(name, num_classes=num_classes, img_size=image_size)
+    return timm.create_model(name, num_classes=num_classes)

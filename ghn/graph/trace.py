@@ -1,15 +1,15 @@
 """The graph of any network, found by following one forward pass that computes nothing.
 
-The work is in four modules: `trace_record` sees the calls of the forward pass and notes what flows where,
-`trace_shapes` gives the shapes, `trace_reduce` keeps the operations that are primitives, `compat` bends the result into
-the graph that the released hypernetworks were trained with.
+The work is in five modules: `trace_inputs` makes up an input, `trace_record` sees the calls of the forward pass and
+notes what flows where, `trace_shapes` gives the shapes, `trace_reduce` keeps the operations that are primitives,
+`compat` bends the result into the graph that the released hypernetworks were trained with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from ghn.errors import TraceError
 from ghn.graph import compat
 from ghn.graph.graph import Graph
+from ghn.graph.trace_inputs import default_inputs
 from ghn.graph.trace_record import Recorder, tensors_of
 from ghn.graph.trace_reduce import reduce, with_linear_head
-
-BATCH_SIZE = 2
-"""Of the images made up for a network; more than one, so that a `squeeze` of the batch dimension does no harm."""
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible: bool = True) -> Graph:
@@ -36,8 +34,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible:
         model: any module. Wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel` are seen through;
             parameter names are those of `model.named_parameters()`.
         example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments. Only shapes and dtypes
-            matter. By default an input is made up from the first layer: images of the network's own size (its
-            `image_size`, timm's configuration, 299 for Inception, else 224), vectors, or token indices.
+            matter. By default an input is made up from the first layer (`default_inputs`).
         reference_compatible: True gives the graph that the released checkpoints know, quirks included (listed in
             `ghn.graph.compat`); False the graph as the rules have it.
 
@@ -45,18 +42,20 @@ def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible:
         TraceError: the forward pass fails on these inputs, or has control flow that depends on activations and the
             parameters are on the meta device.
     """
-    args, kwargs = _as_arguments(default_inputs(model) if example_inputs is None else example_inputs)
-    recorder, outputs = _record(model, args, kwargs, training=False)
-    missed = {name for name, _ in model.named_parameters()} - recorder.touched
-    if missed:
+    network = _Network(model)
+    if isinstance(network.inner, torch.jit.ScriptModule):
+        raise TraceError("a ScriptModule hides its operations; trace the module that it was compiled from")
+    candidates = default_inputs(network.inner) if example_inputs is None else [example_inputs]
+    inputs, recorder, outputs = _first_that_fits(network, candidates)
+    if missed := network.params.keys() - recorder.touched:
         with contextlib.suppress(TraceError):
-            training = _record(model, args, kwargs, training=True)
+            training = _record(network, inputs, training=True)
             if missed & training[0].touched:
                 recorder, outputs = training
     operations = recorder.operations
     if reference_compatible:
         operations = compat.adapt_operations(operations)
-    graph = reduce(operations, outputs, type(unwrap(model)).__name__)
+    graph = reduce(operations, outputs, network.name)
     return with_linear_head(compat.adapt_graph(graph) if reference_compatible else graph)
 
 
@@ -73,77 +72,83 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def shape_propagation(model: nn.Module, *inputs: Tensor) -> Any:
     """The outputs of `model` on meta tensors, as meta tensors, without computing anything."""
-    with torch.no_grad(), Recorder(model.named_parameters(), model.buffers()):
+    network = _Network(model)
+    with torch.no_grad(), Recorder(network.params, network.buffers):
         return model(*inputs)
 
 
-def default_inputs(model: nn.Module) -> Tensor:
-    """A meta tensor that fits the first layer of `model`.
+class _Network:
+    """A module and what a trace asks of it again and again.
 
-    Raises:
-        TraceError: the first layer with parameters is of no type that tells the input's shape.
+    Attributes:
+        inner: the module without wrappers; the one that runs.
+        name: of its class.
+        modules: all of them, the wrappers too.
+        params: by name; a shared one once, under its first name.
+        buffers: all of them.
     """
-    model = unwrap(model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            size = _image_size(model)
-            return torch.empty(BATCH_SIZE, module.in_channels, *size, dtype=dtype, device="meta")
-        if isinstance(module, nn.Linear):
-            return torch.empty(BATCH_SIZE, module.in_features, dtype=dtype, device="meta")
-        if isinstance(module, nn.Embedding):
-            return torch.empty(BATCH_SIZE, 16, dtype=torch.int64, device="meta")
-    raise TraceError(f"{type(model).__name__}: cannot tell what its input looks like; pass example_inputs")
+
+    def __init__(self, model: nn.Module):
+        self.inner = unwrap(model)
+        self.name = type(self.inner).__name__
+        named = list(model.named_modules())
+        self.modules = [module for _, module in named]
+        self.buffers = [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
+        self.params: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for prefix, module in named:
+            for name, param in module._parameters.items():
+                if param is not None and id(param) not in seen:
+                    seen.add(id(param))
+                    self.params[f"{prefix}.{name}" if prefix else name] = param
 
 
-def _image_size(model: nn.Module) -> tuple[int, int]:
-    """Height and width of the images that `model` is made for."""
-    size: Any = getattr(model, "image_size", None)
-    if size is None and isinstance(config := getattr(model, "pretrained_cfg", None), Mapping):
-        size = config.get("input_size")  # timm
-    if size is None:
-        size = 299 if type(model).__name__ == "Inception3" else 224
-    if isinstance(size, int):
-        return size, size
-    return int(size[-2]), int(size[-1])
+_Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
 
 
-def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(inputs: Any) -> _Inputs:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
-def _record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
-) -> tuple[Recorder, list[int]]:
-    """Runs `model` under a recorder: on meta tensors, or, if its control flow needs values, for real."""
+def _first_that_fits(network: _Network, candidates: Sequence[Any]) -> tuple[_Inputs, Recorder, list[int]]:
+    """Records the eval-mode pass on the first of `candidates` that the network takes."""
+    for candidate in candidates[:-1]:
+        with contextlib.suppress(TraceError):
+            return _arguments(candidate), *_record(network, _arguments(candidate), training=False)
+    inputs = _arguments(candidates[-1])
+    return inputs, *_record(network, inputs, training=False)
+
+
+def _record(network: _Network, inputs: _Inputs, training: bool) -> tuple[Recorder, list[int]]:
+    """Runs the network under a recorder: on meta tensors, or, if its control flow needs values, for real."""
     try:
-        return _run(model, args, kwargs, training, symbolic=True)
+        return _run(network, inputs, training, symbolic=True)
     except Exception as symbolic_error:
-        values = all(not tensor.is_meta for tensor in model.parameters())
-        try:
-            if not values:
-                raise
-            return _run(model, args, kwargs, training, symbolic=False)
-        except Exception as error:
-            shapes = [tuple(tensor.shape) for tensor in tensors_of((args, kwargs))]
-            raise TraceError(
-                f"{type(unwrap(model)).__name__} fails on inputs of shape {', '.join(map(str, shapes))}: {error}; "
-                "pass example_inputs that its forward accepts"
-            ) from symbolic_error
+        error: Exception = symbolic_error
+        advice = "pass example_inputs that its forward takes"
+        if any(param.is_meta for param in network.params.values()):
+            advice += ", and give it real parameters if its control flow depends on values"
+        else:
+            try:
+                return _run(network, inputs, training, symbolic=False)
+            except Exception as real_error:
+                error = real_error
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))
+        raise TraceError(f"{network.name} fails on inputs of shape {shapes}: {error}; {advice}") from error
 
 
-def _run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, symbolic: bool
-) -> tuple[Recorder, list[int]]:
-    recorder = Recorder(model.named_parameters(), model.buffers(), symbolic)
-    device = torch.device("meta") if symbolic else next((p.device for p in model.parameters()), torch.device("cpu"))
-    args, kwargs = _placed(args, device), _placed(kwargs, device)
+def _run(network: _Network, inputs: _Inputs, training: bool, symbolic: bool) -> tuple[Recorder, list[int]]:
+    recorder = Recorder(network.params, network.buffers, symbolic)
+    devices = [param.device for param in network.params.values()]
+    device = torch.device("meta") if symbolic or not devices else devices[0]
+    args, kwargs = _placed(inputs, device)
     for tensor in tensors_of((args, kwargs)):
         recorder.mark_input(tensor)
-    with _undisturbed(model, training, keep_buffers=not symbolic), _eager(), torch.no_grad(), recorder:
-        result = unwrap(model)(*args, **kwargs)
+    with _undisturbed(network, training, keep_values=not symbolic), _eager(), torch.no_grad(), recorder:
+        result = network.inner(*args, **kwargs)
     outputs = dict.fromkeys(source for t in tensors_of(result) if (source := recorder.source(t)) is not None)
     return recorder, list(outputs)
 
@@ -162,21 +167,23 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module, training: bool, keep_buffers: bool) -> Iterator[None]:
-    """Puts `model` in the mode asked for, and back as it was: modes, and which tensors are its buffers."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()] if keep_buffers else []
+def _undisturbed(network: _Network, training: bool, keep_values: bool) -> Iterator[None]:
+    """Puts the network in the mode asked for, and afterwards every module back as it was.
+
+    That is: modes, which tensors are its buffers, and what a forward pass may keep on `self` (tables of anchors or
+    rotations, made for the device of the input), so that no meta tensor stays behind.
+    """
+    attributes = [(module.__dict__, dict(module.__dict__)) for module in network.modules]
+    buffers = [(module._buffers, dict(module._buffers)) for module in network.modules if module._buffers]
+    values = [(buffer, buffer.clone()) for buffer in network.buffers] if keep_values else []
     try:
-        for module in modules:
+        for module in network.modules:
             module.training = training
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for module, tensors in buffers:
-            module._buffers.update(tensors)
+        for current, before in (*attributes, *buffers):
+            current.clear()
+            current.update(before)
         for buffer, value in values:
             buffer.copy_(value)
 

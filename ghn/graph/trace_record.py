@@ -8,7 +8,7 @@ meta twins as soon as they are touched, so that nothing is computed and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,12 +91,12 @@ class Recorder(TorchFunctionMode):
         touched: names of the parameters that the pass used, whether or not they make a node.
     """
 
-    def __init__(self, params: Iterable[tuple[str, Tensor]], buffers: Iterable[Tensor] = (), symbolic: bool = True):
+    def __init__(self, params: Mapping[str, Tensor], buffers: Iterable[Tensor] = (), symbolic: bool = True):
         super().__init__()
         self.symbolic = symbolic
         self.operations = [Operation("input", [])]
         self.touched: set[str] = set()
-        self._params = {id(param): (name, tuple(param.shape)) for name, param in params}
+        self._params = {id(param): (name, tuple(param.shape)) for name, param in params.items()}
         self._shapes = dict(self._params.values())
         self._registered = self._params.keys() | {id(buffer) for buffer in buffers}
         self._source: dict[int, int] = {}  # tensor -> operation
@@ -117,16 +117,18 @@ class Recorder(TorchFunctionMode):
         result: Any = NotImplemented
         if self.symbolic and (shape := SHAPE_RULES.get(func)) is not None and self._is_symbolic(args):
             result = shape(*args, **kwargs)
+        involved: list[Tensor] | None = None
         if result is NotImplemented:
-            result = self._run(func, args, kwargs)
+            involved = tensors_of((args, kwargs) if kwargs else args)
+            result = self._run(func, args, kwargs, involved)
         if (record := RECORD_RULES.get(func)) is not None:
             record(self, result, *args, **kwargs)
         elif func in _CONSTANTS:
             return result
         elif isinstance(result, (Tensor, tuple, list)):
-            self.pass_on(result, args, kwargs, product=func in _PRODUCTS)
+            self.pass_on(result, tensors_of(args) if involved is None else involved, product=func in _PRODUCTS)
         elif func is Tensor.__setitem__:
-            self.pass_on(args[0], args, kwargs)
+            self.pass_on(args[0], tensors_of(args))
         else:
             return result
         if func is Tensor.__setitem__ or (isinstance(result, Tensor) and args and result is args[0]):
@@ -178,11 +180,17 @@ class Recorder(TorchFunctionMode):
             self._source[id(tensor)] = operation
         self._alive.append(result)
 
-    def pass_on(self, result: Any, args: Any, kwargs: Any = None, product: bool = False) -> None:
-        """Tags the result of an operation that makes no node: with the one source of its data, or as a junction."""
+    def pass_on(self, result: Any, involved: Iterable[Any], product: bool = False) -> None:
+        """Tags the result of an operation that makes no node: with the one source of its data, or as a junction.
+
+        Args:
+            result: a tensor or a nest of them.
+            involved: what the operation takes; all but tensors is ignored.
+            product: the operation multiplies its tensors, which makes a softmax among them an attention.
+        """
         sources: dict[int, None] = {}
         names: dict[str, None] = {}
-        for tensor in tensors_of((args, kwargs) if kwargs else args):
+        for tensor in involved:
             if (source := self._source.get(id(tensor))) is not None:
                 sources[source] = None
             elif (known := self._params.get(id(tensor))) is not None:
@@ -232,15 +240,17 @@ class Recorder(TorchFunctionMode):
             first = first[0] if first else None
         return isinstance(first, Tensor) and (first.is_meta or id(first) in self._registered)
 
-    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], involved: list[Tensor]
+    ) -> Any:
         """Runs `func` by PyTorch's kernel: on meta twins if any tensor is a meta tensor or the network's own.
 
         Arithmetic among constants that the forward pass makes itself (position indices, masks) stays real.
         """
         if not self.symbolic:
             return func(*args, **kwargs)
-        involved = list(tensors_of((args, kwargs)))
-        if not any(tensor.is_meta or id(tensor) in self._registered for tensor in involved):
+        real = [tensor for tensor in involved if not tensor.is_meta]
+        if len(real) == len(involved) and not any(id(tensor) in self._registered for tensor in real):
             return func(*args, **kwargs)
         if func in _VALUE_QUERIES and not args[0].is_meta:
             return func(*args, **kwargs)
@@ -248,6 +258,8 @@ class Recorder(TorchFunctionMode):
             args, kwargs = _without_device(args, kwargs)
             func = Tensor.to if args[1:] or kwargs else Tensor.view_as
             args = args if args[1:] or kwargs else (args[0], args[0])
+        if not real:
+            return func(*args, **kwargs)
         return func(*self._to_meta(args), **self._to_meta(kwargs))
 
     def _to_meta(self, value: Any) -> Any:
@@ -278,19 +290,28 @@ class Recorder(TorchFunctionMode):
             self.tag(base, self.add("junction", [before, operation]))
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of lists, tuples, dictionaries and objects with fields, in order."""
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in a nest of lists, tuples, dictionaries and dataclasses, in order."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from tensors_of(item)
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif item is not None and not isinstance(item, (int, float, str)):
+                _collect(item, found)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from tensors_of(item)
+            _collect(item, found)
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
-            yield from tensors_of(getattr(value, name))
+            _collect(getattr(value, name), found)
 
 
 def _without_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -380,7 +401,7 @@ def _add(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
     data, constant = (input, other) if sources[1] is None else (other, input)
     if rec.source(data) is not None and isinstance(constant, Tensor):
         name = rec.param(constant)
-        if name and _is_positional(rec.param_shape(name), data.dim()):
+        if name and _is_positional(rec.param_shape(name), constant, data):
             position = rec.add("pos_enc", [], name, _pos_enc_shape(rec.param_shape(name)))
             rec.tag(out, rec.add("sum", [rec.source(data), position]))
             return
@@ -390,10 +411,11 @@ def _add(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
 rule(torch.add, Tensor.add, Tensor.__add__, Tensor.add_, Tensor.__iadd__)(_add)
 
 
-def _is_positional(shape: tuple[int, ...], n_dims: int) -> bool:
-    """Whether a parameter added to activations of `n_dims` dimensions has one vector per position, for the batch."""
-    if len(shape) == 2:  # (T, C) added to (B, T, C); in four dimensions it would be a bias of attention scores
-        return n_dims == 3 and min(shape) > 1
+def _is_positional(shape: tuple[int, ...], added: Tensor, data: Tensor) -> bool:
+    """Whether a parameter of `shape`, added to `data` as `added`, has one vector per position, for the whole batch."""
+    if len(shape) == 2:  # (T, C), or its first rows, added to (B, T, C)
+        rows, columns = added.shape[-2:] if added.dim() > 1 else (0, 0)
+        return data.dim() == 3 and 1 < rows <= shape[0] and 1 < columns == shape[1]
     return len(shape) in (3, 4) and shape[0] == 1 and sum(size > 1 for size in shape) >= 2
 
 
@@ -437,7 +459,7 @@ def _cat(rec: Recorder, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
     if len(sources) > 1:
         rec.tag(out, rec.add("concat", sources))
     else:
-        rec.pass_on(out, tensors)
+        rec.pass_on(out, tensors_of(tensors))
 
 
 def _max_pool(rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any) -> None:

@@ -153,22 +153,14 @@ rule(
     F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.gelu, F.logsigmoid, F.softplus, F.tanhshrink,
     F.sigmoid, F.tanh, F.softsign,
 )(_like)  # fmt: skip
-rule(F.relu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.relu6, F.selu)(_like_or_same)
+rule(
+    F.relu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.relu6, F.selu, F.leaky_relu, F.elu, F.hardtanh, F.celu,
+)(_like_or_same)  # fmt: skip
 rule(torch.relu_, Tensor.relu_, torch.sigmoid_, Tensor.sigmoid_, Tensor.tanh_)(_same)
 
 
 @rule(F.dropout, F.dropout2d)
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    return input if inplace else _like(input)
-
-
-@rule(F.leaky_relu, F.elu)
-def _relu_with_slope(input: Tensor, slope: float = 0.0, inplace: bool = False) -> Any:
-    return input if inplace else _like(input)
-
-
-@rule(F.hardtanh)
-def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
     return input if inplace else _like(input)
 
 
@@ -271,3 +263,23 @@ def _multi_head_attention(
     batch = query.shape[1:2] if query.dim() == 3 else ()
     heads = () if average_attn_weights else (num_heads,)
     return _like(query), _new(query, (*batch, *heads, query.shape[0], key.shape[0]))
+
+
+@rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def _recurrent(
+    input: Tensor,
+    hidden: Any,
+    params: Any,
+    has_biases: Any = None,
+    num_layers: Any = None,
+    dropout: Any = None,
+    train: Any = None,
+    bidirectional: Any = None,
+    batch_first: Any = None,
+) -> Any:
+    """PyTorch's meta kernel unrolls the time steps: seconds. Packed sequences have another signature."""
+    if not isinstance(params, (list, tuple)) or batch_first is None:
+        return NotImplemented
+    states = hidden if isinstance(hidden, (list, tuple)) else (hidden,)
+    features = states[0].shape[-1] * (2 if bidirectional else 1)
+    return (_new(input, (*input.shape[:-1], features)), *(_like(state) for state in states))
