@@ -96,7 +96,8 @@ def nearest_index(steps: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
     end, which stands for all that is larger; entry 0 is `len(steps)`, the index of "no shape".
     """
     size = np.arange(largest + 2)
-    index: NDArray[np.int64] = np.abs(size[:, None] - steps[None, :]).argmin(axis=1).astype(np.int64)
+    middle = (steps[1:] + steps[:-1]) / 2
+    index: NDArray[np.int64] = np.searchsorted(middle, size).astype(np.int64)
     index[0] = len(steps)
     index[largest + 1] = len(steps) - 1
     return index

@@ -80,7 +80,13 @@ class Attention(nn.Module):
         q_BHNd, k_BHNd, v_BHNd = qkv.permute(2, 0, 3, 1, 4)
         if edge_BHNN is not None:
             edge_BHNN = edge_BHNN.to(q_BHNd.dtype)  # under autocast
-        m_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd, attn_mask=edge_BHNN)
+        if edge_BHNN is not None and edge_BHNN.requires_grad:
+            # No fused kernel has a gradient for the edge term, and PyTorch's fallback guards against rows without any
+            # finite logit, which do not occur: every node sees the input.
+            logit_BHNN = (q_BHNd * (d // self.heads) ** -0.5) @ k_BHNd.mT + edge_BHNN
+            m_BHNd = torch.softmax(logit_BHNN, dim=-1) @ v_BHNd
+        else:
+            m_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd, attn_mask=edge_BHNN)
         out_BND: Tensor = self.out(m_BHNd.transpose(1, 2).reshape(b, n, d))
         return out_BND
 
