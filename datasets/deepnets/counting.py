@@ -74,7 +74,7 @@ def count_parameters(table: ArchitectureTable, scaling: Scaling) -> Counts:
     rows = np.arange(len(table))
     for cell in range(int(n_cells.max(initial=0))):
         exists = cell < n_cells
-        reduction = ((cell == n_cells // 3) | (cell == 2 * n_cells // 3)) & (cell > 0)
+        reduction = np.logical_or(n_cells // 3 == cell, 2 * n_cells // 3 == cell) if cell else np.zeros_like(exists)
         width = np.where(reduction & exists, width * multiple, width)
         kind = reduction.astype(np.intp)
         cost = square[rows, kind] * width**2 + linear[rows, kind] * width + halves[rows, kind] * (3 * width // 2)
@@ -92,7 +92,8 @@ def _classifier(
         8 if scaling.large else 2,
         (scaling.imagenet_stride if scaling.large else 1) * (1 + table.stem_pool.astype(np.int64)),
     )
-    reductions = np.minimum(n_cells // 3, 1) + np.minimum(2 * n_cells // 3 - n_cells // 3, 1)
+    third, two_thirds = n_cells // 3, 2 * n_cells // 3
+    reductions = np.minimum(third, 1) + np.minimum(two_thirds - third, 1)
     grid = np.where(vit, scaling.patch_grid, scaling.image_size // (stride << reductions))
     features = np.where(table.glob_avg, features, features * grid**2)
     layers = table.fc_layers.astype(np.int64)

@@ -1,0 +1,250 @@
+"""Generates splits of DeepNets-1M, shard by shard, on any number of workers.
+
+Shards wait in `.<split>.shards/<fingerprint>/` next to the split's files until all are there; then they are written
+into the two files of the split in order and removed. A run that was killed finds the shards that are complete and
+makes the missing ones; the fingerprint of everything a shard depends on keeps those of other settings apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from joblib import Parallel, delayed
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from tqdm import tqdm
+
+from datasets.deepnets.rules import PUBLISHED, SplitRules, rules_of
+from datasets.deepnets.shard import Shard, generate_shard, hexadecimal
+from datasets.deepnets.store import FORMAT_VERSION, Block, Header, Split, open_split, paths_of, write_split, writing
+from ghn.errors import DamagedFileError, GHNError
+
+
+class GenerateConfig(BaseModel):
+    """Section `generate` of params.yaml.
+
+    Attributes:
+        shard_size: architectures per shard: what a worker makes at a time and at most loses when it is killed.
+        splits: what differs from the published rules by split (`rules.SplitRules`); other names define new splits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shard_size: int = Field(default=5000, ge=1, le=100_000, description="architectures a worker makes at a time")
+    splits: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="per split what differs from its published rules; new names are new splits"
+    )
+
+    @field_validator("splits")
+    @classmethod
+    def _check(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, fields in splits.items():
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"{name!r} cannot be the name of a split: letters, digits, - and _ only")
+            _merged(name, fields)
+        return splits
+
+    def rules(self) -> dict[str, SplitRules]:
+        """The rules of all splits, published and user-defined."""
+        return {**PUBLISHED, **{name: _merged(name, fields) for name, fields in self.splits.items()}}
+
+
+def _merged(name: str, fields: dict[str, Any]) -> SplitRules:
+    base = PUBLISHED[name].model_dump() if name in PUBLISHED else {"seed": _seed_of(name)}
+    return SplitRules.model_validate({**base, **fields})
+
+
+def _seed_of(name: str) -> int:
+    """A stream of its own for a user-defined split."""
+    return 1000 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+class MapShards(Protocol):
+    """Applies a function to items on workers and yields the results in any order, as `flows.fanout.fan_out` does."""
+
+    def __call__(self, function: Callable[[int], int], items: Iterable[int], /) -> Iterator[int]:
+        """Yields `function(item)` for every item."""
+
+
+def on_this_machine(workers: int) -> MapShards:
+    """Workers by joblib; with one, in this process."""
+
+    def apply(function: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
+        items = list(items)
+        results = Parallel(n_jobs=workers, return_as="generator_unordered")(delayed(function)(i) for i in items)
+        yield from tqdm(results, total=len(items), desc="shards", unit="shard", mininterval=1.0)
+
+    return apply
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run did.
+
+    Attributes:
+        split: the split, open.
+        shards: shards in all.
+        made: of these, made in this run; the others were there.
+    """
+
+    split: Split
+    shards: int
+    made: int
+
+
+def generate_split(
+    directory: str | Path,
+    split: str,
+    config: GenerateConfig | None = None,
+    seed: int = 1,
+    map_shards: MapShards | None = None,
+) -> Generated:
+    """Generates a split, or finishes one that was interrupted. A split that is there already is left as it is.
+
+    Args:
+        directory: where the files go.
+        split: its name.
+        config: rules and shard size.
+        seed: of the pipeline.
+        map_shards: who makes the shards; by default this process.
+
+    Raises:
+        ConfigError: no rules for `split`.
+        GHNError: another process is writing this split, or the disk is full.
+        DamagedFileError: a shard is damaged.
+    """
+    directory, config = Path(directory), config or GenerateConfig()
+    all_rules = config.rules()
+    rules = rules_of(split, all_rules)
+    n_shards = -(-rules.size // config.shard_size)
+    with _locked(directory, split):
+        forbidden = disjoint_hashes(directory, rules.disjoint_from, all_rules, seed, config.shard_size)
+        header = Header(
+            split=split, origin="generated", seed=seed, rules=rules.model_dump(mode="json"),
+            shard_size=config.shard_size, n_graphs=rules.size,
+            width_factor=rules.width_factor, width_factor_large=rules.width_factor_large,
+        )  # fmt: skip
+        fingerprint = _fingerprint(header, forbidden)
+        if (existing := _existing(directory, split)) is not None and _fingerprint(existing.header, forbidden) == (
+            fingerprint
+        ):
+            return Generated(existing, n_shards, 0)
+        shards = directory / f".{split}.shards" / fingerprint
+        make = partial(_make, shards, rules, seed, config.shard_size, frozenset(forbidden))
+        missing = [k for k in range(n_shards) if not _shard_path(shards, k).exists()]
+        for _ in (map_shards or on_this_machine(1))(make, missing):
+            pass
+        with writing(shards):
+            _merge(directory, header, shards, n_shards)
+        shutil.rmtree(shards.parent)
+    return Generated(open_split(directory, split), n_shards, len(missing))
+
+
+def _shard_path(shards: Path, index: int) -> Path:
+    return shards / f"{index:05d}.npz"
+
+
+def _make(shards: Path, rules: SplitRules, seed: int, shard_size: int, forbidden: frozenset[str], index: int) -> int:
+    """Makes shard `index`; runs in a worker."""
+    size = min(shard_size, rules.size - index * shard_size)
+    path = _shard_path(shards, index)
+    shard = generate_shard(rules, seed, index, size, forbidden)
+    with writing(path):
+        shard.save(path)
+    return index
+
+
+def _merge(directory: Path, header: Header, shards: Path, n_shards: int) -> None:
+    rejected: Counter[str] = Counter()
+    redrawn: list[str] = []
+    for k in range(n_shards):
+        notes = Shard.load_notes(_shard_path(shards, k))
+        rejected.update(notes.rejected)
+        redrawn += notes.redrawn
+    header = header.model_copy(update={"rejected": dict(sorted(rejected.items())), "redrawn": tuple(redrawn)})
+
+    def blocks() -> Iterator[Block]:
+        for k in tqdm(range(n_shards), desc=f"writing {header.split}", unit="shard", mininterval=1.0):
+            shard = Shard.load(_shard_path(shards, k))
+            yield Block(shard.code, shard.graphs, shard.hashes, shard.n_params, shard.checksums)
+
+    write_split(directory, header, blocks())
+
+
+def disjoint_hashes(
+    directory: Path, splits: tuple[str, ...], rules: dict[str, SplitRules], seed: int, shard_size: int
+) -> dict[str, str]:
+    """Canonical hashes of all architectures of `splits`, each with the id of one that has it.
+
+    Generated splits are drawn afresh from their rules, which takes a second and makes no split wait for another;
+    imported ones are read from `directory`.
+
+    Raises:
+        ConfigError: no rules for a split.
+    """
+    hashes: dict[str, str] = {}
+    for name in splits:
+        existing = _existing(directory, name)
+        if existing is not None and existing.header.origin == "imported":
+            keys = [raw.hex() for raw in existing.metadata(["hash"])["hash"].to_pylist()]
+        else:
+            its = rules_of(name, rules)
+            keys = []
+            for k in range(-(-its.size // shard_size)):
+                shard = generate_shard(its, seed, k, min(shard_size, its.size - k * shard_size))
+                keys += hexadecimal(shard.hashes)
+        for i, key in enumerate(keys):
+            hashes.setdefault(key, f"deepnets1m/{name}/{i}")
+    return hashes
+
+
+def _existing(directory: Path, split: str) -> Split | None:
+    if not all(path.exists() for path in paths_of(directory, split)):
+        return None
+    try:
+        return open_split(directory, split)
+    except DamagedFileError:
+        return None  # to be made again
+
+
+def _fingerprint(header: Header, forbidden: Iterable[str]) -> str:
+    """Of everything that the shards depend on."""
+    fields = {
+        "version": FORMAT_VERSION,
+        "split": header.split,
+        "origin": header.origin,
+        "seed": header.seed,
+        "rules": header.rules,
+        "shard_size": header.shard_size,
+        "forbidden": sorted(forbidden),
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(directory: Path, split: str) -> Iterator[None]:
+    """Keeps a second writer of the same split out; the lock goes with its process, however that ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f".{split}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except BlockingIOError:
+            held = False
+        if not held:  # or the writer that held it has just removed it
+            raise GHNError(f"{path}: another process is writing split {split!r} in {directory}; wait for it or stop it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

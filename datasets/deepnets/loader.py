@@ -1,0 +1,287 @@
+"""Meta-batches of training architectures: graphs as padded tensors, networks on the meta device, widths drawn.
+
+A meta-batch is a function of (seed, step), so training resumes at any step, and ranks and loader workers agree without
+talking. The train split is shuffled anew each epoch and cut into meta-batches; one whose graphs hold too many nodes is
+left out, so that memory stays bounded (Knyazev et al., 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.deepnets.network import Network
+from datasets.deepnets.scaling import LARGE_IMAGE, Scaling
+from datasets.deepnets.search_space import Architecture
+from datasets.deepnets.store import Split
+from ghn.errors import ConfigError
+from ghn.graph import GraphBatch
+
+CHANNEL_STEP, FC_STEP = 16, 64
+
+
+class MetaBatchConfig(BaseModel):
+    """How networks are sized in training.
+
+    Attributes:
+        channels: least and most width C, in steps of 16.
+        fc_dim: least and most width of the classifier's hidden layers, in steps of 64.
+        wider_nets: the rule of GHN-3, which narrows fewer networks than that of GHN-2 and, on large images, sometimes
+            takes a stem of stride 2 instead of 4.
+        max_nodes: most nodes in a meta-batch of up to 8 architectures, proportionally more in a larger one; no bound
+            for single architectures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: tuple[int, int] = Field(default=(32, 128), description="least and most width C, in steps of 16")
+    fc_dim: tuple[int, int] = Field(default=(64, 512), description="least and most hidden width, in steps of 64")
+    wider_nets: bool = Field(default=True, description="the wider networks of GHN-3 (false: GHN-2's rule)")
+    max_nodes: int = Field(default=2200, gt=0, description="nodes per 8 architectures of a meta-batch")
+
+    @model_validator(mode="after")
+    def _check(self) -> MetaBatchConfig:
+        low, high = self.channels
+        if low <= 0 or low % 8 or high < low:
+            raise ValueError(f"channels must be an increasing pair, the first a multiple of 8, is {[low, high]}")
+        if not 0 < self.fc_dim[0] <= self.fc_dim[1]:
+            raise ValueError(f"fc_dim must be an increasing pair of positive numbers, is {list(self.fc_dim)}")
+        return self
+
+
+class Networks(Sequence[nn.Module]):
+    """Networks on the meta device, each built when it is first asked for: a loader's workers need not send modules."""
+
+    def __init__(self, architectures: Sequence[Architecture], scalings: Sequence[Scaling]) -> None:
+        self.architectures, self.scalings = tuple(architectures), tuple(scalings)
+        self._built: dict[int, nn.Module] = {}
+
+    def __len__(self) -> int:
+        return len(self.architectures)
+
+    @overload
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[nn.Module]: ...
+
+    def __getitem__(self, index: int | slice) -> nn.Module | Sequence[nn.Module]:
+        if isinstance(index, slice):
+            return Networks(self.architectures[index], self.scalings[index])
+        index = range(len(self))[index]
+        if index not in self._built:
+            scaling = self.scalings[index]
+            self._built[index] = Network(
+                self.architectures[index], scaling.channels, scaling.fc_dim, scaling.num_classes, scaling.image_size,
+                scaling.imagenet_stride, device="meta",
+            )  # fmt: skip
+        return self._built[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_built": {}}
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """Architectures for one step.
+
+    Attributes:
+        graphs: their graphs, padded.
+        networks: in the same order, networks without parameters of their own.
+        index: their indices in the split.
+    """
+
+    graphs: GraphBatch
+    networks: Sequence[nn.Module]
+    index: tuple[int, ...]
+
+    def pin_memory(self) -> MetaBatch:
+        """The same with the graphs' tensors in page-locked memory (called by a `DataLoader`)."""
+        return MetaBatch(self.graphs.pin_memory(), self.networks, self.index)
+
+
+class MetaBatches(Dataset[MetaBatch]):
+    """Meta-batch number `step` is `self[step]`, without end.
+
+    Args:
+        split: the architectures.
+        size: architectures per meta-batch, over all ranks.
+        num_classes: of the networks.
+        image_size: in pixels.
+        seed: of the pipeline.
+        rank: this process among `world`; it gets size / world of each meta-batch.
+        world: number of processes.
+        config: how networks are sized.
+
+    Raises:
+        ConfigError: `size` is not a multiple of `world` or larger than the split, or no meta-batch is small enough.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        num_classes: int = 10,
+        image_size: int = 32,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        config: MetaBatchConfig | None = None,
+    ) -> None:
+        self.split, self.size, self.seed, self.rank, self.world = split, size, seed, rank, world
+        self.config = config or MetaBatchConfig()
+        self.base = Scaling(num_classes=num_classes, image_size=image_size)
+        self.n_nodes = split.n_nodes.astype(np.int64)
+        if size % world or size > len(split):
+            raise ConfigError(
+                f"a meta-batch of {size} must divide among {world} processes and fit split {split.name!r} "
+                f"of {len(split)} architectures"
+            )
+        self._before = [0]  # number of meta-batches before each epoch, as far as known
+        self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Most nodes in a meta-batch."""
+        return self.config.max_nodes * max(8, self.size) // 8 if self.size > 1 else None
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """(B, size) the meta-batches of an epoch."""
+        if self._cut_epoch is None or self._cut_epoch[0] != epoch:
+            self._cut_epoch = epoch, self._cut(epoch)
+        return self._cut_epoch[1]
+
+    def _cut(self, epoch: int) -> NDArray[np.int64]:
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.split))
+        batches = order[: len(order) // self.size * self.size].reshape(-1, self.size)
+        if self.budget is not None:
+            batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
+        if not len(batches):
+            raise ConfigError(
+                f"no meta-batch of {self.size} from split {self.split.name!r} has at most {self.budget} nodes; raise "
+                "max_nodes or take fewer architectures"
+            )
+        return batches
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """(size,) the architectures of all ranks at a step."""
+        while self._before[-1] <= step:
+            self._before.append(self._before[-1] + len(self._epoch(len(self._before) - 1)))
+        epoch = int(np.searchsorted(self._before, step, side="right")) - 1
+        indices: NDArray[np.int64] = self._epoch(epoch)[step - self._before[epoch]]
+        return indices
+
+    def share(self, indices: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Positions of this rank's architectures: dealt out by size, back and forth, so that ranks work alike."""
+        by_size = np.argsort(-self.n_nodes[indices], kind="stable")
+        rounds = by_size.reshape(-1, self.world)
+        rounds[1::2] = rounds[1::2, ::-1]
+        return np.sort(rounds[:, self.rank])
+
+    def __getitem__(self, step: int) -> MetaBatch:
+        indices = self.indices(step)
+        rng = np.random.default_rng([self.seed, 1, step])
+        drawn = rng.random((self.size, 3))
+        graphs, architectures, scalings = [], [], []
+        share = self.share(indices)
+        for position in share.tolist():
+            index = int(indices[position])
+            architecture = self.split[index]
+            scaling = self._scaling(architecture, int(self.split.n_params[index, self._column]), *drawn[position])
+            architectures.append(architecture)
+            scalings.append(scaling)
+            graphs.append(self.split.scaled_graph(index, scaling))
+        batch = GraphBatch.from_graphs(graphs)
+        for graph in graphs:
+            graph.__dict__.pop("distance", None)  # it is in the batch; sending it twice costs more than the rest
+        return MetaBatch(batch, Networks(architectures, scalings), tuple(indices[share].tolist()))
+
+    @property
+    def _column(self) -> int:
+        """Which parameter count the width rule looks at; GHN-3 takes that at 32 pixels for both image sizes."""
+        return int(self.base.image_size > LARGE_IMAGE and not self.config.wider_nets)
+
+    def _scaling(self, architecture: Architecture, n_params: int, u: float, v: float, w: float) -> Scaling:
+        """Draws the width: large networks stay narrow.
+
+        Args:
+            architecture: the network.
+            n_params: its parameters at C = 32 and 10 classes.
+            u: uniform in [0, 1), for the width.
+            v: the same, for the classifier's width.
+            w: the same, for the stride of the stem.
+        """
+        config, wider, millions = self.config, self.config.wider_nets, n_params / 1e6
+        widths = range(config.channels[0], config.channels[1] + 1, CHANNEL_STEP)
+        fc_dims = range(config.fc_dim[0], config.fc_dim[1] + 1, FC_STEP)
+        n_cells = architecture.n_cells
+        dense = not architecture.genotype.operations.isdisjoint(("conv_5x5", "conv_7x7"))
+        n_fc = 4
+        if millions > (2.0 if wider else 0.8) or not architecture.glob_avg or dense or n_cells > (14 if wider else 12):
+            n_widths = 1
+        elif millions > 0.4 or n_cells > 10:
+            n_widths = 4 if wider else 2
+        elif millions > 0.2 or n_cells > 8:
+            n_widths = 5 if wider else 3
+        else:
+            n_widths = len(widths)
+        channels = widths[int(u * min(n_widths, len(widths)))]
+        if n_widths == len(widths) and channels <= 64:
+            n_fc = len(fc_dims)
+        small_stride = (
+            wider
+            and self.base.large
+            and architecture.glob_avg
+            and architecture.stem_type == 0
+            and architecture.stem_pool
+            and not (millions > 0.2 or n_cells > 8 or dense)
+        )
+        return Scaling(
+            channels=channels,
+            fc_dim=fc_dims[int(v * min(n_fc, len(fc_dims)))],
+            num_classes=self.base.num_classes,
+            image_size=self.base.image_size,
+            imagenet_stride=2 if small_stride and w < 0.5 else 4,
+        )
+
+
+class _From:
+    """Step numbers from a given one on."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.start
+        while True:
+            yield step
+            step += 1
+
+
+def meta_batches(
+    dataset: MetaBatches, start: int = 0, workers: int = 0, pin_memory: bool = False
+) -> Iterator[MetaBatch]:
+    """Meta-batches from step `start` on, without end, in order.
+
+    Args:
+        dataset: where they come from.
+        start: first step.
+        workers: processes that prepare them ahead; 0 for this one.
+        pin_memory: whether to copy them to page-locked memory.
+    """
+    loader: DataLoader[MetaBatch] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=_From(start),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+    )
+    yield from loader
