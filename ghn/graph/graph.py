@@ -5,6 +5,7 @@ Shape legend: N nodes, E one-hop edges.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from ghn.graph.primitives import N_PRIMITIVES, Primitive
 
 if TYPE_CHECKING:
     import networkx as nx
+    from matplotlib.figure import Figure
 
 VIRTUAL_EDGE_CUTOFF = 50
 """Longest path that still makes a virtual edge (Knyazev et al., 2021; the GHN-3 recipe keeps it)."""
@@ -122,6 +124,12 @@ class Graph:
         """Node count, average degree and average shortest path of the undirected graph (paper table 3)."""
         degree = 2 * len(self.edges) / self.n_nodes
         return {"nodes": float(self.n_nodes), "degree": degree, "path": average_undirected_path(self)}
+
+    def draw(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
+        """A picture of the graph, written to `path` if given (`ghn.graph.draw.draw`, which has the options)."""
+        from ghn.graph.draw import draw
+
+        return draw(self, path, **options)
 
     def to_json_dict(self) -> dict[str, Any]:
         """The keys primitive, param, shape and edges, as lists (`ghn graph export`)."""
