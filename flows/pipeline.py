@@ -1,33 +1,76 @@
-"""The pipeline as a Prefect flow: a task per stage of dvc.yaml, in the order that its files imply.
+"""The pipeline as a Prefect flow: a task per stage of dvc.yaml, as soon as the stages before it are done.
 
-A task runs `dvc repro --single-item <stage>`, so what has not changed is skipped here as it is there. The flow leaves a
-Markdown artifact with the accuracies and the time of each stage.
+dvc.yaml is the only list of stages: which there are, and which reads what another writes, comes from there. A task runs
+`dvc repro --single-item <stage>`, so what has not changed is skipped here as it is there, and its state says so:
+Unchanged (nothing to do), Restored (from DVC's cache of earlier runs) or Completed. With parameters of its own a run
+becomes a DVC experiment in a worktree beside the tree (`flows.workspace`).
+
+The flow leaves artifacts on its page: a summary in Markdown, the stages as a table with links to their MLflow runs.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
+from prefect.deployments import run_deployment
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
 
-from flows import paths
+from flows import paths, shell
 from flows.dvcfile import Declaration, read_stages
-from flows.params import load_params
-from flows.shell import stream
-from flows.tracking import pipeline_run
+from flows.events import outputs_changed
+from flows.params import PARAMS_FILE, load_params
+from flows.tracking import client, experiment_id, pipeline_run, tracking_uri
+from flows.workspace import Workspace, experiment
 from ghn.errors import GHNError
 
-STAGE_TIMEOUT_SECONDS = 12 * 3600
-SKIPPED = "didn't change, skipping"
+STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
+"""A stage that takes longer is taken for stuck; 75 epochs of ImageNet on 8 GPUs stay below."""
+
+TRAINING = "train"
+TRAINING_LIMIT = "training"
+"""The stage that occupies a GPU, and the global concurrency limit with a slot per GPU (`ghn stack up` makes it)."""
+
+MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Restored"}
+"""What DVC prints, and the name of the task's state; otherwise the stage was run."""
+
+_EXIT_CODE = re.compile(r"exited with (-?\d+)")
+_LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 
 
 class StageFailedError(GHNError):
-    """A stage ended with an exit code other than 0; its output is in the log of the task run."""
+    """A stage ended with an exit code other than 0; its output is in the log of the task run.
+
+    Attributes:
+        passing: whether the cause may be gone next time: a lock of DVC, or an end by a signal (out of memory, a node
+            that went down). Wrong parameters and damaged files are not retried.
+    """
+
+    def __init__(self, message: str, passing: bool):
+        super().__init__(message)
+        self.passing = passing
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage."""
+
+    status: str
+    seconds: float
 
 
 def upstream(stages: Mapping[str, Declaration]) -> dict[str, set[str]]:
@@ -46,9 +89,39 @@ def upstream(stages: Mapping[str, Declaration]) -> dict[str, set[str]]:
     }
 
 
-@task(name="stage", task_run_name="{stage}", retries=1, retry_delay_seconds=30, timeout_seconds=STAGE_TIMEOUT_SECONDS)
-def run_stage(stage: str) -> tuple[str, float]:
-    """Runs one stage through DVC; returns "ran" or "unchanged", and the seconds it took."""
+def needed(before: Mapping[str, set[str]], targets: Sequence[str]) -> list[str]:
+    """The targets (`generate` for all `generate@…`) and all stages before them, in an order to run; no targets: all.
+
+    Raises:
+        StageFailedError: a target is no stage of dvc.yaml.
+    """
+    wanted: set[str] = set()
+    queue = [name for name in before if not targets or name in targets or name.split("@")[0] in targets]
+    if unknown := [t for t in targets if t not in before and not any(name.startswith(f"{t}@") for name in before)]:
+        raise StageFailedError(f"no stage {', '.join(unknown)} in dvc.yaml; there are {', '.join(before)}", False)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue.extend(before[name])
+    return [name for name in TopologicalSorter(before).static_order() if name in wanted]
+
+
+def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
+    return isinstance(state.data, StageFailedError) and state.data.passing
+
+
+@task(
+    name="stage",
+    task_run_name="{stage}",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+    persist_result=False,
+)
+def run_stage(stage: str, workspace: Workspace) -> State[Outcome]:
+    """Runs one stage through DVC; the state's name says whether it was Completed, Unchanged or Restored."""
     logger = get_run_logger()
     started = time.perf_counter()
     lines: list[str] = []
@@ -57,33 +130,147 @@ def run_stage(stage: str) -> tuple[str, float]:
         lines.append(line)
         logger.info(line)
 
-    code = stream(["dvc", "repro", "--single-item", stage], on_line)
+    slot: AbstractContextManager[None] = concurrency(TRAINING_LIMIT) if stage == TRAINING else nullcontext()
+    with slot:
+        code = shell.stream(
+            ["dvc", "repro", "--single-item", stage],
+            on_line,
+            cwd=workspace.directory,
+            extra=workspace.environment,
+            timeout_seconds=STAGE_TIMEOUT_SECONDS,
+        )
     if code:
-        raise StageFailedError(f"stage {stage} failed with exit code {code}: {lines[-1] if lines else 'no output'}")
-    status = "unchanged" if any(SKIPPED in line for line in lines) else "ran"
-    return status, time.perf_counter() - started
+        output = "\n".join(lines)
+        exit_codes = [int(match) for match in _EXIT_CODE.findall(output)]
+        passing = any(text in output for text in _LOCKED) or any(c < 0 or c > 128 for c in [code, *exit_codes])
+        raise StageFailedError(f"stage {stage} failed: {lines[-1] if lines else f'exit code {code}'}", passing)
+    status = next((name for mark, name in MARKS.items() if any(mark in line for line in lines)), "Completed")
+    if status != "Unchanged":
+        outputs_changed(stage, workspace.directory)
+    seconds = time.perf_counter() - started
+    return Completed(name=status, message=f"{seconds:.1f} s", data=Outcome(status, seconds))
 
 
-@flow(name="pipeline", log_prints=True)
-def pipeline() -> dict[str, str]:
-    """Runs all stages; returns what became of each, and leaves a Markdown artifact."""
-    params = load_params()
+@task(name="stage in another pool", task_run_name="{stage} -> {deployment}", persist_result=False)
+def delegate_stage(stage: str, deployment: str) -> State[Outcome]:
+    """Runs a stage as a run of `deployment` (in the pool with the GPUs) and waits for it."""
+    started = time.perf_counter()
+    run = run_deployment(deployment, parameters={"targets": [stage], "only": True}, timeout=STAGE_TIMEOUT_SECONDS)
+    state = run.state  # type: ignore[union-attr]  # a synchronous caller gets the flow run
+    if state is None or not state.is_completed():
+        raise StageFailedError(f"stage {stage} in {deployment}: {state.name if state else 'no state'}", False)
+    return Completed(name="Completed", data=Outcome("Completed", time.perf_counter() - started))
+
+
+@flow(name="pipeline", log_prints=True, flow_run_name=lambda: _run_name(), persist_result=False)
+def pipeline(
+    targets: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    profile: str | None = None,
+    only: bool = False,
+    train_in: str | None = None,
+) -> dict[str, str]:
+    """Brings stages up to date; returns what became of each.
+
+    Args:
+        targets: Stages of dvc.yaml (`evaluate`, `generate@test`, `generate` for all of its splits); those before them
+            are brought up to date too. By default all stages.
+        overrides: Parameters by dotted name, such as {"train.steps": 500}; with any, the run happens beside the tree
+            and is kept as a DVC experiment named like the flow run.
+        profile: Overlay of params.yaml, such as paper; likewise an experiment.
+        only: Run the targets alone, not the stages before them.
+        train_in: Deployment that takes the stage train, such as "pipeline/train" in the pool with the GPUs; by default
+            it runs here. (An experiment always trains here, since its workspace is here.)
+    """
+    if not overrides and profile is None:
+        return _run(Workspace(Path.cwd()), targets or [], only, train_in)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", str(flow_run.name))
+    with experiment(name, overrides or {}, profile) as workspace:
+        return _run(workspace, targets or [], only, None)
+
+
+def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str | None) -> dict[str, str]:
+    params = load_params(workspace.directory / PARAMS_FILE)
     tree = params.model_dump(mode="json", by_alias=True)
-    stages = read_stages(tree)
-    outcome: dict[str, tuple[str, float]] = {}
-    with pipeline_run("pipeline (Prefect)", tree, params.base.experiment):
-        for name in TopologicalSorter(upstream(stages)).static_order():
-            outcome[name] = run_stage(name)
-    create_markdown_artifact(summary(outcome), key="pipeline", description="What the pipeline did and measured")
-    return {name: status for name, (status, _) in outcome.items()}
+    before = upstream(read_stages(tree, workspace.directory / "dvc.yaml"))
+    order = needed(before, targets)
+    if only:
+        order = [name for name in order if name in targets or name.split("@")[0] in targets]
+    futures: dict[str, PrefectFuture[Any]] = {}
+    with pipeline_run("pipeline (Prefect)", tree, params.base.experiment) as parent_run:
+        try:
+            for name in order:
+                first = [futures[source] for source in before[name] if source in futures]
+                if name == TRAINING and train_in:
+                    futures[name] = delegate_stage.submit(name, train_in, wait_for=first, return_state=False)
+                else:
+                    futures[name] = run_stage.submit(name, workspace, wait_for=first, return_state=False)
+            for future in futures.values():
+                future.wait()
+        except BaseException:  # a cancelled flow run: its threads wait for their stages
+            shell.end_all()
+            raise
+        states = {name: future.state for name, future in futures.items()}
+        _leave_artifacts(states, workspace, parent_run, params.base.experiment)
+    if failed := [name for name, state in states.items() if not state.is_completed()]:
+        reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
+        raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
+    return {name: str(state.name) for name, state in states.items()}
 
 
-def summary(outcome: Mapping[str, tuple[str, float]]) -> str:
-    """The Markdown of the artifact."""
-    lines = ["## Pipeline", "", "| stage | | seconds |", "|---|---|---:|"]
-    lines += [f"| {name} | {status} | {seconds:.1f} |" for name, (status, seconds) in outcome.items()]
+def _run_name() -> str:
+    parameters = flow_run.parameters or {}
+    what = "-".join(parameters.get("targets") or ["all"]) + (
+        "-" + parameters["profile"] if parameters.get("profile") else ""
+    )
+    return f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _leave_artifacts(
+    states: Mapping[str, State], workspace: Workspace, parent_run: str | None, experiment_name: str
+) -> None:
+    links = mlflow_links(parent_run, experiment_name)
+    rows = []
+    for name, state in states.items():
+        outcome = state.data if isinstance(state.data, Outcome) else None
+        rows.append(
+            {
+                "stage": name,
+                "state": state.name,
+                "seconds": f"{outcome.seconds:.1f}" if outcome else "",
+                "MLflow run": links.get(name, ""),
+            }
+        )
+    create_table_artifact(rows, key="stages", description="What became of each stage")
+    text = summary(rows, workspace.directory)
+    if parent := links.get(""):
+        text += f"\n\nMLflow: {parent}"
+    create_markdown_artifact(text, key="pipeline", description="What the pipeline did and measured")
+
+
+def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]:
+    """Markdown links to the MLflow runs of the stages below `parent_run` ("" for itself); empty without a server."""
+    base = tracking_uri()
+    if parent_run is None or not base.startswith("http"):
+        return {}
     try:
-        accuracies = json.loads((paths.RESULTS / "evaluation.json").read_text())
+        mlflow_client = client()
+        identifier = experiment_id(mlflow_client, experiment_name)
+        runs = mlflow_client.search_runs([identifier], f"tags.mlflow.parentRunId = '{parent_run}'")
+    except Exception as error:  # the server went away: the pipeline is worth more than its links
+        get_run_logger().warning("no links to MLflow: %s", error)
+        return {}
+    page = f"{base}/#/experiments/{identifier}/runs"
+    named = [(run.data.tags.get("stage", ""), run.info.run_id) for run in runs]
+    return {name: f"[{run_id[:8]}]({page}/{run_id})" for name, run_id in [("", parent_run), *named]}
+
+
+def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:
+    """The Markdown of the artifact: the stages, and the accuracies if they were measured."""
+    lines = ["## Pipeline", "", "| stage | state | seconds |", "|---|---|---:|"]
+    lines += [f"| {row['stage']} | {row['state']} | {row['seconds']} |" for row in rows]
+    try:
+        accuracies = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
     except (OSError, ValueError):
         return "\n".join(lines)
     lines += [

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -163,6 +164,17 @@ class Sender:
             description=op["description"],
         )
         mlflow_client.set_registered_model_alias(op["name"], op["alias"], version.version)
+        if SPOOL in Path(op["path"]).parents:  # made for this upload
+            shutil.rmtree(op["path"])
+        from flows.registry import RegistryError, promote
+
+        try:
+            decision = promote(op["name"], version.version, mlflow_client=mlflow_client)
+        except RegistryError as error:  # a version without an evaluation: nothing to compare
+            print(f"{op['name']} version {version.version}: {error}", file=sys.stderr)
+        else:
+            verdict = "is the champion" if decision.promoted else "stays a challenger"
+            print(f"{op['name']} version {version.version} {verdict}: {decision.reason}")
 
     def _end(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
         mlflow_client.set_terminated(run_id, status=op["status"], end_time=op["time_ms"])
@@ -200,7 +212,10 @@ class StageRun:
     def register_model(
         self, name: str, directory: str | Path, tags: Mapping[str, object], alias: str, description: str
     ) -> None:
-        """Uploads `directory` as a new version of registered model `name` and points `alias` to it."""
+        """Uploads an MLflow model's `directory` as a new version of registered model `name` and points `alias` to it.
+
+        `flows.registry.promote` then decides whether it becomes @champion.
+        """
         op = {"op": "register", "name": name, "path": str(directory), "alias": alias, "description": description}
         self._do({**op, "tags": {key: str(value) for key, value in tags.items()}})
 

@@ -1,5 +1,6 @@
-"""Stage register: the trained hypernetwork becomes a version in the MLflow registry, alias @challenger.
+"""Stage register: the trained hypernetwork becomes a version in the MLflow registry, and the champion if it is better.
 
+It is logged as an MLflow model (`flows.serving`), so that `mlflow.pyfunc.load_model` and `mlflow models serve` work.
 The version's tags lead back to everything it was made from: the run of this stage, the git revision, the DVC hashes of
 weights, architectures, images and results, and its accuracy. `flows.registry` decides whether it becomes @champion.
 """
@@ -14,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import paths
 from flows.provenance import dvc_hash
 from flows.stages.evaluate import SUMMARY
-from flows.tracking import flatten
+from flows.tracking import SPOOL, flatten
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
     from flows.tracking import StageRun
+    from ghn.models import GHN
 
 REGISTRATION = paths.RESULTS / "registration.json"
 
@@ -51,6 +53,7 @@ def run(params: Params, stage: StageRun) -> None:
         "name": params.register_.name,
         "data_set": params.images.name,
         "image_size": params.images.image_size,
+        "variant": _variant(hypernetwork),
         "parameters": sum(parameter.numel() for parameter in hypernetwork.parameters()),
         "dvc": {path.as_posix(): dvc_hash(path) for path in sources},
         "metrics": flatten(summary),
@@ -63,10 +66,25 @@ def run(params: Params, stage: StageRun) -> None:
         f"{pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without training, "
         f"{pooled['chance']:.1%} being chance"
     )
+    from flows.serving.package import package
+
+    # In the spool, since the registry may be away: it is removed as soon as it is uploaded.
+    directory = SPOOL / "models" / stage.log_id
     stage.register_model(
         params.register_.name,
-        weights.parent,
+        package(weights, directory, paths.EVALUATION),
         tags={key: value for key, value in flatten(record).items() if key != "name"},
         alias=params.register_.alias,
         description=description,
     )
+
+
+def _variant(hypernetwork: GHN) -> str:
+    """The paper's name of the variant, such as ghn3-t, or what it is made of."""
+    from ghn.models import VARIANTS, GHNConfig
+
+    config = hypernetwork.config
+    for name in VARIANTS:
+        if config == GHNConfig.variant(name, config.num_classes):
+            return name
+    return f"{config.message_passing} d{config.hidden} l{config.layers} h{config.heads}"

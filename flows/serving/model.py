@@ -1,0 +1,140 @@
+"""The MLflow model (`mlflow.pyfunc`), logged as code: what `mlflow models serve` and `load_model` run.
+
+A request is a table with a row per network: `architecture` (a name or a description, see `flows.serving.network`),
+`classes` and `image_size`; parameters of the request: `delivery` ("inline": safetensors in base64; "path": a file on
+the server, in GHN_SERVE_DIR) and `dtype`. What does not fit the limits, or does not exist, is refused with the reason,
+as HTTP status 400 or 404 behind a server.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
+from mlflow.pyfunc.model import PythonModel
+
+from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
+
+if TYPE_CHECKING:
+    from ghn.models import GHN
+
+DIRECTORY_VARIABLE = "GHN_SERVE_DIR"
+
+LIMITS = {
+    "max_rows": 16,
+    "max_description_characters": 200_000,
+    "max_parameters": 700_000_000,  # the largest of torchvision have 633 million
+    "max_inline_bytes": 500_000_000,
+    "max_image_size": 1024,
+}
+"""Defaults of the model's configuration; `load_model(..., model_config={...})` and `ghn serve` override them."""
+
+
+class HypernetworkModel(PythonModel):
+    """Predicts the parameters of each network of a request. One at a time, so that memory stays bounded."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the hypernetwork from the model's artifacts."""
+        from ghn import from_pretrained
+
+        self.ghn: GHN = from_pretrained(context.artifacts["ghn"])
+        self.limits = LIMITS | {k: int(v) for k, v in (context.model_config or {}).items() if k in LIMITS}
+        self.lock = threading.Lock()
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """A row per network: its parameters and what is to be known about them.
+
+        Raises:
+            MlflowException: the request is refused; the message has the row and the reason.
+        """
+        options = {"delivery": "inline", "dtype": "float32", "seed": 0} | (params or {})
+        if len(model_input) > self.limits["max_rows"]:
+            raise MlflowException(
+                f"{len(model_input)} networks in a request; at most {self.limits['max_rows']}", BAD_REQUEST
+            )
+        answers = []
+        for index, row in enumerate(model_input.to_dict("records")):
+            try:
+                with self.lock:
+                    answers.append(self._answer(row, options))
+            except UnknownArchitectureError as error:
+                raise MlflowException(f"row {index}: {error}", RESOURCE_DOES_NOT_EXIST) from error
+            except GHNError as error:
+                raise MlflowException(f"row {index}: {error}", BAD_REQUEST) from error
+        return pd.DataFrame(answers)
+
+    def _answer(self, row: Mapping[Any, Any], options: dict[str, Any]) -> dict[str, Any]:
+        import torch
+        from safetensors.torch import save
+
+        from flows.serving.network import builder, count_parameters
+
+        architecture, classes, image_size = str(row["architecture"]), int(row["classes"]), int(row["image_size"])
+        dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}.get(options["dtype"])
+        if dtype is None:
+            raise ConfigError(f"dtype={options['dtype']!r}: float32, float16 or bfloat16")
+        if options["delivery"] not in ("inline", "path"):
+            raise ConfigError(f"delivery={options['delivery']!r}: inline or path")
+        self._check("max_description_characters", "the description has", len(architecture), "characters")
+        self._check("max_image_size", "image_size is", image_size, "pixels")
+        build = builder(architecture, classes, image_size)
+        parameters = count_parameters(build)
+        self._check("max_parameters", "the network has", parameters, "parameters")
+        if options["delivery"] == "inline":
+            advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
+            self._check("max_inline_bytes", "the parameters have", parameters * dtype.itemsize, advice)
+
+        started = time.perf_counter()
+        torch.manual_seed(int(options["seed"]))  # of what is not predicted and keeps its random initialisation
+        network = build("cpu")
+        predicted = self.ghn.predict(network)
+        state = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in {**network.state_dict(), **predicted}.items()
+        }
+        data = save(
+            {name: tensor.detach().contiguous().clone() for name, tensor in state.items()},
+            {"architecture": architecture, "num_classes": str(classes), "image_size": str(image_size)},
+        )
+        digest = sha256(data).hexdigest()
+        inline = options["delivery"] == "inline"
+        return {
+            "architecture": architecture,
+            "parameters": parameters,
+            "predicted": sum(tensor.numel() for tensor in predicted.values()),
+            "seconds": time.perf_counter() - started,
+            "sha256": digest,
+            "safetensors": base64.b64encode(data).decode() if inline else "",
+            "path": "" if inline else str(_write(data, digest)),
+        }
+
+    def _check(self, limit: str, what: str, value: int, unit: str) -> None:
+        if value > self.limits[limit]:
+            raise ConfigError(f"{what} {value:,} {unit}; at most {self.limits[limit]:,} here ({limit})")
+
+
+def _write(data: bytes, digest: str) -> Path:
+    """The file that holds `data`, named by its hash, in the server's directory for it."""
+    from ghn.files import atomic_path
+
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if not directory:
+        raise ConfigError(f"delivery='path': this server has no directory for it ({DIRECTORY_VARIABLE})")
+    path = Path(directory).resolve() / f"{digest}.safetensors"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    return path
+
+
+mlflow.models.set_model(HypernetworkModel())

@@ -1,0 +1,90 @@
+"""A hypernetwork as an MLflow model directory: weights, code, pinned requirements, signature, example."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ghn.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("ghn", "datasets", "flows")
+REQUIREMENTS = (
+    *("torch", "torchvision", "numpy", "scipy", "networkx", "safetensors", "pydantic", "pandas", "mlflow"),
+    *("h5py", "pyarrow", "typer", "rich", "tqdm"),
+)
+"""What the code imports; pinned to what is installed here."""
+
+WEIGHTS = "ghn"
+EVALUATION = "evaluation"
+"""Keys of the artifacts; files `artifacts/ghn.safetensors` and `artifacts/evaluation.parquet`."""
+
+
+def package(weights: str | Path, directory: str | Path, evaluation: str | Path | None = None) -> Path:
+    """Writes the MLflow model of the hypernetwork in `weights` to `directory`, which must not exist.
+
+    Args:
+        weights: `ghn.safetensors`.
+        directory: where to.
+        evaluation: rows of the stage evaluate, kept with the model for comparisons (`flows.registry`).
+    """
+    import logging
+
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    from ghn import from_pretrained
+    from ghn.initialize import DEFAULT_IMAGE_SIZE, SMALL_DECODER
+
+    directory = Path(directory)
+    if directory.exists():
+        raise ConfigError(f"{directory} exists; choose another directory for the model")
+    config = from_pretrained(weights).config
+    image_size = 32 if config.decoder_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE
+    signature = ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(DataType.string, "architecture"),
+                ColSpec(DataType.long, "classes"),
+                ColSpec(DataType.long, "image_size"),
+            ]
+        ),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "architecture"),
+                ColSpec(DataType.long, "parameters"),
+                ColSpec(DataType.long, "predicted"),
+                ColSpec(DataType.double, "seconds"),
+                ColSpec(DataType.string, "sha256"),
+                ColSpec(DataType.string, "safetensors"),
+                ColSpec(DataType.string, "path"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("delivery", DataType.string, "inline"),
+                ParamSpec("dtype", DataType.string, "float32"),
+                ParamSpec("seed", DataType.long, 0),
+            ]
+        ),
+    )
+    example = pd.DataFrame(
+        {"architecture": ["squeezenet1_1"], "classes": [config.num_classes], "image_size": [image_size]}
+    )
+    artifacts: dict[str, Any] = {WEIGHTS: str(Path(weights).resolve())}
+    if evaluation is not None:
+        artifacts[EVALUATION] = str(Path(evaluation).resolve())
+    logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
+    mlflow.pyfunc.save_model(
+        directory,
+        python_model=str(Path(__file__).with_name("model.py")),
+        code_paths=[str(ROOT / name) for name in CODE],
+        artifacts=artifacts,
+        signature=signature,
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+    )
+    return directory
