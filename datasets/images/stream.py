@@ -10,7 +10,7 @@ resumes at any batch at no cost.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,9 +60,14 @@ class ImageStream:
             raise ConfigError(f"lanes={self.lanes} must be a multiple of workers={self.workers}")
 
     @property
+    def classes(self) -> Sequence[str]:
+        """The name of each label."""
+        return self.table.classes
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return len(self.table.classes)
+        return len(self.classes)
 
     @cached_property
     def digest(self) -> str:

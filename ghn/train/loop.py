@@ -126,7 +126,7 @@ class _Run:
         self.config, self.ranks, self.images, self.evaluate_fn = config, ranks, images, evaluate
         self.ghn = ghn.to(ranks.device)
         self.output_dir, self.metric, self.metadata = output_dir, metric, dict(metadata or {})
-        self.share = config.share(ranks.world)
+        config.share(ranks.world)  # checks that the meta-batch divides
         self.callbacks: list[Callback] = [JsonLog(output_dir), *callbacks] if ranks.is_main else []
         self.optimizer = make_optimizer(self.ghn, config)
         self.scaler = LossScaler(config, ranks.device)
@@ -189,10 +189,9 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         pending, losses, failure = None, None, ""
         try:
-            moved = _on_device(batch, device)
-            losses, pending = meta_batch_losses(
-                self.ghn, moved, images_BCHW, labels_B, config, step, self.ranks.rank * self.share, self.scaler.scale
-            )
+            batch = _on_device(batch, device)
+            scale = self.scaler.scale
+            losses, pending = meta_batch_losses(self.ghn, batch, images_BCHW, labels_B, config, step, scale)
         except RuntimeError as error:
             failure = _out_of_memory(error)
         values, failed = self._agree(losses, bool(failure))
@@ -294,12 +293,13 @@ class _Run:
 class _Moved:
     graphs: GraphBatch
     networks: Sequence[nn.Module]
+    index: Sequence[int]
 
 
 def _on_device(batch: MetaBatch, device: torch.device) -> MetaBatch:
     if batch.graphs.device == device:
         return batch
-    return _Moved(batch.graphs.to(device, non_blocking=True), batch.networks)
+    return _Moved(batch.graphs.to(device, non_blocking=True), batch.networks, batch.index)
 
 
 def _out_of_memory(error: RuntimeError) -> str:

@@ -37,6 +37,10 @@ class MetaBatch(Protocol):
     def networks(self) -> Sequence[nn.Module]:
         """On the meta device; parameter names are those of the graphs."""
 
+    @property
+    def index(self) -> Sequence[int]:
+        """Numbers that tell the architectures of a step apart, whatever the rank."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -78,7 +82,6 @@ def meta_batch_losses(
     labels_B: Tensor,
     config: TrainConfig,
     step: int = 0,
-    first: int = 0,
     scale: float = 1.0,
 ) -> tuple[Losses, PendingBackward]:
     """Predicts parameters for all networks, runs each forward and backward.
@@ -89,8 +92,7 @@ def meta_batch_losses(
         images_BCHW: normalised images, the same for all architectures.
         labels_B: their labels.
         config: penalty, smoothing, precision, seed.
-        step: of training; with `first` and the seed it decides the dropout masks.
-        first: index of the first architecture in the whole meta-batch.
+        step: of training; with the seed and an architecture's index it decides the dropout masks.
         scale: factor on all gradients (loss scaling of fp16).
 
     Returns:
@@ -105,8 +107,8 @@ def meta_batch_losses(
     gradients: list[Tensor] = [torch.full_like(penalty_M, config.gamma * scale / m)]
     losses: list[Tensor] = []
     accuracies: list[Tensor] = []
-    for i, (network, parameters) in enumerate(zip(batch.networks, prediction.parameters, strict=True)):
-        torch.manual_seed(_dropout_seed(config.seed, step, first + i))
+    for index, network, parameters in zip(batch.index, batch.networks, prediction.parameters, strict=True):
+        torch.manual_seed(_dropout_seed(config.seed, step, index))
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         with autocast(config, device):
             logits_BK = functional_call(network, leaves, (images_BCHW,))

@@ -32,6 +32,7 @@ TOLERANCE = 1e-3
 class _Batch:
     graphs: GraphBatch
     networks: list[nn.Module]
+    index: list[int]
 
 
 class _ReferenceRows:
@@ -80,7 +81,7 @@ def step(golden_root: Path) -> dict[str, Any]:
     reference = _ReferenceRows(ghn)
     images = tensors["images"].to(memory_format=torch.channels_last)
     config = TrainConfig(meta_batch_size=len(networks), batch_size=len(images), gamma=3e-5)
-    batch = _Batch(GraphBatch.from_graphs(graphs), networks)
+    batch = _Batch(GraphBatch.from_graphs(graphs), networks, expected["arch_index"])
     losses, pending = meta_batch_losses(reference, batch, images, tensors["labels"], config)  # type: ignore[arg-type]
     pending.run()
     assert reference.prediction is not None

@@ -57,8 +57,8 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
     torch.manual_seed(99)
     assert meta_batch_losses(ghn, batch, *_data(), config, step=3)[0].loss == first
     assert meta_batch_losses(ghn, batch, *_data(), config, step=4)[0].loss != first
-    alone = meta_batch_losses(ghn, make_batch([0]), *_data(), config, step=3, first=1)[0].loss
-    other = meta_batch_losses(ghn, make_batch([0]), *_data(), config, step=3, first=0)[0].loss
+    alone = meta_batch_losses(ghn, make_batch([0], first=1), *_data(), config, step=3)[0].loss
+    other = meta_batch_losses(ghn, make_batch([0]), *_data(), config, step=3)[0].loss
     torch.testing.assert_close((alone + other) / 2, first)
 
 

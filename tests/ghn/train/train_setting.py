@@ -46,13 +46,15 @@ class Batch:
 
     graphs: GraphBatch
     networks: list[nn.Module]
+    index: list[int]
 
 
-def make_batch(indices: list[int], channels: int = 16) -> Batch:
+def make_batch(indices: list[int], first: int = 0, channels: int = 16) -> Batch:
     architectures = [Architecture.from_dict(ARCHITECTURES[i % len(ARCHITECTURES)]) for i in indices]
     return Batch(
         GraphBatch.from_graphs([build_graph(a, channels, 64) for a in architectures]),
         [Network(a, channels, 64, device="meta").train() for a in architectures],
+        list(range(first, first + len(indices))),
     )
 
 
@@ -63,7 +65,7 @@ def meta_batches(m: int, rank: int = 0, world: int = 1) -> Callable[[int], Itera
     def from_step(step: int) -> Iterator[Batch]:
         for t in count(step):
             indices = np.random.default_rng(t).integers(len(ARCHITECTURES), size=m).tolist()
-            yield make_batch(indices[rank * share : (rank + 1) * share])
+            yield make_batch(indices[rank * share : (rank + 1) * share], rank * share)
 
     return from_step
 

@@ -1,0 +1,257 @@
+"""Stage train: trains the hypernetwork on the training split of DeepNets-1M and the training images.
+
+One process: `ghn train`. Many GPUs, the same entry point: `torchrun --nproc-per-node=8 -m flows.stages.train`. A run
+that is interrupted, in whatever way, goes on from its last checkpoint when the same command is given again. Checkpoints
+are in models/<ghn>/checkpoints/<digest of everything that decides the weights>/ until the run is complete, so changed
+parameters start a new run and never mix with the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from datasets.deepnets import MetaBatchConfig
+from flows import paths
+from flows.architectures import TORCHVISION, Target, build, open_split
+from flows.results import digest
+from ghn.files import atomic_path
+from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from datasets.deepnets import MetaBatch, Split
+    from flows.params import Params
+    from flows.tracking import StageRun
+    from ghn.models import GHN, GHNConfig
+    from ghn.train import Ranks
+
+CURVE_NAME = "curve.json"
+"""Evaluations against steps, for `dvc plots`."""
+
+SUMMARY_NAME = "training.json"
+"""The last evaluation, for `dvc metrics`."""
+
+
+class TrainStageConfig(TrainConfig):
+    """Section `train` of params.yaml: the recipe, and what it is applied to."""
+
+    split: str = Field(default="train", description="split of DeepNets-1M to train on; its rules: generate.splits")
+    variant: str = Field(default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them")
+    ghn: dict[str, Any] = Field(default_factory=dict, description="fields of GHNConfig that differ from the variant")
+    graph_workers: int = Field(default=0, ge=0, description="processes that build graphs ahead, per rank")
+    networks: MetaBatchConfig = Field(default_factory=MetaBatchConfig, description="how networks are sized")
+    curve_architectures: int = Field(default=16, ge=0, description="unseen architectures of val per evaluation")
+    curve_test: bool = Field(default=False, description="evaluate test architectures along the way too")
+    curve_torchvision: tuple[str, ...] = Field(default=(), description="torchvision models per evaluation")
+    curve_images: int = Field(default=256, ge=2, description="validation images per evaluation, in batches of 64")
+
+    def hypernetwork(self, num_classes: int) -> GHNConfig:
+        """The configuration of the hypernetwork.
+
+        Raises:
+            ConfigError: no such variant, or a field is unknown or out of range.
+        """
+        from ghn.models import GHNConfig
+
+        return GHNConfig.from_dict(GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy of predicted parameters on architectures that training does not see, along the way.
+
+    Attributes:
+        targets: the architectures.
+        batches: validation images and labels.
+        num_classes: of the images.
+        image_size: of the images.
+    """
+
+    targets: list[Target]
+    batches: list[tuple[torch.Tensor, torch.Tensor]]
+    num_classes: int
+    image_size: int
+
+    def __call__(self, ghn: GHN) -> dict[str, float]:
+        """Mean and best accuracy per split; torchvision models by name."""
+        from flows.stages.evaluate import score
+
+        accuracies: dict[str, list[float]] = {}
+        metrics: dict[str, float] = {}
+        device = ghn.device
+        for target in self.targets:
+            model, graph = build(target, self.num_classes, self.image_size)
+            batches = [(x.to(device), y.to(device)) for x, y in self.batches]
+            accuracy = score(ghn(model.to(device), graph), batches).accuracy
+            if target.split == TORCHVISION:
+                metrics[target.id] = accuracy
+            else:
+                accuracies.setdefault(target.split, []).append(accuracy)
+        for split, values in accuracies.items():
+            metrics |= {f"{split}_mean": sum(values) / len(values), f"{split}_best": max(values)}
+        return metrics
+
+
+class Tracker(Callback):
+    """Sends what a run reports to the stage's MLflow run, with the state of the machine."""
+
+    def __init__(self, stage: StageRun) -> None:
+        self._stage = stage
+
+    def on_report(self, record: StepRecord) -> None:
+        """Means since the last report, and system metrics."""
+        self._stage.log_metrics({**record.metrics(), **system_metrics()}, record.step)
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Accuracies of unseen architectures."""
+        self._stage.log_metrics({f"curve/{name}": value for name, value in metrics.items()}, step)
+
+    def on_warning(self, step: int, message: str) -> None:
+        """Kept as a tag: the last warning."""
+        self._stage.set_tags({"warning": f"step {step}: {message}"})
+
+
+def system_metrics() -> dict[str, float]:
+    """Load of the processors and memory of this process, of the GPU too."""
+    import psutil
+    import torch
+
+    metrics = {
+        "system/cpu_percent": psutil.cpu_percent(),
+        "system/memory_mb": psutil.Process().memory_info().rss / 2**20,
+    }
+    if torch.cuda.is_available():
+        metrics["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return metrics
+
+
+def run(params: Params, stage: StageRun | None) -> None:
+    """Trains, or goes on training, and writes models/<ghn>/{ghn.safetensors,curve.json,training.json}.
+
+    Args:
+        params: all sections.
+        stage: the MLflow run; None on ranks other than 0.
+    """
+    import torch
+
+    from flows.stages.images import training_images
+    from ghn.models import GHN
+    from ghn.train import ranks, train
+
+    config = params.train
+    images = training_images(params)
+    split = open_split(paths.DEEPNETS, config.split)
+    ghn_config = config.hypernetwork(images.num_classes)
+    identity = {
+        "images": images.digest,
+        "architectures": split.content,
+        "networks": config.networks.model_dump(mode="json"),
+        "ghn": ghn_config.to_dict(),
+    }
+    fields = {name: getattr(config, name) for name in TrainConfig.model_fields}
+    recipe = TrainConfig(**(fields | {"seed": params.base.seed}))
+    output = paths.model(params.base.ghn)
+    directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
+    with ranks(params.base.device) as group:
+        torch.manual_seed(params.base.seed)
+        callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
+        result = train(
+            recipe,
+            GHN(ghn_config),
+            _meta_batches(params, split, images.num_classes, group),
+            images,
+            directory,
+            callbacks=callbacks,
+            evaluate=curve(params) if group.is_main else None,
+            metric="val_mean",
+            ranks=group,
+            identity=identity,
+            metadata={
+                "images": params.images.name,
+                "image_size": params.images.image_size,
+                "classes": list(images.classes),
+            },
+        )
+        if group.is_main:
+            _publish(directory, result.weights, output)
+    if stage is not None:
+        stage.log_metrics({"skipped_steps": result.skipped})
+        stage.log_artifact(output / CURVE_NAME)
+        stage.log_artifact(output / SUMMARY_NAME)
+
+
+def curve(params: Params) -> Curve | None:
+    """What evaluates the hypernetwork along the way, or None if nothing is to be."""
+    from flows.stages.images import load_split
+
+    config = params.train
+    splits = ("val", "test") if config.curve_test else ("val",)
+    targets = [
+        Target(f"deepnets1m/{split}/{index}", split, index)
+        for split in (splits if config.curve_architectures else ())
+        for index in range(min(config.curve_architectures, len(open_split(paths.DEEPNETS, split))))
+    ]
+    targets += [Target(name, TORCHVISION) for name in config.curve_torchvision]
+    if not targets:
+        return None
+    images = load_split(params, "val")
+    batches = list(images.batches(64, params.base.seed, drop_last=True))[: max(1, config.curve_images // 64)]
+    return Curve(targets, batches, images.num_classes, images.image_size)
+
+
+def _meta_batches(params: Params, split: Split, num_classes: int, group: Ranks) -> Callable[[int], Iterator[MetaBatch]]:
+    """From a step number to this rank's share of the meta-batches from it on."""
+    from datasets.deepnets import MetaBatches, meta_batches
+
+    config = params.train
+    batches = MetaBatches(
+        split,
+        config.meta_batch_size,
+        num_classes,
+        params.images.image_size,
+        params.base.seed,
+        group.rank,
+        group.world,
+        config.networks,
+    )
+
+    def from_step(step: int) -> Iterator[MetaBatch]:
+        return meta_batches(batches, step, config.graph_workers, pin_memory=group.device.type == "cuda")
+
+    return from_step
+
+
+def _publish(directory: Path, weights: Path, output: Path) -> None:
+    """Copies the outcome to where later stages and DVC look for it, and forgets how it came about."""
+    lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+    for name, content in ((CURVE_NAME, lines), (SUMMARY_NAME, lines[-1] if lines else {})):
+        with atomic_path(output / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    with atomic_path(output / paths.WEIGHTS_NAME) as temporary:
+        shutil.copyfile(weights, temporary)
+    shutil.rmtree(directory)
+
+
+def main() -> None:
+    """Entry point of `torchrun`: rank 0 runs the stage like `ghn train`, the others help."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        from flows.cli import run_stage
+
+        run_stage("train")
+        return
+    from flows.params import load_params
+
+    run(load_params(), None)
+
+
+if __name__ == "__main__":
+    main()
