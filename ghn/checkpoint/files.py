@@ -22,7 +22,7 @@ from ghn.models.hypernetwork import GHN
 WEIGHTS_FILE = "ghn.safetensors"
 """Name of the weights inside a directory (a model version of an MLflow registry, a training run)."""
 
-_FORMAT = "ghn"
+_HEADER = "ghn"  # key of our JSON in the metadata of a safetensors file
 _VERSION = 1
 
 
@@ -34,15 +34,11 @@ def save_checkpoint(ghn: GHN, path: str | os.PathLike[str], metadata: Mapping[st
     Raises:
         OSError: the file cannot be written.
     """
-    header = {
-        "format": _FORMAT,
-        "version": str(_VERSION),
-        "config": ghn.config.to_json(),
-        "metadata": json.dumps(dict(metadata or {}), sort_keys=True),
-    }
+    header = {"version": _VERSION, "config": ghn.config.to_dict(), "metadata": dict(metadata or {})}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=header)
+        # One key only: safetensors writes several in an order that changes from run to run.
+        save_file(state, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def save_released(ghn: GHN, path: str | os.PathLike[str]) -> None:
@@ -93,16 +89,18 @@ def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], 
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} cannot be read as safetensors: {error}") from error
-    if header.get("format") != _FORMAT:
+    if _HEADER not in header:
         return None, state, {}
-    if int(header.get("version", "0")) > _VERSION:
-        raise UnsupportedFormatError(
-            f"{path} has version {header['version']} of the format; this program reads up to {_VERSION}: upgrade it"
-        )
     try:
-        return GHNConfig.from_dict(json.loads(header["config"])), state, json.loads(header.get("metadata", "{}"))
-    except (KeyError, json.JSONDecodeError) as error:
+        ours = json.loads(header[_HEADER])
+        version, config, metadata = ours["version"], ours["config"], ours.get("metadata", {})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise DamagedFileError(f"{path}: its header has no readable configuration ({error!r})") from error
+    if version > _VERSION:
+        raise UnsupportedFormatError(
+            f"{path} has version {version} of the format; this program reads up to {_VERSION}: upgrade it"
+        )
+    return GHNConfig.from_dict(config), state, metadata
 
 
 def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:

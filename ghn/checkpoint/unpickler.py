@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import re
+import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -50,9 +51,9 @@ def load_untrusted(path: str | os.PathLike[str]) -> Any:
             return plain(_torch_load(path))
         with _decompressed(path) as stream:
             return plain(_Unpickler(stream).load())
-    except UntrustedPickleError as error:
-        raise UntrustedPickleError(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+    except (UntrustedPickleError, DamagedFileError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (pickle.UnpicklingError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint: {error}") from error
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, UnicodeDecodeError, OverflowError) as error:
         raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error}") from error
@@ -78,9 +79,12 @@ def _torch_load(file: Path | BinaryIO) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch names what it refused in the middle of a page of advice on how to load it all the same.
-        if found := re.search(r"(?:GLOBAL|global:?)\s+([\w.]+\.\w+)", str(error)):
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UntrustedPickleError(_refusal(found[1])) from None
-        raise
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        if reason.startswith("Unsupported"):
+            raise UntrustedPickleError(_refusal(reason)) from None
+        raise DamagedFileError(reason) from error
 
 
 def _refusal(what: str) -> str:

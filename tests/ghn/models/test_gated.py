@@ -44,9 +44,7 @@ def test_levels_equal_nodes(graphs: list[Graph], virtual_edges: bool) -> None:
     (gradient,) = torch.autograd.grad((result * seed).sum(), h_BND)
     last = len(graphs) - 1
     n = graphs[last].n_nodes
-    (expected,) = torch.autograd.grad(
-        (node_by_node(gnn, h_BND[last, :n], graphs[last]) * seed[last, :n]).sum(), h_BND
-    )
+    (expected,) = torch.autograd.grad((node_by_node(gnn, h_BND[last, :n], graphs[last]) * seed[last, :n]).sum(), h_BND)
     torch.testing.assert_close(gradient[last, :n], expected[last, :n])
 
 
