@@ -14,12 +14,17 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from datasets.deepnets.generate import GenerateConfig
 from flows.architectures import ArchitecturesConfig
 from flows.fanout import FanOut
 from flows.stages.evaluate import EvaluateConfig
+from flows.stages.finetune import FinetuneStageConfig
+from flows.stages.images import ImagesConfig
 from flows.stages.predict import PredictConfig
 from flows.stages.register import RegisterConfig
 from flows.stages.report import ReportConfig
+from flows.stages.train import TrainStageConfig
+from flows.stages.transfer import TransferConfig
 from ghn.errors import ConfigError
 
 PARAMS_FILE = Path("params.yaml")
@@ -38,6 +43,12 @@ class BaseConfig(BaseModel):
     experiment: str = Field(default="ghn3", min_length=1, description="MLflow experiment of the stages' runs")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
 
+    def torch_device(self) -> str:
+        """The device by PyTorch's name."""
+        import torch
+
+        return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
 
 class Params(BaseModel):
     """All of params.yaml."""
@@ -45,10 +56,15 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: BaseConfig
-    architectures: ArchitecturesConfig
     fanout: FanOut
+    generate: GenerateConfig
+    images: ImagesConfig
+    train: TrainStageConfig
+    architectures: ArchitecturesConfig
     predict: PredictConfig
     evaluate: EvaluateConfig
+    finetune: FinetuneStageConfig
+    transfer: TransferConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
 

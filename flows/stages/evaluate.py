@@ -3,6 +3,9 @@
 Batch norm uses the statistics of the batch, since running statistics are not predicted; batches are shuffled by a fixed
 seed; dropout and stochastic depth are off. Next to each accuracy stands that of the same network, randomly initialised,
 on the same batches. Images are the held-out test split.
+
+With a budget (`evaluate.max_gmacs`) a network sees as many of the images as it affords, in the same order; a row says
+how many.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from flows import paths
 from flows.architectures import Target, build, targets
@@ -29,6 +30,7 @@ from flows.provenance import dvc_hash
 from flows.results import Row, digest, finite, write_rows
 from flows.sweep import Provenance, failures, report_failures, sweep
 from ghn.files import atomic_path
+from ghn.predict import batch_statistics
 
 if TYPE_CHECKING:
     from datasets.images import ImageTensors
@@ -62,6 +64,13 @@ class EvaluateConfig(BaseModel):
 
     images: int | None = Field(default=None, ge=2, description="so many of the test images, drawn by seed; null: all")
     batch_size: int = Field(default=64, ge=2, description="batch norm uses the statistics of a batch")
+    max_gmacs: float | None = Field(
+        default=None,
+        gt=0,
+        description="10^9 multiply-accumulates to spend on a network's accuracy: larger networks see fewer images; "
+        "null: no bound",
+    )
+    min_images: int = Field(default=32, ge=2, description="images that every network sees, whatever it costs")
     bins: int = Field(default=20, ge=2, le=100, description="bins of the accuracy histogram")
 
 
@@ -72,18 +81,6 @@ class Score:
     accuracy: float
     top5: float
     loss: float | None
-
-
-@contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` in evaluation mode, but its batch norms with the statistics of each batch."""
-    was_training = model.training
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    yield model
-    model.train(was_training)
 
 
 @torch.no_grad()
@@ -108,19 +105,22 @@ class Evaluate:
     """Evaluates one architecture, predicted and random; travels to the workers."""
 
     ghn: GHN
-    batches: Sequence[tuple[Tensor, Tensor]]
-    num_classes: int
-    image_size: int
+    images: ImageTensors
+    config: EvaluateConfig
     seed: int
+    device: str
 
     def __call__(self, target: Target) -> Row:
         """The columns of the row of `target`."""
         started = time.perf_counter()
         # A seed per architecture, whatever the order and the worker.
         torch.manual_seed(int(digest(self.seed, target.id), 16) % 2**63)
-        model, graph = build(target, self.num_classes, self.image_size)
-        random = score(model, self.batches)
-        predicted = score(self.ghn(model, graph), self.batches)
+        model, graph = build(target, self.images.num_classes, self.images.image_size)
+        ghn = self.ghn.to(self.device)
+        model = model.to(self.device, memory_format=torch.channels_last)
+        batches = self.batches(model)
+        random = score(model, batches)
+        predicted = score(ghn(model, graph), batches)
         return {
             "accuracy": predicted.accuracy,
             "top5": predicted.top5,
@@ -128,10 +128,35 @@ class Evaluate:
             "randinit_accuracy": random.accuracy,
             "randinit_top5": random.top5,
             "randinit_loss": random.loss,
-            "images": sum(len(labels) for _, labels in self.batches),
+            "images": sum(len(labels) for _, labels in batches),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": time.perf_counter() - started,
         }
+
+    def batches(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """The batches that `model` is measured on: all images, or the first so many of them that it affords."""
+        n = len(self.images)
+        if self.config.max_gmacs is not None:
+            n = min(n, max(self.config.min_images, int(self.config.max_gmacs / gmacs(model, self.images.image_size))))
+        images = self.images.subset(range(n))
+        batches = list(images.batches(self.config.batch_size, shuffle=False, drop_last=False, device=self.device))
+        if len(batches[-1][1]) == 1:  # one image has no statistics
+            del batches[-1]
+        return batches
+
+
+@torch.no_grad()
+def gmacs(model: nn.Module, image_size: int) -> float:
+    """Multiply-accumulates of one image's forward pass, in units of 10^9."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    model.train(was_training)
+    return float(counter.get_total_flops()) / 2e9
 
 
 def run(params: Params, stage: StageRun) -> None:
@@ -142,10 +167,7 @@ def run(params: Params, stage: StageRun) -> None:
     images = test_images(params)
     config = params.evaluate
     hypernetwork = from_pretrained(weights)
-    batches = list(images.batches(config.batch_size, params.base.seed, shuffle=True, drop_last=False))
-    if len(batches[-1][1]) == 1:  # one image has no statistics
-        del batches[-1]
-    measure = Evaluate(hypernetwork, batches, images.num_classes, images.image_size, params.base.seed)
+    measure = Evaluate(hypernetwork, images, config, params.base.seed, params.base.torch_device())
     rows = sweep(
         "evaluate",
         targets(params.architectures),
@@ -153,7 +175,7 @@ def run(params: Params, stage: StageRun) -> None:
         Provenance(
             params.base.ghn, params.base.seed, digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS), images.digest)
         ),
-        {"batch_size": config.batch_size},
+        config.model_dump(include={"batch_size", "max_gmacs", "min_images"}),
         params.fanout,
         CODE,
     )
@@ -167,15 +189,12 @@ def run(params: Params, stage: StageRun) -> None:
 
 
 def test_images(params: Params) -> ImageTensors:
-    """The test images of `images.name`, or the first `evaluate.images` of them in an order drawn by seed."""
+    """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of them."""
     from flows.stages.images import load_split
 
     images = load_split(params, "test")
-    n = params.evaluate.images
-    if n is None or n >= len(images):
-        return images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(params.base.seed))
-    return images.subset(order[:n])
+    return images.subset(order[: params.evaluate.images])
 
 
 def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]:
