@@ -16,9 +16,14 @@ CHAMPION_CHANGED = "ghn.champion.changed"
 """Alias @champion points to another version; resource `ghn.model.<name>`."""
 
 
-def outputs_changed(stage: str, directory: Path) -> None:
-    """Says that `stage` wrote new outputs in `directory`."""
-    _emit(DATA_CHANGED, f"ghn.stage.{stage}", {"stage": stage, "directory": str(directory)})
+def outputs_changed(stage: str, directory: Path, dependents_run: bool) -> None:
+    """Says that `stage` wrote new outputs in `directory`.
+
+    The label `ghn.dependents` tells whether the run that did so goes on with what depends on them ("included") or
+    leaves that to others ("waiting"): a trigger that matches the latter does not repeat the work of the former.
+    """
+    labels = {"ghn.dependents": "included" if dependents_run else "waiting"}
+    _emit(DATA_CHANGED, f"ghn.stage.{stage}", {"stage": stage, "directory": str(directory)}, labels)
 
 
 def champion_changed(model: str, version: str, reason: str) -> None:
@@ -26,9 +31,9 @@ def champion_changed(model: str, version: str, reason: str) -> None:
     _emit(CHAMPION_CHANGED, f"ghn.model.{model}", {"model": model, "version": version, "reason": reason})
 
 
-def _emit(event: str, resource: str, payload: dict[str, Any]) -> None:
+def _emit(event: str, resource: str, payload: dict[str, Any], labels: dict[str, str] | None = None) -> None:
     if not os.environ.get("PREFECT_API_URL"):
         return
     from prefect.events import emit_event
 
-    emit_event(event=event, resource={"prefect.resource.id": resource}, payload=payload)
+    emit_event(event=event, resource={"prefect.resource.id": resource, **(labels or {})}, payload=payload)

@@ -34,6 +34,7 @@ from flows import paths, shell
 from flows.dvcfile import Declaration, read_stages
 from flows.events import outputs_changed
 from flows.params import PARAMS_FILE, load_params
+from flows.stack.config import TRAINING_LIMIT
 from flows.tracking import client, experiment_id, pipeline_run, tracking_uri
 from flows.workspace import Workspace, experiment
 from ghn.errors import GHNError
@@ -42,8 +43,7 @@ STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
 """A stage that takes longer is taken for stuck; 75 epochs of ImageNet on 8 GPUs stay below."""
 
 TRAINING = "train"
-TRAINING_LIMIT = "training"
-"""The stage that occupies a GPU, and the global concurrency limit with a slot per GPU (`ghn stack up` makes it)."""
+"""The stage that occupies a GPU: a slot of the limit `TRAINING_LIMIT`, which `ghn stack up` makes."""
 
 MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Restored"}
 """What DVC prints, and the name of the task's state; otherwise the stage was run."""
@@ -120,8 +120,14 @@ def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     retry_condition_fn=_worth_retrying,
     persist_result=False,
 )
-def run_stage(stage: str, workspace: Workspace) -> State[Outcome]:
-    """Runs one stage through DVC; the state's name says whether it was Completed, Unchanged or Restored."""
+def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> State[Outcome]:
+    """Runs one stage through DVC; the state's name says whether it was Completed, Unchanged or Restored.
+
+    Args:
+        stage: its name in dvc.yaml.
+        workspace: where.
+        dependents_run: whether this flow run goes on with the stages that read its outputs (`flows.events`).
+    """
     logger = get_run_logger()
     started = time.perf_counter()
     lines: list[str] = []
@@ -145,8 +151,8 @@ def run_stage(stage: str, workspace: Workspace) -> State[Outcome]:
         passing = any(text in output for text in _LOCKED) or any(c < 0 or c > 128 for c in [code, *exit_codes])
         raise StageFailedError(f"stage {stage} failed: {lines[-1] if lines else f'exit code {code}'}", passing)
     status = next((name for mark, name in MARKS.items() if any(mark in line for line in lines)), "Completed")
-    if status != "Unchanged":
-        outputs_changed(stage, workspace.directory)
+    if status != "Unchanged" and workspace.directory == Path.cwd():  # an experiment changes nothing in the tree
+        outputs_changed(stage, workspace.directory, dependents_run)
     seconds = time.perf_counter() - started
     return Completed(name=status, message=f"{seconds:.1f} s", data=Outcome(status, seconds))
 
@@ -204,7 +210,8 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
                 if name == TRAINING and train_in:
                     futures[name] = delegate_stage.submit(name, train_in, wait_for=first, return_state=False)
                 else:
-                    futures[name] = run_stage.submit(name, workspace, wait_for=first, return_state=False)
+                    included = all(reader in order for reader, sources in before.items() if name in sources)
+                    futures[name] = run_stage.submit(name, workspace, included, wait_for=first, return_state=False)
             for future in futures.values():
                 future.wait()
         except BaseException:  # a cancelled flow run: its threads wait for their stages

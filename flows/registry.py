@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -177,7 +177,6 @@ def evaluation(version: ModelVersion, mlflow_client: MlflowClient | None = None)
     Raises:
         RegistryError: the version has none.
     """
-    import pyarrow.parquet as pq
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -185,19 +184,30 @@ def evaluation(version: ModelVersion, mlflow_client: MlflowClient | None = None)
     with TemporaryDirectory() as directory:
         try:
             path = download_artifacts(artifact_uri=f"{uri}/artifacts/evaluation.parquet", dst_path=directory)
-            rows = pq.read_table(path).to_pylist()
+            rows = read_rows(path)
         except (MlflowException, OSError) as error:
             raise RegistryError(f"version {version.version} of {version.name} has no evaluation: {error}") from error
     good = [row for row in rows if row["error"] is None]
     if not good:
-        raise RegistryError(
-            f"version {version.version} of {version.name}: no architecture was evaluated without an error"
-        )
+        raise RegistryError(f"version {version.version} of {version.name}: no architecture was evaluated without error")
     return Evaluation(
-        {row["architecture"]: row["accuracy"] for row in good},
-        {row["architecture"]: row["randinit_accuracy"] for row in good},
-        _data(version.tags, good[0]["images"], good[0]["seed"]),
+        accuracies(rows),
+        accuracies(rows, "randinit_accuracy"),
+        _data(version.tags, max(row["images"] for row in good), good[0]["seed"]),
     )
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of the stage evaluate."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def accuracies(rows: Sequence[Mapping[str, Any]], column: str = METRIC) -> dict[str, float]:
+    """By architecture, of the rows without an error."""
+    return {row["architecture"]: row[column] for row in rows if row["error"] is None}
 
 
 def _data(tags: Mapping[str, str], images: int, seed: int) -> str:
@@ -307,6 +317,21 @@ def _version(mlflow_client: MlflowClient, name: str, number: str) -> ModelVersio
         return mlflow_client.get_model_version(name, number)
     except MlflowException:
         raise RegistryError(f"model {name} has no version {number}") from None
+
+
+def find(name: str, version: str) -> ModelVersion:
+    """A version by its number or by `@alias`.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    mlflow_client = client()
+    if not version.startswith("@"):
+        return _version(mlflow_client, name, version)
+    found = by_alias(name, version[1:], mlflow_client)
+    if found is None:
+        raise RegistryError(f"model {name} has no version {version}; `ghn registry list {name}` shows what there is")
+    return found
 
 
 def describe(name: str, found: Sequence[ModelVersion]) -> list[dict[str, str]]:

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 USER = "ghn"
 DATABASES = ("prefect", "mlflow")
 POOLS = ("cpu", "gpu")
+TRAINING_LIMIT = "training"
+"""Global concurrency limit of Prefect with a slot per GPU."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from flows.shell import environment
 from flows.stack import postgres
-from flows.stack.config import POOLS, ROOT, StackConfig
+from flows.stack.config import POOLS, ROOT, TRAINING_LIMIT, StackConfig
 from flows.stack.service import Service, ServiceError
 
 PYTHON_PROGRAMS = Path(sys.executable).parent
@@ -76,17 +77,30 @@ def prefect_environment(config: StackConfig) -> dict[str, str]:
     }
 
 
-def prefect(config: StackConfig, *arguments: str) -> str:
-    """Runs a `prefect` command against the stack's server and returns its output.
+def prefect(config: StackConfig, *arguments: str, extra: Mapping[str, str] | None = None) -> str:
+    """Runs a `prefect` command against the stack's server and returns its output; `extra` goes to its environment.
 
     Raises:
         ServiceError: it failed.
     """
     command = [str(PYTHON_PROGRAMS / "prefect"), "--no-prompt", *arguments]
-    result = subprocess.run(command, env=prefect_environment(config), cwd=ROOT, capture_output=True, text=True)
+    variables = {**prefect_environment(config), **(extra or {})}
+    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
     if result.returncode != 0:
         raise ServiceError(f"prefect {' '.join(arguments)} failed:\n{result.stdout}{result.stderr}")
     return result.stdout
+
+
+def deploy(config: StackConfig) -> list[str]:
+    """Applies prefect.yaml to the server: deployments, schedules, triggers. Returns the deployments' names.
+
+    Raises:
+        ServiceError: the server is away, or refuses a deployment.
+    """
+    # The variable is filled in by prefect.yaml's pull step; an empty answer declines what `prefect deploy` may ask.
+    prefect(config, "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), extra={"GHN_ROOT": str(ROOT)})
+    listed = json.loads(prefect(config, "deployment", "ls", "--output", "json"))
+    return sorted(entry["name"] for entry in listed)
 
 
 def _prefect(config: StackConfig) -> Service:
@@ -156,6 +170,14 @@ def _create_pools(config: StackConfig) -> None:
     for pool in POOLS:
         prefect(config, "work-pool", "create", pool, "--type", "process", "--overwrite")
         prefect(config, "work-pool", "set-concurrency-limit", pool, str(_limit(config, pool)))
+    # One training per GPU, wherever it runs (flows.pipeline occupies a slot).
+    limit = ["--limit", str(config.training_slots)]
+    try:
+        prefect(config, "global-concurrency-limit", "inspect", TRAINING_LIMIT)
+    except ServiceError:
+        prefect(config, "global-concurrency-limit", "create", TRAINING_LIMIT, *limit)
+    else:
+        prefect(config, "global-concurrency-limit", "update", TRAINING_LIMIT, *limit)
 
 
 def _limit(config: StackConfig, pool: str) -> int:
