@@ -29,11 +29,12 @@ def adapt_graph(graph: Graph) -> Graph:
 
 
 def _hide_fused_attention(operation: Operation) -> Operation:
-    """Attention by the fused kernel has no node.
+    """The attention of `nn.MultiheadAttention` has no node, unless its weights are asked for.
 
-    Reason: `scaled_dot_product_attention` is one step for autograd, so that the reference, which takes a softmax for
-    the node of an attention, finds none. It finds those that networks spell out (Swin).
-    Models: ViT; most of timm's transformers; whatever uses `nn.MultiheadAttention` without asking for its weights.
+    Reason: the reference takes a softmax in the autograd graph for the node of an attention, and the fused kernel that
+    recent PyTorch uses there is one step. Networks that write their attention themselves keep their nodes, as the
+    networks of DeepNets-1M do, which the hypernetworks were trained on.
+    Models: ViT.
     """
     if operation.kind != "fused_msa":
         return operation

@@ -480,10 +480,13 @@ def _adaptive_avg_pool(rec: Recorder, out: Tensor, input: Tensor, output_size: A
 
 
 @rule(torch.mean, Tensor.mean)
-def _mean(rec: Recorder, out: Tensor, input: Tensor, dim: Any = None, *_: Any, **__: Any) -> None:
+def _mean(
+    rec: Recorder, out: Tensor, input: Tensor, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any
+) -> None:
     n = input.dim()
     dims = sorted({d % n for d in ((dim,) if isinstance(dim, int) else dim or range(n))})
-    if rec.source(input) is not None and dims in {3: [[1]], 4: [[2, 3], [1, 2]]}.get(n, []):
+    positions = {3: [[1]] if keepdim else [[1], [2]], 4: [[2, 3], [1, 2]]}.get(n, [])
+    if rec.source(input) is not None and dims in positions:
         rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
     else:  # the statistics of a hand-written norm, a loss, ...
         rec.pass_on(out, [input])
@@ -497,7 +500,7 @@ def _softmax(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> N
 
 @rule(F.scaled_dot_product_attention)
 def _attention(rec: Recorder, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> None:
-    rec.tag(out, rec.add("fused_msa", [rec.source(tensor) for tensor in (query, key, value)]))
+    rec.tag(out, rec.add("msa", [rec.source(tensor) for tensor in (query, key, value)]))
 
 
 @rule(F.multi_head_attention_forward)
@@ -535,7 +538,7 @@ def _multi_head_attention(
         projected = rec.layer("conv", sources, None, in_proj_bias)
     else:
         projected = rec.layer("conv", sources, in_proj_weight, in_proj_bias)
-    # PyTorch takes the fused kernel unless the attention weights are asked for.
+    # PyTorch takes the fused kernel unless the attention weights are asked for; `compat` needs to know.
     attended = rec.add("msa" if need_weights else "fused_msa", [projected])
     rec.tag(result[0], rec.layer("conv", [attended], out_proj_weight, out_proj_bias))
     if result[1] is not None:
