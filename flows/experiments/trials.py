@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from datasets.images import ImageTensors, load
+from datasets.images import ImageStream, ImageTensors, load, stream
 from flows import paths
 from flows.experiments.initialise import initialise, source
 from flows.experiments.networks import build_network, split_of
@@ -81,6 +83,10 @@ class ImagesSpec(BaseModel):
     max_train: int | None = Field(default=None, ge=1)
     max_val: int | None = Field(default=None, ge=1)
     max_test: int | None = Field(default=None, ge=1)
+    stream: bool = Field(
+        default=False, description="training images that do not fit in memory: decoded as they are read"
+    )
+    workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
 
 
 class Grid(BaseModel):
@@ -127,12 +133,16 @@ class Trial(BaseModel):
         contents += [_images_digest(spec) for spec in (self.images, self.source_images) if spec is not None]
         return digest(*contents)
 
-    def key(self, point: FinetuneConfig) -> str:
-        """Digest of everything that the row of `point` depends on; the other points of the grid do not enter."""
+    def keys(self, data_hash: str) -> dict[str, FinetuneConfig]:
+        """The points of the grid by the digest of everything that a point's row depends on.
+
+        The other points of the grid do not enter.
+        """
         apart = {"grid", "finetune", "device", "checkpoints"}
         apart |= {name for name in ("gradinit", "metainit") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
-        return digest(settings, point.model_dump(mode="json"), self.data_hash(), code_digest(*_CODE))
+        common = (settings, data_hash, code_digest(*_CODE))
+        return {digest(*common, point.model_dump(mode="json")): point for point in self.grid.points(self.finetune)}
 
 
 def run_trials(
@@ -141,42 +151,78 @@ def run_trials(
     *,
     title: str = "fine-tuning",
     cache: Path = paths.CACHE / "trials",
-    on_rows: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """The rows of all trials, finished ones from the cache and the others by workers; sorted, none missing.
 
     A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row with its error.
     """
     rows: list[Row] = []
-    function = partial(_run_or_say_why, cache=cache)
-    for result in fan_out(function, trials, config, describe=str, failed=_failed, title=title) if trials else ():
+    jobs: list[Job] = []
+    for trial in trials:
+        job = Job(trial, trial.data_hash(), cache)
+        if (finished := job.finished()) is None:
+            jobs.append(job)
+        else:
+            rows += finished
+    if len(jobs) < len(trials):
+        tqdm.write(f"{title}: {len(trials) - len(jobs)} of {len(trials)} trials are there already")
+    for result in fan_out(_run_or_say_why, jobs, config, describe=str, failed=_failed, title=title) if jobs else ():
         rows += result
-        if on_rows is not None:
-            on_rows(result)
     order = {(trial.architecture, trial.init, trial.seed): place for place, trial in enumerate(trials)}
     rows.sort(key=lambda row: (order[row["architecture"], row["ghn"], row["seed"]], row.get("lr", 0.0)))
     return rows
 
 
-def _run_or_say_why(trial: Trial, cache: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Job:
+    """A trial with the digest of its data, which the process that hands out trials computes once for all of them."""
+
+    trial: Trial
+    data_hash: str
+    cache: Path
+
+    def __str__(self) -> str:
+        return str(self.trial)
+
+    @cached_property
+    def points(self) -> dict[str, FinetuneConfig]:
+        """The grid points by their keys."""
+        return self.trial.keys(self.data_hash)
+
+    @cached_property
+    def work(self) -> Path:
+        """Directory of what a killed trial leaves for the next try."""
+        return self.cache / f"trial-{digest(list(self.points))}"
+
+    @property
+    def done(self) -> Path:
+        """The file with the rows of the finished trial."""
+        return self.work.with_suffix(".json")
+
+    def finished(self) -> list[Row] | None:
+        """The rows, if the trial was run before."""
+        if not self.done.exists():
+            return None
+        rows: list[Row] = json.loads(self.done.read_text())
+        return rows
+
+
+def _run_or_say_why(job: Job) -> list[Row]:
     try:
-        return run_trial(trial, cache)
+        return run_trial(job)
     except Exception as error:  # not every exception survives the way between processes
-        return _failed(trial, f"{type(error).__name__}: {error}")
+        return _failed(job, f"{type(error).__name__}: {error}")
 
 
-def run_trial(trial: Trial, cache: Path = paths.CACHE / "trials") -> list[Row]:
+def run_trial(job: Job) -> list[Row]:
     """All grid points of one trial, the chosen one tested."""
-    points = {trial.key(point): point for point in trial.grid.points(trial.finetune)}
-    work = cache / f"trial-{digest(list(points))}"
-    done = work.with_suffix(".json")
-    if done.exists():
-        finished: list[Row] = json.loads(done.read_text())
+    trial, cache, work = job.trial, job.cache, job.work
+    if (finished := job.finished()) is not None:
         return finished
     train, val, test = trial_images(trial.images)
     start = _Start(trial, train)
     rows: dict[str, Row] = {}
-    for key, point in points.items():
+    for key, point in job.points.items():
         path = cache / key[:2] / f"{key}.json"
         if path.exists():
             rows[key] = json.loads(path.read_text())
@@ -193,9 +239,9 @@ def run_trial(trial: Trial, cache: Path = paths.CACHE / "trials") -> list[Row]:
     if (weights := _weights(work, chosen)).exists():
         model.load_state_dict(torch.load(weights, weights_only=True, map_location=trial.device))
     else:  # the row came from another grid's cache, without weights
-        finetune(model, train, val, points[chosen], seed=trial.seed)
+        finetune(model, train, val, job.points[chosen], seed=trial.seed)
     shared = {
-        **identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, trial.data_hash()),
+        **identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash),
         "images": trial.images.name,
         "n_train": len(train),
         "n_val": len(val),
@@ -205,8 +251,8 @@ def run_trial(trial: Trial, cache: Path = paths.CACHE / "trials") -> list[Row]:
     }
     result = [{**shared, **row, "selected": key == chosen} for key, row in rows.items()]
     for row in result:
-        row["test_accuracy"] = evaluate(model, test, points[chosen]) if row["selected"] else None
-    _write_json(done, result)
+        row["test_accuracy"] = evaluate(model, test, job.points[chosen]) if row["selected"] else None
+    _write_json(job.done, result)
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -214,7 +260,7 @@ def run_trial(trial: Trial, cache: Path = paths.CACHE / "trials") -> list[Row]:
 class _Start:
     """The state that every point of a trial starts from; made when it is first asked for."""
 
-    def __init__(self, trial: Trial, train: ImageTensors):
+    def __init__(self, trial: Trial, train: ImageTensors | ImageStream):
         self.trial = trial
         self.train = train
         self.seconds = 0.0
@@ -228,7 +274,7 @@ class _Start:
 
     def _make(self) -> nn.Module:
         trial, train = self.trial, self.train
-        source = train if trial.source_images is None else trial_images(trial.source_images)[0]
+        source, held_out, _ = trial_images(trial.source_images or trial.images)
         model, graph = self._build(source.num_classes)
         self.seconds = initialise(
             model,
@@ -244,7 +290,7 @@ class _Start:
         )
         if trial.pretrain is not None:
             model.to(trial.device)
-            finetune(model, source, source.subset([0]), trial.pretrain, seed=trial.seed)
+            finetune(model, source, held_out, trial.pretrain, seed=trial.seed)
             model.cpu()
         if trial.source_images is None:
             return model
@@ -293,32 +339,39 @@ def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
 
 
 @lru_cache(maxsize=4)
-def trial_images(spec: ImagesSpec) -> tuple[ImageTensors, ImageTensors, ImageTensors]:
+def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
     """Training, validation and test images of `spec`; once per process.
 
     In a few-shot setting the held-out images for choices are among the few labels (Zhai et al., 2019: 800 and 200).
     """
-    train, val, test = (
-        load(
+
+    def read(split: str) -> ImageTensors:
+        fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
+        return load(spec.name, spec.root, split, spec.image_size, **fractions, seed=spec.seed, cache=paths.IMAGES)
+
+    def cut(images: ImageTensors, limit: int | None) -> ImageTensors:
+        if limit is None or len(images) <= limit:
+            return images
+        return images.subset(stratified_order(images.labels, spec.seed)[:limit])
+
+    if spec.stream:
+        streamed = stream(
             spec.name,
             spec.root,
-            split,
+            "train",
             spec.image_size,
             val_fraction=spec.val_fraction,
-            test_fraction=spec.test_fraction,
             seed=spec.seed,
+            workers=spec.workers,
         )
-        for split in ("train", "val", "test")
-    )
+        return streamed, cut(read("val"), spec.max_val), cut(read("test"), spec.max_test)
+    train, val, test = (read(split) for split in ("train", "val", "test"))
     if spec.few_shot is not None:
         few = train.few_shot(spec.few_shot, spec.seed)
         order = stratified_order(few.labels, spec.seed)
         held_out = round(spec.few_shot * spec.few_shot_held_out)
         train, val = few.subset(order[held_out:]), few.subset(order[:held_out])
-    return tuple(  # type: ignore[return-value]
-        part if limit is None or len(part) <= limit else part.subset(stratified_order(part.labels, spec.seed)[:limit])
-        for part, limit in ((train, spec.max_train), (val, spec.max_val), (test, spec.max_test))
-    )
+    return cut(train, spec.max_train), cut(val, spec.max_val), cut(test, spec.max_test)
 
 
 def data_available(spec: ImagesSpec) -> str | None:
@@ -332,7 +385,9 @@ def data_available(spec: ImagesSpec) -> str | None:
 
 @lru_cache(maxsize=64)
 def _images_digest(spec: ImagesSpec) -> str:
-    return digest([part.digest for part in trial_images(spec)])
+    train, *others = trial_images(spec)
+    of_train = train.digest if isinstance(train, ImageTensors) else train.table.fingerprint()
+    return digest([of_train, *(part.digest for part in others)])
 
 
 def _describe(point: FinetuneConfig) -> Row:
@@ -379,7 +434,8 @@ def _write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value))
 
 
-def _failed(trial: Trial, error: Exception | str) -> list[Row]:
+def _failed(job: Job, error: Exception | str) -> list[Row]:
     """The row of a trial that could not be done."""
-    head = identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, "", error)
+    trial = job.trial
+    head = identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash, error)
     return [head | {"images": trial.images.name}]

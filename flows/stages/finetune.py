@@ -133,6 +133,8 @@ def images_spec(params: Params, max_train: int | None, max_val: int | None, max_
         max_train=max_train,
         max_val=max_val,
         max_test=max_test,
+        stream=images.stream,
+        workers=images.workers,
     )
 
 

@@ -1,21 +1,14 @@
 """Trials on tiny networks and real digits, in this process."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from flows.experiments import trials as module
-from flows.experiments.trials import (
-    COLUMNS,
-    Grid,
-    ImagesSpec,
-    Trial,
-    run_trial,
-    run_trials,
-    trial_images,
-    with_new_head,
-)
+from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Job, Trial, run_trials, trial_images, with_new_head
 from flows.fanout import FanOut
 from flows.results import IDENTITY, read_rows, write_rows
 from ghn.finetune import FinetuneConfig, evaluate, finetune
@@ -45,6 +38,10 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(module, "finetune", recorded)
     return seen
+
+
+def run_trial(one):
+    return module.run_trial(Job(one, one.data_hash(), Path("cache")))
 
 
 def trial(**changes):
@@ -130,9 +127,13 @@ def test_a_longer_grid_only_adds_points(trained):
     ids=str,
 )
 def test_whatever_a_row_depends_on_changes_its_key(change):
-    point = FinetuneConfig()
-    assert trial(**change).key(point) != trial().key(point)
-    assert trial().key(point) != trial().key(FinetuneConfig(steps=7))
+    def keys(one):
+        return set(one.keys(one.data_hash()))
+
+    assert len(keys(trial())) == 3
+    assert not keys(trial(**change)) & keys(trial())
+    assert not keys(trial(finetune=FinetuneConfig(steps=7))) & keys(trial())
+    assert keys(trial(grid=Grid(lr=(1e-5, 0.7)))) & keys(trial())
 
 
 def test_a_failure_is_a_row(monkeypatch):
