@@ -42,6 +42,31 @@ class Conv2d(nn.Conv2d):
             super().reset_parameters()
 
 
+class DilatedDepthwise(Conv2d):
+    """A depthwise convolution of dilation 2.
+
+    On a CPU, oneDNN differentiates dilated depthwise convolutions ten times more slowly than others. An output pixel
+    reads pixels whose row and column are both as odd or even as its own, so each of the four grids of every second
+    pixel is convolved by itself, without dilation; with stride 2 only one of the grids is needed.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H', W')."""
+        if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x_BCHW)
+        padding = self.kernel_size[0] // 2
+        if self.stride[0] == 2:
+            return F.conv2d(x_BCHW[:, :, ::2, ::2], self.weight, None, 1, padding, 1, self.groups)
+        b, c, height, width = x_BCHW.shape
+        x_BCHW = F.pad(x_BCHW, (0, width % 2, 0, height % 2))
+        h, w = x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2
+        grid = x_BCHW.permute(0, 2, 3, 1).reshape(b, h, 2, w, 2, c).permute(0, 2, 4, 1, 3, 5)
+        grid = grid.reshape(4 * b, h, w, c).permute(0, 3, 1, 2)
+        out = F.conv2d(grid, self.weight, None, 1, padding, 1, self.groups)
+        out = out.permute(0, 2, 3, 1).reshape(b, 2, 2, h, w, c).permute(0, 3, 1, 4, 2, 5)
+        return out.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)[:, :, :height, :width]
+
+
 class Linear(nn.Linear):
     """A linear layer."""
 
@@ -129,7 +154,7 @@ def factorised_convolution(channels: int, kernel: int, stride: int, norm: bool, 
 
 def dilated_convolution(channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A depthwise k x k convolution of dilation 2 and a 1 x 1 convolution."""
-    depthwise = Conv2d(channels, channels, kernel, stride, kernel - 1, 2, channels, device)
+    depthwise = DilatedDepthwise(channels, channels, kernel, stride, kernel - 1, 2, channels, device)
     pointwise = Conv2d(channels, channels, 1, device=device)
     return ReLUConv(depthwise, pointwise, channels=channels, norm=norm, device=device)
 
