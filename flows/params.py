@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datasets.deepnets.generate import GenerateConfig
 from flows.architectures import ArchitecturesConfig
 from flows.fanout import FanOut
+from flows.report.config import ReportConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.finetune import FinetuneStageConfig
 from flows.stages.images import ImagesConfig
 from flows.stages.predict import PredictConfig
 from flows.stages.register import RegisterConfig
-from flows.stages.report import ReportConfig
 from flows.stages.train import TrainStageConfig
 from flows.stages.transfer import TransferConfig
 from ghn.errors import ConfigError

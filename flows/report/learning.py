@@ -214,8 +214,8 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
             ),
             *_comparisons(rows, inits),
             Text(
-                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)}, {first['steps']} steps, chosen "
-                f"on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): {published_row}.",
+                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)}, {first['steps']} steps, "
+                f"chosen on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): {published_row}.",
                 "note",
             ),
         ],

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
 from flows.provenance import dvc_hash
@@ -26,15 +25,6 @@ from ghn.files import atomic_path
 if TYPE_CHECKING:
     from flows.params import Params
     from flows.tracking import StageRun
-
-
-class ReportConfig(BaseModel):
-    """Section `report` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    title: str = Field(default="Parameters predicted by GHN-3", min_length=1, description="heading of the page")
-    bins: int = Field(default=25, ge=5, le=100, description="bins of the accuracy histograms")
 
 
 def run(params: Params, stage: StageRun) -> None:

@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ghn.errors import ConfigError
 
@@ -65,6 +64,8 @@ def fixup(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError("FixUp is for networks without batch norm; call ghn.baselines.without_norm(model) first")
+    from torchvision.models.resnet import BasicBlock, Bottleneck  # slow to import, and few need it
+
     blocks = [module for module in model.modules() if isinstance(module, BasicBlock | Bottleneck)]
     if not blocks:
         raise ConfigError(f"FixUp knows residual blocks of torchvision's ResNet; {type(model).__name__} has none")
