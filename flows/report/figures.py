@@ -28,7 +28,7 @@ _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
 }
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)), "-")
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, is selectable and small
     "font.size": 8.5,
     "axes.edgecolor": _MUTED,

@@ -24,29 +24,25 @@ def learning_curve(
     """Accuracy of unseen networks and training loss over the hypernetwork's training.
 
     Args:
-        curve: an entry per evaluation: `step`, `accuracy` and maybe `accuracy_std` over unseen networks.
-        steps: an entry per logged step: `step`, `loss`, `accuracy` on the training batch.
+        curve: an entry per evaluation: `step`, and of unseen networks of the val split `val_mean` and `val_best`.
+        steps: an entry per stretch of steps: `step`, `cross_entropy`, `accuracy` on the training batch.
         setting: for chance.
     """
     panels = []
     if curve:
         x = [entry["step"] for entry in curve]
         series = [
-            figures.Series(
-                "unseen networks, validation images",
-                x,
-                [entry["accuracy"] for entry in curve],
-                [entry.get("accuracy_std", 0.0) for entry in curve],
-            )
+            figures.Series("unseen networks, mean", x, [entry["val_mean"] for entry in curve]),
+            figures.Series("unseen networks, best", x, [entry["val_best"] for entry in curve], colour=2),
         ]
         if steps:
             smooth = _smooth(steps, "accuracy")
-            series.append(figures.Series("training networks, training images", *smooth, colour=1))
+            series.append(figures.Series("training networks, mean", *smooth, colour=1))
         svg = figures.lines(series, "Accuracy with predicted parameters", "step", "accuracy", chance=setting.chance)
         last = curve[-1]
         panels.append(
             Figure(
-                svg, "", f"Line plot of accuracy over steps, ending at {percent(last['accuracy'])} on unseen networks."
+                svg, "", f"Line plot of accuracy over steps, ending at {percent(last['val_mean'])} on unseen networks."
             )
         )
     if steps:
@@ -69,7 +65,8 @@ def learning_curve(
         blocks.append(
             Panels(
                 panels,
-                "Lines on training networks are averaged over neighbouring steps; bands are ± 1 std over networks.",
+                "Unseen networks: of the val split, on validation images. Training networks: those of each meta-batch, "
+                "on its images, averaged over neighbouring steps.",
             )
         )
     else:
@@ -215,7 +212,8 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
             *_comparisons(rows, inits),
             Text(
                 f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)}, {first['steps']} steps, "
-                f"chosen on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): {published_row}.",
+                f"chosen on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): "
+                f"{published_row}.",
                 "note",
             ),
         ],

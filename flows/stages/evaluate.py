@@ -117,7 +117,7 @@ class Evaluate:
         torch.manual_seed(int(digest(self.seed, target.id), 16) % 2**63)
         model, graph = build(target, self.images.num_classes, self.images.image_size)
         ghn = self.ghn.to(self.device)
-        model = model.to(self.device, memory_format=torch.channels_last)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
         batches = self.batches(model)
         random = score(model, batches)
         predicted = score(ghn(model, graph), batches)

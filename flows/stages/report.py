@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def build(params: Params) -> str:
         learning.transfer(transferred, paper),
         evaluation.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
         learning.learning_curve(
-            read_lines(paths.model(ghn) / "curve.jsonl"), read_lines(paths.model(ghn) / "steps.jsonl"), setting
+            read_curve(paths.model(ghn) / "curve.json"), read_steps(paths.model(ghn) / "steps.csv"), setting
         ),
         evaluation.cost(predictions),
         evaluation.failures(
@@ -85,7 +85,7 @@ def setting_of(params: Params, evaluated: Sequence[Row]) -> Setting:
         test_images=measured[0] if measured else 0,
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
         train_architectures=len(open_split(paths.DEEPNETS, "train")),
-        steps=params.train.recipe.steps,
+        steps=params.train.steps,
     )
 
 
@@ -147,14 +147,22 @@ def provenance(params: Params, evaluated: Sequence[Row]) -> dict[str, str]:
     }
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; empty if there is none."""
-    if not path.exists():
-        return []
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """The evaluations along the training of the hypernetwork."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError as error:
-        raise DamagedFileError(f"{path}: {error}; `dvc repro --force train` makes it anew") from None
+        curve: list[dict[str, float]] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew") from None
+    return curve
+
+
+def read_steps(path: Path) -> list[dict[str, float]]:
+    """Its steps."""
+    try:
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew") from None
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from datasets.deepnets import MetaBatchConfig
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 CURVE_NAME = "curve.json"
 """Evaluations against steps, for `dvc plots`."""
+
+STEPS_NAME = "steps.csv"
+"""Loss and accuracy of the training steps, for `dvc plots` and the report."""
 
 SUMMARY_NAME = "training.json"
 """The last evaluation, for `dvc metrics`."""
@@ -238,7 +242,19 @@ def _publish(directory: Path, weights: Path, output: Path) -> None:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
     with atomic_path(output / paths.WEIGHTS_NAME) as temporary:
         shutil.copyfile(weights, temporary)
+    steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
+    with atomic_path(output / STEPS_NAME) as temporary:
+        temporary.write_text(thinned(steps))
     shutil.rmtree(directory)
+
+
+def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
+    """The steps as CSV, averaged over at most `windows` stretches of equal length; skipped steps are left out."""
+    names = ("step", "loss", "cross_entropy", "accuracy", "gradient_norm", "lr")
+    rows = np.array([[step[name] for name in names] for step in steps if not step["skipped"]], dtype=np.float64)
+    stretches = np.array_split(rows, min(windows, len(rows))) if len(rows) else []
+    lines = [",".join(f"{value:.6g}" for value in stretch.mean(axis=0)) for stretch in stretches]
+    return "\n".join([",".join(names), *lines]) + "\n"
 
 
 def main() -> None:
