@@ -46,7 +46,12 @@ def forward_gmacs(architecture: str, num_classes: int, image_size: int) -> float
     """Multiply-accumulates of one image's forward pass, in units of 10^9, counted on tensors without data."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build(_target(architecture), num_classes, image_size, device="meta")[0].eval()
+    from ghn.architectures import build as build_named
+
+    if (found := _target(architecture)).index is None:
+        model = build_named(found.id, num_classes, image_size, device="meta").eval()
+    else:
+        model = build(found, num_classes, image_size, device="meta")[0].eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(torch.empty(1, 3, image_size, image_size, device="meta"))
