@@ -13,20 +13,20 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from joblib import Parallel, delayed
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from datasets.deepnets.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.shard import Shard, generate_shard, hexadecimal
 from datasets.deepnets.store import FORMAT_VERSION, Block, Header, Split, open_split, paths_of, write_split, writing
+from datasets.deepnets.workers import MapItems, OnThisMachine
 from ghn.errors import DamagedFileError, GHNError
 
 
@@ -69,24 +69,6 @@ def _seed_of(name: str) -> int:
     return 1000 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-class MapShards(Protocol):
-    """Applies a function to items on workers and yields the results in any order, as `flows.fanout.fan_out` does."""
-
-    def __call__(self, function: Callable[[int], int], items: Iterable[int], /) -> Iterator[int]:
-        """Yields `function(item)` for every item."""
-
-
-def on_this_machine(workers: int) -> MapShards:
-    """Workers by joblib; with one, in this process."""
-
-    def apply(function: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
-        items = list(items)
-        results = Parallel(n_jobs=workers, return_as="generator_unordered")(delayed(function)(i) for i in items)
-        yield from tqdm(results, total=len(items), desc="shards", unit="shard", mininterval=1.0)
-
-    return apply
-
-
 @dataclass(frozen=True)
 class Generated:
     """What a run did.
@@ -107,7 +89,7 @@ def generate_split(
     split: str,
     config: GenerateConfig | None = None,
     seed: int = 1,
-    map_shards: MapShards | None = None,
+    map_shards: MapItems | None = None,
 ) -> Generated:
     """Generates a split, or finishes one that was interrupted. A split that is there already is left as it is.
 
@@ -142,7 +124,7 @@ def generate_split(
         shards = directory / f".{split}.shards" / fingerprint
         make = partial(_make, shards, rules, seed, config.shard_size, frozenset(forbidden))
         missing = [k for k in range(n_shards) if not _shard_path(shards, k).exists()]
-        for _ in (map_shards or on_this_machine(1))(make, missing):
+        for _ in (map_shards or OnThisMachine())(make, missing):
             pass
         with writing(shards):
             _merge(directory, header, shards, n_shards)

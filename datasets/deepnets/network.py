@@ -139,7 +139,7 @@ class Network(nn.Module):
             bns = norm_layer(half, norm, device), norm_layer(width, norm, device)
             self.stem0 = Numbered(first, bns[0], "r", second, bns[1])
             if both:
-                self.stem1 = Numbered("r", conv(width, width, 3, 2, 1), norm_layer(width, norm, device))
+                self.stem1 = Numbered(None, conv(width, width, 3, 2, 1), norm_layer(width, norm, device))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W)."""
@@ -150,7 +150,8 @@ class Network(nn.Module):
         elif self.architecture.stem_type == 0:
             s0 = s1 = self.stem(images)
         else:
-            s0 = self.stem0(images)
+            # The second stem's ReLU works in place in the original, so that the first cell sees its result as well.
+            s0 = self.stem0(images).relu()
             s1 = self.stem1(s0) if hasattr(self, "stem1") else None
         for cell in range(self.architecture.n_cells):
             s0, s1 = s1, self.cells[str(cell)](s0, s1) if str(cell) in self.cells else None

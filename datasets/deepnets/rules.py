@@ -21,6 +21,8 @@ class SplitRules(BaseModel):
         steps: least and most sums per cell.
         max_steps_deep: most sums per cell of a deep network; up to it a network counts as simple.
         max_parameters: more at C = 32, 10 classes and either input size is rejected.
+        max_multiply_adds: more per 32-pixel image at C = 32 is rejected; None for no bound. A training split for a CPU
+            sets it: a fifth of the published train split costs less than 25 million, half of it 55 million or more.
         norm: "mixed" (none for half of the shallow, simple networks), "always" or "never" batch norm.
         preproc_plain: probability of 1x1 convolutions before a cell where neither several sums nor a growing width
             ask for them, in networks without msa.
@@ -40,6 +42,7 @@ class SplitRules(BaseModel):
     steps: tuple[int, int] = (1, 4)
     max_steps_deep: int = 2
     max_parameters: int = Field(default=10**7, gt=0)
+    max_multiply_adds: float | None = Field(default=None, gt=0)
     norm: Literal["mixed", "always", "never"] = "mixed"
     preproc_plain: float = Field(default=1.0, ge=0, le=1)
     preproc_msa: float = Field(default=0.2, ge=0, le=1)

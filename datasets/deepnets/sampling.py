@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.deepnets.cost import multiply_adds
 from datasets.deepnets.counting import count_parameters
 from datasets.deepnets.rules import SplitRules
 from datasets.deepnets.scaling import Scaling
@@ -15,7 +16,7 @@ from datasets.deepnets.table import ArchitectureTable
 
 FC_DIM = 256
 
-REJECTIONS = ("cse_without_convolution", "several_cse", "several_large_convolutions", "no_parameters", "too_large")
+REJECTIONS = ("cse_without_convolution", "several_cse", "several_large_convolutions", "no_parameters", "too_large", "too_costly")
 """Why drawn architectures are rejected, in the order of checks. Disconnected ones are found when they are built."""
 
 _CONVOLUTIONS = tuple(name for name in OPERATIONS if "conv" in name)
@@ -117,8 +118,8 @@ def _draw_sources(rng: np.random.Generator, n: int, slots: int) -> NDArray[np.in
     return np.stack([first, second], axis=-1).reshape(n, 2, slots)
 
 
-def accept(rules: SplitRules, table: ArchitectureTable) -> Draw:
-    """Applies the rejection rules, all but connectedness."""
+def rejections(rules: SplitRules, table: ArchitectureTable) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
+    """Which architectures each rejection rule applies to, and the (G, 2) numbers of parameters."""
     cse, large = table.count("cse"), table.count("conv_5x5", "conv_7x7")
     convolution = table.has(*_CONVOLUTIONS)
     any_cse = cse.sum(axis=1) > 0
@@ -130,10 +131,17 @@ def accept(rules: SplitRules, table: ArchitectureTable) -> Draw:
         (large > 1).any(axis=1),
         ~(any_cse | convolution | table.has("msa")),
         (n_params > rules.max_parameters).any(axis=1),
+        multiply_adds(table, Scaling()) > (rules.max_multiply_adds or np.inf),
     )
+    return dict(zip(REJECTIONS, reasons, strict=True)), n_params
+
+
+def accept(rules: SplitRules, table: ArchitectureTable) -> Draw:
+    """Applies the rejection rules, all but connectedness."""
+    reasons, n_params = rejections(rules, table)
     alive = np.ones(len(table), dtype=bool)
     rejected = {}
-    for name, reason in zip(REJECTIONS, reasons, strict=True):
+    for name, reason in reasons.items():
         rejected[name] = int((alive & reason).sum())
         alive &= ~reason
     return Draw(table.select(alive), n_params[alive], rejected)

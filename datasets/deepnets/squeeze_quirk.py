@@ -24,6 +24,8 @@ Products = list[frozenset[int]]
 """For each cell, the operations (by position, or `ZEROS`) whose product is a node."""
 
 _OUTPUT, _ZEROS, _PRODUCT = -1, -2, -3
+_RELU = -3
+"""Stands for the cell before the two stems: the ReLU that the second one applies to the first one's output in place."""
 
 _Item = str | tuple[int, int] | tuple[int, int, int]
 """Letters to emit; a value: (cell, state), (cell, _OUTPUT) or (cell, _ZEROS); a product: (cell, _PRODUCT, key)."""
@@ -98,9 +100,9 @@ def _stem(architecture: Architecture, cell: int) -> list[_Item]:
         return ["oo"]
     if architecture.stem_type == 0:
         return [("o" if architecture.stem_pool else "") + bn + "o"]
-    if cell == -1:
-        return [bn + "oR", (-2, _OUTPUT)]
-    return [bn + "oR" + bn + "o"]
+    if cell == _RELU:
+        return ["R" + bn + "oR" + bn + "o"]
+    return [bn + "o" if cell == -1 else "", (_RELU, _OUTPUT)]
 
 
 def _input(architecture: Architecture, cell: int, which: int) -> list[_Item]:

@@ -145,17 +145,17 @@ def write_split(
             ) as writer,
         ):  # fmt: skip
             writer_rows: list[pa.Table] = []
-            first = 0
+            first = written = 0
             for block in blocks:
                 _append(file, block)
                 digest.update(block.checksums.astype("<u4").tobytes())
                 writer_rows.append(metadata(block.code, block.graphs, block.hashes, block.n_params, first))
                 first += len(block.code)
-                if sum(len(rows) for rows in writer_rows) >= _ROW_GROUP:
-                    writer.write_table(pa.concat_tables(writer_rows), row_group_size=_ROW_GROUP)
-                    writer_rows.clear()
-            if writer_rows:
-                writer.write_table(pa.concat_tables(writer_rows), row_group_size=_ROW_GROUP)
+                if (whole := first // _ROW_GROUP * _ROW_GROUP - written) > 0:
+                    rows = pa.concat_tables(writer_rows)
+                    writer.write_table(rows.slice(0, whole), row_group_size=_ROW_GROUP)
+                    writer_rows, written = [rows.slice(whole)], written + whole
+            writer.write_table(pa.concat_tables(writer_rows), row_group_size=_ROW_GROUP)
             file.attrs[_HEADER] = text
             file.attrs["content"] = digest.hexdigest()
             if param_names:
@@ -282,6 +282,18 @@ class Split:
         """
         with _reading(self.parquet_path):
             return pq.read_table(self.parquet_path, columns=columns, page_checksum_verification=True)
+
+    def metadata_rows(self, begin: int, end: int, columns: list[str]) -> pa.Table:
+        """Some rows of the Parquet table; only the row groups that hold them are read.
+
+        Raises:
+            DamagedFileError: a page fails its checksum.
+        """
+        with _reading(self.parquet_path):
+            file = pq.ParquetFile(self.parquet_path, page_checksum_verification=True)
+            groups = range(begin // _ROW_GROUP, -(-end // _ROW_GROUP))
+            rows = file.read_row_groups(list(groups), columns=columns)
+            return rows.slice(begin - groups.start * _ROW_GROUP, end - begin)
 
     def graph(
         self,

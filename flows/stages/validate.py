@@ -1,0 +1,56 @@
+"""Stage validate: proves that the splits of DeepNets-1M on disk are right; any broken graph fails the pipeline.
+
+Writes reports/validation.json (every check with its counts, and the statistics next to the published ones of paper
+table 3) and reports/validation.csv (a line per check), also when a check fails.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+from datasets.deepnets.validate import ValidateConfig, ValidationReport, as_json, validate_splits
+from datasets.deepnets.workers import MapItems
+from flows import paths
+from flows.fanout import fan_out
+from ghn.files import atomic_path
+
+if TYPE_CHECKING:
+    from flows.params import Params
+    from flows.tracking import StageRun
+
+__all__ = ["ValidateConfig", "run"]
+
+
+def run(params: Params, stage: StageRun) -> None:
+    """Validates the splits that `params.validate_` names.
+
+    Raises:
+        ValidationError: a check failed; the message names the graphs.
+    """
+    map_blocks: MapItems = partial(fan_out, config=params.fanout, title="validate")
+    report = validate_splits(paths.DEEPNETS, params.validate_, params.base.seed, map_blocks)
+    _write(report)
+    stage.log_metrics(
+        {
+            "checks": len(report.checks),
+            "failed_checks": len(report.failures),
+            **{f"{name}_nodes_mean": s.nodes.mean for name, s in report.statistics.items()},
+            **{f"{name}_path_mean": s.path.mean for name, s in report.statistics.items()},
+        }
+    )
+    stage.log_artifact(paths.VALIDATION)
+    report.raise_if_failed()
+
+
+def _write(report: ValidationReport) -> None:
+    with atomic_path(paths.VALIDATION) as temporary:
+        temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
+    with atomic_path(paths.VALIDATION.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["split", "check", "checked", "failed", "examples", "note"])
+        for check in report.checks:
+            row = (check.split, check.check, check.checked, check.failed, " ".join(check.examples), check.note)
+            writer.writerow(row)
