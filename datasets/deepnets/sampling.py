@@ -16,7 +16,14 @@ from datasets.deepnets.table import ArchitectureTable
 
 FC_DIM = 256
 
-REJECTIONS = ("cse_without_convolution", "several_cse", "several_large_convolutions", "no_parameters", "too_large", "too_costly")
+REJECTIONS = (
+    "cse_without_convolution",
+    "several_cse",
+    "several_large_convolutions",
+    "no_parameters",
+    "too_large",
+    "too_costly",
+)
 """Why drawn architectures are rejected, in the order of checks. Disconnected ones are found when they are built."""
 
 _CONVOLUTIONS = tuple(name for name in OPERATIONS if "conv" in name)
