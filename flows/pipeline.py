@@ -22,6 +22,8 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
@@ -165,7 +167,13 @@ def delegate_stage(stage: str, deployment: str) -> State[Outcome]:
     state = run.state  # type: ignore[union-attr]  # a synchronous caller gets the flow run
     if state is None or not state.is_completed():
         raise StageFailedError(f"stage {stage} in {deployment}: {state.name if state else 'no state'}", False)
-    return Completed(name="Completed", data=Outcome("Completed", time.perf_counter() - started))
+    with get_client(sync_client=True) as prefect_client:  # whose task knows whether anything had changed
+        there = prefect_client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),  # type: ignore[union-attr]
+            task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=[stage])),
+        )
+    status = str(there[0].state_name) if there else "Completed"
+    return Completed(name=status, data=Outcome(status, time.perf_counter() - started))
 
 
 @flow(name="pipeline", log_prints=True, flow_run_name=lambda: _run_name(), persist_result=False)

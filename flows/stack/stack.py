@@ -166,18 +166,20 @@ def _worker(config: StackConfig, pool: str) -> Service:
 
 
 def _create_pools(config: StackConfig) -> None:
-    """Creates or updates the work pools with their limits of runs at once."""
-    for pool in POOLS:
-        prefect(config, "work-pool", "create", pool, "--type", "process", "--overwrite")
-        prefect(config, "work-pool", "set-concurrency-limit", pool, str(_limit(config, pool)))
-    # One training per GPU, wherever it runs (flows.pipeline occupies a slot).
-    limit = ["--limit", str(config.training_slots)]
-    try:
-        prefect(config, "global-concurrency-limit", "inspect", TRAINING_LIMIT)
-    except ServiceError:
-        prefect(config, "global-concurrency-limit", "create", TRAINING_LIMIT, *limit)
-    else:
-        prefect(config, "global-concurrency-limit", "update", TRAINING_LIMIT, *limit)
+    """Creates or updates the work pools, and the limit of trainings at once, wherever they run."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.workers.process import ProcessWorker
+
+    url = config.client_environment()["PREFECT_API_URL"]
+    template = ProcessWorker.get_default_base_job_template()
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        for pool in POOLS:
+            limit = _limit(config, pool)
+            create = WorkPoolCreate(name=pool, type="process", base_job_template=template, concurrency_limit=limit)
+            client.create_work_pool(create, overwrite=True)
+        client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, config.training_slots)
 
 
 def _limit(config: StackConfig, pool: str) -> int:
