@@ -265,18 +265,21 @@ class _Assembly:
         return Structure(np.concatenate(self.kinds), edges, self.sizes, self.widths, self.segments)
 
 
-def build_structure(architecture: Architecture, scaling: Scaling = CIFAR) -> Structure:
+def build_structure(
+    architecture: Architecture, scaling: Scaling = CIFAR, kept: Sequence[frozenset[int]] | None = None
+) -> Structure:
     """Nodes and edges of an architecture's graph, in topological order: stem, cells one after another, classifier.
 
     Args:
         architecture: the network.
         scaling: its sizes; they do not change nodes and edges.
+        kept: for each cell the products that are nodes; by default those of the reference (`squeeze_quirk`).
 
     Raises:
         InvalidGraphError: the architecture's output is disconnected.
     """
     wiring = wire(architecture, scaling.channels, scaling.large)
-    kept = kept_products(architecture, wiring.routes)
+    kept = kept_products(architecture, wiring.routes) if kept is None else kept
     one_input = not architecture.two_stems
     assembly = _Assembly()
     stem, first = _stem(

@@ -151,13 +151,13 @@ def shape_consistency(nodes: Nodes, shape: NDArray[np.int32], exact: NDArray[np.
 def parameter_counts(table: ArchitectureTable, n_params: NDArray[np.int64]) -> Failed:
     """The recorded numbers of parameters are right."""
     counts = [count_parameters(table, Scaling(image_size=size)) for size in (32, 224)]
-    wrong: Failed = (np.stack(counts, axis=1) != n_params).any(axis=1)
+    wrong: Failed = np.asarray((np.stack(counts, axis=1) != n_params).any(axis=1))
     return wrong
 
 
 def parameter_cap(n_params: NDArray[np.int64], rules: SplitRules) -> Failed:
     """No network is larger than the split allows."""
-    above: Failed = (n_params > rules.max_parameters).any(axis=1)
+    above: Failed = n_params.max(axis=1) > rules.max_parameters
     return above
 
 
@@ -165,7 +165,7 @@ def drawing_rules(table: ArchitectureTable, rules: SplitRules) -> Failed:
     """Every drawn quantity is in its range, and no rejection rule applies."""
     steps, vit, deep = table.steps, table.has("msa"), table.n_cells > rules.deep_from[1]
     fewest, most = rules.n_cells
-    bad = np.zeros(len(table), dtype=np.bool_)
+    bad: Failed = np.zeros(len(table), dtype=np.bool_)
     bad |= (table.n_cells < fewest) | (table.n_cells > most)
     bad |= (steps < rules.steps[0]) | (steps > np.where(deep, rules.max_steps_deep, rules.steps[1]))
     bad |= ~np.isin(table.ks, (3, 5, 7)) | ~np.isin(table.C_mult, (1, 2)) | ~np.isin(table.fc_layers, (1, 2))
@@ -173,7 +173,8 @@ def drawing_rules(table: ArchitectureTable, rules: SplitRules) -> Failed:
     bad |= ~table.preproc & np.where(vit, rules.preproc_msa == 1, rules.preproc_plain == 1)
     bad |= ~table.glob_avg & (vit | deep)
     bad |= table.stem_pool & (table.stem_type != 0)
-    bad |= {"always": ~table.norm, "never": table.norm}.get(rules.norm, (table.n_cells > fewest + 1) & ~table.norm)
+    wrong_norm: dict[str, Failed] = {"always": ~table.norm, "never": table.norm}
+    bad |= wrong_norm.get(rules.norm, np.asarray((table.n_cells > fewest + 1) & ~table.norm))
     bad |= (table.concat >> (steps[:, None].astype(np.uint16) - 1) & 1 == 0).any(
         axis=1
     )  # the last sum is never dropped

@@ -128,10 +128,10 @@ class ArchitectureTable:
         )
 
     @staticmethod
-    def from_architectures(architectures: Sequence[Architecture]) -> ArchitectureTable:
-        """Columns of given architectures."""
+    def from_architectures(architectures: Sequence[Architecture], slots: int | None = None) -> ArchitectureTable:
+        """Columns of given architectures; `slots` is 2S, by default as many as they need."""
         g = len(architectures)
-        slots = 2 * max((a.genotype.steps for a in architectures), default=1)
+        slots = slots or 2 * max((a.genotype.steps for a in architectures), default=1)
         operation, source = np.zeros((2, g, 2, slots), dtype=np.uint8)
         concat = np.zeros((g, 2), dtype=np.uint16)
         for row, architecture in enumerate(architectures):
