@@ -33,7 +33,7 @@ from flows.results import Row, code_digest, digest, finite, identity
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import GHNError
 from ghn.files import atomic_path, sha256
-from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, stratified_order
+from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, stratified_order
 from ghn.graph import Graph
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -61,6 +61,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "steps_per_second": pa.float64(),
     "pretrain": pa.string(),
     "trial": pa.string(),
+    "logits": pa.list_(pa.float32()),
 }
 """Columns of a row besides `flows.results.IDENTITY`; accuracies are fractions."""
 
@@ -122,6 +123,7 @@ class Trial(BaseModel):
     source_images: ImagesSpec | None = Field(default=None, description="transfer: what the hypernetwork was trained on")
     pretrain: FinetuneConfig | None = Field(default=None, description="transfer: training on the source first")
     checkpoints: bool = Field(default=False, description="keep the state of a point at every evaluation")
+    keep_logits: bool = Field(default=False, description="the chosen row has its logits on the test images")
     device: str = "cpu"
 
     def __str__(self) -> str:
@@ -252,6 +254,8 @@ def run_trial(job: Job) -> list[Row]:
     result = [{**shared, **row, "selected": key == chosen} for key, row in rows.items()]
     for row in result:
         row["test_accuracy"] = evaluate(model, test, job.points[chosen]) if row["selected"] else None
+        if row["selected"] and trial.keep_logits:
+            row["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
     _write_json(job.done, result)
     shutil.rmtree(work, ignore_errors=True)
     return result

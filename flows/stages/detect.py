@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -21,14 +20,8 @@ from flows.experiments.networks import build_network
 from flows.experiments.trials import weights_digest
 from flows.fanout import FanOut, fan_out
 from flows.results import Row, RowCache, code_digest, digest, identity, write_rows
-from flows.stages.finetune import device
 from ghn.baselines import GradInitConfig, MetaInitConfig
 
-if TYPE_CHECKING:
-    from flows.params import Params
-    from flows.tracking import StageRun
-
-DETECTION = paths.RESULTS / "detection.parquet"
 CODE = ("ghn", "datasets/detection", "flows/experiments/detection.py", "flows/experiments/initialise.py")
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -103,13 +96,6 @@ class Detect:
             return job, f"{type(error).__name__}: {error}"
 
 
-def run(params: Params, run: StageRun) -> None:
-    """Writes results/detection.parquet: a row per (backbone, initialisation, seed)."""
-    rows = detect(params.detect, params.base.ghn, params.base.seed, device(params), params.fanout, DETECTION)
-    run.log_metrics(summary(rows, params.base.ghn))
-    run.log_artifact(DETECTION)
-
-
 def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOut, out: Path) -> list[Row]:
     """Trains all detectors that the cache does not have and writes the rows to `out`.
 
@@ -144,16 +130,6 @@ def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOu
                 cache.put(keys[job], rows[job])
     write_rows(out, [rows[job] for job in jobs], COLUMNS)
     return [rows[job] for job in jobs]
-
-
-def summary(rows: list[Row], ghn: str) -> dict[str, float]:
-    """Mean AP per initialisation, for MLflow."""
-    metrics: dict[str, float] = {"detect_failed": float(sum(row["error"] is not None for row in rows))}
-    for init in dict.fromkeys(row["ghn"] for row in rows):
-        found = [row["ap50"] for row in rows if row["ghn"] == init and row["error"] is None]
-        if found:
-            metrics[f"detect_{'ghn' if init == ghn else init}_ap50"] = sum(found) / len(found)
-    return metrics
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
@@ -147,6 +146,4 @@ def num_classes(spec: ImagesSpec) -> int:
 
 def device(params: Params) -> str:
     """Where trials run."""
-    if params.base.device != "auto":
-        return params.base.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return params.base.torch_device()

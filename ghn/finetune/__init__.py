@@ -8,6 +8,7 @@ from ghn.finetune.engine import (
     estimate_statistics,
     evaluate,
     finetune,
+    logits,
     track_running_statistics,
 )
 from ghn.finetune.noise import break_symmetry, correlation_std
@@ -22,6 +23,7 @@ __all__ = [
     "estimate_statistics",
     "evaluate",
     "finetune",
+    "logits",
     "stratified_order",
     "track_running_statistics",
 ]

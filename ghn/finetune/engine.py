@@ -174,17 +174,28 @@ def evaluate(model: nn.Module, images: Images, config: FinetuneConfig, statistic
     images): neither predicted nor freshly drawn parameters come with any, and after a handful of steps the moving
     averages still remember none. With None the model's own are used.
     """
-    device = next(model.parameters()).device
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
-    model.eval()
     correct = total = 0
-    for x_BCHW, y_B in images.batches(config.evaluation_batch, shuffle=False, drop_last=False, device=device):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
-            logits_BK = _logits(model(x_BCHW))[0]
+    for logits_BK, y_B in _outputs(model, images, config):
         correct += int((logits_BK.argmax(1) == y_B).sum())
         total += len(y_B)
     return correct / total
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Images, config: FinetuneConfig) -> Tensor:
+    """(N, K) logits of all N images in their order, in evaluation mode, on the CPU."""
+    return torch.cat([logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config)])
+
+
+def _outputs(model: nn.Module, images: Images, config: FinetuneConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    device = next(model.parameters()).device
+    model.eval()
+    for x_BCHW, y_B in images.batches(config.evaluation_batch, shuffle=False, drop_last=False, device=device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
+            logits_BK = _logits(model(x_BCHW))[0]
+        yield logits_BK, y_B
 
 
 def track_running_statistics(model: nn.Module) -> None:

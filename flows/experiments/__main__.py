@@ -1,0 +1,100 @@
+"""Command line of the experiments: `python -m flows.experiments {list,plan,run,report}`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from typing import Annotated
+
+import typer
+
+from ghn.errors import GHNError
+
+app = typer.Typer(
+    help="Every experiment of the paper: on a laptop (profile laptop) or at its sizes (profile paper).",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+ProfileOption = Annotated[str, typer.Option("--profile", help="laptop, paper, or a YAML file of the same form.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Experiments; by default all.")]
+
+
+@app.command("list")
+def list_experiments(profile: ProfileOption = "laptop") -> None:
+    """List the experiments of a profile."""
+    from flows.experiments.catalogue import load_profile
+
+    for name, entry in load_profile(profile).experiments.items():
+        typer.echo(f"{name:<22}{entry.kind:<16}{entry.paper:<32}{entry.title}")
+
+
+@app.command()
+def plan(
+    profile: ProfileOption = "paper",
+    csv_file: Annotated[str | None, typer.Option("--csv", help="Write every job to this file.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Totals only.")] = False,
+) -> None:
+    """Dry run: list every job with its estimated GPU hours (A100); nothing is computed."""
+    from flows.experiments.catalogue import load_profile
+    from flows.experiments.cost import plan as plan_jobs
+
+    totals: dict[str, list[float]] = defaultdict(list)
+    jobs = list(plan_jobs(load_profile(profile)))
+    for job in jobs:
+        totals[job.experiment].append(job.gpu_hours)
+        if not summary:
+            typer.echo(f"{job.experiment:<20}{job.gpu_hours:>12.3f}  {job.job}")
+    if csv_file is not None:
+        from ghn.files import atomic_path
+
+        with atomic_path(csv_file) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["experiment", "job", "gpu_hours"])
+            writer.writerows([job.experiment, job.job, f"{job.gpu_hours:.4f}"] for job in jobs)
+    typer.echo(f"{'experiment':<20}{'GPU hours':>12}  jobs")
+    for name, hours in totals.items():
+        typer.echo(f"{name:<20}{sum(hours):>12.1f}  {len(hours)}")
+    typer.echo(f"{'all':<20}{sum(job.gpu_hours for job in jobs):>12.1f}  {len(jobs)}")
+
+
+@app.command()
+def run(
+    names: Names = None,
+    profile: ProfileOption = "laptop",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; by default those of params.yaml.")
+    ] = None,
+) -> None:
+    """Run experiments, train the hypernetworks that they need first, and write their pages; resumes where it was."""
+    from flows.experiments.catalogue import load_profile
+    from flows.experiments.pages import write_pages
+    from flows.experiments.run import runner
+
+    loaded = load_profile(profile)
+    for path in runner(loaded, workers).run(names or ()):
+        typer.echo(path)
+    typer.echo(write_pages(loaded))
+
+
+@app.command()
+def report(profile: ProfileOption = "laptop") -> None:
+    """Write the pages of the experiments that have results: reports/experiments/index.html."""
+    from flows.experiments.catalogue import load_profile
+    from flows.experiments.pages import write_pages
+
+    typer.echo(write_pages(load_profile(profile)))
+
+
+def main() -> None:
+    """Runs the command line; an error of the user's making is printed without a traceback."""
+    try:
+        app()
+    except GHNError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

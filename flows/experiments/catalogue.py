@@ -1,0 +1,219 @@
+"""What the experiments of the paper are: typed entries read from `laptop.yaml` or `paper.yaml` beside this file.
+
+An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`, measures) under the
+number of the paper's table or figure; hypernetworks that entries name are entries too, to be trained or already
+released.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.architectures import ArchitecturesConfig, EvaluationSplit
+from flows.experiments.trials import Grid, ImagesSpec
+from flows.stages.detect import DetectConfig
+from flows.stages.evaluate import EvaluateConfig
+from flows.stages.train import TrainStageConfig
+from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.errors import ConfigError
+from ghn.finetune import FinetuneConfig
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    paper: str = Field(description="tables and figures of the paper")
+    difference: str = Field(description="how the setting differs from the paper's, in one line")
+    needs: tuple[str, ...] = Field(default=(), description="experiments whose results this one reads")
+
+
+class Selection(BaseModel):
+    """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = ()
+    best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
+    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = (
+        "test",
+        "wide",
+        "deep",
+        "dense",
+        "bnfree",
+        "torchvision",
+    )
+    top_k: int | None = Field(default=1, ge=1)
+    max_gmacs: float | None = Field(default=None, gt=0)
+    cheapest: int | None = Field(default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost")
+    primitive: str | None = Field(default=None, description="with `cheapest`: only networks that have this node type")
+
+
+class Part(BaseModel):
+    """One training recipe with its grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "main"
+    grid: Grid = Grid()
+    train: FinetuneConfig = FinetuneConfig()
+    architectures: tuple[str, ...] | None = Field(default=None, description="only these of the selection")
+
+
+class TrialsEntry(_Entry):
+    """Trains networks from several initialisations (`flows.experiments.trials`)."""
+
+    kind: Literal["trials"] = "trials"
+    select: Selection
+    inits: tuple[str, ...] = Field(min_length=1)
+    seeds: int = Field(default=3, ge=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
+    source_images: ImagesSpec | None = Field(default=None, description="transfer: what the hypernetworks know")
+    pretrain: FinetuneConfig | None = None
+    keep_logits: bool = False
+    gradinit: GradInitConfig = GradInitConfig()
+    metainit: MetaInitConfig = MetaInitConfig()
+
+
+class DetectEntry(_Entry):
+    """Trains detectors (`flows.stages.detect`)."""
+
+    kind: Literal["detect"] = "detect"
+    detect: DetectConfig
+
+
+class GeneralisationEntry(_Entry):
+    """Accuracy of predicted parameters without training, per hypernetwork and split."""
+
+    kind: Literal["generalisation"] = "generalisation"
+    ghns: tuple[str, ...] = Field(min_length=1)
+    architectures: ArchitecturesConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    max_gmacs: float | None = Field(default=None, description="leave out networks that cost more an image")
+
+
+class DiversityEntry(_Entry):
+    """Mean absolute cosine distance of equal-shaped tensors."""
+
+    kind: Literal["diversity"] = "diversity"
+    inits: tuple[str, ...]
+    names: Literal["all"] | tuple[str, ...] = "all"
+    image_size: int = 224
+    max_tensors: int = Field(default=100, ge=2, description="of a shape, drawn by seed")
+    max_matched: int = Field(default=12, ge=2, description="of a shape where channels are matched")
+
+
+class ActivationsEntry(_Entry):
+    """Variance of activations per layer."""
+
+    kind: Literal["activations"] = "activations"
+    inits: tuple[str, ...]
+    names: tuple[str, ...]
+    images: int = 64
+    seeds: int = 3
+
+
+class GradientsEntry(_Entry):
+    """Gradient norm at initialisation."""
+
+    kind: Literal["gradients"] = "gradients"
+    inits: tuple[str, ...]
+    names: tuple[str, ...]
+    image_size: int = 224
+    images: int = 8
+    chunk: int = 4
+    seeds: int = 1
+
+
+class NasEntry(_Entry):
+    """Scores of architectures, to be ranked against trained accuracy of entry `truth`."""
+
+    kind: Literal["nas"] = "nas"
+    truth: str
+    batch_size: int = 64
+    seeds: int = 1
+
+
+class DerivedEntry(_Entry):
+    """A table that is computed from the rows of others alone."""
+
+    kind: Literal["derived"] = "derived"
+
+
+Entry = Annotated[
+    TrialsEntry
+    | DetectEntry
+    | GeneralisationEntry
+    | DiversityEntry
+    | ActivationsEntry
+    | GradientsEntry
+    | NasEntry
+    | DerivedEntry,
+    Field(discriminator="kind"),
+]
+
+
+class Hypernetwork(BaseModel):
+    """A hypernetwork that experiments name: trained here by a recipe, or released."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    released: str | None = Field(default=None, description="what from_pretrained takes")
+    seed: int | None = Field(default=None, description="by default the profile's")
+    train: dict[str, Any] = Field(default_factory=dict, description="what differs from the profile's `train`")
+    gpu_days: float | None = Field(default=None, description="published cost of training, for the dry run")
+
+
+class Profile(BaseModel):
+    """A set of experiments at one size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 1
+    images: ImagesSpec
+    num_classes: int
+    train: dict[str, Any] = Field(default_factory=dict, description="recipe shared by the hypernetworks trained here")
+    hypernetworks: dict[str, Hypernetwork] = Field(default_factory=dict)
+    experiments: dict[str, Entry]
+
+    def train_config(self, name: str) -> TrainStageConfig:
+        """The recipe of hypernetwork `name`."""
+        return TrainStageConfig(**_merge(self.train, self.hypernetworks[name].train))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile `laptop` or `paper`, or a YAML file.
+
+    Raises:
+        ConfigError: there is no such profile, or a field is missing, unknown or out of range.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
+        raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(known)}")
+    try:
+        profile = Profile.model_validate(yaml.safe_load(path.read_text()))
+        for hypernetwork in profile.hypernetworks:
+            profile.train_config(hypernetwork)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    for entry_name, entry in profile.experiments.items():
+        if missing := [need for need in entry.needs if need not in profile.experiments]:
+            raise ConfigError(f"{path}: experiments.{entry_name}.needs names {', '.join(missing)}, which do not exist")
+    return profile
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,222 @@
+"""Measurements of networks at their initialisation (tables 9, 13, 19; figs. 6, bottom, and 9).
+
+Each measure is a list of jobs and a function from a job to a row; jobs run in workers and finished rows are cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from flows import paths
+from flows.experiments.initialise import BASELINES, hypernetwork, initialise, is_hypernetwork, source
+from flows.experiments.networks import build_network, split_of
+from flows.experiments.trials import ImagesSpec, trial_images, weights_digest
+from flows.fanout import FanOut, fan_out
+from flows.results import Row, RowCache, code_digest, digest, finite, identity
+from ghn.analysis import PAPER_SHAPES, SCORES, activation_variances, gradient_norm, mean_cosine_distance
+from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.predict import batch_statistics
+
+CODE = ("ghn", "flows/experiments/measures.py", "flows/experiments/initialise.py", "flows/experiments/networks.py")
+
+
+class Job(BaseModel):
+    """One measurement: of an architecture, or for diversity of a shape over many, from one initialisation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: str
+    architecture: str
+    init: str
+    seed: int
+    settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.measure} of {self.architecture} from {self.init}, seed {self.seed}"
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "diversity": {
+        "shape": pa.string(),
+        "matched": pa.bool_(),  # channels brought into the same order by the Hungarian method
+        "tensors": pa.int64(),
+        "distance": pa.float64(),
+    },
+    "activations": {
+        "layers": pa.list_(pa.string()),
+        "variance": pa.list_(pa.float64()),
+        "images": pa.int64(),
+    },
+    "gradients": {
+        "gradient_norm": pa.float64(),  # null where it overflows
+        "parameters": pa.int64(),
+        "init_seconds": pa.float64(),
+        "images": pa.int64(),
+    },
+    "nas": {name: pa.float64() for name in SCORES} | {"images": pa.int64()},
+}
+
+
+def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
+    """A row per job, in their order; a job that fails has a row with its error."""
+
+    def data_hash(job: Job) -> str:
+        images = job.settings.get("images_spec")
+        of_images = _images_digest(ImagesSpec(**images)) if images else ""
+        return digest(weights_digest(source(job.init)), of_images)
+
+    hashes = {job: data_hash(job) for job in jobs}
+    keys = {job: digest(job.model_dump(mode="json"), hashes[job], code_digest(*CODE)) for job in jobs}
+    rows: dict[Job, Row] = {}
+    with RowCache(paths.CACHE / "measures.jsonl") as cache:
+        rows.update({job: row for job, key in keys.items() if (row := cache.get(key)) is not None})
+        rest = [job for job in jobs if job not in rows]
+        if rows:
+            tqdm.write(f"{title}: {len(rows)} of {len(jobs)} rows are there already")
+        outcomes = fan_out(_measure, rest, fanout, describe=str, failed=_failed, title=title) if rest else ()
+        for job, outcome in outcomes:
+            error = outcome if isinstance(outcome, str) else None
+            split = "" if job.measure == "diversity" else split_of(job.architecture)
+            head = identity(job.architecture, split, job.init, job.seed, hashes[job], error)
+            rows[job] = head | (outcome if isinstance(outcome, dict) else {})
+            if error is None:
+                cache.put(keys[job], rows[job])
+    return [rows[job] for job in jobs]
+
+
+def _measure(job: Job) -> tuple[Job, Row | str]:
+    try:
+        return job, _MEASURES[job.measure](job)
+    except Exception as error:  # not every exception survives the way between processes
+        return job, f"{type(error).__name__}: {error}"
+
+
+def _failed(job: Job, error: Exception) -> tuple[Job, Row | str]:
+    return job, f"{type(error).__name__}: {error}"
+
+
+def _diversity(job: Job) -> Row:
+    shape = tuple(job.settings["shape"])
+    tensors = [tensor for name in job.settings["names"] for tensor in _tensors_of(name, shape, job)]
+    limit = job.settings["max_matched"] if job.settings["matched"] else job.settings["max_tensors"]
+    chosen = np.random.default_rng(job.seed).permutation(len(tensors))[:limit]
+    tensors = [tensors[i] for i in sorted(chosen.tolist())]
+    return {
+        "shape": "x".join(map(str, shape)),
+        "matched": job.settings["matched"],
+        "tensors": len(tensors),
+        "distance": mean_cosine_distance(tensors, match=job.settings["matched"]),
+    }
+
+
+def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
+    """Parameters of this shape of one network; a network without any is not initialised."""
+    from ghn.architectures import build
+
+    classes = job.settings["num_classes"]
+    model = build(name, classes, job.settings["image_size"], device="meta")
+    names = [key for key, parameter in model.named_parameters() if _padded(parameter.shape) == _padded(shape)]
+    if not names:
+        return []
+    if is_hypernetwork(job.init):
+        with torch.no_grad():
+            state = hypernetwork(source(job.init)).predict(model)
+        return [state[key].clone() for key in names if key in state]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        state_dict = build(name, classes, job.settings["image_size"]).state_dict()
+    return [state_dict[key].clone() for key in names]
+
+
+def _padded(shape: Sequence[int]) -> tuple[int, ...]:
+    """A linear weight counts as a 1 x 1 convolution."""
+    return tuple(shape) + (1,) * (4 - len(shape)) if len(shape) >= 2 else tuple(shape)
+
+
+def _activations(job: Job) -> Row:
+    model, spec = _initialised(job)
+    images = trial_images(spec)[2].subset(range(job.settings["images"]))
+    x_BCHW, _ = next(iter(images.batches(len(images), shuffle=False)))
+    with batch_statistics(model):
+        variances = activation_variances(model, x_BCHW)
+    return {
+        "layers": list(variances),
+        "variance": [finite(value) for value in variances.values()],
+        "images": len(x_BCHW),
+    }
+
+
+def _gradients(job: Job) -> Row:
+    model, spec = _initialised(job)
+    images = trial_images(spec)[2].subset(range(job.settings["images"]))
+    x_BCHW, y_B = next(iter(images.batches(len(images), shuffle=False)))
+    size = job.settings["image_size"]
+    if x_BCHW.shape[-1] != size:
+        x_BCHW = nn.functional.interpolate(x_BCHW, size=(size, size), mode="bilinear", antialias=True)
+    return {
+        "gradient_norm": finite(gradient_norm(model, x_BCHW, y_B, chunk=job.settings["chunk"])),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "init_seconds": model.init_seconds,
+        "images": len(y_B),
+    }
+
+
+def _nas(job: Job) -> Row:
+    model, spec = _initialised(job)
+    images = trial_images(spec)[0]
+    x_BCHW, y_B = next(iter(images.batches(job.settings["images"], job.seed)))
+    scores: Row = {"images": len(y_B)}
+    for name, score in SCORES.items():
+        try:
+            scores[name] = finite(score(model, x_BCHW, y_B))
+        except (RuntimeError, ValueError):  # no second derivative, a shape that the score does not know
+            scores[name] = None
+    return scores
+
+
+def _initialised(job: Job) -> tuple[Any, ImagesSpec]:
+    spec = ImagesSpec(**job.settings["images_spec"])
+    classes, size = job.settings["num_classes"], job.settings["image_size"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        model, graph = build_network(job.architecture, classes, size, scalars=job.init == "fixup")
+    seconds = initialise(
+        model,
+        graph,
+        job.init,
+        seed=job.seed,
+        train=trial_images(spec)[0] if job.init in BASELINES else None,
+        image_shape=(3, size, size),
+        num_classes=classes,
+        beta=0.0,
+        gradinit_config=GradInitConfig(),
+        metainit_config=MetaInitConfig(),
+    )
+    model.init_seconds = seconds  # type: ignore[assignment]
+    return model, spec
+
+
+def _images_digest(spec: ImagesSpec) -> str:
+    train, _, test = trial_images(spec)
+    return digest(getattr(train, "digest", spec.name), test.digest)
+
+
+_MEASURES: dict[str, Callable[[Job], Row]] = {
+    "diversity": _diversity,
+    "activations": _activations,
+    "gradients": _gradients,
+    "nas": _nas,
+}
+
+SHAPES = PAPER_SHAPES
