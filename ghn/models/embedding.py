@@ -55,12 +55,23 @@ class NodeEmbedding(nn.Module):
         shape_BND = torch.cat((self.channel(channel_BN2).flatten(2), self.kernel(kernel_BN2).flatten(2)), dim=-1)
         h_BND: Tensor = self.primitive(batch.primitive_BN) + shape_BND
         if self.in_degree is not None and self.out_degree is not None:
-            one_hop_BNN = batch.distance_BNN == 1
-            h_BND = h_BND + self.in_degree(one_hop_BNN.sum(1).clamp_(max=MAX_DEGREE))
-            h_BND = h_BND + self.out_degree(one_hop_BNN.sum(2).clamp_(max=MAX_DEGREE))
+            in_degree_BN, out_degree_BN = degrees(batch)
+            h_BND = h_BND + self.in_degree(in_degree_BN) + self.out_degree(out_degree_BN)
         if self.input_distance is not None:
             h_BND = h_BND + self.input_distance(batch.distance_BNN[:, 0].int())
         return h_BND
+
+
+def degrees(batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    """(B, N) int64 in-degrees and out-degrees, clipped; counted from the edges, which are far fewer than pairs."""
+    b, n = batch.primitive_BN.shape
+    degree = np.zeros((2, b, n), dtype=np.int64)
+    for i, graph in enumerate(batch.graphs):
+        source, target = np.divmod(np.unique(graph.edges[:, 0].astype(np.int64) * n + graph.edges[:, 1]), n)
+        degree[0, i] = np.bincount(target, minlength=n)
+        degree[1, i] = np.bincount(source, minlength=n)
+    in_degree_BN, out_degree_BN = torch.from_numpy(degree.clip(max=MAX_DEGREE)).to(batch.device)
+    return in_degree_BN, out_degree_BN
 
 
 def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:

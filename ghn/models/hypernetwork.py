@@ -20,7 +20,7 @@ from ghn.models.decoder import TensorDecoder, VectorDecoder
 from ghn.models.embedding import NodeEmbedding
 from ghn.models.gated import MLP, GatedGNN
 from ghn.models.plan import Group, Kind, Shapes, Skipped, plan
-from ghn.models.tiling import repeats_evenly, tile, write_tiled
+from ghn.models.tiling import repeats_evenly, tile, write_all
 from ghn.models.transformer import EdgeTerm, Transformer
 from ghn.predict.inplace import Frozen, StateDict, initialize, predict_state_dict
 from ghn.predict.report import Report
@@ -160,14 +160,19 @@ class GHN(nn.Module):
         """
         batch = GraphBatch.from_graphs(graphs)
 
-        def put(group: Group, i: int, name: str, block: Tensor) -> None:
-            tensor = target(group.graphs[i], name)
-            if tensor is None:
-                return
-            part = _predicted_part(tensor, group)
-            write_tiled(part, block)
-            if written is not None:
-                written(group.graphs[i], name, tensor, part)
+        def put(group: Group, first: int, w: Tensor, name: Callable[[str], str] = str) -> None:
+            """Writes the blocks of the parameters of a group from number `first` on."""
+            parts, wanted = [], []
+            for i, (graph, key) in enumerate(zip(group.graphs[first:], group.names[first:], strict=True)):
+                if i == len(w):
+                    break
+                if (tensor := target(graph, name(key))) is not None:
+                    parts.append(part := _predicted_part(tensor, group))
+                    wanted.append(i)
+                    if written is not None:
+                        written(graph, name(key), tensor, part)
+            if parts:
+                write_all(parts, w if len(parts) == len(w) else w[wanted])
 
         with torch.autocast(self.device.type, enabled=False):
             h_BND = self.embed(batch)
@@ -175,13 +180,11 @@ class GHN(nn.Module):
             planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes)
             h_ND = h_BND.flatten(0, 1)
             for group, first, blocks in self.tensors.stream(h_ND, planned):
-                for i, block in enumerate(blocks.unbind(0), first):
-                    put(group, i, group.names[i], block)
+                put(group, first, blocks)
             for group, weights, biases in self.vectors(h_ND, planned):
-                for i, weight in enumerate(weights.unbind(0)):
-                    put(group, i, group.names[i], weight)
-                for i, bias in enumerate(biases.unbind(0) if biases is not None else ()):
-                    put(group, i, bias_name(group.names[i]), bias)
+                put(group, 0, weights)
+                if biases is not None:
+                    put(group, 0, biases, bias_name)
         return planned.skipped
 
     def predict(

@@ -218,14 +218,14 @@ def _span(size: int, config: GHNConfig) -> tuple[int, int]:
     return max(0, middle - size // 2), min(grid, middle + (size + 1) // 2)
 
 
-_MIN_ROWS = 24  # a matrix product of fewer rows is as slow: it reads the weights anyway
+_READ_ROWS = 16  # a matrix product reads its weights, which takes as long as this many rows of arithmetic
 _COPY_ROWS = 16  # cutting a block out of the weights costs about as much as this many rows
 _CALL = 500_000  # cost of a call, in multiply-adds
 
 
 def _cost(outputs: int, inputs: int, positions: int, config: GHNConfig) -> float:
     copied = _COPY_ROWS if 1 < inputs < config.decoder_channels and outputs > 1 else 0
-    return _CALL + 8 * config.hidden * outputs * inputs * (max(positions, _MIN_ROWS) + copied)
+    return _CALL + 8 * config.hidden * outputs * inputs * (positions + _READ_ROWS + copied)
 
 
 def _buckets(groups: list[Group], config: GHNConfig) -> list[Bucket]:

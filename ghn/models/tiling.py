@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_SMALL = 4096
+
 
 def tile(w: Tensor, shape: Sequence[int]) -> Tensor:
     """(G, *shape): each tensor of `w` repeated along its dimensions, then cut. Differentiable.
@@ -36,6 +38,17 @@ def repeats_evenly(block: Sequence[int], shape: Sequence[int]) -> bool:
     return all(size % part == 0 for size, part in zip(shape, block, strict=True))
 
 
+def write_all(targets: Sequence[Tensor], w: Tensor) -> None:
+    """Writes the blocks of `w` (G, ...) into G tensors of one shape, as `tile` does."""
+    shape = targets[0].shape
+    # A call per tensor takes longer than repeating a small block in memory of its own.
+    if w.shape[1:] == shape or targets[0].numel() <= _SMALL:
+        torch._foreach_copy_(list(targets), list(tile(w, shape).unbind(0)))
+        return
+    for target, block in zip(targets, w.unbind(0), strict=True):
+        write_tiled(target, block)
+
+
 def write_tiled(target: Tensor, w: Tensor) -> None:
     """Writes one decoded tensor into `target` in place, repeated as `tile` does, with no tensor of the target's size.
 
@@ -47,6 +60,11 @@ def write_tiled(target: Tensor, w: Tensor) -> None:
         target.copy_(w)
         return
     w = w.to(device=target.device, dtype=target.dtype).contiguous()
+    if target.is_contiguous() and repeats_evenly(w.shape, target.shape):
+        pairs = list(zip(target.shape, w.shape, strict=True))
+        blocks = target.view([n for size, block in pairs for n in (size // block, block)])
+        blocks.copy_(w.view([n for block in w.shape for n in (1, block)]))
+        return
     # Along each dimension: the whole blocks, then what is left.
     spans = []
     for size, block in zip(target.shape, w.shape, strict=True):

@@ -73,7 +73,11 @@ def initialize(
         target = _Target.of(model, graph, example_inputs)
         target.check_writable(frozen)
         targets.append(target)
-    return [target.report() for target in _run(ghn, targets, keep_head)]
+    _run(ghn, targets, keep_head)
+    reports = [target.report() for target in targets]
+    for report in reports:
+        logger.info("%s", report)
+    return reports
 
 
 def predict_state_dict(
@@ -109,13 +113,17 @@ def predict_state_dict(
 class _Target:
     """A network that is predicted: its parameters and what has become of them."""
 
-    network: str
+    model: nn.Module
     graph: Graph
     parameters: dict[str, Tensor]
-    owners: dict[str, str]
     skip: dict[str, str] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     allocate: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def network(self) -> str:
+        """The class of the network."""
+        return type(self.model).__name__
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph | None, example_inputs: Any) -> _Target:
@@ -125,23 +133,19 @@ class _Target:
         if graph is None:
             graph = trace(model, example_inputs)
         parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        owners = {
-            f"{prefix}.{name}" if prefix else name: type(module).__name__
-            for prefix, module in model.named_modules(remove_duplicate=False)
-            for name, _ in module.named_parameters(recurse=False)
-        }
-        target = cls(type(model).__name__, graph, parameters, owners)
+        target = cls(model, graph, parameters)
         target._check_graph()
         return target
 
     def _check_graph(self) -> None:
-        for node, name in enumerate(self.graph.param):
+        nodes = zip(self.graph.param, self.graph.primitive.tolist(), self.graph.shape.tolist(), strict=True)
+        for name, primitive, padded in nodes:
             if not name:
                 continue
-            shape, parameter = self.graph.param_shape(node), self.parameters.get(name)
+            shape, parameter = tuple(size for size in padded if size), self.parameters.get(name)
             if parameter is None:
                 problem = f"has no parameter {name!r}"
-            elif self.graph.primitive[node] != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
+            elif primitive != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
                 problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
             else:
                 continue
@@ -203,15 +207,18 @@ class _Target:
 
     def _reason(self, name: str) -> str:
         return self.skip.get(name) or (
-            f"no node in the graph: not part of the forward pass, or not a primitive (in a {self.owners[name]})"
+            f"no node in the graph: not part of the forward pass, or not a primitive (in a {self._owner(name)})"
         )
+
+    def _owner(self, name: str) -> str:
+        return type(self.model.get_submodule(name.rpartition(".")[0])).__name__
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 
-def _run(ghn: GHN, targets: Sequence[_Target], keep_head: bool) -> Sequence[_Target]:
+def _run(ghn: GHN, targets: Sequence[_Target], keep_head: bool) -> None:
     """Predicts all targets, as many together as memory allows."""
     for chunk in _chunks(targets, ghn.config.heads):
 
@@ -225,9 +232,6 @@ def _run(ghn: GHN, targets: Sequence[_Target], keep_head: bool) -> Sequence[_Tar
         skipped = ghn.write([item.graph for item in chunk], target, written, heads=not keep_head, shapes=shapes)
         for item in skipped:
             chunk[item.graph].skip.setdefault(item.name, item.reason)
-    for target_ in targets:
-        logger.info("%s", target_.report())
-    return targets
 
 
 def _chunks(targets: Sequence[_Target], heads: int) -> Iterator[Sequence[_Target]]:

@@ -70,19 +70,19 @@ def released_state() -> dict[str, torch.Tensor]:
 
 def test_structural_embeddings_at_top_level() -> None:
     state = released_state()
-    moved = {key.removeprefix("gnn.0.") if "embed_in" in key or "embed_out" in key or "input_dist" in key else key: value
-             for key, value in state.items()}  # fmt: skip
+    structural = ("gnn.0.centrality_embed_in", "gnn.0.centrality_embed_out", "gnn.0.input_dist_embed")
+    moved = {key.removeprefix("gnn.0.") if key.startswith(structural) else key: value for key, value in state.items()}
     assert moved.keys() != state.keys()
     assert from_released(moved).keys() == from_released(state).keys()
 
 
 def test_convolutions_of_the_decoder_and_a_prefix(tmp_path: Path) -> None:
     hypernetwork = small("ghn2")
+    convolutions = ("decoder.conv.0.weight", "decoder.conv.2.weight", "decoder.class_layer_predictor.1.weight")
     state = {
-        f"module.{key}": value[:, :, None, None] if key.startswith(("decoder.conv", "decoder.class")) and value.dim() == 2
-        else value
+        f"module.{key}": value[:, :, None, None] if key in convolutions else value
         for key, value in to_released(hypernetwork.state_dict()).items()
-    }  # fmt: skip
+    }
     torch.save({"state_dict": state, "config": {"heads": None}}, tmp_path / "ghn2.pt")
     loaded = load_checkpoint(tmp_path / "ghn2.pt")
     assert_equal(hypernetwork, loaded)
