@@ -63,6 +63,8 @@ class Predict:
     @torch.no_grad()
     def __call__(self, target: Target) -> Row:
         """The columns of the row of `target`."""
+        import ghn.architectures  # noqa: F401, imports torchvision: not a part of the first network's time
+
         started = time.perf_counter()
         model, graph = build(target, self.ghn.config.num_classes, self.image_size, device="meta")
         _ = graph.distance
