@@ -149,8 +149,10 @@ def register(app: typer.Typer) -> None:
         app.command(stage.__name__.removesuffix("_model"), rich_help_panel=STAGES_PANEL)(stage)
     app.add_typer(params_app, name="params", rich_help_panel=AROUND_PANEL)
     app.add_typer(mlflow_app, name="mlflow", rich_help_panel=AROUND_PANEL)
+    from flows.graph_commands import graph_app
     from flows.ops_commands import registry_app, serve, stack_app
 
+    app.add_typer(graph_app, name="graph", rich_help_panel=AROUND_PANEL)
     app.add_typer(registry_app, name="registry", rich_help_panel=AROUND_PANEL)
     app.command("serve", rich_help_panel=AROUND_PANEL)(serve)
     app.add_typer(stack_app, name="stack", rich_help_panel=AROUND_PANEL)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datasets.deepnets.generate import GenerateConfig
+from datasets.deepnets.validate import ValidateConfig
 from flows.architectures import ArchitecturesConfig
 from flows.fanout import FanOut
 from flows.report.config import ReportConfig
@@ -58,6 +59,7 @@ class Params(BaseModel):
     base: BaseConfig
     fanout: FanOut
     generate: GenerateConfig
+    validate_: ValidateConfig = Field(default_factory=ValidateConfig, alias="validate")
     images: ImagesConfig
     train: TrainStageConfig
     architectures: ArchitecturesConfig
