@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -150,13 +151,19 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     if code:
         output = "\n".join(lines)
         exit_codes = [int(match) for match in _EXIT_CODE.findall(output)]
-        passing = any(text in output for text in _LOCKED) or any(c < 0 or c > 128 for c in [code, *exit_codes])
+        passing = any(text in output for text in _LOCKED) or any(_killed(c) for c in [code, *exit_codes])
         raise StageFailedError(f"stage {stage} failed: {lines[-1] if lines else f'exit code {code}'}", passing)
     status = next((name for mark, name in MARKS.items() if any(mark in line for line in lines)), "Completed")
     if status != "Unchanged" and workspace.directory == Path.cwd():  # an experiment changes nothing in the tree
         outputs_changed(stage, workspace.directory, dependents_run)
     seconds = time.perf_counter() - started
     return Completed(name=status, message=f"{seconds:.1f} s", data=Outcome(status, seconds))
+
+
+def _killed(exit_code: int) -> bool:
+    """Whether a signal ended a command, other than Ctrl-C's (which is how a cancelled run ends its stages)."""
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    return number > 0 and number != signal.SIGINT
 
 
 @task(name="stage in another pool", task_run_name="{stage} -> {deployment}", persist_result=False)

@@ -1,0 +1,98 @@
+"""The pipeline's graph from dvc.yaml, and its parts that need no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+
+from flows import pipeline
+from flows.dvcfile import Declaration, read_stages
+from flows.params import load_params
+from flows.pipeline import StageFailedError, needed, summary, upstream
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def stage(name: str, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = ()) -> Declaration:
+    return Declaration(name, "true", (), inputs, (), outputs)
+
+
+STAGES = {
+    s.name: s
+    for s in (
+        stage("report", ("results",)),
+        stage("generate@train", (), ("data/train.h5",)),
+        stage("generate@test", (), ("data/test.h5",)),
+        stage("train", ("data/train.h5",), ("models/ghn.safetensors",)),
+        stage("evaluate", ("data", "models/ghn.safetensors"), ("results/evaluation.parquet",)),
+    )
+}
+
+
+def test_a_file_in_a_directory_counts_and_the_reverse():
+    assert upstream(STAGES) == {
+        "generate@train": set(),
+        "generate@test": set(),
+        "train": {"generate@train"},
+        "evaluate": {"generate@train", "generate@test", "train"},
+        "report": {"evaluate"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([], {"generate@train", "generate@test", "train", "evaluate", "report"}),
+        (["train"], {"generate@train", "train"}),
+        (["generate"], {"generate@train", "generate@test"}),
+        (["generate@test"], {"generate@test"}),
+    ],
+)
+def test_targets_bring_what_they_need(targets, expected):
+    order = needed(upstream(STAGES), targets)
+    assert set(order) == expected
+    assert all(order.index(source) < order.index(name) for name in order for source in upstream(STAGES)[name])
+
+
+def test_an_unknown_target_is_named_with_the_known_ones():
+    with pytest.raises(StageFailedError, match=r"no stage trian in dvc\.yaml; there are report, generate@train"):
+        needed(upstream(STAGES), ["trian"])
+
+
+@pytest.mark.parametrize(("code", "killed"), [(0, False), (1, False), (2, False), (130, False), (-2, False),
+                                              (137, True), (-9, True), (143, True)])  # fmt: skip
+def test_only_ends_by_a_signal_other_than_ctrl_c_are_worth_retrying(code, killed):
+    assert pipeline._killed(code) is killed
+
+
+def test_the_summary_names_every_stage(tmp_path):
+    rows = [{"stage": "train", "state": "Unchanged", "seconds": "0.1"}]
+    assert "| train | Unchanged | 0.1 |" in summary(rows, tmp_path)
+
+
+def test_every_stage_of_dvc_yaml_is_in_the_flow():
+    tree = load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
+    stages = read_stages(tree, ROOT / "dvc.yaml")
+    assert set(needed(upstream(stages), [])) == set(stages)
+
+
+def test_prefect_yaml_is_valid_and_names_flows_and_stages_that_exist():
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    model = PrefectYamlModel.model_validate(content)
+    stages = read_stages(load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True), ROOT / "dvc.yaml")
+    flows = {}
+    for deployment in model.deployments:
+        path, _, name = (deployment.entrypoint or "").partition(":")
+        module = __import__(path.removesuffix(".py").replace("/", "."), fromlist=[name])
+        flow = getattr(module, name)
+        flows[f"{flow.name}/{deployment.name}"] = flow
+        flow.validate_parameters({**deployment.parameters})
+        for target in deployment.parameters.get("targets") or []:
+            assert needed(upstream(stages), [target])
+        assert deployment.work_pool is not None
+        assert deployment.work_pool.name in ("cpu", "gpu")
+    delegated = {d.parameters["train_in"] for d in model.deployments if "train_in" in d.parameters}
+    assert delegated <= set(flows)

@@ -1,0 +1,115 @@
+"""A project of its own for tests with servers: a copy of this checkout with a small dvc.yaml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stages with the names and dependencies that matter to operations, and commands that take seconds. `train` waits for
+# as long as the file `hold` exists.
+DVC_YAML = """
+stages:
+  generate:
+    foreach: [train, test]
+    do:
+      cmd: sleep 2 && mkdir -p data/deepnets1m && echo ${item} ${base.seed} > data/deepnets1m/${item}.h5
+      params: [base.seed]
+      outs:
+        - data/deepnets1m/${item}.h5
+  images:
+    cmd: sleep 2 && echo images > images.txt
+    outs: [images.txt]
+  train:
+    cmd: "touch train.started; while [ -e $GHN_TEST_HOLD ]; do sleep 0.5; done; cat data/deepnets1m/train.h5 images.txt > model.txt"
+    deps: [data/deepnets1m/train.h5, images.txt]
+    params: [base.seed, train.steps]
+    outs: [model.txt]
+  evaluate:
+    cmd: cat data/deepnets1m/test.h5 model.txt > evaluation.txt
+    deps: [data/deepnets1m/test.h5, model.txt]
+    outs: [evaluation.txt]
+"""  # noqa: E501
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.5)
+
+
+@dataclass
+class Project:
+    """A checkout in a temporary directory."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> str:
+        """Runs a command there and returns its output."""
+        result = subprocess.run(
+            command,
+            cwd=self.root,
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert not check or result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}"
+        return result.stdout
+
+    def ghn(self, *arguments: str, check: bool = True) -> str:
+        return self.run(sys.executable, "-m", "ghn.cli", *arguments, check=check)
+
+    def dvc(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+
+def environment(root: Path) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "GHN_STACK_"))}
+    return clean | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+        "GHN_GRACE_SECONDS": "2",
+    }
+
+
+def copy_checkout(root: Path) -> None:
+    """The tracked files as they are now."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    for name in filter(None, names.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+
+
+def make_project(root: Path, dvc_yaml: str = DVC_YAML) -> Project:
+    copy_checkout(root)
+    project = Project(root, environment(root))
+    (root / "dvc.yaml").write_text(dvc_yaml)
+    (root / "dvc.lock").unlink(missing_ok=True)
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-q", "-m", "a project")
+    return project

@@ -1,0 +1,235 @@
+"""The real servers: deploy, run, schedule, react, cancel, lose a worker, restart, and find everything afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from server_project import Project, wait_for
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+def api(project: Project, path: str, body: Any = None, method: str = "POST") -> Any:
+    """Asks the Prefect server itself."""
+    request = urllib.request.Request(
+        f"{project.environment['PREFECT_API_URL']}{path}",
+        data=None if method == "GET" else json.dumps(body or {}).encode(),
+        headers={"content-type": "application/json"},
+        method=method,
+    )
+    with urllib.request.urlopen(request) as response:
+        text = response.read()
+    return json.loads(text) if text else None
+
+
+def deployment(project: Project, name: str) -> dict[str, Any]:
+    return api(project, f"/deployments/name/{name}", method="GET")
+
+
+def start(project: Project, name: str, **parameters: Any) -> str:
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return api(project, f"/deployments/{deployment(project, name)['id']}/create_flow_run", body)["id"]
+
+
+def run_state(project: Project, run: str) -> str:
+    return api(project, f"/flow_runs/{run}", method="GET")["state"]["name"]
+
+
+def finish(project: Project, run: str, seconds: float = 240.0) -> str:
+    final = ("Completed", "Failed", "Crashed", "Cancelled")
+    wait_for(f"flow run {run} ends", lambda: run_state(project, run) in final, seconds)
+    return run_state(project, run)
+
+
+def task_runs(project: Project, run: str) -> dict[str, dict[str, Any]]:
+    found = api(project, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return {task["name"]: task for task in found}
+
+
+def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
+    identifier = deployment(project, name)["id"]
+    return api(project, "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [identifier]}}})
+
+
+def pid(project: Project, service: str) -> int:
+    return int((project.root / ".stack" / f"{service}.pid").read_text().split()[0])
+
+
+def test_only_loopback_is_bound(stack):
+    services = ("postgres", "prefect", "mlflow", "worker-cpu", "worker-gpu")
+    processes = [psutil.Process(pid(stack, service)) for service in services]
+    family = [p for process in processes for p in (process, *process.children(recursive=True))]
+    addresses = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}
+
+
+def test_starting_again_changes_nothing(stack):
+    before = pid(stack, "prefect")
+    assert "prefect runs already" in stack.ghn("stack", "up")
+    assert pid(stack, "prefect") == before
+    assert stack.ghn("stack", "status").count("pid ") == 5
+
+
+def test_what_is_deployed(stack):
+    names = ("pipeline/nightly", "pipeline/gpu", "pipeline/generate", "train/on-demand", "reevaluate/weekly")
+    found = {name: deployment(stack, name) for name in (*names, "init/on-demand")}
+    assert {name: d["work_pool_name"] for name, d in found.items() if d["work_pool_name"] == "gpu"}.keys() == {
+        "pipeline/gpu",
+        "train/on-demand",
+    }
+    crons = {name: d["schedules"][0]["schedule"]["cron"] for name, d in found.items() if d["schedules"]}
+    assert crons == {"pipeline/nightly": "0 2 * * *", "reevaluate/weekly": "0 4 * * 0"}
+    automations = api(stack, "/automations/filter")
+    assert {a["name"].split("__")[0] for a in automations} >= {
+        "ghn-train-on-a-new-train-split",
+        "ghn-reevaluate-a-new-champion",
+    }
+    limit = api(stack, "/v2/concurrency_limits/training", method="GET")
+    assert limit["limit"] >= 1
+
+
+def test_the_pipeline_runs_independent_stages_at_once_then_skips_all(stack):
+    run = start(stack, "pipeline/nightly")
+    assert finish(stack, run) == "Completed"
+    tasks = task_runs(stack, run)
+    assert tasks.keys() == {"generate@train", "generate@test", "images", "train -> pipeline/gpu", "evaluate"}
+    spans = {
+        name: (datetime.fromisoformat(t["start_time"]), datetime.fromisoformat(t["end_time"]))
+        for name, t in tasks.items()
+    }
+    assert max(spans[n][0] for n in ("generate@train", "generate@test", "images")) < min(
+        spans[n][1] for n in ("generate@train", "generate@test", "images")
+    )
+    assert spans["train -> pipeline/gpu"][0] >= spans["images"][1]
+    assert (stack.root / "evaluation.txt").read_text() == "test 1\ntrain 1\nimages\n"
+
+    again = start(stack, "pipeline/nightly")
+    assert finish(stack, again) == "Completed"
+    assert {task["state_name"] for task in task_runs(stack, again).values()} == {"Unchanged"}
+    artifacts = api(stack, "/artifacts/filter", {"flow_runs": {"id": {"any_": [again]}}})
+    by_key = {artifact["key"]: artifact for artifact in artifacts}
+    assert by_key["stages"]["type"] == "table"
+    assert "| evaluate | Unchanged |" in by_key["pipeline"]["data"]
+    assert f"{stack.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in by_key["pipeline"]["data"]
+
+
+def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
+    before = (stack.root / "params.yaml").read_text()
+    run = start(stack, "pipeline/generate", targets=["evaluate"], overrides={"base.seed": 5})
+    assert finish(stack, run) == "Completed"
+    assert (stack.root / "params.yaml").read_text() == before
+    assert (stack.root / "evaluation.txt").read_text() == "test 1\ntrain 1\nimages\n"
+    name = api(stack, f"/flow_runs/{run}", method="GET")["name"]
+    difference = json.loads(stack.dvc("exp", "diff", "--json", "HEAD", name))
+    assert difference["params"]["params.yaml"]["base.seed"] == {"old": 1, "new": 5, "diff": 4}
+    # What does not depend on the seed came from the tree's cache.
+    assert task_runs(stack, run)["images"]["state_name"] in ("Restored", "Unchanged")
+
+
+def test_a_wrong_parameter_fails_with_its_name_and_is_not_retried(stack):
+    run = start(stack, "pipeline/generate", overrides={"train.nonsense": 1})
+    assert finish(stack, run) == "Failed"
+    assert "train.nonsense" in api(stack, f"/flow_runs/{run}", method="GET")["state"]["message"]
+    assert not list((stack.root / ".dvc" / "tmp" / "workspaces").glob("*"))
+
+
+def test_a_schedule_starts_a_run(stack):
+    target = deployment(stack, "pipeline/generate")
+    schedule = {"interval": 3600.0, "anchor_date": datetime.now(UTC).isoformat()}
+    anchor = datetime.now(UTC).timestamp() - 3600 + 20  # next in 20 seconds
+    schedule["anchor_date"] = datetime.fromtimestamp(anchor, UTC).isoformat()
+    body = [{"schedule": schedule, "active": True, "slug": "soon"}]
+    (made,) = api(stack, f"/deployments/{target['id']}/schedules", body)
+    try:
+
+        def completed() -> bool:
+            return any(
+                r["state"]["name"] == "Completed" and r["auto_scheduled"] for r in runs_of(stack, "pipeline/generate")
+            )
+
+        wait_for("a scheduled run completes", completed)
+    finally:
+        api(stack, f"/deployments/{target['id']}/schedules/{made['id']}", method="DELETE")
+
+
+def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
+    # The train split alone is generated anew: the run leaves training to others.
+    (stack.root / "params.yaml").write_text((stack.root / "params.yaml").read_text().replace("seed: 1", "seed: 2"))
+    run = start(stack, "pipeline/generate", targets=["generate@train"], only=True)
+    assert finish(stack, run) == "Completed"
+    wait_for("training starts by itself", lambda: runs_of(stack, "train/on-demand"))
+    for triggered in runs_of(stack, "train/on-demand"):
+        finish(stack, triggered["id"])
+
+    script = "from flows.events import champion_changed; champion_changed('ghn3', '1', 'a test')"
+    stack.run("python", "-c", script)
+    wait_for("re-evaluation starts by itself", lambda: runs_of(stack, "reevaluate/weekly"))
+
+
+def test_cancelling_ends_the_stage_and_all_its_processes(stack):
+    hold = Path(stack.environment["GHN_TEST_HOLD"])
+    hold.touch()
+    run = start(stack, "train/on-demand", targets=["train"], overrides={"train.steps": 17})
+    workspaces = stack.root / ".dvc" / "tmp" / "workspaces"
+    wait_for("the stage runs", lambda: list(workspaces.glob("*/train.started")))
+    stages = [p for p in psutil.process_iter(["cmdline"]) if str(hold) in " ".join(p.info["cmdline"] or [])]
+    limit = api(stack, "/v2/concurrency_limits/training", method="GET")
+    assert limit["active_slots"] == 1
+    api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert finish(stack, run) == "Cancelled"
+    assert not psutil.wait_procs(stages, timeout=20)[1]
+    wait_for("the workspace is removed", lambda: not list(workspaces.glob("*")), 30)
+    hold.unlink()
+
+
+def test_a_killed_worker_loses_no_run_and_comes_back(stack):
+    hold = Path(stack.environment["GHN_TEST_HOLD"])
+    hold.touch()
+    (stack.root / "train.started").unlink(missing_ok=True)
+    text = (stack.root / "params.yaml").read_text()
+    (stack.root / "params.yaml").write_text(text.replace("seed: 2", "seed: 3"))
+    run = start(stack, "pipeline/nightly", train_in=None)
+    wait_for("the stage runs", lambda: (stack.root / "train.started").exists())
+    os.kill(pid(stack, "worker-cpu"), signal.SIGKILL)
+    assert "worker-cpu   not running" in stack.ghn("stack", "status", check=False)
+    assert "worker-cpu started" in stack.ghn("stack", "up")
+    hold.unlink()
+    assert finish(stack, run) == "Completed"  # a flow run is a process of its own
+    assert (stack.root / "evaluation.txt").read_text() == "test 3\ntrain 3\nimages\n"
+    assert finish(stack, start(stack, "pipeline/nightly", train_in=None)) == "Completed"
+
+
+def test_everything_is_there_after_a_restart(stack):
+    runs = len(api(stack, "/flow_runs/filter", {"limit": 200}))
+    script = (
+        "from flows.tracking import stage_run\n"
+        "with stage_run('register', {'a': 1}, connect_after_seconds=0) as run:\n"
+        "    run.register_model('ghn3', 'flows/stack', {'variant': 'ghn3-t'}, 'challenger', 'a test')\n"
+    )
+    stack.run("python", "-c", script)
+    # While the servers are away a stage finishes, and says what was not logged.
+    assert stack.ghn("stack", "down").count("stopped") == 5
+    script = "from flows.tracking import stage_run\nwith stage_run('offline', {}, connect_after_seconds=0): pass"
+    assert "is not available" in stack.run("python", "-c", script)
+    stack.ghn("stack", "up")
+    assert "1 run sent" in stack.ghn("mlflow", "sync")
+    assert len(api(stack, "/flow_runs/filter", {"limit": 200})) == runs
+    listed = stack.ghn("registry", "list", "--where", "variant=ghn3-t")
+    assert "@challenger" in listed
+    script = (
+        "import mlflow; c = mlflow.MlflowClient(); uri = c.get_model_version_download_uri('ghn3', '1')\n"
+        "print(sorted(f.path for f in mlflow.artifacts.list_artifacts(uri)))\n"
+        "e = c.get_experiment_by_name('ghn3').experiment_id\n"
+        "print(len(c.search_runs([e], \"tags.stage = 'offline'\")))"
+    )
+    output = stack.run("python", "-c", script)
+    assert "service.py" in output
+    assert output.strip().endswith("1")
