@@ -34,6 +34,9 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = Path("mlartifacts")
 SPOOL = Path(".mlflow-spool")
 PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages show runs and metrics instead of traces of chats."""
+
 CONNECT_AFTER_SECONDS = 4.0
 _PARAM_LIMIT = 6000  # characters; MLflow refuses longer values
 
@@ -69,7 +72,7 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
         local = not tracking_uri().startswith(("http://", "https://", "databricks"))
         location = ARTIFACTS.resolve().as_uri() if local else None
         try:
-            return str(mlflow_client.create_experiment(name, artifact_location=location))
+            return str(mlflow_client.create_experiment(name, artifact_location=location, tags=KIND))
         except MlflowException:  # another stage was faster
             found = mlflow_client.get_experiment_by_name(name)
             if found is None:
