@@ -35,7 +35,8 @@ class _WithoutValues(TorchFunctionMode):
         if func is torch.empty and kwargs.get("device") is None:
             return func(*args, **{**kwargs, "device": "meta"})
         name = getattr(func, "__name__", "")
-        in_place = name.endswith("_") and not name.startswith("_")
-        if in_place and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
+        if name.endswith("_") and not name.startswith("_"):
+            changed = args[0] if args else kwargs.get("tensor")  # the initialisers of `nn.init` pass it by name
+            if isinstance(changed, Tensor) and changed.is_meta:
+                return changed
         return func(*args, **kwargs)
