@@ -53,12 +53,9 @@ def _pool_before_convolutional_head(graph: Graph) -> Graph:
     edges = [(int(i), int(j)) for i, j in graph.edges]
     end = {(i, j) for i, j in edges if i in (weight, bias) or j in (bias, pool)}
     kinds = [Primitive.conv, Primitive.bias, Primitive.glob_avg]
-    if (
-        n < 4
-        or end != chain
-        or graph.primitive[weight:].tolist() != kinds
-        or graph.shape[weight, 2:].tolist() != [1, 1]
-    ):
+    if n < 4 or end != chain or graph.primitive[weight:].tolist() != kinds:
+        return graph
+    if graph.shape[weight, 2:].tolist() != [1, 1]:
         return graph
     new = [*range(weight), pool, weight, bias]  # the nodes move, the edges of the chain stay where they are
     return replace(

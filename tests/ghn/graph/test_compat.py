@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,12 +58,12 @@ def test_pooling_comes_before_a_convolutional_head(describe: Describe) -> None:
     graph = trace(ConvolutionalHead())
     graph.validate()
     names = ["input", "body.weight", "body.bias", "glob_avg", "head.weight", "head.bias"]
-    assert describe(graph) == sorted(f"{a} -> {b}" for a, b in zip(names, names[1:], strict=False))
+    assert describe(graph) == sorted(f"{a} -> {b}" for a, b in pairwise(names))
     assert graph.param_shape(4) == (5, 8)  # read as a linear layer
     right = trace(ConvolutionalHead(), reference_compatible=False)
     right.validate()
     names = ["input", "body.weight", "body.bias", "head.weight", "head.bias", "glob_avg"]
-    assert describe(right) == sorted(f"{a} -> {b}" for a, b in zip(names, names[1:], strict=False))
+    assert describe(right) == sorted(f"{a} -> {b}" for a, b in pairwise(names))
     assert right.param_shape(3) == (5, 8, 1, 1)
 
 

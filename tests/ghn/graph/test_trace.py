@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ Describe = Callable[[Graph], list[str]]
 
 
 def chain(*names: str) -> list[str]:
-    return sorted(f"{a} -> {b}" for a, b in zip(names, names[1:], strict=False))
+    return sorted(f"{a} -> {b}" for a, b in pairwise(names))
 
 
 def kinds(graph: Graph) -> dict[str, int]:

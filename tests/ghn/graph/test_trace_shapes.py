@@ -86,9 +86,7 @@ def test_mean(shape: list[int], dims: set[int], keepdim: bool) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(small, min_size=2, max_size=4), st.integers(-2, 1), st.lists(small, min_size=1, max_size=3))
 def test_concatenation(shape: list[int], dim: int, sizes: list[int]) -> None:
-    tensors = []
-    for size in sizes:
-        tensors.append(meta(*(size if i == dim % len(shape) else n for i, n in enumerate(shape))))
+    tensors = [meta(*(size if i == dim % len(shape) else n for i, n in enumerate(shape))) for size in sizes]
     assert check(torch.cat, tensors, dim)
 
 
