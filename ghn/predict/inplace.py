@@ -130,9 +130,12 @@ class _Target:
         from ghn.graph.trace import trace, unwrap
 
         model = unwrap(model)
+        parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        for name, parameter in parameters.items():
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ConfigError(f"{type(model).__name__}.{name} has no shape yet; run the network once first")
         if graph is None:
             graph = trace(model, example_inputs)
-        parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         target = cls(model, graph, parameters)
         target._check_graph()
         return target
@@ -157,8 +160,6 @@ class _Target:
     def check_writable(self, frozen: Frozen) -> None:
         """Notes frozen parameters, and refuses what cannot be written."""
         for name, parameter in self.parameters.items():
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ConfigError(f"{self.network}.{name} has no shape yet; run the network once first")
             if parameter.is_meta:
                 raise ConfigError(
                     f"{self.network}.{name} is on the meta device; call model.to_empty(device=...), or use predict()"

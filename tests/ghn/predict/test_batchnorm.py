@@ -1,0 +1,71 @@
+"""Running statistics: set from batches, left alone while the batch's own are used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ghn import batch_statistics, reestimate_batch_norm
+from ghn.errors import ConfigError
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+
+
+def batches(n: int) -> list[torch.Tensor]:
+    return [torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 3 + 1 for i in range(n)]
+
+
+def test_reestimated_statistics_are_averages_over_the_batches() -> None:
+    net = model().eval()
+    net[1].running_mean.fill_(100.0)
+    net[1].train()
+    assert reestimate_batch_norm(net, batches(4)) == 4
+    features = [net[0](batch) for batch in batches(4)]
+    mean = torch.stack([f.mean((0, 2, 3)) for f in features]).mean(0)
+    variance = torch.stack([f.var((0, 2, 3)) for f in features]).mean(0)
+    torch.testing.assert_close(net[1].running_mean, mean)
+    torch.testing.assert_close(net[1].running_var, variance)
+    assert [m.training for m in net.modules()] == [False, False, True, False, False, False]
+    assert net[1].momentum == 0.1
+    # Dropout was off: the statistics of what follows are those of evaluation mode with the batch's statistics.
+    torch.manual_seed(1)
+    again = model().eval()
+    reestimate_batch_norm(again, [(batch, torch.zeros(6)) for batch in batches(6)], n_batches=4)
+    torch.testing.assert_close(again[4].running_mean, net[4].running_mean)
+
+
+def test_after_it_evaluation_mode_is_close_to_batch_statistics() -> None:
+    net = model()
+    reestimate_batch_norm(net, batches(16))
+    net.eval()
+    (images,) = batches(1)
+    plain = net(images)
+    with batch_statistics(net):
+        by_batch = net(images)
+    assert (plain - by_batch).abs().mean() < 0.15
+    assert by_batch.mean((0, 2, 3)).abs().max() < 1e-5
+
+
+def test_batch_statistics_restores_everything() -> None:
+    net = model()
+    net[4].eval()
+    modes = [module.training for module in net.modules()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="stop"), batch_statistics(net) as inside:
+        assert inside is net
+        assert not net[2].training
+        net(batches(1)[0])
+        raise RuntimeError("stop")
+    assert [module.training for module in net.modules()] == modes
+    assert net[1].track_running_stats
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_without_batch_norm_and_without_batches() -> None:
+    assert reestimate_batch_norm(nn.Linear(3, 3), iter(())) == 0
+    with pytest.raises(ConfigError, match="batches is empty"):
+        reestimate_batch_norm(model(), [])
