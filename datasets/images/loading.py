@@ -145,7 +145,7 @@ def decode(table: Table, rows: NDArray[np.int64], image_size: int, name: str) ->
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(rows), desc=f"decoding {name}", unit="image", leave=False, disable=len(rows) < 5000) as bar,
+        tqdm(total=len(rows), desc=f"decoding {name}", unit="image", leave=False, disable=None) as bar,
     ):
         for n in pool.map(fill, chunks):
             bar.update(n)

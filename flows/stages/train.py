@@ -51,6 +51,12 @@ class TrainStageConfig(TrainConfig):
     split: str = Field(default="train", description="split of DeepNets-1M to train on; its rules: generate.splits")
     variant: str = Field(default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them")
     ghn: dict[str, Any] = Field(default_factory=dict, description="fields of GHNConfig that differ from the variant")
+    output_gain: float = Field(
+        default=1.0,
+        gt=0,
+        description="factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps the first "
+        "steps of large hypernetworks finite, and 5 undoes that: small ones begin to learn much sooner",
+    )
     graph_workers: int = Field(default=0, ge=0, description="processes that build graphs ahead, per rank")
     networks: MetaBatchConfig = Field(default_factory=MetaBatchConfig, description="how networks are sized")
     curve_architectures: int = Field(default=16, ge=0, description="unseen architectures of val per evaluation")
@@ -145,10 +151,7 @@ def run(params: Params, stage: StageRun | None) -> None:
         params: all sections.
         stage: the MLflow run; None on ranks other than 0.
     """
-    import torch
-
     from flows.stages.images import training_images
-    from ghn.models import GHN
     from ghn.train import ranks, train
 
     config = params.train
@@ -160,17 +163,18 @@ def run(params: Params, stage: StageRun | None) -> None:
         "architectures": split.content,
         "networks": config.networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
+        "output_gain": config.output_gain,
     }
     fields = {name: getattr(config, name) for name in TrainConfig.model_fields}
     recipe = TrainConfig(**(fields | {"seed": params.base.seed}))
     output = paths.model(params.base.ghn)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(params.base.device) as group:
-        torch.manual_seed(params.base.seed)
+        ghn = new_hypernetwork(ghn_config, params.base.seed, config.output_gain)
         callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
         result = train(
             recipe,
-            GHN(ghn_config),
+            ghn,
             _meta_batches(params, split, images.num_classes, group),
             images,
             directory,
@@ -191,6 +195,20 @@ def run(params: Params, stage: StageRun | None) -> None:
         stage.log_metrics({"skipped_steps": result.skipped})
         stage.log_artifact(output / CURVE_NAME)
         stage.log_artifact(output / SUMMARY_NAME)
+
+
+def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
+    """A hypernetwork with initial weights drawn by `seed`, those of its last layers times `output_gain`."""
+    import torch
+
+    from ghn.models import GHN
+
+    torch.manual_seed(seed)
+    ghn = GHN(config)
+    with torch.no_grad():
+        for last in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
+            last.weight *= output_gain
+    return ghn
 
 
 def curve(params: Params) -> Curve | None:

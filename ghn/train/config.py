@@ -23,6 +23,13 @@ class TrainConfig(BaseModel):
     warmup_steps: int = Field(default=500, ge=0, description="linear warm-up from warmup_lr; then cosine decay to zero")
     warmup_lr: float = Field(default=1e-5, ge=0, description="learning rate of the first step")
     clip: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
+    network_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest norm of the gradient that one network sends into the hypernetwork (with respect to its "
+        "predicted parameters); null: unbounded, as in the paper. Keeps a network without norms whose activations "
+        "explode from drowning the others",
+    )
     gamma: float = Field(default=3e-5, ge=0, description="weight of the penalty on predicted parameters, eq. 10")
     penalty: Literal["norm", "square"] = Field(
         default="norm", description="sum over predicted tensors of their L2 norms (eq. 10) or squared norms (table 5)"

@@ -114,15 +114,23 @@ def meta_batch_losses(
             logits_BK = functional_call(network, leaves, (images_BCHW,))
             loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
         found = torch.autograd.grad(loss * (scale / m), list(leaves.values()), allow_unused=True)
-        for tensor, gradient in zip(parameters.values(), found, strict=True):
-            if gradient is not None:
-                outputs.append(tensor)
-                gradients.append(gradient)
+        used = [(tensor, grad) for tensor, grad in zip(parameters.values(), found, strict=True) if grad is not None]
+        outputs += [tensor for tensor, _ in used]
+        gradients += _clipped([grad for _, grad in used], config.network_clip, scale / m)
         losses.append(loss.detach())
         accuracies.append((logits_BK.argmax(1) == labels_B).float().mean())
     cross_entropy_, penalty = torch.stack(losses).mean(), penalty_M.detach().mean()
     total = cross_entropy_ + config.gamma * penalty
     return Losses(total, cross_entropy_, penalty, torch.stack(accuracies).mean()), PendingBackward(outputs, gradients)
+
+
+def _clipped(gradients: list[Tensor], limit: float | None, factor: float) -> Sequence[Tensor]:
+    """Scales the gradient of one network down to norm `limit`, if it is larger; `factor` is what it was scaled by."""
+    if limit is None:
+        return gradients
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    shrink = (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0)
+    return torch._foreach_mul(gradients, [shrink] * len(gradients))
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:

@@ -75,6 +75,18 @@ def test_loss_scale_multiplies_gradients_only() -> None:
         torch.testing.assert_close(gradient / 64, expected[name], rtol=1e-4, atol=1e-7)
 
 
+def test_network_clip_bounds_what_each_network_sends() -> None:
+    ghn, batch = make_ghn(), make_batch([1, 2])
+    _, pending = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01))
+    sizes = [len(parameters) for parameters in ghn.predict_parameters(batch.graphs)]
+    for own in (pending.gradients[1 : 1 + sizes[0]], pending.gradients[1 + sizes[0] :]):
+        norm = torch.stack([gradient.norm() for gradient in own]).norm()
+        assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks
+    free = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2))[1]
+    loose = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6))[1]
+    assert all(torch.equal(a, b) for a, b in zip(free.gradients, loose.gradients, strict=True))
+
+
 def test_bf16_is_close_to_full_precision() -> None:
     ghn, batch = make_ghn(), make_batch([1, 2])
     full = meta_batch_losses(ghn, batch, *_data(), TrainConfig())[0]
