@@ -31,7 +31,7 @@ from flows.experiments.catalogue import (
     Selection,
     TrialsEntry,
 )
-from flows.experiments.initialise import BASELINES, hypernetwork
+from flows.experiments.initialise import BASELINES, hypernetwork, source
 from flows.experiments.networks import forward_gmacs
 from flows.experiments.trials import COLUMNS, ImagesSpec, Trial, run_trials, trial_images
 from flows.fanout import FanOut, fan_out
@@ -245,24 +245,22 @@ class Runner:
 
     def location(self, ghn: str) -> str:
         """What `from_pretrained` takes for hypernetwork `ghn`."""
-        known = self.profile.hypernetworks.get(ghn)
-        return known.released if known is not None and known.released is not None else str(paths.weights(ghn))
+        return source(ghn)
 
     def any_ghn(self) -> str:
         """A hypernetwork of the profile, for what they all share."""
         return next(iter(self.profile.hypernetworks), self.params.base.ghn)
 
     def train_hypernetworks(self, names: Sequence[str]) -> None:
-        """Trains those that are neither released nor trained by their present recipe, side by side."""
-        missing = [name for name in names if self.needs_training(name)]
+        """Puts those that models/ lacks, or has by another recipe, there: trains them side by side, or fetches them."""
+        missing = [name for name in names if self.is_missing(name)]
         if missing:
             for _ in fan_out(_Train(self.profile, self.params), missing, self.fanout, title="hypernetworks"):
                 pass
 
-    def needs_training(self, name: str) -> bool:
-        """Whether hypernetwork `name` has to be trained."""
-        known = self.profile.hypernetworks.get(name)
-        if known is None or known.released is not None:
+    def is_missing(self, name: str) -> bool:
+        """Whether hypernetwork `name` of the profile has to be trained, or fetched."""
+        if name not in self.profile.hypernetworks:
             return False
         stamp = paths.model(name) / "recipe.json"
         return not stamp.exists() or json.loads(stamp.read_text()) != recipe(self.profile, name)
@@ -277,6 +275,18 @@ class _Train:
 
     def __call__(self, name: str) -> str:
         known: Hypernetwork = self.profile.hypernetworks[name]
+        if known.released is not None:
+            from ghn import from_pretrained, save_checkpoint
+
+            save_checkpoint(from_pretrained(known.released), paths.weights(name))
+        else:
+            self.train(name, known)
+        with atomic_path(paths.model(name) / "recipe.json") as temporary:
+            temporary.write_text(json.dumps(recipe(self.profile, name)))
+        return name
+
+    def train(self, name: str, known: Hypernetwork) -> None:
+        """Trains as the stage `train` does."""
         seed = self.profile.seed if known.seed is None else known.seed
         spec: ImagesSpec = self.profile.images
         params = self.params.model_copy(
@@ -295,14 +305,14 @@ class _Train:
         )
         trial_images(spec)  # decodes the images where they are not yet; the split is the profile's for every seed
         train.run(params, None)
-        with atomic_path(paths.model(name) / "recipe.json") as temporary:
-            temporary.write_text(json.dumps(recipe(self.profile, name)))
-        return name
 
 
 def recipe(profile: Profile, name: str) -> list[object]:
-    """All that decides a trained hypernetwork but the architectures."""
-    seed = profile.hypernetworks[name].seed
+    """All that decides a trained hypernetwork but the architectures; of a released one its name."""
+    known = profile.hypernetworks[name]
+    if known.released is not None:
+        return [known.released]
+    seed = known.seed
     config = profile.train_config(name).model_dump(mode="json")
     return [profile.seed if seed is None else seed, config, profile.images.name, code_digest("ghn/train", "ghn/models")]
 

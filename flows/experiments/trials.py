@@ -62,6 +62,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "pretrain": pa.string(),
     "trial": pa.string(),
     "logits": pa.list_(pa.float32()),
+    "labels": pa.list_(pa.int64()),
 }
 """Columns of a row besides `flows.results.IDENTITY`; accuracies are fractions."""
 
@@ -256,6 +257,7 @@ def run_trial(job: Job) -> list[Row]:
         row["test_accuracy"] = evaluate(model, test, job.points[chosen]) if row["selected"] else None
         if row["selected"] and trial.keep_logits:
             row["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
+            row["labels"] = test.labels.tolist()
     _write_json(job.done, result)
     shutil.rmtree(work, ignore_errors=True)
     return result

@@ -1,0 +1,142 @@
+"""A page per table or figure of the paper, ours and the published one together, and an index of them."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+from flows import paths
+from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
+from flows.experiments.run import path_of
+from flows.experiments.summaries import SUMMARIES, Rows, Summary, ranking
+from flows.report import Block, Section, Table, Text, render
+from flows.report.page import _TEMPLATES
+from flows.results import read_rows
+from ghn.files import atomic_path
+
+PAGES = paths.REPORTS / "experiments"
+_LONG = ("logits", "labels", "layers", "variance")
+"""Columns that stay in the Parquet file and out of the page's CSV."""
+
+
+def write_pages(profile: Profile) -> Path:
+    """Writes the page of every experiment that has results and the index; returns the index."""
+    published = json.loads((Path(__file__).parent / "published.json").read_text())
+    listed: list[tuple[str, Entry, str | None]] = []
+    for name, entry in profile.experiments.items():
+        rows = rows_of(name, entry)
+        if rows is None:
+            listed.append((name, entry, None))
+            continue
+        summary = summarise(name, entry, rows)
+        page = _page(name, entry, profile, rows, summary, published)
+        with atomic_path(PAGES / f"{name}.html") as temporary:
+            temporary.write_text(page)
+        listed.append((name, entry, summary.sentence))
+    index = PAGES / "index.html"
+    with atomic_path(index) as temporary:
+        temporary.write_text(_index(listed))
+    return index
+
+
+def rows_of(name: str, entry: Entry) -> Rows | None:
+    """The rows that an experiment's page is made of; None if it has not run."""
+    path = path_of(entry.needs[0] if entry.kind == "derived" else name)
+    return read_rows(path) if path.exists() else None
+
+
+def summarise(name: str, entry: Entry, rows: Rows) -> Summary:
+    """The summary of an experiment's rows."""
+    if not any(row["error"] is None for row in rows):
+        return Summary("Nothing was measured: every row has an error.", [])
+    if isinstance(entry, NasEntry):
+        truth = read_rows(path_of(entry.truth))
+        generalisation = path_of("generalisation")
+        return ranking(rows, truth, read_rows(generalisation) if generalisation.exists() else [])
+    return (SUMMARIES.get(name) or SUMMARIES[entry.kind])(rows)
+
+
+def _page(name: str, entry: Entry, profile: Profile, rows: Rows, summary: Summary, published: dict[str, object]) -> str:
+    setting = Text(f"Setting here: {entry.difference}.", "note")
+    blocks: list[Block] = [*summary.blocks, setting]
+    if (protocol := _protocol(entry)) is not None:
+        blocks.append(Text(protocol, "note"))
+    failed = [row for row in rows if row["error"] is not None]
+    for error, count in Counter(row["error"].splitlines()[0] for row in failed).most_common(5):
+        blocks.append(Text(f"{count} rows failed: {error}", "warning"))
+    sections = [Section("ours", "Ours", blocks)]
+    if (table := _published_table(name, published)) is not None:
+        sections.append(Section("published", "Published", [table, Text(f"{published['source']}.", "note")]))
+    provenance = {
+        "rows": str(path_of(name)),
+        "revision": ", ".join(sorted({row["revision"] for row in rows})),
+        "images": f"{profile.images.name}, {profile.images.image_size} pixels",
+        "index": "index.html",
+    }
+    title = f"{entry.title} ({entry.paper})"
+    return render(title, summary.sentence, [], sections, provenance, {f"{name}.csv": _csv(rows)})
+
+
+def _protocol(entry: Entry) -> str | None:
+    """Grid, budget and n, which are the same for every initialisation."""
+    if isinstance(entry, TrialsEntry):
+        told = []
+        for part in entry.parts:
+            grid = part.grid
+            points = len(part.grid.points(part.train))
+            rates = ", ".join(f"{lr:g}" for lr in grid.lr)
+            decays = ", ".join(f"{decay:g}" for decay in grid.weight_decay)
+            told.append(
+                f"{part.name}: {points} grid points (learning rate {rates}; weight decay {decays}; "
+                f"{', '.join(grid.optimizer)}), {part.train.steps} steps of {part.train.batch_size} images each"
+            )
+        shared = f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {entry.seeds} seeds"
+        chosen = "the point is chosen on held-out validation images and the test images are used once"
+        return f"Protocol: {'; '.join(told)}; {shared}; {chosen}."
+    if isinstance(entry, DetectEntry):
+        config = entry.detect.detector
+        return (
+            f"Protocol: one setting for every initialisation (lr {config.lr:g}, {config.epochs} epochs, images of "
+            f"{config.min_size} pixels), {entry.detect.seeds} seeds, {entry.detect.n_test} test images each."
+        )
+    return None
+
+
+def _published_table(name: str, published: dict[str, object]) -> Table | None:
+    tables = published["tables"]
+    assert isinstance(tables, dict)
+    entry = tables.get(name) or tables.get(name.split("-")[0])
+    return Table(entry["header"], entry["rows"], entry["caption"]) if entry else None
+
+
+def _csv(rows: Rows) -> str:
+    buffer = io.StringIO()
+    columns = [column for column in rows[0] if column not in _LONG]
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _index(listed: list[tuple[str, Entry, str | None]]) -> str:
+    items = []
+    for name, entry, sentence in listed:
+        title = html.escape(f"{entry.title} ({entry.paper})")
+        if sentence is None:
+            items.append(f"<li><strong>{title}</strong><br>not run yet</li>")
+        else:
+            items.append(f'<li><a href="{name}.html"><strong>{title}</strong></a><br>{html.escape(sentence)}</li>')
+    style = (_TEMPLATES / "style.css").read_text()
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><title>Experiments</title><link rel="icon" href="data:,">'
+        f"<style>\n{style}\nmain li {{ margin-bottom: 1rem; }}\n</style></head>\n<body><header><h1>Experiments</h1>"
+        '<p class="summary">Every table and figure of the paper, published and ours. The results say where a '
+        "hypernetwork helps and where it does not; each has its uncertainty, its raw rows on its page.</p></header>\n"
+        f"<main><section><ul>\n{chr(10).join(items)}\n</ul></section></main></body></html>\n"
+    )

@@ -1,0 +1,75 @@
+import re
+
+import pytest
+
+from flows.experiments.catalogue import load_profile
+from flows.experiments.cost import A100_FLOPS, plan
+from flows.experiments.initialise import BASELINES
+from flows.experiments.run import ghns_of
+from ghn.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper"])
+def test_profiles_are_valid_and_complete(name):
+    """Every table and figure that issue and paper name is there, and every hypernetwork that an entry names exists."""
+    profile = load_profile(name)
+    told = " ".join(entry.paper for entry in profile.experiments.values())
+    numbers = {int(number) for number in re.findall(r"\d+", told)}
+    assert {2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20} <= numbers
+    for entry in profile.experiments.values():
+        assert set(ghns_of(entry)) <= set(profile.hypernetworks)
+        for part in getattr(entry, "parts", ()):
+            assert part.architectures is None or set(part.architectures) <= set(entry.select.names)
+    for hypernetwork in profile.hypernetworks:
+        profile.train_config(hypernetwork).hypernetwork(profile.num_classes)
+
+
+def test_the_paper_profile_has_the_paper_s_grid_and_budget():
+    table4 = load_profile("paper").experiments["table4"]
+    (part,) = table4.parts
+    assert part.grid.lr == (0.4, 0.1, 0.04, 0.01, 0.001)
+    assert (part.train.momentum, part.train.weight_decay, part.train.batch_size) == (0.9, 3e-5, 128)
+    assert part.train.steps == 1_281_167 // 128
+    assert table4.inits == ("randinit", "ghn3-xl")
+
+
+def test_the_laptop_repeats_everything_that_is_trained():
+    for name, entry in load_profile("laptop").experiments.items():
+        if entry.kind == "trials" and name != "truth":
+            assert entry.seeds >= 3, name
+            assert set(BASELINES) & set(entry.inits), name
+
+
+def test_mistakes_are_named(tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text("images: {name: digits}\nnum_classes: 10\nexperiments: {a: {kind: trails}}\n")
+    with pytest.raises(ConfigError, match=r"experiments\.a"):
+        load_profile(str(path))
+    with pytest.raises(ConfigError, match="there are laptop, paper"):
+        load_profile("desktop")
+    entry = "{kind: derived, title: t, paper: p, difference: d, needs: [b]}"
+    path.write_text(f"images: {{name: digits}}\nnum_classes: 10\nexperiments: {{a: {entry}}}\n")
+    with pytest.raises(ConfigError, match=r"a\.needs names b"):
+        load_profile(str(path))
+
+
+def test_costs_are_calibrated_by_the_papers_own_figure():
+    """ResNet-50: 90 epochs in 0.4 days on 4 GPUs."""
+    hours = 3 * 2 * 4.09e9 * 1_281_167 * 90 / A100_FLOPS / 3600
+    assert hours == pytest.approx(0.4 * 24 * 4)
+
+
+def test_a_plan_lists_every_trial_with_its_grid(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "images: {name: imagenet, image_size: 224, max_val: 1, max_test: 1}\nnum_classes: 1000\n"
+        "experiments:\n  one:\n    {kind: trials, title: t, paper: p, difference: d, select: {names: [resnet50]},\n"
+        "     inits: [randinit, orthogonal], seeds: 3, parts: [{grid: {lr: [0.1, 0.01]},\n"
+        "     train: {steps: 10009, batch_size: 128}}]}\n"
+    )
+    jobs = list(plan(load_profile(str(path))))
+    assert len(jobs) == 2 * 3
+    assert all(job.experiment == "one" for job in jobs)
+    assert {job.job.split(",")[0] for job in jobs} == {"resnet50 from randinit", "resnet50 from orthogonal"}
+    # an epoch of ResNet-50 at two learning rates: 2/90 of full training
+    assert jobs[0].gpu_hours == pytest.approx(2 * 38.4 / 90, rel=0.02)

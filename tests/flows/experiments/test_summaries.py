@@ -1,0 +1,198 @@
+"""Entries of each table, recomputed from the rows by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flows.experiments.summaries import (
+    ablations,
+    activations,
+    detection,
+    diversity,
+    ensembles,
+    fine_tuning,
+    generalisation,
+    gradients,
+    learning_rates,
+    optimisers,
+    ranking,
+    verdict,
+)
+from ghn.analysis import SCORES
+
+
+def cell(block, row, column):
+    body = {entry[0]: entry for entry in block.rows}
+    return body[row][list(block.header).index(column)]
+
+
+def trial(architecture, init, seed, test, curve, **more):
+    row = {
+        "architecture": architecture,
+        "ghn": init,
+        "seed": seed,
+        "error": None,
+        "part": "main",
+        "selected": True,
+        "test_accuracy": test,
+        "step": [0, 4],
+        "val_accuracy": curve,
+        "train_accuracy": [None, 0.5],
+        "final_val_accuracy": curve[-1],
+        "diverged": False,
+        "init_seconds": 0.25,
+        "lr": 0.1,
+    }
+    return row | more
+
+
+@pytest.fixture
+def trials():
+    rows = []
+    for architecture, base in (("a", 0.2), ("b", 0.5)):
+        for seed, jitter in ((1, 0.0), (2, 0.02)):
+            rows.append(trial(architecture, "randinit", seed, base + jitter, [0.1, base]))
+            rows.append(trial(architecture, "ghn", seed, base + 0.1 + jitter, [0.3, base + 0.1]))
+    rows.append({**trial("c", "ghn", 1, None, [0.0, 0.0]), "error": "RuntimeError: out of memory"})
+    return rows
+
+
+def test_fine_tuning(trials):
+    accuracy, comparison, _ = fine_tuning(trials).blocks
+    # test: networks a (0.20, 0.22) and b (0.50, 0.52), hence 0.21 and 0.51
+    assert cell(accuracy, "randinit", "test") == f"36.0±{100 * np.std([0.21, 0.51], ddof=1):.1f}"
+    assert cell(accuracy, "ghn", "step 0") == "30.0±0.0"
+    assert cell(accuracy, "ghn", "std over seeds") == f"{100 * np.std([0.0, 0.02], ddof=1):.1f}"
+    assert cell(comparison, "ghn", "difference") == "+10.0"
+    assert cell(comparison, "ghn", "wins") == "100 %"
+    assert cell(comparison, "ghn", "average loss") is None
+
+
+def test_verdicts_are_honest(trials):
+    assert verdict(trials, "ghn").startswith("ghn is clearly better: +10.0 points")
+    one = [row for row in trials if row["architecture"] == "a"]
+    assert "says nothing about others" in verdict(one, "ghn")
+    mixed = [*trials, trial("d", "randinit", 1, 0.9, [0.1, 0.9]), trial("d", "ghn", 1, 0.1, [0.1, 0.1])]
+    assert "not clearly worse" in verdict(mixed, "ghn")
+
+
+def test_learning_rates():
+    rows = [
+        trial("a", "x", 1, None, [0.0, 0.50], lr=0.1),
+        trial("a", "x", 1, None, [0.0, 0.40], lr=0.01),
+        trial("b", "x", 1, None, [0.0, 0.30], lr=0.1),
+        trial("b", "x", 1, None, [0.0, 0.315], lr=0.01),
+    ]
+    (table,) = learning_rates(rows).blocks
+    assert table.rows == [["x (lr 0.1)", "50", "50", "100"]]
+
+
+def test_optimisers():
+    rows = [
+        trial("a", "x", seed, None, [0.0, value], part=part, lr=lr)
+        for seed, value, part, lr in ((1, 0.4, "SGD", 0.05), (2, 0.5, "SGD", 0.05), (1, 0.7, "AdamW", 0.001))
+    ]
+    (table,) = optimisers(rows).blocks
+    assert cell(table, "x", "SGD, lr 0.05") == "45.0±7.1"
+    assert cell(table, "x", "AdamW, lr 0.001") == "70.0"
+
+
+def evaluation(ghn, split, architecture, accuracy, random=0.1):
+    return {
+        "ghn": ghn,
+        "split": split,
+        "architecture": architecture,
+        "accuracy": accuracy,
+        "randinit_accuracy": random,
+        "error": None,
+    }
+
+
+def test_generalisation():
+    rows = [
+        evaluation("g", "test", "a", 0.2),
+        evaluation("g", "test", "b", 0.4),
+        evaluation("g", "deep", "c", 0.3, 0.2),
+    ]
+    (table,) = generalisation(rows).blocks
+    assert cell(table, "g", "test") == "30.0±14.1"
+    assert cell(table, "randinit", "deep") == "20.0"
+    assert "(test 2, deep 1)" in table.caption
+
+
+def test_ablations_pool_seeds():
+    rows = [
+        evaluation(f"{name}-s{seed}", "test", architecture, value)
+        for name, seed, architecture, value in (
+            ("full", 1, "a", 0.5),
+            ("full", 2, "a", 0.52),
+            ("mlp", 1, "a", 0.2),
+            ("mlp", 2, "a", 0.22),
+            ("odd", 1, "a", 0.1),
+        )
+    ]
+    summary = ablations(rows)
+    (table,) = summary.blocks
+    assert cell(table, "full", "all, mean ± std over seeds") == "51.0±1.4"
+    assert cell(table, "mlp", "seeds") == "2"
+    assert "mlp: -30.0 points against full." in summary.sentence
+    assert "odd: -41.0 points against full (within the noise of seeds, or one seed only)." in summary.sentence
+
+
+def test_detection():
+    rows = [
+        {"architecture": "resnet18", "ghn": init, "ap50": value, "error": None}
+        for init, value in (("randinit", 0.2), ("randinit", 0.3), ("ghn", 0.5))
+    ]
+    (table,) = detection(rows).blocks
+    assert cell(table, "randinit", "resnet18") == "25.0±7.1"
+    assert cell(table, "ghn", "resnet18") == "50.0"
+
+
+def test_diversity_and_gradients():
+    rows = [{"ghn": "g", "matched": False, "shape": "64x3x7x7", "distance": 0.25, "tensors": 9, "error": None}]
+    assert cell(diversity(rows).blocks[0], "g", "64x3x7x7") == "0.25 (n = 9)"
+    row = {"architecture": "vit", "ghn": "g", "seed": 1, "init_seconds": 2.0, "parameters": 12e8, "error": None}
+    (table,) = gradients([row | {"gradient_norm": None}, row | {"gradient_norm": 4.8, "ghn": "r"}]).blocks
+    assert table.rows == [["vit, g, seed 1", "overflow", "1200M", "2.0"], ["vit, r, seed 1", "4.8", "1200M", "2.0"]]
+
+
+def test_activations_average_over_seeds():
+    rows = [{"architecture": "n", "ghn": "g", "variance": v, "error": None} for v in ([1.0, 4.0], [3.0, 8.0])]
+    panels, table = activations(rows).blocks
+    assert cell(table, "n, g", "first layer") == "2"
+    assert cell(table, "n, g", "last") == "6"
+    assert "<svg" in panels.figures[0].svg
+
+
+def test_ensembles_average_the_logits_of_a_seed():
+    one, two = torch.tensor([[3.0, 0], [1, 0]]), torch.tensor([[-1.0, 0], [0, 4]])
+    rows = [
+        trial(name, "g", 1, 0.5, [0.1, 0.2], logits=logits.flatten().tolist(), labels=[0, 1])
+        for name, logits in (("a", one), ("b", two))
+    ]
+    summary = ensembles(rows)
+    assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
+    assert "g, main: +50.0" in summary.sentence
+
+
+def test_ranking():
+    truth = [
+        trial(name, "randinit", 1, value, [0, value])
+        for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3), ("d", 0.4))
+    ]
+    empty = dict.fromkeys(SCORES)
+    scores = [
+        {"architecture": name, "error": None} | empty | {"snip": value}
+        for name, value in (("a", 1.0), ("b", 2.0), ("c", 4.0), ("d", 3.0))
+    ]
+    untrained = [
+        evaluation("g", "test", name, value) for name, value in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
+    ]
+    (table,) = ranking(scores, truth, untrained).blocks
+    assert cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"  # one of six pairs is the wrong way round
+    assert cell(table, "g, untrained", "Kendall's tau") == "-1.00"
+    assert "gradnorm" not in {row[0] for row in table.rows}
+    assert not any(math.isnan(float(row[1])) for row in table.rows)
