@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run test test-slow lint clean up down deploy
+.PHONY: setup run experiments test test-slow lint clean up down deploy
 
 setup: $(VENV)/.installed
 
@@ -17,6 +17,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 run: setup
 	$(BIN)/python -m flows.run
+
+# Every experiment of the paper at laptop size; resumable, three hours on two cores (docs/experiments.md).
+experiments: setup
+	$(BIN)/dvc repro validate
+	$(BIN)/python -m flows.experiments run
 
 lint: setup
 	$(BIN)/ruff check .

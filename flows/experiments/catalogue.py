@@ -128,6 +128,7 @@ class GradientsEntry(_Entry):
     images: int = 8
     chunk: int = 4
     seeds: int = 1
+    workers: int | None = Field(default=None, ge=1, description="at once; the largest networks take 10 GB each")
 
 
 class NasEntry(_Entry):

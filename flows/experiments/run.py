@@ -109,8 +109,9 @@ class Runner:
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
             case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
-                jobs = self.jobs(entry)
-                write_rows(path, measures.measure(jobs, self.fanout, name), measures.COLUMNS[entry.kind])
+                workers = entry.workers if isinstance(entry, GradientsEntry) else None
+                fanout = self.fanout if workers is None else self.fanout.model_copy(update={"workers": workers})
+                write_rows(path, measures.measure(self.jobs(entry), fanout, name), measures.COLUMNS[entry.kind])
             case _:
                 return None
         return path
