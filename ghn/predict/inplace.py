@@ -202,7 +202,9 @@ class _Target:
             if entries:
                 predicted.append(name)
             if entries < parameter.numel():
-                reason = "rows beyond a square grid of positions (class token)" if entries else self._reason(name)
+                reason = (
+                    "rows beyond a square grid of positions, such as a class token" if entries else self._reason(name)
+                )
                 kept.append(Kept(name, tuple(parameter.shape), parameter.numel() - entries, reason))
         return Report(self.network, tuple(predicted), n_predicted, tuple(kept), n_parameters)
 

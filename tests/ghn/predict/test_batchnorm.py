@@ -55,11 +55,16 @@ def test_batch_statistics_restores_everything() -> None:
     net[4].eval()
     modes = [module.training for module in net.modules()]
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with pytest.raises(RuntimeError, match="stop"), batch_statistics(net) as inside:
-        assert inside is net
-        assert not net[2].training
-        net(batches(1)[0])
-        raise RuntimeError("stop")
+
+    def fails() -> None:
+        with batch_statistics(net) as inside:
+            assert inside is net
+            assert not net[2].training
+            net(batches(1)[0])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fails()
     assert [module.training for module in net.modules()] == modes
     assert net[1].track_running_stats
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
