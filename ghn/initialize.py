@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +57,25 @@ def initialize(
     return f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
 
 
-def describe_graph(name: str, num_classes: int, image_size: int) -> str:
-    """The graph of an architecture in words: nodes by primitive, edges, statistics (paper table 3)."""
+def describe_graph(name: str, num_classes: int, image_size: int, out: Path | None = None) -> str:
+    """The graph of an architecture in words: nodes by primitive, edges, statistics (paper table 3).
+
+    Args:
+        name: of the architecture.
+        num_classes: of its head.
+        image_size: side in pixels.
+        out: where to write the graph itself, as JSON or, with the suffix of a picture format, as a picture.
+
+    Raises:
+        UnknownArchitectureError: no such architecture.
+        ConfigError: no such picture format, or matplotlib is not installed.
+    """
     graph = trace_architecture(name, num_classes, image_size)
+    if out is not None and out.suffix == ".json":
+        with atomic_path(out) as temporary:
+            temporary.write_text(json.dumps(graph.to_json_dict()) + "\n")
+    elif out is not None:
+        graph.draw(out, title=name)
     statistics = graph.statistics()
     from ghn.graph import Primitive
 

@@ -132,7 +132,7 @@ class Graph:
         return draw(self, path, **options)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """The keys primitive, param, shape and edges, as lists (`ghn graph export`)."""
+        """The keys primitive, param, shape and edges, as lists (`ghn trace NAME --out FILE.json`)."""
         return {
             "primitive": [Primitive(p).name for p in self.primitive],
             "param": list(self.param),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ghn.architectures import build
+from ghn.cli import app
 from ghn.errors import ConfigError
 from ghn.graph import Graph, Primitive, trace
 from ghn.graph.draw import STYLE, draw, layout
@@ -65,3 +68,15 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no picture format is called 'doc'"):
         draw(trace(build("alexnet", device="meta")), tmp_path / "graph.doc")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(tmp_path: Path) -> None:
+    picture, data = tmp_path / "graph.svg", tmp_path / "graph.json"
+    for out in (picture, data):
+        result = CliRunner().invoke(app, ["trace", "resnet18", "--image-size", "32", "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        assert "resnet18: 52 nodes" in result.output
+    assert "resnet18" in picture.read_text()
+    written = json.loads(data.read_text())
+    assert len(written["primitive"]) == len(written["param"]) == len(written["shape"]) == 52
+    assert CliRunner().invoke(app, ["trace", "alexnet", "--out", str(tmp_path / "graph.xyz")]).exit_code == 2
