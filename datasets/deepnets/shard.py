@@ -152,8 +152,11 @@ def generate_shard(
                     keep[i] = True
                     seen.add(key)
             parts.append((code[keep], packed.select(keep), hashes[keep], n_params[keep]))
-        if len(seen) == before:
-            raise InvalidGraphError(f"the rules of the split yield no new architecture after {before} of {size}")
+        if size - len(seen) > 0 and len(seen) - before < 0.01 * (size - before):
+            raise InvalidGraphError(
+                f"the rules of the split yield hardly any new architecture after {len(seen)} of {size}; widen them, or "
+                "make size or generate.shard_size smaller"
+            )
     code, hashes, n_params = (np.concatenate([part[i] for part in parts]) for i in (0, 2, 3))
     graphs = GraphPack(*(np.concatenate([getattr(part[1], name) for part in parts]) for name in GraphPack.names()))
     rejected["isomorphic_to_disjoint"] = len(redrawn)

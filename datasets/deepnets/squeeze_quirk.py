@@ -136,3 +136,13 @@ def _operation(architecture: Architecture, cell: int, k: int) -> list[_Item]:
     if name.startswith("dil_conv") or name == "conv_7x1_1x7":
         return [bn + "ooR", value]
     return [bn + "oR", value]
+
+
+def every_product(architecture: Architecture) -> list[frozenset[int]]:
+    """For each cell all its cse operations: what `kept_products` would be without the quirk."""
+    genotype = architecture.genotype
+    kinds = {
+        reduction: frozenset(k for k, (name, _) in enumerate(edges) if name == "cse")
+        for reduction, edges in ((False, genotype.normal), (True, genotype.reduce))
+    }
+    return [kinds[architecture.is_reduction(cell)] for cell in range(architecture.n_cells)]

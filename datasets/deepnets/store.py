@@ -283,7 +283,7 @@ class Split:
         with _reading(self.parquet_path):
             return pq.read_table(self.parquet_path, columns=columns, page_checksum_verification=True)
 
-    def metadata_rows(self, begin: int, end: int, columns: list[str]) -> pa.Table:
+    def metadata_rows(self, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
         """Some rows of the Parquet table; only the row groups that hold them are read.
 
         Raises:
