@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.dvcfile import read_stages
+from flows.params import Params
+from flows.pipeline import upstream
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def test_stages_agree_with_dvc(tree: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(ROOT)
+    ours = read_stages(tree)
+    with Repo(str(ROOT)) as repo:
+        theirs = {stage.addressing: stage for stage in repo.index.stages}
+        assert set(ours) == set(theirs)
+        for name, stage in theirs.items():
+            outs = {Path(out.fspath).relative_to(ROOT).as_posix() for out in stage.outs}
+            assert set(ours[name].outputs) == outs, name
+            deps = {Path(dep.fspath).relative_to(ROOT).as_posix() for dep in stage.deps if not hasattr(dep, "params")}
+            assert set(ours[name].inputs) | set(ours[name].code) == deps, name
+            assert ours[name].cmd == stage.cmd
+
+
+def test_parameters_that_stages_depend_on_exist(tree: dict) -> None:
+    params = Params.model_validate(tree).model_dump(mode="json", by_alias=True)
+    for stage in read_stages(tree).values():
+        assert stage.used_params(tree), stage.name
+        stage.used_params(params)
+
+
+def test_code_dependencies_exist(tree: dict) -> None:
+    for stage in read_stages(tree).values():
+        assert [path for path in stage.code if not (ROOT / path).exists()] == [], stage.name
+
+
+def test_every_stage_is_a_command(tree: dict) -> None:
+    import typer
+
+    from flows.cli import register
+
+    app = typer.Typer()
+    register(app)
+    commands = {command.name for command in app.registered_commands}
+    assert {stage.cmd.split()[1] for stage in read_stages(tree).values()} <= commands
+
+
+def test_order_follows_from_files(tree: dict) -> None:
+    before = upstream(read_stages(tree))
+    assert before["generate@test"] == set()
+    assert "generate@bnfree" in before["predict"]  # it depends on the directory
+    assert before["train"] >= {"generate@train", "images", "validate"}
+    assert {"predict", "evaluate", "finetune", "transfer"} <= before["report"]

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import params as parameters
+from flows.params import load_params, merge, use_profile
+from ghn.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A directory with params.yaml and its profiles."""
+    (tmp_path / "params").mkdir()
+    for path in (ROOT / "params").glob("*.yaml"):
+        (tmp_path / "params" / path.name).write_text(path.read_text())
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def change(**sections: dict) -> None:
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), sections)))
+
+
+def test_committed_parameters_are_valid(tree: Path) -> None:
+    params = load_params()
+    assert params.architectures.torchvision == "all"
+    assert params.architectures.splits == ("test", "wide", "deep", "dense", "bnfree")
+
+
+@pytest.mark.parametrize("profile", ["paper", "tiny"])
+def test_profiles_are_valid_and_change_something(tree: Path, profile: str) -> None:
+    assert load_params(profile=profile) != load_params()
+
+
+def test_evaluation_splits_have_their_published_sizes(tree: Path) -> None:
+    rules = load_params().generate.rules()
+    sizes = {name: rules[name].size for name in ("val", "test", "wide", "deep", "dense", "bnfree", "train")}
+    assert sizes == {"val": 500, "test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100, "train": 2000}
+
+
+def test_wrong_values_name_field_value_and_what_is_allowed(tree: Path) -> None:
+    change(evaluate={"batch_size": 1}, base={"device": "tpu"}, report={"colour": "red"})
+    with pytest.raises(ConfigError) as error:
+        load_params()
+    message = str(error.value)
+    assert "3 problems" in message
+    assert "evaluate.batch_size = 1: input should be greater than or equal to 2" in message
+    assert "base.device = 'tpu': input should be 'auto', 'cpu' or 'cuda'" in message
+    assert "report.colour: unknown; allowed: title, bins" in message
+
+
+def test_unknown_section_lists_the_sections(tree: Path) -> None:
+    change(evalute={"images": 3})
+    with pytest.raises(ConfigError, match=r"evalute: unknown; allowed: base, fanout, .*evaluate"):
+        load_params()
+
+
+def test_missing_section_is_named(tree: Path) -> None:
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "train"}))
+    with pytest.raises(ConfigError, match="train: missing"):
+        load_params()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must be a mapping"), ("", "mapping")]
+)
+def test_malformed_file(tree: Path, text: str, message: str) -> None:
+    Path("params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_params()
+
+
+def test_absent_file_says_where_to_run(tree: Path) -> None:
+    Path("params.yaml").unlink()
+    with pytest.raises(ConfigError, match="root of the tree"):
+        load_params()
+
+
+def test_use_profile_keeps_comments_and_is_what_load_gives(tree: Path) -> None:
+    expected = load_params(profile="tiny")
+    assert use_profile("tiny") == expected == load_params()
+    assert "# models/<ghn>" in Path("params.yaml").read_text()
+
+
+def test_unknown_profile_lists_those_that_exist(tree: Path) -> None:
+    with pytest.raises(ConfigError, match="there are laptop, paper, tiny"):
+        use_profile("papper")
+
+
+def test_an_invalid_profile_leaves_the_file_alone(tree: Path) -> None:
+    (tree / "params" / "bad.yaml").write_text("base: {seed: -1}")
+    before = Path("params.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"base\.seed = -1"):
+        use_profile("bad")
+    assert Path("params.yaml").read_text() == before
+
+
+def test_merge_replaces_leaves_only() -> None:
+    merged = parameters.merge({"a": {"b": 1, "c": 2}, "d": [1, 2]}, {"a": {"c": 3}, "d": [3]})
+    assert merged == {"a": {"b": 1, "c": 3}, "d": [3]}

@@ -1,0 +1,72 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import provenance
+from flows.provenance import dvc_hash, revision
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    git("config", "user.email", "a@b.c")
+    git("config", "user.name", "a")
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("add", "code.py")
+    git("commit", "-q", "-m", "first")
+    revision.cache_clear()
+    yield tmp_path
+    revision.cache_clear()
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_revision_says_dirty_for_tracked_files_but_not_for_the_lock_file(repository: Path) -> None:
+    head = git("rev-parse", "HEAD")
+    assert revision() == head
+    (repository / "new.txt").write_text("untracked")
+    (repository / "dvc.lock").write_text("x")
+    git("add", "dvc.lock")
+    revision.cache_clear()
+    assert revision() == head
+    (repository / "code.py").write_text("a = 2\n")
+    revision.cache_clear()
+    assert revision() == f"{head}-dirty"
+
+
+def test_revision_outside_a_repository_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    revision.cache_clear()
+    assert revision() == "unknown"
+    revision.cache_clear()
+
+
+def test_hashes_are_those_of_dvc(repository: Path) -> None:
+    directory = repository / "data"
+    (directory / "b").mkdir(parents=True)
+    (directory / "a.txt").write_text("one")
+    (directory / "b" / "ä.bin").write_bytes(bytes(range(256)))
+    (directory / "b" / "0.txt").write_text("")
+    (repository / "file.bin").write_bytes(b"\x00" * 1000)
+    for command in (["init", "-q"], ["add", "-q", "data", "file.bin"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True)
+    for name in ("data", "file.bin"):
+        recorded = yaml.safe_load((repository / f"{name}.dvc").read_text())["outs"][0]["md5"]
+        assert dvc_hash(name) == recorded
+    assert dvc_hash("absent") is None
+
+
+def test_hash_of_large_data_comes_from_the_lock_file(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "big.bin").write_bytes(b"abc")
+    (repository / "dvc.lock").write_text(
+        yaml.safe_dump({"stages": {"make": {"outs": [{"path": "big.bin", "md5": "from the lock file"}]}}})
+    )
+    assert dvc_hash("big.bin") == "900150983cd24fb0d6963f7d28e17f72"
+    monkeypatch.setattr(provenance, "LARGE", 2)
+    assert dvc_hash("big.bin") == "from the lock file"
