@@ -12,7 +12,6 @@ from ghn.graph import Graph, GraphBatch, Primitive
 from ghn.models import GHNConfig
 from ghn.models.embedding import NodeEmbedding, channel_steps, kernel_steps, nearest_index, sizes
 
-
 MODULE = NodeEmbedding(GHNConfig())
 
 

@@ -135,12 +135,13 @@ def test_torchvision_classifiers(name: str, hypernetwork: GHN) -> None:
 
 
 TIMM = (
-    "bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny", "coatnet_nano_rw_224",
-    "convit_tiny", "convmixer_768_32", "convnextv2_atto", "crossvit_tiny_240", "cspresnet50", "darknet53",
-    "deit3_small_patch16_224", "densenet121", "dla34", "dm_nfnet_f0", "dpn68", "edgenext_xx_small", "efficientformer_l1",
-    "efficientnet_lite0", "efficientvit_b0", "fastvit_t8", "ghostnet_100", "gmlp_s16_224", "hardcorenas_a", "hgnet_tiny",
-    "hrnet_w18_small", "inception_v4", "lcnet_050", "levit_128s", "maxvit_nano_rw_256", "mixer_s16_224", "mobileone_s0",
-    "mobilevit_xxs", "mobilenetv4_conv_small", "nest_tiny", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repvgg_a0",
+    "bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny",
+    "coatnet_nano_rw_224", "convit_tiny", "convmixer_768_32", "convnextv2_atto", "crossvit_tiny_240",
+    "cspresnet50", "darknet53", "deit3_small_patch16_224", "densenet121", "dla34", "dm_nfnet_f0", "dpn68",
+    "edgenext_xx_small", "efficientformer_l1", "efficientnet_lite0", "efficientvit_b0", "fastvit_t8",
+    "ghostnet_100", "gmlp_s16_224", "hardcorenas_a", "hgnet_tiny", "hrnet_w18_small", "inception_v4", "lcnet_050",
+    "levit_128s", "maxvit_nano_rw_256", "mixer_s16_224", "mobileone_s0", "mobilevit_xxs",
+    "mobilenetv4_conv_small", "nest_tiny", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repvgg_a0",
     "res2net50_26w_4s", "resmlp_12_224", "resnest14d", "rexnet_100", "sequencer2d_s", "swinv2_cr_tiny_ns_224",
     "tf_mobilenetv3_small_minimal_100", "tnt_s_patch16_224", "twins_svt_small", "visformer_tiny", "vgg11",
     "volo_d1_224", "wide_resnet50_2", "xcit_nano_12_p16_224",
