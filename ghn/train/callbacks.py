@@ -90,7 +90,7 @@ class ProgressBar(Callback):
         """Shows the bar."""
         self._steps = steps
         if step:
-            self._console.print(f"resuming after step {step}")
+            self._print(f"resuming after step {step}")
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("training"),
@@ -117,16 +117,18 @@ class ProgressBar(Callback):
         if self._progress is not None:
             self._progress.update(self._task, numbers=text)
         else:
-            rate = record.architectures_per_second
-            self._console.print(f"step {record.step}/{self._steps}  {text}  lr {record.lr:.1e}" if rate else text)
+            self._print(f"step {record.step}/{self._steps}  {text}  lr {record.lr:.1e}")
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints the metrics."""
-        self._console.print(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._print(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def on_warning(self, step: int, message: str) -> None:
         """Prints the warning."""
-        self._console.print(f"[yellow]step {step}: {message}[/yellow]")
+        self._print(f"step {step}: {message}", style="yellow")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Removes the bar."""

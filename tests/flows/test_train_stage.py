@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import paths
+from flows.params import Params, load_params
+from flows.stages import generate, images, train
+from flows.tracking import stage_run
+from ghn.checkpoint import from_pretrained
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The laptop profile, made tiny, in an empty tree with its architectures and images."""
+    loaded = load_params(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    tree = loaded.model_dump(by_alias=True)
+    tree["generate"]["splits"] = {
+        "train": {"size": 12, "n_cells": (4, 5), "steps": (1, 2), "max_multiply_adds": 1.5e7},
+        "val": {"size": 3, "n_cells": (4, 5), "steps": (1, 2)},
+    }
+    tree["train"] |= {
+        "ghn": {"hidden": 16, "decoder_channels": 16, "layers": 1},
+        "networks": {"channels": (16, 16), "fc_dim": (64, 64)},
+        "steps": 4, "warmup_steps": 1, "meta_batch_size": 2, "batch_size": 8, "evaluate_every": 2, "log_every": 1,
+        "curve_architectures": 2, "curve_images": 64,
+    }  # fmt: skip
+    small = Params.model_validate(tree)
+    for name in ("train", "val"):
+        with stage_run("generate", {}, connect_after_seconds=1e9) as run:
+            generate.run(small, run, split=name)
+    with stage_run("images", {}, connect_after_seconds=1e9) as run:
+        images.run(small, run)
+    return small
+
+
+def test_the_stage_leaves_a_hypernetwork_its_curve_and_nothing_else(params: Params) -> None:
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(params, run)
+    output = paths.model(params.base.ghn)
+    curve = json.loads((output / train.CURVE_NAME).read_text())
+    assert [point["step"] for point in curve] == [2, 4]
+    assert all(0 <= point["val_mean"] <= point["val_best"] <= 1 for point in curve)
+    assert json.loads((output / train.SUMMARY_NAME).read_text()) == curve[-1]
+    assert list((output / "checkpoints").iterdir()) == []
+    ghn = from_pretrained(paths.weights(params.base.ghn))
+    assert ghn.config.hidden == 16
+    assert ghn.metadata["images"] == "digits"
+    log = "".join(path.read_text() for path in Path(".mlflow-spool").iterdir())
+    assert '"curve/val_mean"' in log
+    assert '"images_per_second"' in log
+    assert '"system/memory_mb"' in log
+
+
+def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        pass
+
+    calls = []
+
+    def stop_at_second(self: train.Curve, ghn: object) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 1:
+            return {"val_mean": 0.1, "val_best": 0.1}
+        raise StopError
+
+    short = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_every": 2})})
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Curve, "__call__", stop_at_second)
+        with pytest.raises(StopError), stage_run("train", {}, connect_after_seconds=1e9) as run:
+            train.run(short, run)
+    runs = list((paths.model(params.base.ghn) / "checkpoints").iterdir())
+    assert len(runs) == 1
+    other = params.model_copy(update={"train": params.train.model_copy(update={"lr": 1e-4})})
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(other, run)
+    assert list((paths.model(params.base.ghn) / "checkpoints").iterdir()) == runs
+    before = (runs[0] / "steps.jsonl").read_text()
+    assert len(before.splitlines()) == 4
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(short, run)  # only the last evaluation was missing
+    assert not runs[0].exists()
