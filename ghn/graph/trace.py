@@ -1,8 +1,8 @@
 """The graph of any network, found by following one forward pass that computes nothing.
 
-The work is in five modules: `trace_inputs` makes up an input, `trace_record` sees the calls of the forward pass and
-notes what flows where, `trace_shapes` gives the shapes, `trace_reduce` keeps the operations that are primitives,
-`compat` bends the result into the graph that the released hypernetworks were trained with.
+The work is in six modules: `trace_inputs` makes up an input; `trace_record` sees the calls of the forward pass and
+notes what flows where, by the rules in `trace_rules`; `trace_shapes` gives the shapes; `trace_reduce` keeps the
+operations that are primitives; `compat` bends the result into the graph that the released hypernetworks know.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ghn.graph.graph import Graph
 from ghn.graph.trace_inputs import default_inputs
 from ghn.graph.trace_record import Recorder, tensors_of
 from ghn.graph.trace_reduce import reduce, with_linear_head
+from ghn.graph.trace_rules import RECORD_RULES
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible: bool = True) -> Graph:
@@ -73,7 +74,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def shape_propagation(model: nn.Module, *inputs: Tensor) -> Any:
     """The outputs of `model` on meta tensors, as meta tensors, without computing anything."""
     network = _Network(model)
-    with torch.no_grad(), Recorder(network.params, network.buffers):
+    with torch.no_grad(), Recorder(network.params, network.buffers, {}):
         return model(*inputs)
 
 
@@ -141,7 +142,7 @@ def _record(network: _Network, inputs: _Inputs, training: bool) -> tuple[Recorde
 
 
 def _run(network: _Network, inputs: _Inputs, training: bool, symbolic: bool) -> tuple[Recorder, list[int]]:
-    recorder = Recorder(network.params, network.buffers, symbolic)
+    recorder = Recorder(network.params, network.buffers, RECORD_RULES, symbolic)
     devices = [param.device for param in network.params.values()]
     device = torch.device("meta") if symbolic or not devices else devices[0]
     args, kwargs = _placed(inputs, device)
