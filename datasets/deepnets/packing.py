@@ -8,14 +8,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets import operations as ops
-from datasets.deepnets.builder import Structure
 from ghn.errors import InvalidGraphError
-from ghn.graph.graph import canonical_hashes
+
+if TYPE_CHECKING:
+    from datasets.deepnets.builder import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,10 @@ def pack(structures: Sequence[Structure]) -> tuple[GraphPack, NDArray[np.uint64]
     Raises:
         InvalidGraphError: a graph exceeds what the store can express.
     """
+    # Imported here, since graphs bring PyTorch along, which opening a split does without.
+    from datasets.deepnets import operations as ops
+    from ghn.graph.graph import canonical_hashes
+
     kind = np.concatenate([s.kind for s in structures])
     sizes = np.array([len(s.kind) for s in structures])
     n_edges = np.array([len(s.edges) for s in structures])

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
@@ -35,7 +35,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from datasets.deepnets.builder import scaled_graph
 from datasets.deepnets.metadata import SCHEMA, metadata
 from datasets.deepnets.packing import GraphPack, offsets, unpack_edges
 from datasets.deepnets.scaling import Scaling
@@ -43,7 +42,9 @@ from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.table import ArchitectureTable, decode_row
 from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
 from ghn.files import atomic_path, sha256
-from ghn.graph import Graph
+
+if TYPE_CHECKING:
+    from ghn.graph import Graph
 
 FORMAT_VERSION = 1
 
@@ -214,10 +215,8 @@ class Split:
             self.header = _parse_header(h5_path, text)
             self.param_names: tuple[str, ...] = tuple(json.loads(attributes.get("param_names", "[]")))
             self._code: NDArray[np.uint8] = file["architecture"][:]
-        with _reading(parquet_path):
-            parquet = pq.ParquetFile(parquet_path)
-            notes = parquet.schema_arrow.metadata or parquet.metadata.metadata or {}
-            notes = {**(parquet.metadata.metadata or {}), **notes}
+        with _reading(parquet_path), pq.ParquetFile(parquet_path) as parquet:
+            notes = {**(parquet.metadata.metadata or {}), **(parquet.schema_arrow.metadata or {})}
             rows = parquet.metadata.num_rows
         if notes.get(_HEADER.encode()) is None:
             raise UnsupportedFormatError(f"{parquet_path}: not the metadata of a split of DeepNets-1M (no header)")
@@ -280,8 +279,11 @@ class Split:
         Raises:
             DamagedFileError: a page fails its checksum.
         """
-        with _reading(self.parquet_path):
-            return pq.read_table(self.parquet_path, columns=columns, page_checksum_verification=True)
+        with (
+            _reading(self.parquet_path),
+            pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
+        ):
+            return file.read(columns=columns)
 
     def metadata_rows(self, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
         """Some rows of the Parquet table; only the row groups that hold them are read.
@@ -289,8 +291,10 @@ class Split:
         Raises:
             DamagedFileError: a page fails its checksum.
         """
-        with _reading(self.parquet_path):
-            file = pq.ParquetFile(self.parquet_path, page_checksum_verification=True)
+        with (
+            _reading(self.parquet_path),
+            pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
+        ):
             groups = range(begin // _ROW_GROUP, -(-end // _ROW_GROUP))
             rows = file.read_row_groups(list(groups), columns=columns)
             return rows.slice(begin - groups.start * _ROW_GROUP, end - begin)
@@ -312,6 +316,8 @@ class Split:
 
     def scaled_graph(self, index: int, scaling: Scaling) -> Graph:
         """`graph` with its sizes in one object."""
+        from datasets.deepnets.builder import scaled_graph  # brings PyTorch along, which opening does without
+
         graph = scaled_graph(self[index], scaling, self.identifier(index))
         if self.header.origin == "generated":
             return graph
