@@ -25,6 +25,9 @@ from ghn.errors import GHNError
 from ghn.files import atomic_path
 
 
+LOCK = "dvc.lock"
+
+
 class WorkspaceError(GHNError):
     """A git or DVC command failed; its output is in the message."""
 
@@ -92,6 +95,8 @@ def experiment(
         if (local := root / ".dvc" / "config.local").exists():
             shutil.copy(local, directory / ".dvc" / "config.local")
         workspace.dvc("cache", "dir", "--local", tree.dvc("cache", "dir"))
+        if (root / LOCK).exists():  # what the tree has computed since its last commit
+            shutil.copy(root / LOCK, directory / LOCK)
         workspace.dvc("checkout", "--allow-missing", "--quiet")
         set_params(overrides, profile, directory / PARAMS_FILE)
         yield workspace

@@ -23,21 +23,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
 from mlflow.pyfunc.model import PythonModel
 
+from flows.serving import LIMITS
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 
 if TYPE_CHECKING:
     from ghn.models import GHN
 
 DIRECTORY_VARIABLE = "GHN_SERVE_DIR"
-
-LIMITS = {
-    "max_rows": 16,
-    "max_description_characters": 200_000,
-    "max_parameters": 700_000_000,  # the largest of torchvision have 633 million
-    "max_inline_bytes": 500_000_000,
-    "max_image_size": 1024,
-}
-"""Defaults of the model's configuration; `load_model(..., model_config={...})` and `ghn serve` override them."""
 
 
 class HypernetworkModel(PythonModel):

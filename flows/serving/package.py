@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from flows.serving import LIMITS
 from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,7 @@ def package(weights: str | Path, directory: str | Path, evaluation: str | Path |
         artifacts=artifacts,
         signature=signature,
         input_example=example,
+        model_config=LIMITS,
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
     )
     return directory

@@ -25,6 +25,10 @@ stages:
       params: [base.seed]
       outs:
         - data/deepnets1m/${item}.h5
+  validate:
+    cmd: cat data/deepnets1m/train.h5 data/deepnets1m/test.h5 > validation.txt
+    deps: [data/deepnets1m/train.h5, data/deepnets1m/test.h5]
+    outs: [validation.txt]
   images:
     cmd: sleep 2 && echo images > images.txt
     outs: [images.txt]

@@ -51,7 +51,7 @@ def finish(project: Project, run: str, seconds: float = 240.0) -> str:
 
 def task_runs(project: Project, run: str) -> dict[str, dict[str, Any]]:
     found = api(project, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    return {task["name"]: task for task in found}
+    return {task["name"]: task for task in found if "stage" in task["task_key"]}  # Prefect adds one per subflow
 
 
 def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
@@ -100,7 +100,14 @@ def test_the_pipeline_runs_independent_stages_at_once_then_skips_all(stack):
     run = start(stack, "pipeline/nightly")
     assert finish(stack, run) == "Completed"
     tasks = task_runs(stack, run)
-    assert tasks.keys() == {"generate@train", "generate@test", "images", "train -> pipeline/gpu", "evaluate"}
+    assert tasks.keys() == {
+        "generate@train",
+        "generate@test",
+        "images",
+        "train -> pipeline/gpu",
+        "evaluate",
+        "validate",
+    }
     spans = {
         name: (datetime.fromisoformat(t["start_time"]), datetime.fromisoformat(t["end_time"]))
         for name, t in tasks.items()
@@ -131,7 +138,7 @@ def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
     difference = json.loads(stack.dvc("exp", "diff", "--json", "HEAD", name))
     assert difference["params"]["params.yaml"]["base.seed"] == {"old": 1, "new": 5, "diff": 4}
     # What does not depend on the seed came from the tree's cache.
-    assert task_runs(stack, run)["images"]["state_name"] in ("Restored", "Unchanged")
+    assert task_runs(stack, run)["images"]["state_name"] == "Unchanged"
 
 
 def test_a_wrong_parameter_fails_with_its_name_and_is_not_retried(stack):

@@ -1,0 +1,56 @@
+"""Files for those who have containers: consistent in themselves, as far as that shows without them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+
+
+def test_services_refer_to_what_exists(compose):
+    services = compose["services"]
+    assert services.keys() == {"postgres", "prefect", "mlflow", "deploy", "worker-cpu", "worker-gpu"}
+    for service in services.values():
+        for name, condition in service.get("depends_on", {}).items():
+            assert name in services
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in services[name]
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
+
+
+def test_only_loopback_is_published_and_no_secret_is_written(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    text = (ROOT / "docker-compose.yaml").read_text()
+    assert "${GHN_STACK_PASSWORD:?" in text
+    assert not re.search(r"ghn:(?!\$\{)\w+@", text)
+
+
+@pytest.mark.parametrize("name", ["docker-gpu", "kubernetes-gpu"])
+def test_pool_templates_fill_in_only_variables_that_they_declare(name):
+    template = json.loads((ROOT / "deploy" / "pools" / f"{name}.json").read_text())
+    assert template.keys() == {"variables", "job_configuration"}
+    used = set(re.findall(r"\{\{ *([\w.]+) *\}\}", json.dumps(template["job_configuration"])))
+    assert used <= set(template["variables"]["properties"])
+
+
+def test_the_pools_ask_for_a_gpu():
+    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"]["properties"]
+    assert docker["container_create_kwargs"]["default"]["device_requests"][0]["capabilities"] == [["gpu"]]
+    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["job_configuration"]["job_manifest"]
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
