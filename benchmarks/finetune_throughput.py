@@ -111,25 +111,28 @@ def main() -> None:
     cores = os.cpu_count() or 1
     arguments = (options.architecture, options.networks, options.steps)
     result: dict[str, object] = {
-        "machine": f"{platform.processor() or platform.machine()}, {cores} cores",
-        "load_before": os.getloadavg()[0],
+        "machine": f"{platform.processor() or platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}",
         "torch": torch.__version__,
         "architecture": options.architecture,
         "networks": options.networks,
         "steps": options.steps,
     }
+    for name, value in result.items():
+        print(f"{name:<40}{value}", flush=True)
+
+    def report(name: str, seconds: float) -> None:
+        result[name] = seconds
+        print(f"{name:<40}{seconds:8.1f} s{options.networks * 3600 / seconds:10.0f} networks an hour", flush=True)
+
     for threads in sorted({1, cores}):
         torch.set_num_threads(threads)
-        result[f"plain, {threads} threads"] = plain(*arguments)
+        report(f"plain, {threads} threads", plain(*arguments))
     seconds, cpu = processes(*arguments, workers=cores)
-    result[f"{cores} processes of one thread"] = seconds
-    result["processor seconds of a network in processes"] = cpu
+    report(f"{cores} processes of one thread", seconds)
+    result["processor seconds of a network"] = cpu
+    print(f"{'processor seconds of a network':<40}{cpu:8.1f} s")
     torch.set_num_threads(cores)
-    result[f"batched, {cores} threads"] = batched(*arguments)
-    for name, value in result.items():
-        timed = isinstance(value, float) and ("threads" in name or "processes of" in name)
-        rate = f"   {options.networks * 3600 / value:9.0f} networks an hour" if timed else ""
-        print(f"{name:<48}{value:.2f}{rate}" if isinstance(value, float) else f"{name:<48}{value}")
+    report(f"batched, {cores} threads", batched(*arguments))
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
 

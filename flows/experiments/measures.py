@@ -51,7 +51,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "shape": pa.string(),
         "matched": pa.bool_(),  # channels brought into the same order by the Hungarian method
         "tensors": pa.int64(),
-        "distance": pa.float64(),
+        "distance": pa.float64(),  # null where fewer than two tensors have the shape
     },
     "activations": {
         "layers": pa.list_(pa.string()),
@@ -99,7 +99,7 @@ def _measure(job: Job) -> tuple[Job, Row | str]:
     try:
         return job, _MEASURES[job.measure](job)
     except Exception as error:  # not every exception survives the way between processes
-        return job, f"{type(error).__name__}: {error}"
+        return job, f"{type(error).__name__}: {error}"[:500]
 
 
 def _failed(job: Job, error: Exception) -> tuple[Job, Row | str]:
@@ -116,7 +116,7 @@ def _diversity(job: Job) -> Row:
         "shape": "x".join(map(str, shape)),
         "matched": job.settings["matched"],
         "tensors": len(tensors),
-        "distance": mean_cosine_distance(tensors, match=job.settings["matched"]),
+        "distance": mean_cosine_distance(tensors, match=job.settings["matched"]) if len(tensors) > 1 else None,
     }
 
 

@@ -245,7 +245,8 @@ def diversity(rows: Rows) -> Summary:
         cells: list[str | None] = [f"{init}, matched" if matched else init]
         for shape in shapes:
             found = [r for r in good if (r["ghn"], r["matched"], r["shape"]) == (init, matched, shape)]
-            cells.append(f"{found[0]['distance']:.3g} (n = {found[0]['tensors']})" if found else None)
+            told = found and found[0]["distance"] is not None
+            cells.append(f"{found[0]['distance']:.3g} (n = {found[0]['tensors']})" if told else None)
         body.append(cells)
     sentence = "0: all tensors point the same way; 1: unrelated. Random parameters are the upper end."
     return Summary(sentence, [Table(["", *shapes], body, "Mean absolute cosine distance of tensors of one shape")])

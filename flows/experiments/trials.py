@@ -33,7 +33,7 @@ from flows.results import Row, code_digest, digest, finite, identity
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import GHNError
 from ghn.files import atomic_path, sha256
-from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, stratified_order
+from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, stratified_order, track_running_statistics
 from ghn.graph import Graph
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -214,7 +214,7 @@ def _run_or_say_why(job: Job) -> list[Row]:
     try:
         return run_trial(job)
     except Exception as error:  # not every exception survives the way between processes
-        return _failed(job, f"{type(error).__name__}: {error}")
+        return _failed(job, f"{type(error).__name__}: {error}"[:500])
 
 
 def run_trial(job: Job) -> list[Row]:
@@ -276,6 +276,7 @@ class _Start:
         """A fresh copy of the initialised network on the trial's device."""
         if self._model is None:
             self._model = self._make()
+            track_running_statistics(self._model)  # as in training, so that trained weights fit into a copy
         return copy.deepcopy(self._model).to(self.trial.device)
 
     def _make(self) -> nn.Module:
