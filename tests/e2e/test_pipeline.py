@@ -1,0 +1,163 @@
+"""The real commands in a clone, at the profile tiny: generate to report, twice, then with one parameter changed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from flows.params import merge
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "val", "test")
+STAGES = [
+    *(f"generate@{split}" for split in SPLITS),
+    "validate", "images", "train", "predict", "evaluate", "finetune", "transfer", "register", "report",
+]  # fmt: skip
+
+
+class Clone:
+    """A clone of the tree with the parameters of the test."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{ROOT}", str(path)], check=True)
+        (path / "dvc.lock").unlink(missing_ok=True)
+        (path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        self.run("-m", "ghn.cli", "params", "use", "tiny")
+        tree = yaml.safe_load((path / "params.yaml").read_text())
+        tree["generate"]["splits"] = {split: tree["generate"]["splits"][split] for split in SPLITS}
+        self.change(generate=tree["generate"], architectures={"splits": ["test"]}, fanout={"workers": 1}, replace=True)
+
+    def change(self, replace: bool = False, **sections: dict) -> None:
+        path = self.path / "params.yaml"
+        tree = yaml.safe_load(path.read_text())
+        tree = merge(tree, sections)
+        if replace:
+            tree["generate"] = sections["generate"]
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.path),
+            "GHN_DATA_ROOT": str(self.path / "no-data"),  # a fresh machine: digits only
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        result = subprocess.run(
+            [sys.executable, *arguments], cwd=self.path, env=environment, capture_output=True, text=True
+        )
+        assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        return result
+
+    def repro(self) -> tuple[list[str], float]:
+        """Runs `dvc repro`; the stages that ran, and the seconds."""
+        started = time.monotonic()
+        result = self.run("-m", "dvc", "repro")
+        return re.findall(r"Running stage '([^']+)'", result.stdout), time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("e2e") / "clone")
+    ran, _ = clone.repro()
+    assert sorted(ran) == sorted(STAGES)
+    return clone
+
+
+def test_every_architecture_has_a_row_that_says_where_it_comes_from(clone: Clone) -> None:
+    for name in ("predictions", "evaluation"):
+        rows = pq.read_table(clone.path / "results" / f"{name}.parquet").to_pylist()
+        architectures = [row["architecture"] for row in rows]
+        assert architectures == ["deepnets1m/test/0", "deepnets1m/test/1", "resnet18", "squeezenet1_1"]
+        assert [row["error"] for row in rows] == [None] * 4
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone.path, capture_output=True, text=True)
+        assert {row["revision"].removesuffix("-dirty") for row in rows} == {head.stdout.strip()}
+        assert {len(row["data_hash"]) for row in rows} == {32}
+    for row in rows:
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["randinit_accuracy"] <= 1
+        assert row["images"] >= 16
+
+
+def test_finetuning_has_both_initialisations_and_absent_data_is_said(clone: Clone) -> None:
+    rows = pq.read_table(clone.path / "results" / "finetune.parquet").to_pylist()
+    assert {row["ghn"] for row in rows} == {"ghn3", "randinit"}
+    assert all(row["step"][-1] == 2 for row in rows)
+    transfer = pq.read_table(clone.path / "results" / "transfer.parquet").to_pylist()
+    assert transfer
+    assert all("cifar10" in row["error"] for row in transfer)
+
+
+def test_the_report_is_one_self_contained_page(clone: Clone) -> None:
+    page = (clone.path / "reports" / "index.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "resnet18" in page
+    assert "69.76" in page  # published
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", page)
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_runs_and_registered_version_lead_back_to_data_and_code(clone: Clone) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{clone.path}/mlflow.db")
+    experiment = client.get_experiment_by_name("ghn3")
+    runs = {run.data.tags["stage"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == set(STAGES)
+    lock = yaml.safe_load((clone.path / "dvc.lock").read_text())["stages"]
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED"
+        for out in lock[name]["outs"]:
+            assert run.data.tags[f"dvc.out.{out['path']}"] == out["md5"], (name, out["path"])
+    assert len(client.get_metric_history(runs["train"].info.run_id, "curve/val_mean")) == 2
+    version = client.get_model_version_by_alias("ghn3", "challenger")
+    assert version.run_id == runs["register"].info.run_id
+    weights = next(out for out in lock["train"]["outs"] if out["path"].endswith("ghn.safetensors"))
+    assert weights["md5"] in version.tags.values()
+
+
+def test_a_second_time_nothing_runs(clone: Clone) -> None:
+    ran, seconds = clone.repro()
+    assert ran == []
+    print(f"dvc repro without changes: {seconds:.1f} s")
+    metrics = json.loads(clone.run("-m", "dvc", "metrics", "show", "--json").stdout)
+    assert "results/evaluation.json" in str(metrics)
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it_only(clone: Clone) -> None:
+    clone.change(report={"title": "Another title"})
+    ran, _ = clone.repro()
+    assert ran == ["report"]
+    assert "<h1>Another title</h1>" in (clone.path / "reports" / "index.html").read_text()
+
+
+def test_a_damaged_result_is_named_and_made_anew(clone: Clone) -> None:
+    path = clone.path / "results" / "predictions.parquet"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:100])
+    failed = clone.run("-m", "ghn.cli", "report", check=False)
+    assert failed.returncode == 1
+    assert "results/predictions.parquet is not readable Parquet" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    clone.run("-m", "dvc", "repro")
+    assert path.read_bytes() == content
+
+
+def test_malformed_parameters_stop_the_pipeline_before_anything_runs(clone: Clone) -> None:
+    before = (clone.path / "params.yaml").read_text()
+    clone.change(evaluate={"batch_size": 0})
+    result = clone.run("-m", "dvc", "repro", "evaluate", check=False)
+    (clone.path / "params.yaml").write_text(before)
+    assert result.returncode != 0
+    assert "evaluate.batch_size = 0" in result.stderr
+    assert clone.repro()[0] == []

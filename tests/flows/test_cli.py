@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ghn import cli
+from ghn.errors import ConfigError, DamagedFileError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ghn(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ghn.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def test_help_lists_the_library_and_the_stages() -> None:
+    result = ghn("--help")
+    assert result.returncode == 0
+    for command in ("init", "trace", "list", "generate", "evaluate", "report", "params", "mlflow"):
+        assert f" {command} " in result.stdout
+
+
+def test_starting_imports_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys, ghn.cli; ghn.cli.add_commands(ghn.cli.app);"
+        "heavy = {'torch', 'mlflow', 'prefect', 'pandas', 'matplotlib', 'sklearn', 'pyarrow'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_version() -> None:
+    assert ghn("--version").stdout.startswith("ghn 0.")
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["init"], ["trace", "resnet18", "--image-size", "x"]])
+def test_wrong_usage_has_code_2_and_says_what(arguments: list[str]) -> None:
+    result = ghn(*arguments)
+    assert result.returncode == 2
+    assert "Usage" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_architecture_has_code_2_and_names_it() -> None:
+    result = ghn("trace", "resnet5o")
+    assert result.returncode == 2
+    assert "resnet5o" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_trace_describes_a_graph() -> None:
+    result = ghn("trace", "resnet18")
+    assert result.returncode == 0
+    assert result.stdout.startswith("resnet18: ")
+    assert "conv" in result.stdout
+
+
+def test_outside_the_tree_a_stage_says_where_to_run(tmp_path: Path) -> None:
+    result = ghn("evaluate", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "params.yaml does not exist" in result.stderr
+
+
+def test_malformed_parameters_have_code_2(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text().replace("batch_size: 64", "batch_size: ten")
+    )
+    result = ghn("params", "check", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "evaluate.batch_size = 'ten'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_prints_all_parameters() -> None:
+    result = ghn("params", "check", "--profile", "paper")
+    assert result.returncode == 0, result.stderr
+    assert "steps: 750000" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("x = 3 is wrong"), 2, "ghn: x = 3 is wrong"),
+        (DamagedFileError("a.h5 is damaged"), 1, "ghn: a.h5 is damaged"),
+        (
+            OSError(28, "No space left on device", "results/a.parquet"),
+            1,
+            "ghn: results/a.parquet: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, "ghn: interrupted"),
+    ],
+)
+def test_errors_become_messages_and_codes(error: BaseException, code: int, text: str) -> None:
+    import typer
+
+    app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    result = CliRunner().invoke(app, ["fail"])
+    assert result.exit_code == code
+    assert result.stderr.startswith(text)
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    import typer
+
+    app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    @app.command()
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    assert isinstance(CliRunner().invoke(app, ["fail"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("damage", ["absent", "truncated", "foreign"])
+def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(tmp_path: Path, damage: str) -> None:
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    weights = tmp_path / "models" / "ghn3" / "ghn.safetensors"
+    weights.parent.mkdir(parents=True)
+    if damage == "truncated":
+        weights.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    elif damage == "foreign":
+        weights.write_bytes(b"this is no checkpoint " * 10)
+    (tmp_path / "results").mkdir()
+    result = ghn("register", cwd=tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    assert result.returncode in (1, 2)
+    assert "models/ghn3/ghn.safetensors" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> None:
+    params = (ROOT / "params.yaml").read_text().replace("{size: 2000}", "{size: 300000}")
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ghn.cli", "generate", "--split", "train"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("data/deepnets1m/.train*/*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert not (tmp_path / "data/deepnets1m/train.h5").exists()
+    (log,) = (tmp_path / ".mlflow-spool").glob("*.jsonl") if (tmp_path / ".mlflow-spool").exists() else (None,)
+    if log is not None:
+        assert json.loads(log.read_text().splitlines()[-1])["status"] == "KILLED"

@@ -1,0 +1,112 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flows import tracking
+from flows.tracking import client, pending, pipeline_run, send_pending, stage_run
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty tree with an MLflow store in it."""
+    monkeypatch.chdir(tmp_path)
+    # Absolute, because MLflow keeps one store per URI and process.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv(tracking.PARENT_VARIABLE, raising=False)
+    (tmp_path / "in.txt").write_text("input")
+    return tmp_path
+
+
+def runs() -> list:
+    mlflow_client = client()
+    experiment = mlflow_client.get_experiment_by_name("ghn3")
+    return mlflow_client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
+    with (
+        pipeline_run("pipeline", {"base": {"seed": 1}}) as parent,
+        stage_run("stage@a", {"x": {"y": 2}}, ["in.txt"], ["out.txt", "absent"], connect_after_seconds=0) as run,
+    ):
+        run.log_metrics({"loss": 2.0}, step=1)
+        run.log_metrics({"loss": 1.0}, step=2)
+        (store / "out.txt").write_text("output")
+        run.log_artifact("out.txt", "files")
+    first, second = runs()
+    assert first.info.run_id == parent
+    tags = second.data.tags
+    assert second.info.status == "FINISHED"
+    assert tags["mlflow.parentRunId"] == parent
+    assert tags["dvc.in.in.txt"] == "a43c1b0aa53a0c908810c06ab1ff3967"
+    assert tags["dvc.out.out.txt"] == "78e6221f6393d1356681db398f14ce6d"
+    assert "git_revision" in tags
+    assert second.data.params == {"x.y": "2"}
+    assert [entry.dataset.digest for entry in second.inputs.dataset_inputs] == [tags["dvc.in.in.txt"]]
+    history = client().get_metric_history(second.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+    assert second.data.metrics["seconds"] > 0
+    assert second.data.metrics["peak_memory_mb"] > 10
+    assert [item.path for item in client().list_artifacts(second.info.run_id, "files")] == ["files/out.txt"]
+    assert pending() == []
+
+
+def test_a_short_stage_leaves_its_log_to_the_next(store: Path) -> None:
+    with pytest.raises(ValueError, match="broken"), stage_run("short", {}) as run:  # noqa: PT012
+        run.log_metrics({"n": 1})
+        raise ValueError("broken")
+    assert len(pending()) == 1
+    assert not (store / "mlflow.db").exists()
+    with stage_run("next", {}, connect_after_seconds=0):
+        pass
+    assert {run.data.tags["stage"]: run.info.status for run in runs()} == {"short": "FAILED", "next": "FINISHED"}
+    assert pending() == []
+
+
+def test_without_a_store_the_stage_goes_on_and_its_log_is_sent_later(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with stage_run("offline", {"a": 1}, connect_after_seconds=0) as run:
+        run.log_metrics({"accuracy": 0.5})
+        assert run.connect() is None
+    assert "127.0.0.1:9 is not available" in capsys.readouterr().err
+    assert len(pending()) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    assert send_pending() == 1
+    (sent,) = runs()
+    assert sent.data.metrics["accuracy"] == 0.5
+    assert sent.info.status == "FINISHED"
+    assert pending() == []
+
+
+def test_the_log_of_a_killed_stage_becomes_a_killed_run_and_a_second_sending_no_second_run(store: Path) -> None:
+    spool = store / ".mlflow-spool"
+    with stage_run("stage", {"a": 1}, spool=spool, connect_after_seconds=1e9) as run:
+        run.log_metrics({"n": 1})
+    (log,) = pending(spool)
+    lines = log.read_text().splitlines()
+    end = next(i for i, line in enumerate(lines) if json.loads(line)["op"] == "end")
+    dead = log.with_name(log.name.replace(f"-{os.getpid()}-", "-999999999-")).with_suffix(".open")
+    dead.write_text("\n".join(lines[:end]) + "\n" + lines[end][:5])
+    log.unlink()
+    copy = dead.read_text()
+    assert send_pending(spool) == 1
+    dead.write_text(copy)
+    assert send_pending(spool) == 1
+    (sent,) = runs()
+    assert sent.info.status == "KILLED"
+
+
+def test_the_log_of_a_running_stage_is_left_alone(store: Path) -> None:
+    with stage_run("running", {}, connect_after_seconds=1e9):
+        assert pending() == []
+    assert len(pending()) == 1
+
+
+def test_ctrl_c_is_a_killed_run(store: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), stage_run("stage", {}, connect_after_seconds=0):
+        raise KeyboardInterrupt
+    assert [run.info.status for run in runs()] == ["KILLED"]
