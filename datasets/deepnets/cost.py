@@ -50,7 +50,7 @@ def multiply_adds(table: ArchitectureTable, scaling: Scaling) -> Counts:
     rows = np.arange(len(table))
     for cell in range(int(n_cells.max(initial=0))):
         exists = cell < n_cells
-        reduction = ((cell == n_cells // 3) | (cell == 2 * n_cells // 3)) & (cell > 0)
+        reduction = np.logical_or(n_cells // 3 == cell, 2 * n_cells // 3 == cell) if cell else np.zeros_like(exists)
         width = np.where(reduction & exists, width * table.C_mult, width)
         cost = table.preproc * (before + previous) * width * side**2
         side = np.where(reduction & ~vit & exists, (side + 1) // 2, side)
@@ -61,4 +61,5 @@ def multiply_adds(table: ArchitectureTable, scaling: Scaling) -> Counts:
         before, previous = np.where(exists, previous, before), np.where(exists, table.n_concat * width, previous)
     features = np.where(table.glob_avg, previous, previous * side**2)
     hidden = np.full(len(table), scaling.fc_dim) if scaling.fc_dim else table.fc_dim.astype(np.int64)
-    return total + features * np.where(table.fc_layers > 1, hidden, scaling.num_classes)
+    classifier: Counts = features * np.where(table.fc_layers > 1, hidden, scaling.num_classes)
+    return total + classifier
