@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from ghn.train.config import TrainConfig
 from ghn.train.distributed import Ranks
 from ghn.train.optimizer import LossScaler, learning_rate, make_optimizer
 from ghn.train.pace import Pace
+from ghn.train.prefetch import Prefetched
 from ghn.train.step import Losses, MetaBatch, meta_batch_losses
 
 WEIGHTS_NAME = "ghn.safetensors"
@@ -141,8 +142,9 @@ class _Run:
         steps = self.config.steps
         try:
             self._tell("on_start", start, steps)
-            with _stop_requests() as stop:
-                self._steps(start, meta_batches(start) if start < steps else iter(()), stop)
+            if start < steps:
+                with _stop_requests() as stop, closing(Prefetched(self._data(start, meta_batches(start)))) as data:
+                    self._steps(start, data, stop)
             weights = self.output_dir / WEIGHTS_NAME
             if self.ranks.is_main:
                 self._evaluate(steps)
@@ -152,14 +154,18 @@ class _Run:
         finally:
             self._tell("close")
 
-    def _steps(self, start: int, meta_batches: Iterator[MetaBatch], stop: threading.Event) -> None:
+    def _data(self, start: int, meta_batches: Iterator[MetaBatch]) -> Iterator[tuple[Tensor, Tensor, MetaBatch]]:
+        images = self._image_batches(start)
+        for batch in meta_batches:
+            list(batch.networks)  # a loader may leave it to whoever asks first to build them
+            yield *next(images), batch
+
+    def _steps(self, start: int, data: Iterator[tuple[Tensor, Tensor, MetaBatch]], stop: threading.Event) -> None:
         config = self.config
         pace = Pace(config.meta_batch_size, config.batch_size)
-        batches = self._image_batches(start)
         for step in range(start, config.steps):
             with pace.waiting():
-                images_BCHW, labels_B = next(batches)
-                batch = next(meta_batches)
+                images_BCHW, labels_B, batch = next(data)
             record = self._step(step, batch, images_BCHW, labels_B, pace)
             done = step + 1
             self._tell("on_step", record)
@@ -177,8 +183,6 @@ class _Run:
                     self._checkpoint(done)
             if stopping:
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command resumes")
-        if close := getattr(meta_batches, "close", None):
-            close()
 
     def _step(self, step: int, batch: MetaBatch, images_BCHW: Tensor, labels_B: Tensor, pace: Pace) -> StepRecord:
         """One optimizer step, or a skipped one; all ranks come to the same verdict."""
