@@ -1,0 +1,146 @@
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from flows import paths
+from flows.report import Section, Table, Text, evaluation, figures, learning, render
+from flows.report.evaluation import Setting
+from flows.results import identity
+from flows.stages.report import as_csv, headline
+
+SETTING = Setting("digits", 32, 10, 64, 850_000, 2000, 1000)
+PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
+TABLE_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
+
+
+def evaluated(architecture: str, split: str, accuracy: float, random: float) -> dict:
+    head = identity(architecture, split, "ghn3", 1, "hash")
+    return head | {"accuracy": accuracy, "randinit_accuracy": random, "images": 64, "parameters": 10**6}
+
+
+def finetuned(init: str, lr: float, curve: list[float], selected: bool, test: float | None) -> dict:
+    return identity("resnet18", "torchvision", init, 1, "hash") | {
+        "lr": lr, "step": [0, 5, 10], "val_accuracy": curve, "selected": selected, "test_accuracy": test, "steps": 10,
+        "batch_size": 32, "images": "digits", "n_train": 100, "n_val": 50, "n_test": 60,
+    }  # fmt: skip
+
+
+def table(section: Section) -> Table:
+    return next(block for block in section.blocks if isinstance(block, Table))
+
+
+def test_published_numbers_are_those_of_the_paper() -> None:
+    models = TABLE_20["models"]
+    assert len(models) == 74
+    accuracies = np.array(
+        [
+            [facts[name] for name in ("ghn3", "ghn3_1ep", "ghn3_10ep", "randinit_1ep", "sota")]
+            for facts in models.values()
+        ]
+    )
+    # The last rows of table 20: averages and standard deviations.
+    assert accuracies.mean(0) == pytest.approx([1.66, 25.42, 51.79, 17.36, 76.33], abs=0.006)
+    assert accuracies.std(0) == pytest.approx([4.97, 12.31, 11.26, 7.18, 6.33], abs=0.06)
+    assert (np.array([f["ghn3_1ep"] > f["randinit_1ep"] for f in models.values()]).sum()) == 55  # table 4: 55 of 74
+
+
+def test_generalisation_table_by_hand() -> None:
+    rows = [evaluated("a", "test", 0.2, 0.1), evaluated("b", "test", 0.6, 0.1), evaluated("c", "wide", 0.05, 0.1)]
+    section = evaluation.generalisation(rows, SETTING, 10, PAPER)
+    cells = {row[0]: row[1:] for row in table(section).rows}
+    nbsp = "\N{NO-BREAK SPACE}"
+    assert cells["Test"][:4] == ["2", f"40.0 ± 20.0{nbsp}%", f"10.0 ± 0.0{nbsp}%", "100%"]
+    assert cells["Test"][6:] == [f"{value}{nbsp}%" for value in ("12.1 ± 7.6", "19.0 ± 7.6", "29.8 ± 11.2")]
+    assert cells["DeepNets-1M, all five"][3] == "67%"
+    assert "torchvision" not in cells
+
+
+def test_rows_with_errors_are_left_out_of_means_and_listed() -> None:
+    failed = identity("bad", "test", "ghn3", 1, "hash", ValueError("no")) | {
+        "accuracy": None,
+        "randinit_accuracy": None,
+    }
+    rows = [evaluated("a", "test", 0.2, 0.1), failed]
+    assert table(evaluation.generalisation(rows, SETTING, 10, PAPER)).rows[0][1] == "1"
+    section = evaluation.failures(("evaluate", rows))
+    assert section is not None
+    assert table(section).rows == [["bad", "evaluate", "ghn3", "ValueError: no"]]
+    assert evaluation.failures(("evaluate", rows[:1])) is None
+
+
+def test_table_of_the_74_has_ours_beside_published() -> None:
+    rows = [evaluated("resnet18", "torchvision", 0.25, 0.1)]
+    tuned = [
+        finetuned("ghn3", 0.1, [0.2, 0.5, 0.9], True, 0.875),
+        finetuned("randinit", 0.1, [0.1, 0.2, 0.3], True, 0.25),
+    ]
+    section = evaluation.torchvision_table(rows, [], tuned, "ghn3", TABLE_20, SETTING)
+    (row,) = table(section).rows
+    numbers = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row]
+    assert numbers == [
+        "resnet18", "1.0", "25.0 %", "10.0 %", "87.5 %", "25.0 %", "2.21 %", "41.63 %", "56.67 %", "22.39 %", "69.76 %"
+    ]  # fmt: skip
+
+
+def test_finetuning_shows_the_chosen_rows_only() -> None:
+    rows = [
+        finetuned("ghn3", 0.1, [0.5, 0.6, 0.8], True, 0.75),
+        finetuned("ghn3", 0.01, [0.5, 0.5, 0.5], False, None),
+        finetuned("randinit", 0.01, [0.1, 0.2, 0.4], True, 0.5),
+    ]
+    section = learning.finetuning(rows, SETTING, PAPER)
+    cells = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in table(section).rows]
+    assert cells[0] == [
+        "torchvision, predicted",
+        "1",
+        "50.0 ± 0.0 %",
+        "60.0 ± 0.0 %",
+        "80.0 ± 0.0 %",
+        "75.0 ± 0.0 %",
+        "0.1",
+    ]
+    assert cells[1][0] == "torchvision, random"
+    assert any("+25.0 points" in block.text for block in section.blocks if isinstance(block, Text))
+
+
+def test_headline_does_not_claim_what_is_not_there() -> None:
+    equal = [evaluated(str(i), "test", 0.1 + 0.01 * (i % 3), 0.1 + 0.01 * ((i + 1) % 3)) for i in range(30)]
+    better = [evaluated(str(i), "test", 0.5 + 0.01 * (i % 3), 0.1) for i in range(30)]
+    assert "not clearly above random" in headline(equal, SETTING)
+    assert ": clearly above random" in headline(better, SETTING)
+
+
+def test_page_is_self_contained_escaped_and_deterministic() -> None:
+    rows = [evaluated("<b>", "test", 0.2, 0.1), evaluated("b", "test", 0.6, 0.1)]
+    sections = [evaluation.generalisation(rows, SETTING, 10, PAPER), Section("x", "A & B", [Text("<script>")])]
+    arguments = ("Title", "Summary", [("1", "what", "beside")], sections, {"a": "b"}, {"rows.csv": as_csv(rows)})
+    page = render(*arguments)
+    assert page == render(*arguments)
+    assert '<p class="body">&lt;script&gt;</p>' in page
+    assert "A &amp; B" in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert 'name="viewport"' in page
+    assert "@media print" in page
+
+
+def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> None:
+    one = figures.lines([figures.Series("a", [0, 1], [0.1, 0.9], [0.1, 0.1])], "One", "x", "y", chance=0.1)
+    two = figures.histogram({"predicted": np.array([0.2, 0.5]), "random": np.array([])}, "Two", "x", 5, 0.1)
+    ids = []
+    for svg in (one, two):
+        ElementTree.fromstring(svg)
+        assert "var(--series-1)" in svg
+        assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", svg)
+        assert "<metadata" not in svg
+        found = re.findall(r'\bid="([^"]+)"', svg)
+        assert all(
+            f'id="{reference}"' in svg
+            for reference in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)
+            for reference in reference
+            if reference
+        )
+        ids += found
+    assert len(ids) == len(set(ids))
