@@ -40,8 +40,8 @@ def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible:
             `ghn.graph.compat`); False the graph as the rules have it.
 
     Raises:
-        TraceError: the forward pass fails on these inputs, or has control flow that depends on activations and the
-            parameters are on the meta device.
+        TraceError: the forward pass fails on these inputs, or has control flow that depends on activations while the
+            parameters are on the meta device, or hides how its outputs come about.
     """
     network = _Network(model)
     if isinstance(network.inner, torch.jit.ScriptModule):
@@ -53,6 +53,11 @@ def trace(model: nn.Module, example_inputs: Any = None, *, reference_compatible:
             training = _record(network, inputs, training=True)
             if missed & training[0].touched:
                 recorder, outputs = training
+    if not outputs:
+        raise TraceError(
+            f"{network.name}: no output follows from the inputs by operations that can be seen (torch.vmap and compiled"
+            " extensions hide theirs)"
+        )
     operations = recorder.operations
     if reference_compatible:
         operations = compat.adapt_operations(operations)

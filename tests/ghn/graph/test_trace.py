@@ -416,6 +416,7 @@ def test_control_flow_that_needs_values(by_activation: bool, describe: Describe)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(TraceError, match=r"TwoByTwo fails on inputs of shape \(2, 4\).*pass example_inputs"):
         trace(TwoByTwo())
@@ -425,6 +426,36 @@ def test_errors_say_what_to_do() -> None:
         trace(nn.Sequential(nn.Conv3d(3, 4, 3)))
     with pytest.raises(TraceError, match="ScriptModule"):
         trace(torch.jit.trace(small_network().eval(), torch.zeros(1, 3, 8, 8)))
+
+
+def test_hidden_operations_are_an_error_not_an_empty_graph() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self.layer)(x)
+
+    with pytest.raises(TraceError, match="Mapped: no output follows from the inputs"):
+        trace(Mapped())
+
+
+def test_custom_functions_and_checkpoints_are_followed(describe: Describe) -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+    class Followed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.utils.checkpoint.checkpoint(self.a, Double.apply(x), use_reentrant=False))
+
+    assert describe(trace(Followed())) == chain("input", "a.weight", "a.bias", "b.weight", "b.bias")
 
 
 def test_graph_object(tmp_path: Path) -> None:
