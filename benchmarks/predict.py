@@ -154,7 +154,10 @@ def reference_call(model: nn.Module, reference: nn.Module) -> Callable[[], Any]:
     """A call of the reference with its graph built."""
     from ghn3.graph import Graph, GraphBatch
 
+    # The reference sees auxiliary heads in train mode only; our graph has them in either mode.
+    model.train(getattr(model, "aux_logits", False))
     graph = Graph(model, ve_cutoff=50, verbose=False)
+    model.eval()
 
     def call() -> Any:
         # A batch is consumed by the forward pass; making one is part of the reference's prediction.
