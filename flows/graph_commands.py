@@ -62,7 +62,7 @@ def find_graph(
     """
     from ghn.errors import ConfigError, UnknownArchitectureError
 
-    if name is not None and index is not None:
+    if name is not None and index is not None and split is None:
         name, split = None, name
     if name is not None and name.startswith("deepnets1m/"):
         from flows.architectures import target

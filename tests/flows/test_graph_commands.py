@@ -1,0 +1,85 @@
+"""`ghn graph`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from datasets.deepnets import GenerateConfig, generate_split, open_split
+from flows.graph_commands import graph_app
+from ghn.errors import ConfigError, UnknownArchitectureError
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(graph_app, [str(a) for a in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("deepnets")
+    generate_split(path, "test", GenerateConfig(splits={"test": {"size": 6}}))
+    return path
+
+
+def test_export_is_one_line_with_the_golden_keys(directory, tmp_path):
+    lines = call("export", "--split", "test", "--index", 3, "--directory", directory).splitlines()
+    assert len(lines) == 1
+    graph = json.loads(lines[0])
+    assert set(graph) == {"primitive", "param", "shape", "edges"}
+    split = open_split(directory, "test")
+    assert graph == json.loads(json.dumps(split.graph(3).to_json_dict()))
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps(split[3].to_dict()))
+    assert json.loads(call("export", "--args", file)) == graph
+    file.write_text(json.dumps({"args": split[3].to_dict(), "split": "test"}))
+    assert json.loads(call("export", "--args", file)) == graph
+
+
+def test_torchvision_names_export(directory):
+    graph = json.loads(call("export", "squeezenet1_1"))
+    assert graph["primitive"][0] == "input"
+    assert "features.0.weight" in graph["param"]
+
+
+def test_show_describes_and_draws(directory, tmp_path):
+    picture = tmp_path / "graph.png"
+    text = call("show", "test", 2, "--directory", directory, "--out", picture)
+    assert "deepnets1m/test/2" in text
+    assert open_split(directory, "test").graph(2).canonical_hash() in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_gallery_has_a_picture_per_architecture(directory, tmp_path):
+    page = tmp_path / "gallery.html"
+    call("gallery", "test", "--count", 2, "--first", 1, "--directory", directory, "--out", page)
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2
+    assert "deepnets1m/test/1" in text
+
+
+def test_publish_and_import_round_trip(directory, tmp_path):
+    call("publish", "test", tmp_path, "--directory", directory)
+    text = call("import", tmp_path / "deepnets1m_test.hdf5", "--split", "test", "--directory", tmp_path / "store")
+    assert "6 graphs in" in text
+    with pytest.raises(ConfigError, match="--force replaces it"):
+        call("import", tmp_path / "deepnets1m_test.hdf5", "--split", "test", "--directory", tmp_path / "store")
+
+
+def test_bad_requests_are_named(directory, tmp_path):
+    with pytest.raises(ConfigError, match="name one architecture"):
+        call("export")
+    with pytest.raises(ConfigError, match="name one architecture"):
+        call("export", "resnet18", "--split", "test", "--index", 1)
+    with pytest.raises(UnknownArchitectureError, match=r"0\.\.5, not 6"):
+        call("export", "--split", "test", "--index", 6, "--directory", directory)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        call("export", "--args", tmp_path / "none.json")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        call("export", "--args", broken)
