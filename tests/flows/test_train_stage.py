@@ -1,8 +1,13 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from flows import paths
 from flows.params import Params, load_params
@@ -87,3 +92,17 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(short, run)  # only the last evaluation was missing
     assert not runs[0].exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_stage(params: Params) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json", by_alias=True)))
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run([*torchrun, "-m", "flows.stages.train"], check=True, env=environment, timeout=600)
+    two = json.loads((paths.model(params.base.ghn) / train.CURVE_NAME).read_text())
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(params, run)
+    one = json.loads((paths.model(params.base.ghn) / train.CURVE_NAME).read_text())
+    assert [point["step"] for point in two] == [point["step"] for point in one] == [2, 4]
