@@ -3,7 +3,7 @@
     python benchmarks/deepnets.py --sizes 10000 100000 --workers 2 --directory /tmp/deepnets-benchmark
     python benchmarks/deepnets.py --sizes 1000000 --no-validate ...
 
-Peak memory is that of the largest process (`ru_maxrss`), measured in a process of its own per step. The reference's
+Peak memory is that of the main process of a step (VmHWM), each step in a process of its own; workers come on top. The reference's
 rate is measured with its generator script, if a checkout of facebookresearch/ppuda is given by --reference.
 """
 
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,9 @@ def in_own_process(step: str, *arguments: object) -> dict:
 
 
 def peak_megabytes() -> float:
-    """The largest resident set of this process or any of its children so far."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    """The largest resident set of this process so far (VmHWM; `ru_maxrss` would include its parent's before exec)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def generate(directory: str, size: str, workers: str) -> dict:
@@ -58,7 +58,7 @@ def generate(directory: str, size: str, workers: str) -> dict:
 def open_(directory: str) -> dict:
     from datasets.deepnets import open_split
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_megabytes()
     started = time.perf_counter()
     split = open_split(directory, "train")
     seconds = time.perf_counter() - started

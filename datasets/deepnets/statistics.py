@@ -98,8 +98,9 @@ def _mean_std(values: NDArray[np.float64]) -> MeanStd:
 def disagreements(split: str, ours: SplitStatistics) -> list[str]:
     """Where a split's statistics differ from the published ones by more than sampling explains.
 
-    The mean number of nodes may differ by the standard errors of both samples; in train by 5%, if that is more. The
-    mean degree may differ by 0.1, the mean path by 5%, or by the standard errors where the sample is small.
+    The mean number of nodes may differ by the standard errors of both samples, in train by 5% on top of them. (The
+    reference's own sampler, through the graphs of its current code, has a mean of 180, 6% below the published 192.3 of
+    train: `docs/deepnets1m.md`.) The mean degree may differ by 0.1, the mean path by 5%, or by the standard errors where the sample is small.
     """
     theirs = PUBLISHED_STATISTICS[split]
 
@@ -108,7 +109,7 @@ def disagreements(split: str, ours: SplitStatistics) -> list[str]:
 
     nodes = error(ours.nodes, theirs.nodes, ours.graphs)
     allowed = {
-        "nodes": max(nodes, 0.05 * theirs.nodes.mean) if split == "train" else nodes,
+        "nodes": nodes + (0.05 * theirs.nodes.mean if split == "train" else 0.0),
         "degree": 0.1,
         "path": max(0.05 * theirs.path.mean, error(ours.path, theirs.path, ours.sampled)),
     }

@@ -123,7 +123,7 @@ def test_statistics_are_held_against_the_published_ones():
     published = PUBLISHED_STATISTICS["train"]
     ours = dataclasses.replace(published, graphs=10_000, sampled=1000)
     assert disagreements("train", ours) == []
-    for field, value in (("nodes", 205.0), ("degree", 2.45), ("path", 15.6)):
+    for field, value in (("nodes", 215.0), ("degree", 2.45), ("path", 15.6)):
         off = dataclasses.replace(ours, **{field: MeanStd(value, getattr(ours, field).std)})
         assert len(disagreements("train", off)) == 1
         assert field in disagreements("train", off)[0]
