@@ -158,7 +158,7 @@ class Network(nn.Module):
         assert s1 is not None  # wire() has made sure
         features = s1.mean(dim=(2, 3)) if self.architecture.glob_avg else s1.flatten(1)
         with _full_precision(features.device):  # half precision overflows in the VGG-style head
-            logits: Tensor = self.classifier(features.float())
+            logits: Tensor = self.classifier(features.to(next(self.classifier.parameters()).dtype))
         return logits
 
 

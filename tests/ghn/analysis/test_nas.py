@@ -124,3 +124,17 @@ def test_kendalls_tau_counts_pairs():
     # a tie on one side: (C - D) / sqrt((n - ties_a) (n - ties_b)) = 5 / sqrt(5 * 6)
     assert kendall_tau([1, 1, 3, 4], [1, 2, 3, 4]) == pytest.approx(5 / math.sqrt(5 * 6))
     assert np.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
+
+
+@pytest.mark.golden
+def test_networks_of_deepnets_are_scored_in_double_precision(golden_root):
+    """Paths of a deep network of absolute weights overflow single precision, so nothing may cast back to it."""
+    import json
+
+    from datasets.deepnets import Architecture, Network
+
+    with (golden_root / "deepnets_a.jsonl").open() as file:
+        record = json.loads(next(file))
+    model = Network(Architecture.from_json(json.dumps(record["args"])), channels=32, num_classes=10, image_size=16)
+    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    assert all(math.isfinite(score(model, x, y)) for score in SCORES.values())
