@@ -3,8 +3,9 @@
     python benchmarks/deepnets.py --sizes 10000 100000 --workers 2 --directory /tmp/deepnets-benchmark
     python benchmarks/deepnets.py --sizes 1000000 --no-validate ...
 
-Peak memory is that of the main process of a step (VmHWM), each step in a process of its own; workers come on top. The reference's
-rate is measured with its generator script, if a checkout of facebookresearch/ppuda is given by --reference.
+Peak memory is that of the main process of a step (VmHWM), each step in a process of its own; workers come on
+top. The reference's rate is measured with its generator script, if a checkout of facebookresearch/ppuda is given by
+--reference.
 """
 
 from __future__ import annotations
