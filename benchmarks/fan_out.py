@@ -61,14 +61,15 @@ def deepnets_gmacs(split: str, per_split: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--items", type=int, default=2000, help="0: only count multiply-accumulates")
     parser.add_argument("--per-split", type=int, default=20)
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
-    print(f"local, 2 workers: {1e3 * seconds_per_item(FanOut(workers=2), options.items):.2f} ms an item")
-    if options.ray:
+    if options.items:
+        print(f"local, 2 workers: {1e3 * seconds_per_item(FanOut(workers=2), options.items):.2f} ms an item")
+    if options.items and options.ray:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

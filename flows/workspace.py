@@ -24,7 +24,6 @@ from flows.tracking import DEFAULT_URI, SPOOL, tracking_uri
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 
-
 LOCK = "dvc.lock"
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from datasets.images import load
+from flows.architectures import Target, target
 from flows.fanout import FanOut, fan_out
+from flows.results import Row
+from flows.stages.evaluate import Evaluate, EvaluateConfig
 from ghn.errors import ConfigError
+from ghn.models import GHN, GHNConfig
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -76,3 +83,32 @@ def test_the_functions_own_exception_arrives(cluster):
 def test_what_no_node_can_give_is_an_error(cluster):
     with pytest.raises(ConfigError, match=r"1 CPUs and 1\.0 GPUs"):
         list(fan_out(str, range(3), on_ray(cluster, gpus=1.0)))
+
+
+class EvaluateAndDie:
+    """Evaluates for real, but its worker is killed at the first sight of one architecture."""
+
+    def __init__(self, evaluate: Callable[[Target], Row], mark: Path) -> None:
+        self.evaluate, self.mark = evaluate, mark
+
+    def __call__(self, item: Target) -> tuple[str, Row]:
+        if item.id == "resnet18" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        row = self.evaluate(item)
+        return item.id, {key: value for key, value in row.items() if key != "seconds"}
+
+
+@pytest.mark.slow
+def test_an_evaluation_gives_the_same_rows_as_locally_also_with_a_killed_worker(cluster, tmp_path):
+    torch.manual_seed(0)
+    hypernetwork = GHN(GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_kernel=11)).eval()
+    images = load("digits", split="test", image_size=32).subset(range(32))
+    networks = [target(name) for name in ("resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5")]
+    evaluate = Evaluate(hypernetwork, images, EvaluateConfig(batch_size=16), 1, "cpu")
+    local = dict(fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1)))  # that mark exists
+    mark = tmp_path / "killed"
+    ray_rows = dict(fan_out(EvaluateAndDie(evaluate, mark), networks, on_ray(cluster)))
+    assert mark.exists()
+    assert ray_rows == local
+    assert local.keys() == {"resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5"}
