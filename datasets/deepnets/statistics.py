@@ -100,7 +100,7 @@ def disagreements(split: str, ours: SplitStatistics) -> list[str]:
 
     The mean number of nodes may differ by the standard errors of both samples, in train by 5% on top of them. (The
     reference's own sampler, through the graphs of its current code, has a mean of 180, 6% below the published 192.3 of
-    train: `docs/deepnets1m.md`.) The mean degree may differ by 0.1, the mean path by 5%, or by the standard errors where
+    train: `docs/deepnets1m.md`.) The mean degree may differ by 0.1, the mean path by 5%, or by the standard errors if
     the sample is small.
     """
     theirs = PUBLISHED_STATISTICS[split]
