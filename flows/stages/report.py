@@ -84,7 +84,7 @@ def setting_of(params: Params, evaluated: Sequence[Row]) -> Setting:
         classes=load_split(params, "test").num_classes,
         test_images=measured[0] if measured else 0,
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
-        train_architectures=len(open_split(paths.DEEPNETS, "train")),
+        train_architectures=len(open_split(paths.DEEPNETS, params.train.split)),
         steps=params.train.steps,
     )
 

@@ -104,3 +104,17 @@ def test_an_invalid_profile_leaves_the_file_alone(tree: Path) -> None:
 def test_merge_replaces_leaves_only() -> None:
     merged = parameters.merge({"a": {"b": 1, "c": 2}, "d": [1, 2]}, {"a": {"c": 3}, "d": [3]})
     assert merged == {"a": {"b": 1, "c": 3}, "d": [3]}
+
+
+def test_the_paper_profile_is_the_paper_s_setting(tree: Path) -> None:
+    from datasets.deepnets import MetaBatchConfig
+    from datasets.deepnets.rules import PUBLISHED
+    from ghn.models import GHNConfig
+
+    params = load_params(profile="paper")
+    assert params.generate.rules()["train"] == PUBLISHED["train"]
+    assert params.train.hypernetwork(1000) == GHNConfig.variant("ghn3-t", 1000)
+    assert params.train.networks == MetaBatchConfig()
+    assert (params.train.output_gain, params.train.network_clip) == (1, None)
+    assert params.train.steps * params.train.batch_size == pytest.approx(75 * 1_281_167, rel=0.01)
+    assert params.finetune.grid.lr == (0.4, 0.1, 0.04, 0.01, 0.001)
