@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 from rich.console import Console
@@ -177,33 +178,29 @@ class JsonLog(Callback):
 class DivergenceWatch:
     """Says early that a run goes wrong.
 
-    Two signs: the running mean of the cross-entropy has risen well above its minimum, and the gradient norm has risen
-    to ten times its median of the last 500 steps. Each is reported once until it has passed.
+    Two signs: the median cross-entropy of the last `window` steps has risen well above the lowest such median, and the
+    gradient norm has risen to ten times its median of the last 500 steps. Medians, because the loss of a single network
+    without norms can be astronomic without harm to the run. Each sign is reported once until it has passed.
     """
 
-    def __init__(self, rise: float = 0.25, patience: int = 50, decay: float = 0.98) -> None:
+    def __init__(self, window: int = 50, rise: float = 0.1) -> None:
         self.rise = rise
-        self.patience = patience
-        self.decay = decay
-        self._mean: float | None = None
-        self._lowest = math.inf
-        self._seen = 0
+        self._losses: deque[float] = deque(maxlen=window)
         self._norms: deque[float] = deque(maxlen=500)
+        self._lowest = math.inf
         self._active: set[str] = set()
 
     def look(self, cross_entropy: float, gradient_norm: float) -> list[str]:
         """Takes a step's numbers in and returns new warnings."""
-        self._seen += 1
-        self._mean = cross_entropy if self._mean is None else self.decay * self._mean + (1 - self.decay) * cross_entropy
+        self._losses.append(cross_entropy)
         warnings = []
-        if self._seen > self.patience:
-            self._lowest = min(self._lowest, self._mean)
-            limit = self._lowest + max(self.rise, 0.1 * self._lowest)
-            text = f"the loss rises: its running mean is {self._mean:.3f}, it was {self._lowest:.3f}; lower lr or clip"
-            warnings += self._switch("loss", self._mean > limit, text)
-            median = sorted(self._norms)[len(self._norms) // 2]
-            text = f"gradient norm {gradient_norm:.3g}, ten times its median {median:.3g}"
-            warnings += self._switch("norm", gradient_norm > 10 * median, text)
+        if len(self._losses) == self._losses.maxlen:
+            loss, norm = median(self._losses), median(self._norms)
+            self._lowest = min(self._lowest, loss)
+            text = f"the loss rises: its running median is {loss:.3f}, it was {self._lowest:.3f}; lower lr or clip"
+            warnings += self._switch("loss", loss > (1 + self.rise) * self._lowest, text)
+            text = f"gradient norm {gradient_norm:.3g}, ten times its median {norm:.3g}"
+            warnings += self._switch("norm", gradient_norm > 10 * norm, text)
         self._norms.append(gradient_norm)
         return warnings
 

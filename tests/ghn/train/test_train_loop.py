@@ -226,12 +226,13 @@ def test_every_kind_of_hypernetwork_trains_with_the_same_loop(
 
 
 def test_divergence_is_reported_once_and_early() -> None:
-    watch = DivergenceWatch(patience=20)
-    warnings = [watch.look(2.3 - 0.01 * t, 1.0) for t in range(100)]
-    assert not any(warnings)
+    watch = DivergenceWatch(window=20)
+    falling = [watch.look(2.3 - 0.01 * t if t % 7 else 1e14, 1.0) for t in range(100)]
+    assert not any(falling)  # a step in seven with a network that explodes is no divergence
     rising = [watch.look(1.3 + 0.05 * t, 1.0) for t in range(40)]
     assert sum(map(len, rising)) == 1
-    assert watch.look(1.3, 30.0)
+    assert next(t for t, warnings in enumerate(rising) if warnings) < 20
+    assert watch.look(3.3, 30.0) == ["gradient norm 30, ten times its median 1"]
 
 
 def test_config_names_the_field() -> None:
