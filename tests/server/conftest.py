@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import psutil
 import pytest
 from server_project import free_port, make_project
@@ -30,3 +32,5 @@ def stack(tmp_path_factory):
         left = [p for p in psutil.process_iter(["cmdline"]) if str(project.root) in " ".join(p.info["cmdline"] or [])]
         for process in left:
             process.kill()
+        # Under root PostgreSQL's data may be outside of the (private) temporary directory.
+        shutil.rmtree((project.root / ".stack" / "postgres").resolve(), ignore_errors=True)
