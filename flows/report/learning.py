@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,7 +114,11 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             )
         n = len({row["architecture"] for row in members})
         svg = figures.lines(
-            series, f"{SPLIT_TITLES[split]}: {n} networks", "SGD step", "validation accuracy", chance=setting.chance
+            series,
+            f"{SPLIT_TITLES[split]}: {n} network{'s' * (n > 1)}",
+            "SGD step",
+            "validation accuracy",
+            chance=setting.chance,
         )
         ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
         panels.append(Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}."))
@@ -161,7 +166,8 @@ def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
                 Text(
                     f"Predicted against {_name(other)}, test accuracy, paired over {result.n} networks: "
                     f"{100 * result.mean_difference:+.1f} points (95 % bootstrap interval {100 * result.low:+.1f} to "
-                    f"{100 * result.high:+.1f}), ahead on {result.wins:.0%}, Wilcoxon p = {result.p_value:.2g}."
+                    f"{100 * result.high:+.1f}), ahead on {result.wins:.0%}"
+                    + (f", Wilcoxon p = {result.p_value:.2g}." if math.isfinite(result.p_value) else ".")
                 )
             )
     return sentences
