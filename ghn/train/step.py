@@ -109,7 +109,7 @@ def meta_batch_losses(
     accuracies: list[Tensor] = []
     for index, network, parameters in zip(batch.index, batch.networks, prediction.parameters, strict=True):
         torch.manual_seed(_dropout_seed(config.seed, step, index))
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+        leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
         with autocast(config, device):
             logits_BK = functional_call(network, leaves, (images_BCHW,))
             loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
@@ -122,6 +122,17 @@ def meta_batch_losses(
     cross_entropy_, penalty = torch.stack(losses).mean(), penalty_M.detach().mean()
     total = cross_entropy_ + config.gamma * penalty
     return Losses(total, cross_entropy_, penalty, torch.stack(accuracies).mean()), PendingBackward(outputs, gradients)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """A predicted parameter, cut off from the hypernetwork; kernels in the memory format of the images.
+
+    A channels-last convolution would otherwise copy a contiguous kernel in its forward and again in its backward pass.
+    """
+    leaf = tensor.detach()
+    if leaf.dim() == 4:
+        leaf = leaf.contiguous(memory_format=torch.channels_last)
+    return leaf.requires_grad_()
 
 
 def _clipped(gradients: list[Tensor], limit: float | None, factor: float) -> Sequence[Tensor]:
