@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import urllib.request
 from datetime import UTC, datetime
@@ -57,6 +58,11 @@ def task_runs(project: Project, run: str) -> dict[str, dict[str, Any]]:
 def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
     identifier = deployment(project, name)["id"]
     return api(project, "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [identifier]}}})
+
+
+def set_seed(project: Project, seed: int) -> None:
+    path = project.root / "params.yaml"
+    path.write_text(re.sub(r"(?m)^  seed: \d+", f"  seed: {seed}", path.read_text(), count=1))
 
 
 def pid(project: Project, service: str) -> int:
@@ -169,7 +175,7 @@ def test_a_schedule_starts_a_run(stack):
 
 def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     # The train split alone is generated anew: the run leaves training to others.
-    (stack.root / "params.yaml").write_text((stack.root / "params.yaml").read_text().replace("seed: 1", "seed: 2"))
+    set_seed(stack, 2)
     run = start(stack, "pipeline/generate", targets=["generate@train"], only=True)
     assert finish(stack, run) == "Completed"
     wait_for("training starts by itself", lambda: runs_of(stack, "train/on-demand"))
@@ -201,8 +207,7 @@ def test_a_killed_worker_comes_back_and_its_run_is_continued(stack):
     hold = Path(stack.environment["GHN_TEST_HOLD"])
     hold.touch()
     (stack.root / "train.started").unlink(missing_ok=True)
-    text = (stack.root / "params.yaml").read_text()
-    (stack.root / "params.yaml").write_text(text.replace("seed: 2", "seed: 3"))
+    set_seed(stack, 3)
     run = start(stack, "pipeline/nightly", train_in=None)
     wait_for("the stage runs", lambda: (stack.root / "train.started").exists())
     ended = datetime.now(UTC).isoformat()
