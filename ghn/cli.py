@@ -76,10 +76,11 @@ def _root(
 
 @app.command()
 def init(
-    name: Annotated[
-        str, typer.Argument(help="A torchvision model, a name from `ghn list`, or deepnets1m/SPLIT/INDEX.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
+    name: Annotated[str, typer.Argument(help="A torchvision model or another name from `ghn list`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The safetensors file to write; by default NAME.safetensors, here."),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +105,7 @@ def init(
     """
     from ghn.initialize import initialize
 
+    out = out or Path(f"{name.replace('/', '-')}.safetensors")
     summary = initialize(name, source, out, num_classes=classes, image_size=image_size)
     typer.echo(summary)
 

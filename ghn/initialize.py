@@ -54,7 +54,8 @@ def initialize(
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata=metadata)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
+    done = f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
+    return f"{done}\n{hypernetwork.reports[0]}"
 
 
 def describe_graph(name: str, num_classes: int, image_size: int, out: Path | None = None) -> str:
