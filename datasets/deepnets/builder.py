@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache, cached_property
 
 import numpy as np
@@ -27,6 +28,19 @@ CIFAR = Scaling()
 
 _S0, _S1 = -1, -2
 """Sources in a template that stand for the cell's two inputs."""
+
+
+class _Inputs(Enum):
+    """How the two inputs of a cell are related.
+
+    The reference drops sums of a single input in two passes: a sum of a tensor with itself goes in the first, a sum
+    that then has a single input in the second; a third in a row stays, as a sum with one edge.
+    """
+
+    distinct = 0
+    one_tensor = 1
+    same_nodes = 2
+
 
 Piece = tuple[str, Part]
 """Prefix of the names, nodes."""
@@ -140,14 +154,14 @@ class Structure:
         return tuple(prefix + name if name else "" for prefix, template in self.segments for name in template.names)
 
 
-def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int], one_input: bool) -> _Template:
+def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int], inputs: _Inputs) -> _Template:
     """Lays out a cell.
 
     Args:
         architecture: the network.
         cell: one of the cells that share this template.
         kept: the cell's products that are nodes.
-        one_input: both inputs are the same tensor.
+        inputs: how its two inputs are related.
     """
     layout, route, norm = _Layout(), cell.route, architecture.norm is not None
     states: list[list[int] | None] = [[_S0], [_S1]]
@@ -157,8 +171,8 @@ def _cell_template(architecture: Architecture, cell: Cell, kept: frozenset[int],
                 halve = i == 0 and cell.halve_first
                 part = ops.factorized_reduce(norm, True) if halve else ops.preprocess(norm, i)
                 states[i] = layout.add(f"preprocess{i}.", part, [_S0 if i == 0 else _S1])
-    elif one_input and not cell.halve_first:
-        states[1] = states[0]
+    elif inputs is not _Inputs.distinct and not cell.halve_first:
+        states[1] = states[0] if inputs is _Inputs.one_tensor else [_S0]
     for terms in route.terms:
         values = []
         for k in terms:
@@ -260,7 +274,7 @@ class _Assembly:
 
     def finish(self) -> Structure:
         edges = np.concatenate([*self.edges, np.array(self.links, dtype=np.int32).reshape(-1, 2)])
-        key = np.sort(edges[:, 1].astype(np.int64) << 32 | edges[:, 0])
+        key = np.unique(edges[:, 1].astype(np.int64) << 32 | edges[:, 0])
         edges = np.stack([key & 0xFFFFFFFF, key >> 32], axis=1).astype(np.int32)
         return Structure(np.concatenate(self.kinds), edges, self.sizes, self.widths, self.segments)
 
@@ -288,16 +302,24 @@ def build_structure(
     )  # fmt: skip
     last = assembly.stamp(stem, "", (wiring.stem_channels, 0, 0), [], [])
     outputs: dict[int, list[int]] = {-2: last if one_input else first, -1: last}
+    passed: dict[int, int] = {}  # for outputs that are an input passed through: how many cells in a row did so
     templates: dict[object, _Template] = {}
     for cell in wiring.cells:
         i = cell.index
-        key = (cell.reduction, id(cell.route), cell.halve_first, kept[i], one_input and i == 0)
-        if key not in templates:
-            templates[key] = _cell_template(architecture, cell, kept[i], one_input and i == 0)
-        widths = (cell.channels, *cell.channels_in)
         # Dead cells have no output; none of their readers is alive either.
         before, previous = outputs.get(i - 2, []), outputs.get(i - 1, [])
+        inputs = _Inputs.distinct
+        if i == 0 and one_input:
+            inputs = _Inputs.one_tensor
+        elif before == previous and passed.get(i - 1) == 1:
+            inputs = _Inputs.same_nodes
+        key = (cell.reduction, id(cell.route), cell.halve_first, kept[i], inputs)
+        if key not in templates:
+            templates[key] = _cell_template(architecture, cell, kept[i], inputs)
+        widths = (cell.channels, *cell.channels_in)
         outputs[i] = assembly.stamp(templates[key], f"cells.{i}.", widths, before, previous)
+        if outputs[i] == before:
+            passed[i] = passed.get(i - 1, 0) + 1
     value = outputs[architecture.n_cells - 1]
     for i, (n_in, n_out) in enumerate(scaling.classifier_sizes(architecture, wiring.features)):
         value = assembly.stamp(_head(architecture.glob_avg and i == 0, i), "", (n_out, n_in, 0), value, [])
