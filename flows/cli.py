@@ -62,7 +62,11 @@ def images() -> None:
 
 def train() -> None:
     """Train the hypernetwork (resumes from the last checkpoint)."""
-    run_stage("train")
+    from flows.local_ranks import local_ranks
+    from flows.params import load_params
+
+    with local_ranks(load_params().train.processes, "flows.stages.train"):
+        run_stage("train")
 
 
 def predict() -> None:

@@ -1,9 +1,9 @@
 """Stage train: trains the hypernetwork on the training split of DeepNets-1M and the training images.
 
-One process: `ghn train`. Many GPUs, the same entry point: `torchrun --nproc-per-node=8 -m flows.stages.train`. A run
-that is interrupted, in whatever way, goes on from its last checkpoint when the same command is given again. Checkpoints
-are in models/<ghn>/checkpoints/<digest of everything that decides the weights>/ until the run is complete, so changed
-parameters start a new run and never mix with the old one.
+`ghn train` starts as many local ranks as `train.processes` says; on many GPUs the entry point is the same:
+`torchrun --nproc-per-node=8 -m flows.stages.train`. A run that is interrupted, in whatever way, goes on from its last
+checkpoint when the same command is given again. Checkpoints are in models/<ghn>/checkpoints/<digest of everything that
+decides the weights>/ until the run is complete, so changed parameters start a new run and never mix with the old one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from datasets.deepnets import MetaBatchConfig
 from flows import paths
 from flows.architectures import TORCHVISION, Target, build, open_split
 from flows.results import digest
+from ghn.errors import GHNError
 from ghn.files import atomic_path
 from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
 
@@ -56,6 +59,12 @@ class TrainStageConfig(TrainConfig):
         gt=0,
         description="factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps the first "
         "steps of large hypernetworks finite, and 5 undoes that: small ones begin to learn much sooner",
+    )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="ranks that `ghn train` starts here, each with its share of every meta-batch: one per core "
+        "of a CPU; under torchrun its own count holds",
     )
     graph_workers: int = Field(default=0, ge=0, description="processes that build graphs ahead, per rank")
     networks: MetaBatchConfig = Field(default_factory=MetaBatchConfig, description="how networks are sized")
@@ -276,15 +285,24 @@ def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
 
 
 def main() -> None:
-    """Entry point of `torchrun`: rank 0 runs the stage like `ghn train`, the others help."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        from flows.cli import run_stage
+    """Entry point of `torchrun`: rank 0 runs the stage like `ghn train`, the others help.
 
-        run_stage("train")
-        return
-    from flows.params import load_params
+    What stops all ranks alike (an input error, Ctrl-C) is said by rank 0; the others end with the same exit code.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    try:
+        if is_main:
+            from flows.cli import run_stage
 
-    run(load_params(), None)
+            run_stage("train")
+        else:
+            from flows.params import load_params
+
+            run(load_params(), None)
+    except GHNError as error:
+        sys.exit(f"ghn: {error}" if is_main else error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
