@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reference import add_reference
 from torch import nn
 
 from ghn import GHN, GHNConfig, trace
@@ -47,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ours = GHN(GHNConfig.variant(args.variant)).eval()
-    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference))
+    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference), "ghn3.nn")
     if args.memory_of:
         print(json.dumps(memory(ours, args.memory_of)))
         return
@@ -120,19 +121,6 @@ def median(call: Callable[[], Any], repeats: int) -> float:
         call()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def add_reference(directory: Path) -> str | None:
-    """Makes the reference importable; otherwise says why not."""
-    for name in ("ppuda", "ghn3"):
-        if not (directory / name).is_dir():
-            return f"{directory} has no checkout {name}"
-        sys.path.insert(0, str(directory / name))
-    try:
-        import ghn3.nn  # noqa: F401
-    except ImportError as error:
-        return f"the reference cannot be imported: {error}"
-    return None
 
 
 def load_reference(ours: GHN) -> nn.Module:

@@ -17,13 +17,13 @@ import os
 import platform
 import pstats
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from reference import add_reference
 from torch import nn
 
 from ghn import trace
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where our time goes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference))
+    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference), "ghn3.graph")
     if reason:
         print(f"reference skipped: {reason}")
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}")
@@ -108,19 +108,6 @@ def median(call: Callable[[], Any], repeats: int, warm_up: bool = True) -> tuple
         result = call()
         times.append(time.perf_counter() - started)
     return result, statistics.median(times)
-
-
-def add_reference(directory: Path) -> str | None:
-    """Makes the reference importable; otherwise says why not."""
-    for name in ("ppuda", "ghn3"):
-        if not (directory / name).is_dir():
-            return f"{directory} has no checkout {name}"
-        sys.path.insert(0, str(directory / name))
-    try:
-        import ghn3.graph  # noqa: F401
-    except ImportError as error:
-        return f"the reference cannot be imported: {error}"
-    return None
 
 
 def profile(models: list[str]) -> None:

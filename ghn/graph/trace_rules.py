@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.graph.trace_record import Operation, Recorder, RecordRule, tensors_of
+from ghn.graph.trace_shapes import pair
 
 RECORD_RULES: dict[Callable[..., Any], RecordRule] = {}
 """From a function, as `TorchFunctionMode` names it, to its rule."""
@@ -26,12 +27,6 @@ def rule(*functions: Callable[..., Any]) -> Callable[[RecordRule], RecordRule]:
         return function
 
     return register
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 # Layers with parameters
@@ -49,7 +44,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> None:
-    kind = "conv" if groups == 1 else "dil_conv" if min(_pair(dilation)) > 1 else "sep_conv"
+    kind = "conv" if groups == 1 else "dil_conv" if min(pair(dilation)) > 1 else "sep_conv"
     rec.tag(out, rec.layer(kind, [rec.source(input)], weight, bias))
 
 
@@ -172,11 +167,11 @@ def _cat(rec: Recorder, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
 
 
 def _max_pool(rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any) -> None:
-    rec.tag(out, rec.add("max_pool", [rec.source(input)], shape=(1, 1, *_pair(kernel_size))))
+    rec.tag(out, rec.add("max_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
 
 
 def _avg_pool(rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any) -> None:
-    rec.tag(out, rec.add("avg_pool", [rec.source(input)], shape=(1, 1, *_pair(kernel_size))))
+    rec.tag(out, rec.add("avg_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
 
 
 rule(torch.max_pool2d, F.max_pool2d)(_max_pool)

@@ -37,7 +37,8 @@ def _new(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return _empty(shape, dtype=like.dtype, device="meta")
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Height and width of an argument that PyTorch takes as one number or as a sequence of one or two."""
     if isinstance(value, int):
         return value, value
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
@@ -56,7 +57,7 @@ def _conv2d(
     shape, (out_channels, in_channels, kernel_h, kernel_w) = input.shape, weight.shape
     if isinstance(padding, str) or len(shape) != 4 or shape[1] != in_channels * groups:
         return NotImplemented  # PyTorch computes it, or says what is wrong
-    (stride_h, stride_w), (pad_h, pad_w), (dil_h, dil_w) = _pair(stride), _pair(padding), _pair(dilation)
+    (stride_h, stride_w), (pad_h, pad_w), (dil_h, dil_w) = pair(stride), pair(padding), pair(dilation)
     height = (shape[2] + 2 * pad_h - dil_h * (kernel_h - 1) - 1) // stride_h + 1
     width = (shape[3] + 2 * pad_w - dil_w * (kernel_w - 1) - 1) // stride_w + 1
     if height < 1 or width < 1:
@@ -75,7 +76,7 @@ def _pool(input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: 
     if input.dim() not in (3, 4):
         return NotImplemented
     sizes = []
-    parameters = zip(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation), strict=True)
+    parameters = zip(pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation), strict=True)
     for size, (kernel, step, pad, dil) in zip(input.shape[-2:], parameters, strict=True):
         span = size + 2 * pad - dil * (kernel - 1) - 1
         out = (span + (step - 1 if ceil_mode else 0)) // step + 1
