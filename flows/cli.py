@@ -141,7 +141,8 @@ mlflow_app = typer.Typer(help="The MLflow store of the pipeline.", no_args_is_he
 @mlflow_app.command("sync")
 def sync_mlflow() -> None:
     """Send what stages logged while the MLflow store was away."""
-    from flows.tracking import SPOOL, send_pending, tracking_uri
+    from flows.mlflow_store import SPOOL, tracking_uri
+    from flows.spool import send_pending
 
     sent = send_pending(Path(SPOOL))
     typer.echo(f"{sent} run{'s' * (sent != 1)} sent to {tracking_uri()}")

@@ -14,9 +14,10 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from flows import paths, registry
+from flows.mlflow_store import client
 from flows.params import load_params
 from flows.pipeline import pipeline, run_stage
-from flows.tracking import client, stage_run
+from flows.tracking import stage_run
 from flows.workspace import experiment
 from ghn.errors import UnreachableError
 

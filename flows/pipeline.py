@@ -36,9 +36,10 @@ from prefect.tasks import exponential_backoff
 from flows import paths, shell
 from flows.dvcfile import Declaration, read_stages
 from flows.events import outputs_changed
+from flows.mlflow_store import client, experiment_id, tracking_uri
 from flows.params import PARAMS_FILE, load_params
 from flows.stack.config import TRAINING_LIMIT
-from flows.tracking import client, experiment_id, pipeline_run, tracking_uri
+from flows.tracking import pipeline_run
 from flows.workspace import Workspace, experiment
 from ghn.errors import GHNError
 

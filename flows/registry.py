@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.events import champion_changed
-from flows.tracking import client
+from flows.mlflow_store import client
 from ghn.errors import GHNError
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import paths
+from flows.mlflow_store import DEFAULT_URI, client, tracking_uri
 from flows.params import Params, load_params, use_profile
 from flows.shell import environment
-from flows.tracking import DEFAULT_URI, client, pipeline_run, tracking_uri
+from flows.tracking import pipeline_run
 from ghn.errors import GHNError
 
 

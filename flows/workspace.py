@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.mlflow_store import DEFAULT_URI, SPOOL, tracking_uri
 from flows.params import PARAMS_FILE, set_params
-from flows.tracking import DEFAULT_URI, SPOOL, tracking_uri
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
+from flows.mlflow_store import SPOOL
 from flows.provenance import dvc_hash
 from flows.stages.evaluate import SUMMARY
-from flows.tracking import SPOOL, flatten
+from flows.tracking import flatten
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 

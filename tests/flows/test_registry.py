@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from flows import registry
+from flows.mlflow_store import client
 from flows.registry import Evaluation, compare, decide
 from flows.results import write_rows
 from flows.stages.evaluate import COLUMNS
-from flows.tracking import client, stage_run
+from flows.tracking import stage_run
 
 NAMES = [f"deepnets1m/test/{i}" for i in range(40)]
 

@@ -1,11 +1,14 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from flows import tracking
-from flows.tracking import client, pending, pipeline_run, send_pending, stage_run
+from flows.mlflow_store import client
+from flows.spool import pending, send_pending
+from flows.tracking import pipeline_run, stage_run
 
 
 @pytest.fixture
@@ -22,7 +25,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runs() -> list:
     mlflow_client = client()
     experiment = mlflow_client.get_experiment_by_name("ghn3")
-    return mlflow_client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    return (
+        []
+        if experiment is None
+        else mlflow_client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    )
 
 
 def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
@@ -71,7 +78,6 @@ def test_without_a_store_the_stage_goes_on_and_its_log_is_sent_later(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with stage_run("offline", {"a": 1}, connect_after_seconds=0) as run:
         run.log_metrics({"accuracy": 0.5})
-        assert run.connect() is None
     assert "127.0.0.1:9 is not available" in capsys.readouterr().err
     assert len(pending()) == 1
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
@@ -110,3 +116,29 @@ def test_ctrl_c_is_a_killed_run(store: Path) -> None:
     with pytest.raises(KeyboardInterrupt), stage_run("stage", {}, connect_after_seconds=0):
         raise KeyboardInterrupt
     assert [run.info.status for run in runs()] == ["KILLED"]
+
+
+def test_mlflows_sampler_watches_the_machine_while_a_stage_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with stage_run("long", {}, connect_after_seconds=0.1):  # which logs nothing itself
+        deadline = time.monotonic() + 60
+        while not (seen := [r for r in runs() if "system/cpu_utilization_percentage" in r.data.metrics]):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert seen[0].info.status == "RUNNING"
+    (run,) = runs()
+    history = client().get_metric_history(run.info.run_id, "system/system_memory_usage_megabytes")
+    assert history[0].value > 10
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
+
+
+def test_a_log_that_cannot_be_sent_does_not_hold_up_others(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with stage_run("first", {}, connect_after_seconds=1e9):
+        pass
+    (log,) = pending()
+    log.write_text('{"op": "metrics", "metrics": {}, "step": 0}\n')  # without a start
+    with stage_run("second", {}, connect_after_seconds=0):
+        pass
+    assert "cannot be sent to MLflow yet (the log of a run does not begin with its start)" in capsys.readouterr().err
+    assert [run.data.tags["stage"] for run in runs()] == ["second"]
+    assert pending() == [log]

@@ -1,0 +1,77 @@
+"""The spool: logs of stages that wait to be sent to MLflow, each a file of JSON lines that begins with the run's start.
+
+`….open` is being written by the process whose id is in its name, `….jsonl` has ended, `….sending` is being sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from flows.mlflow_store import SPOOL, Op, Sender
+
+
+def pending(spool: Path = SPOOL) -> list[Path]:
+    """Logs that wait to be sent, oldest first: ended ones, and those whose process was killed."""
+
+    def abandoned(path: Path) -> bool:
+        try:
+            os.kill(int(path.stem.split("-")[-2]), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, ValueError, IndexError):
+            return False
+        return False
+
+    return sorted([*spool.glob("*.jsonl"), *(path for path in spool.glob("*.open") if abandoned(path))])
+
+
+def send_pending(spool: Path = SPOOL, attempt: Callable[[Callable[[], object]], bool] | None = None) -> int:
+    """Sends the logs that wait and returns how many were sent.
+
+    Args:
+        spool: directory of the logs.
+        attempt: calls its argument and says whether it went well; sending stops at the first that did not. By default
+            exceptions of the store pass through.
+    """
+    sent = 0
+    for path in pending(spool):
+        claimed = path.with_suffix(f".{os.getpid()}.sending")
+        try:
+            path.rename(claimed)
+        except FileNotFoundError:  # another process was faster
+            continue
+        whole = False
+        try:
+            if attempt is None:
+                replay(claimed)
+                whole = True
+            else:
+                whole = attempt(partial(replay, claimed))
+        finally:
+            if whole:
+                claimed.unlink()
+                sent += 1
+            else:
+                claimed.rename(path.with_suffix(".jsonl"))
+        if not whole:
+            break
+    return sent
+
+
+def replay(path: Path) -> str | None:
+    """Sends one log to the tracking store and returns the id of its run. A log without an end becomes a KILLED run."""
+    sender = Sender()
+    op: Op = {"op": "", "time_ms": 0}
+    for line in path.read_text().splitlines():
+        try:
+            op = json.loads(line)
+        except ValueError:  # torn last line
+            break
+        sender.send(op)
+    if sender.run_id is not None and op["op"] != "end":
+        sender.send({"op": "end", "status": "KILLED", "time_ms": op["time_ms"]})
+    return sender.run_id
