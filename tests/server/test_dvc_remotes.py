@@ -1,10 +1,15 @@
-"""DVC remotes with real storage: a directory, and S3 by a local server; run-cache; queued experiments; typed plots."""
+"""DVC remotes with real storage: a directory, S3 and SSH by local servers; run-cache; queued experiments; plots."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -83,6 +88,46 @@ def s3():
         server.wait(20)
 
 
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    """OpenSSH's server on loopback: host, port and the key of a user (this one) that may log in."""
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no sshd (Debian: apt-get install openssh-server)")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what its service makes; root's sshd asks for it
+    directory = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
+    port = free_port()
+    settings = {
+        "ListenAddress": "127.0.0.1",
+        "Port": port,
+        "HostKey": directory / "host",
+        "AuthorizedKeysFile": directory / "user.pub",
+        "PasswordAuthentication": "no",
+        "StrictModes": "no",  # temporary directories are open to others further up
+        "PidFile": "none",
+        "Subsystem": "sftp internal-sftp",
+    }
+    (directory / "config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    log = (directory / "log").open("w")
+    server = subprocess.Popen([program, "-D", "-e", "-f", directory / "config"], stderr=log)
+
+    def listens() -> bool:
+        assert server.poll() is None, (directory / "log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_for("sshd answers", listens, 20)
+        yield f"ssh://{getpass.getuser()}@127.0.0.1:{port}", directory / "user"
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
 def clone_and_pull(project: Project, name: str, remote: str) -> Project:
     root = project.root.parent / name
     project.run("git", "clone", "-q", str(project.root), str(root))
@@ -93,7 +138,7 @@ def clone_and_pull(project: Project, name: str, remote: str) -> Project:
     return clone
 
 
-@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.mark.parametrize("kind", ["local", "s3", "ssh"])
 def test_another_clone_gets_everything_without_computing(project, kind, request, tmp_path):
     if kind == "s3":
         project.environment |= {
@@ -103,6 +148,11 @@ def test_another_clone_gets_everything_without_computing(project, kind, request,
         }
         project.dvc("remote", "add", "s3", "s3://ghn/dvc")
         project.dvc("remote", "modify", "--local", "s3", "endpointurl", request.getfixturevalue("s3"))
+    elif kind == "ssh":
+        pytest.importorskip("dvc_ssh", reason="needs the extra `ssh`")
+        url, key = request.getfixturevalue("sshd")
+        project.dvc("remote", "add", kind, f"{url}{tmp_path / 'remote'}")
+        project.dvc("remote", "modify", "--local", kind, "keyfile", str(key))
     else:
         project.dvc("remote", "add", kind, str(tmp_path / "remote"))
     project.dvc("repro", "-q")
@@ -113,6 +163,8 @@ def test_another_clone_gets_everything_without_computing(project, kind, request,
     clone = clone_and_pull(project, "clone", kind)
     assert (clone.root / "weights.bin").read_bytes() == b"\x01" * 100_000
     assert "up to date" in clone.dvc("repro")
+    if kind != "s3":
+        assert list((tmp_path / "remote" / "files" / "md5").rglob("*"))
     assert not (clone.root / "runs.log").exists()
 
 
