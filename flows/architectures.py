@@ -99,8 +99,7 @@ def build(
 ) -> tuple[nn.Module, Graph]:
     """The network (randomly initialised, or shapes only on the meta device) and its graph.
 
-    Networks of the wide split have C x 4 at small images and C x 2 otherwise (design of DeepNets-1M); torchvision
-    models get a small-image stem up to 64 pixels (`ghn.architectures`).
+    Torchvision models get a small-image stem up to 64 pixels (`ghn.architectures`).
     """
     if target.index is None:
         from ghn.architectures import build as build_torchvision
@@ -112,9 +111,30 @@ def build(
     from datasets.deepnets import Network
 
     split = open_split(directory, target.split)
-    widen = (4 if image_size <= _MAX_SMALL_IMAGE else 2) if target.split == "wide" else 1
-    shape = {"channels": CHANNELS * widen, "num_classes": num_classes, "image_size": image_size}
+    shape = {"channels": channels(target.split, image_size), "num_classes": num_classes, "image_size": image_size}
     return Network(split[target.index], **shape, device=device), split.graph(target.index, **shape)
+
+
+def channels(split: str, image_size: int) -> int:
+    """C of the evaluation networks of a split of DeepNets-1M; `wide` is four times as wide at small images, else twice.
+
+    Design of DeepNets-1M (Knyazev et al., 2021).
+    """
+    return CHANNELS * ((4 if image_size <= _MAX_SMALL_IMAGE else 2) if split == "wide" else 1)
+
+
+def gmacs(model: nn.Module, image_size: int) -> float:
+    """Multiply-accumulates of one image's forward pass, in units of 10^9; on the meta device nothing is computed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    model.train(was_training)
+    return float(counter.get_total_flops()) / 2e9
 
 
 @lru_cache(maxsize=16)

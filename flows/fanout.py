@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeVar
 
 import cloudpickle
 import joblib
+from joblib.externals.loky import process_executor
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
@@ -218,6 +219,8 @@ def _set_up(pickled_function: bytes, threads: int, gpus: list[str]) -> None:
         number = int(multiprocessing.current_process().name.rsplit("-", 1)[-1])  # LokyProcess-<n>
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     _exit_with_parent()
+    # loky replaces a worker that has grown by 300 MB, taking it for leaking; networks of 500 MB come and go here.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     _function = cloudpickle.loads(pickled_function)
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(threads)

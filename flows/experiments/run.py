@@ -162,7 +162,7 @@ class Runner:
                 if row["ghn"] == select.best_of and row["split"] in select.splits
             ]
             choice = finetune.FinetuneStageConfig(top_k=select.top_k, max_gmacs=select.max_gmacs)
-            chosen += finetune.choose(rows, choice, self.profile.images, classes)
+            chosen += finetune.choose(rows, choice)
         if select.cheapest is not None:
             splits = tuple(split for split in select.splits if split != "torchvision")
             candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))

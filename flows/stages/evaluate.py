@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flows import paths
-from flows.architectures import Target, build, targets
+from flows.architectures import Target, build, gmacs, targets
 from flows.provenance import dvc_hash
 from flows.results import Row, digest, finite, write_rows
 from flows.sweep import Provenance, failures, report_failures, sweep
@@ -49,6 +49,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "randinit_loss": pa.float64(),
     "images": pa.int64(),
     "parameters": pa.int64(),
+    "gmacs": pa.float64(),  # 10^9 multiply-accumulates of one image's forward pass
     "seconds": pa.float64(),
 }
 
@@ -118,7 +119,8 @@ class Evaluate:
         model, graph = build(target, self.images.num_classes, self.images.image_size)
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        batches = self.batches(model)
+        cost = gmacs(model, self.images.image_size)
+        batches = self.batches(cost)
         random = score(model, batches)
         predicted = score(ghn(model, graph), batches)
         return {
@@ -130,33 +132,20 @@ class Evaluate:
             "randinit_loss": random.loss,
             "images": sum(len(labels) for _, labels in batches),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "gmacs": cost,
             "seconds": time.perf_counter() - started,
         }
 
-    def batches(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """The batches that `model` is measured on: all images, or the first so many of them that it affords."""
+    def batches(self, cost: float) -> list[tuple[Tensor, Tensor]]:
+        """The batches that a network of `cost` GMACs is measured on: all images, or the first so many it affords."""
         n = len(self.images)
         if self.config.max_gmacs is not None:
-            n = min(n, max(self.config.min_images, int(self.config.max_gmacs / gmacs(model, self.images.image_size))))
+            n = min(n, max(self.config.min_images, int(self.config.max_gmacs / cost)))
         images = self.images.subset(range(n))
         batches = list(images.batches(self.config.batch_size, shuffle=False, drop_last=False, device=self.device))
         if len(batches[-1][1]) == 1:  # one image has no statistics
             del batches[-1]
         return batches
-
-
-@torch.no_grad()
-def gmacs(model: nn.Module, image_size: int) -> float:
-    """Multiply-accumulates of one image's forward pass, in units of 10^9."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    device = next(model.parameters()).device
-    was_training = model.training
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    model.train(was_training)
-    return float(counter.get_total_flops()) / 2e9
 
 
 def run(params: Params, stage: StageRun) -> None:

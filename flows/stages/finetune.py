@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
-from flows.experiments.networks import forward_gmacs
 from flows.experiments.statistics import compare
 from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Trial, run_trials
 from flows.results import Row, read_rows, write_rows
@@ -53,7 +52,7 @@ def run(params: Params, run: StageRun) -> None:
     """Writes results/finetune.parquet: a row per (architecture, initialisation, lr, seed) with its curve."""
     config = params.finetune
     spec = images_spec(params, config.max_train, config.max_val, config.max_test)
-    chosen = choose(read_rows(paths.EVALUATION), config, spec, num_classes(spec))
+    chosen = choose(read_rows(paths.EVALUATION), config)
     trials = [
         Trial(
             architecture=architecture,
@@ -76,7 +75,7 @@ def run(params: Params, run: StageRun) -> None:
     run.log_artifact(paths.FINETUNE)
 
 
-def choose(rows: Sequence[Row], config: FinetuneStageConfig, spec: ImagesSpec, classes: int) -> list[str]:
+def choose(rows: Sequence[Row], config: FinetuneStageConfig) -> list[str]:
     """Ids of the architectures to fine-tune: of each split the `top_k` best by accuracy without fine-tuning.
 
     Those that cost more than `max_gmacs` are passed over, so that a laptop's budget is spent on several networks
@@ -96,7 +95,7 @@ def choose(rows: Sequence[Row], config: FinetuneStageConfig, spec: ImagesSpec, c
             if config.top_k is not None and taken == config.top_k:
                 break
             identifier = row["architecture"]
-            if config.max_gmacs is not None and forward_gmacs(identifier, classes, spec.image_size) > config.max_gmacs:
+            if config.max_gmacs is not None and row["gmacs"] > config.max_gmacs:
                 continue
             if identifier not in chosen:
                 chosen.append(identifier)
@@ -135,13 +134,6 @@ def images_spec(params: Params, max_train: int | None, max_val: int | None, max_
         stream=images.stream,
         workers=images.workers,
     )
-
-
-def num_classes(spec: ImagesSpec) -> int:
-    """Classes of the images of `spec`."""
-    from flows.experiments.trials import trial_images
-
-    return trial_images(spec)[0].num_classes
 
 
 def device(params: Params) -> str:

@@ -11,7 +11,7 @@ from flows import paths
 from flows.experiments.networks import split_of
 from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Trial, data_available, run_trials
 from flows.results import Row, identity, read_rows, write_rows
-from flows.stages.finetune import FinetuneStageConfig, choose, device, images_spec, num_classes, summary
+from flows.stages.finetune import FinetuneStageConfig, choose, device, images_spec, summary
 from ghn.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run(params: Params, run: StageRun) -> None:
             checkpoints=config.checkpoints,
             device=device(params),
         )
-        for architecture in config.architectures or best(config, source)
+        for architecture in config.architectures or best(config)
         for init in config.inits
         for seed in range(config.seeds)
     ]
@@ -101,11 +101,11 @@ def run(params: Params, run: StageRun) -> None:
     run.log_artifact(paths.TRANSFER)
 
 
-def best(config: TransferConfig, source: ImagesSpec) -> list[str]:
+def best(config: TransferConfig) -> list[str]:
     """The best architectures of each split by accuracy without fine-tuning, within the budget."""
     rows = [row for row in read_rows(paths.EVALUATION) if row["split"] in config.splits]
     choice = FinetuneStageConfig(top_k=config.top_k, max_gmacs=config.max_gmacs)
-    return choose(rows, choice, source, num_classes(source))
+    return choose(rows, choice)
 
 
 def absent(trial: Trial, error: str) -> Row:

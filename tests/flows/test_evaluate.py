@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
-from flows.stages.evaluate import Evaluate, EvaluateConfig, gmacs, score, summarise
+from flows.architectures import gmacs
+from flows.stages.evaluate import Evaluate, EvaluateConfig, score, summarise
 
 
 class Lookup(nn.Module):
@@ -70,7 +71,7 @@ def test_a_budget_shows_fewer_images_to_larger_networks_in_the_same_order() -> N
 
     def labels(budget: float | None) -> list[int]:
         config = EvaluateConfig(batch_size=64, max_gmacs=budget, min_images=20)
-        batches = Evaluate(None, images, config, 1, "cpu").batches(model)  # type: ignore[arg-type]
+        batches = Evaluate(None, images, config, 1, "cpu").batches(cost)  # type: ignore[arg-type]
         return torch.cat([y for _, y in batches]).tolist()
 
     everything = labels(None)
