@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,11 +63,14 @@ def images() -> None:
 
 def train() -> None:
     """Train the hypernetwork (resumes from the last checkpoint)."""
-    from flows.local_ranks import local_ranks
+    from flows.local_ranks import run_ranks
     from flows.params import load_params
 
-    with local_ranks(load_params().train.processes, "flows.stages.train"):
+    processes = load_params().train.processes
+    if processes == 1 or "RANK" in os.environ:  # one alone, or one of `torchrun`
         run_stage("train")
+    elif code := run_ranks(processes, "flows.stages.train"):
+        raise typer.Exit(code)
 
 
 def predict() -> None:

@@ -16,7 +16,7 @@ from prefect.tasks import exponential_backoff
 from flows import paths, registry
 from flows.mlflow_store import client
 from flows.params import load_params
-from flows.pipeline import pipeline, run_stage
+from flows.pipeline import end_with_worker, pipeline, run_stage
 from flows.tracking import stage_run
 from flows.workspace import experiment
 from ghn.errors import UnreachableError
@@ -84,6 +84,7 @@ def init(
         source: The hypernetwork: `models:/ghn3@champion`, a file, or a released name.
         out: Where to write the safetensors file; by default results/init/<architecture>.safetensors.
     """
+    end_with_worker()
     file = Path(out or paths.RESULTS / "init" / f"{architecture.replace('/', '-')}.safetensors")
     params = load_params()
     settings = {"architecture": architecture, "classes": classes, "image_size": image_size, "source": source}
@@ -109,6 +110,7 @@ def reevaluate(
         alias: Of the version.
         overrides: Further parameters by dotted name, such as {"architectures.per_split": 10} for a quick look.
     """
+    end_with_worker()
     logger = get_run_logger()
     version = registry.by_alias(model, alias)
     if version is None:

@@ -1,68 +1,55 @@
-"""Several processes of this machine that train one hypernetwork together, without `torchrun`.
+"""Several processes of this machine that train one hypernetwork together: `torchrun` without its command line.
 
-On a CPU the many small operations of the target networks keep one core busy and no more, so a rank per core is nearly
-as many times faster. Rank 0 is this process (its messages, signals and exit code are the command's own); the others
-run the same entry point with the environment that `torchrun` would give them.
+A rank per GPU; or per core, since on a CPU the many small operations of the target networks keep one core busy and no
+more. The launcher starts the ranks, ends all of them as soon as one fails, and passes signals on.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
-import subprocess
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-_SECONDS_TO_END = 30.0
+from uuid import uuid4
 
 
-@contextmanager
-def local_ranks(processes: int, module: str) -> Iterator[None]:
-    """Makes this process rank 0 of `processes` and starts the others as `python -m MODULE`.
+def run_ranks(processes: int, module: str) -> int:
+    """Runs `python -m MODULE` as `processes` ranks and returns 0, or the exit code of the first that failed.
 
-    Does nothing for one process, or where a launcher (`torchrun`) has made this process a rank already. A rank that
-    dies ends the collective operation that the others wait in, with an error; none outlives this process's block.
+    Ctrl-C and SIGTERM reach every rank, which then have half a minute to write a checkpoint.
 
     Args:
-        processes: ranks in all.
-        module: what the other ranks run.
+        processes: ranks.
+        module: what they run; it finds RANK, WORLD_SIZE and so on in its environment, as under `torchrun`.
     """
-    if processes == 1 or "RANK" in os.environ:
-        yield
-        return
-    import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    common = {
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": str(threads),
-    }
-    before, threads_before = dict(os.environ), torch.get_num_threads()
-    helpers: list[subprocess.Popen[bytes]] = []
+    # A failed rank has said why; the launcher's account of which process that was helps nobody.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+    )
     try:
-        for rank in range(1, processes):
-            environment = before | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            helpers.append(subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=subprocess.DEVNULL))
-        os.environ.update(common, RANK="0", LOCAL_RANK="0")
-        torch.set_num_threads(threads)
-        yield
-        for helper in helpers:
-            helper.wait(_SECONDS_TO_END)
-    finally:
-        for helper in helpers:
-            if helper.poll() is None:
-                helper.terminate()
-                helper.wait()
-        torch.set_num_threads(threads_before)
-        os.environ.clear()
-        os.environ.update(before)
+        elastic_launch(config, sys.executable)("-m", module)
+    except ChildFailedError as error:
+        return _exit_code(error.get_first_failure()[1].exitcode)
+    except SignalException as error:
+        return _exit_code(-int(error.sigval))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _exit_code(code: int) -> int:
+    """As a shell counts them: 128 + n for signal n."""
+    return code if code >= 0 else 128 - code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
 
@@ -12,6 +13,8 @@ PERIOD_SECONDS = 0.5
 
 class PeakMemory:
     """Samples the resident memory of this process and its descendants while the context lasts.
+
+    A rank that `torchrun` started counts the others too.
 
     Pages that processes share (libraries, mostly) count once per process, so the sum is an upper bound.
 
@@ -42,6 +45,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         process = psutil.Process()
+        if "TORCHELASTIC_RUN_ID" in os.environ and (launcher := process.parent()) is not None:
+            process = launcher
         total = process.memory_info().rss
         for child in process.children(recursive=True):
             try:

@@ -11,6 +11,7 @@ The flow leaves artifacts on its page: a summary in Markdown, the stages as a ta
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -48,6 +49,9 @@ STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
 
 TRAINING = "train"
 """The stage that occupies a GPU: a slot of the limit `TRAINING_LIMIT`, which `ghn stack up` makes."""
+
+SLOT_SECONDS = 90
+"""A slot is renewed while the stage runs; that of a machine that is gone is free again after so long."""
 
 MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Restored"}
 """What DVC prints, and the name of the task's state; otherwise the stage was run."""
@@ -140,7 +144,9 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
         lines.append(line)
         logger.info(line)
 
-    slot: AbstractContextManager[None] = concurrency(TRAINING_LIMIT) if stage == TRAINING else nullcontext()
+    slot: AbstractContextManager[None] = (
+        concurrency(TRAINING_LIMIT, lease_duration=SLOT_SECONDS) if stage == TRAINING else nullcontext()
+    )
     with slot:
         code = shell.stream(
             ["dvc", "repro", "--single-item", stage],
@@ -204,11 +210,18 @@ def pipeline(
         train_in: Deployment that takes the stage train, such as "pipeline/train" in the pool with the GPUs; by default
             it runs here. (An experiment always trains here, since its workspace is here.)
     """
+    end_with_worker()
     if not overrides and profile is None:
         return _run(Workspace(Path.cwd()), targets or [], only, train_in)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", str(flow_run.name))
     with experiment(name, overrides or {}, profile) as workspace:
         return _run(workspace, targets or [], only, None)
+
+
+def end_with_worker() -> None:
+    """Has this flow run end, as Crashed, when the worker dies that started it: nobody could cancel it any more."""
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        shell.exit_with_parent()
 
 
 def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str | None) -> dict[str, str]:

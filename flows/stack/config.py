@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 USER = "ghn"
 DATABASES = ("prefect", "mlflow")
 POOLS = ("cpu", "gpu")
+HEARTBEAT_SECONDS = 30
+"""Between two heartbeats of a flow run (PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers); the least Prefect allows."""
+
 TRAINING_LIMIT = "training"
 """Global concurrency limit of Prefect with a slot per GPU."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.shell import environment
 from flows.stack import postgres
-from flows.stack.config import POOLS, ROOT, TRAINING_LIMIT, StackConfig
+from flows.stack.config import HEARTBEAT_SECONDS, POOLS, ROOT, TRAINING_LIMIT, StackConfig
 from flows.stack.service import Service, ServiceError
 
 PYTHON_PROGRAMS = Path(sys.executable).parent
@@ -92,13 +92,19 @@ def prefect(config: StackConfig, *arguments: str, extra: Mapping[str, str] | Non
 
 
 def deploy(config: StackConfig) -> list[str]:
-    """Applies prefect.yaml to the server: deployments, schedules, triggers. Returns the deployments' names.
+    """Applies prefect.yaml and `flows.stack.automations` to the server; returns the deployments' names.
 
     Raises:
         ServiceError: the server is away, or refuses a deployment.
     """
     # The variable is filled in by prefect.yaml's pull step; an empty answer declines what `prefect deploy` may ask.
     prefect(config, "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), extra={"GHN_ROOT": str(ROOT)})
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.stack import automations
+
+    with temporary_settings({PREFECT_API_URL: config.client_environment()["PREFECT_API_URL"]}):
+        automations.apply()
     listed = json.loads(prefect(config, "deployment", "ls", "--output", "json"))
     return sorted(entry["name"] for entry in listed)
 
@@ -160,7 +166,11 @@ def _worker(config: StackConfig, pool: str) -> Service:
         ],
         config.directory,
         polls,
-        environment={**prefect_environment(config), "PYTHONUNBUFFERED": "1"},
+        environment={
+            **prefect_environment(config),
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PYTHONUNBUFFERED": "1",
+        },
         cwd=ROOT,
     )
 

@@ -1,9 +1,10 @@
 """Stage train: trains the hypernetwork on the training split of DeepNets-1M and the training images.
 
-`ghn train` starts as many local ranks as `train.processes` says; on many GPUs the entry point is the same:
-`torchrun --nproc-per-node=8 -m flows.stages.train`. A run that is interrupted, in whatever way, goes on from its last
-checkpoint when the same command is given again. Checkpoints are in models/<ghn>/checkpoints/<digest of everything that
-decides the weights>/ until the run is complete, so changed parameters start a new run and never mix with the old one.
+`ghn train` starts as many ranks on this machine as `train.processes` says (`flows.local_ranks`); on several machines
+the entry point is the same: `torchrun --nnodes=4 --nproc-per-node=8 ... -m flows.stages.train`. A run that is
+interrupted, in whatever way, goes on from its last checkpoint when the same command is given again. Checkpoints are in
+models/<ghn>/checkpoints/<digest of everything that decides the weights>/ until the run is complete, so changed
+parameters start a new run and never mix with the old one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from datasets.deepnets import MetaBatchConfig
 from flows import paths
 from flows.architectures import TORCHVISION, Target, build, open_split
 from flows.results import digest
+from flows.shell import exit_with_parent
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
@@ -121,14 +123,14 @@ class Curve:
 
 
 class Tracker(Callback):
-    """Sends what a run reports to the stage's MLflow run, with the state of the machine."""
+    """Sends what a run reports to the stage's MLflow run."""
 
     def __init__(self, stage: StageRun) -> None:
         self._stage = stage
 
     def on_report(self, record: StepRecord) -> None:
-        """Means since the last report, and system metrics."""
-        self._stage.log_metrics({**record.metrics(), **system_metrics()}, record.step)
+        """Means since the last report."""
+        self._stage.log_metrics(record.metrics(), record.step)
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Accuracies of unseen architectures."""
@@ -137,20 +139,6 @@ class Tracker(Callback):
     def on_warning(self, step: int, message: str) -> None:
         """Kept as a tag: the last warning."""
         self._stage.set_tags({"warning": f"step {step}: {message}"})
-
-
-def system_metrics() -> dict[str, float]:
-    """Load of the processors and memory of this process, of the GPU too."""
-    import psutil
-    import torch
-
-    metrics = {
-        "system/cpu_percent": psutil.cpu_percent(),
-        "system/memory_mb": psutil.Process().memory_info().rss / 2**20,
-    }
-    if torch.cuda.is_available():
-        metrics["system/gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return metrics
 
 
 def run(params: Params, stage: StageRun | None) -> None:
@@ -289,6 +277,7 @@ def main() -> None:
 
     What stops all ranks alike (an input error, Ctrl-C) is said by rank 0; the others end with the same exit code.
     """
+    exit_with_parent()
     is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if is_main:

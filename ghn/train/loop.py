@@ -12,6 +12,7 @@ import gc
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from ghn.train.prefetch import Prefetched
 from ghn.train.step import Losses, MetaBatch, meta_batch_losses
 
 WEIGHTS_NAME = "ghn.safetensors"
+_SAME_REQUEST_SECONDS = 3.0
 
 
 class Images(Protocol):
@@ -320,16 +322,24 @@ def _out_of_memory(error: RuntimeError) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once. Only in the main thread."""
+    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once. Only in the main thread.
+
+    A launcher passes on what the rank has got by itself, so a second one counts after some seconds only.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
+    asked = 0.0
+
     def request(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if not stop.is_set():
+            asked = time.monotonic()
+            stop.set()
+        elif time.monotonic() - asked > _SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
-        stop.set()
 
     old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

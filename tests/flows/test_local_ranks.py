@@ -1,61 +1,73 @@
-"""Ranks on this machine: rank 0 is this process, the others end with it."""
+"""Ranks on this machine: they work together, end together, and their exit code is the command's."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from flows.local_ranks import local_ranks
+from flows.local_ranks import run_ranks
 
-HELPER = """
-import datetime, os, pathlib
+RANK = """
+import datetime, os, pathlib, signal, sys, time
+rank, out = os.environ["RANK"], pathlib.Path(os.environ["OUT"])
+if os.environ.get("WAIT"):
+    def stop(*_):
+        (out / f"stopped{rank}").touch()
+        sys.exit(130)
+    signal.signal(signal.SIGINT, stop)
+    (out / f"waiting{rank}").touch()
+    time.sleep(100)
+if rank == os.environ.get("FAIL"):
+    sys.exit(3)
 import torch, torch.distributed as dist
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-total = torch.tensor(float(os.environ["RANK"]))
+total = torch.tensor(float(rank) + 10)
 dist.all_reduce(total)
-pathlib.Path(os.environ["OUT"]).write_text(f"{total.item()} {os.environ['OMP_NUM_THREADS']}")
+(out / rank).write_text(f"{total.item()} {os.environ['WORLD_SIZE']} {os.environ['MASTER_ADDR']}")
 dist.destroy_process_group()
 """
 
 
 @pytest.fixture
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module `rank_helper` that adds up the ranks and writes the sum down."""
-    (tmp_path / "rank_helper.py").write_text(HELPER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("OUT", str(tmp_path / "sum"))
-    monkeypatch.delenv("RANK", raising=False)
-    return tmp_path / "sum"
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the ranks of module `a_rank` write."""
+    (tmp_path / "a_rank.py").write_text(RANK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
 
 
-def test_ranks_work_together_and_leave_the_environment_as_it_was(helper: Path) -> None:
-    import torch
-    import torch.distributed as dist
-
-    before, threads = dict(os.environ), torch.get_num_threads()
-    with local_ranks(2, "rank_helper"):
-        assert os.environ["RANK"] == "0"
-        dist.init_process_group("gloo")
-        total = torch.tensor(10.0)
-        dist.all_reduce(total)
-        dist.destroy_process_group()
-        assert total == 11.0
-    assert helper.read_text().startswith("11.0 ")
-    assert (dict(os.environ), torch.get_num_threads()) == (before, threads)
+def test_ranks_work_together(out: Path) -> None:
+    assert run_ranks(2, "a_rank") == 0
+    assert (out / "0").read_text() == (out / "1").read_text() == "21.0 2 127.0.0.1"
 
 
-def test_an_error_ends_the_others(helper: Path) -> None:
-    with pytest.raises(ValueError, match="this one"), local_ranks(2, "rank_helper"):
-        raise ValueError("this one")
-    assert not helper.exists()
+def test_one_that_fails_ends_the_others_and_gives_the_exit_code(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL", "1")
+    started = time.monotonic()
+    assert run_ranks(2, "a_rank") == 3
+    assert time.monotonic() - started < 40  # not the time-out of the collective operation that rank 0 waits in
+    assert not (out / "0").exists()
 
 
-def test_one_process_or_a_launcher_starts_nothing(helper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with local_ranks(1, "rank_helper"):
-        assert "RANK" not in os.environ
-    monkeypatch.setenv("RANK", "3")
-    with local_ranks(2, "rank_helper"):
-        assert os.environ["RANK"] == "3"
-    assert not helper.exists()
+def test_ctrl_c_reaches_every_rank(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAIT", "1")
+    command = "import sys; from flows.local_ranks import run_ranks; sys.exit(run_ranks(2, 'a_rank'))"
+    launcher = subprocess.Popen([sys.executable, "-c", command])
+    deadline = time.monotonic() + 60
+    while not all((out / f"waiting{rank}").exists() for rank in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(40) == 130
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+    assert all((out / f"stopped{rank}").exists() for rank in (0, 1))

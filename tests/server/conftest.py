@@ -18,6 +18,7 @@ def stack(tmp_path_factory):
         "GHN_STACK_PREFECT_PORT": str(free_port()),
         "GHN_STACK_MLFLOW_PORT": str(free_port()),
         "GHN_TEST_HOLD": str(project.root / "hold"),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     }
     try:
         up = project.ghn("stack", "up")

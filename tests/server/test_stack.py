@@ -95,6 +95,8 @@ def test_what_is_deployed(stack):
     assert crons == {"pipeline/nightly": "0 2 * * *", "reevaluate/weekly": "0 4 * * 0"}
     automations = api(stack, "/automations/filter")
     assert {a["name"].split("__")[0] for a in automations} >= {
+        "ghn-continue-a-crashed-run",
+        "ghn-mark-lost-runs-as-crashed",
         "ghn-train-on-a-new-train-split",
         "ghn-reevaluate-a-new-champion",
     }
@@ -124,7 +126,16 @@ def test_the_pipeline_runs_independent_stages_at_once_then_skips_all(stack):
     assert spans["train -> pipeline/gpu"][0] >= spans["images"][1]
     assert (stack.root / "evaluation.txt").read_text() == "test 1\ntrain 1\nimages\n"
 
-    again = start(stack, "pipeline/nightly")
+
+def test_a_schedule_starts_a_run_that_skips_what_has_not_changed(stack):
+    path = f"/deployments/{deployment(stack, 'pipeline/nightly')['id']}/schedules"
+    # Again and again, since the server's scheduler may look just after a single occasion.
+    (made,) = api(stack, path, [{"schedule": {"interval": 30.0}, "active": True, "slug": "soon"}])
+    try:
+        wait_for("a scheduled run begins", lambda: scheduled(stack))
+    finally:  # takes the runs that have not begun away
+        api(stack, f"{path}/{made['id']}", method="DELETE")
+    again = scheduled(stack)[0]
     assert finish(stack, again) == "Completed"
     assert {task["state_name"] for task in task_runs(stack, again).values()} == {"Unchanged"}
     artifacts = api(stack, "/artifacts/filter", {"flow_runs": {"id": {"any_": [again]}}})
@@ -132,6 +143,13 @@ def test_the_pipeline_runs_independent_stages_at_once_then_skips_all(stack):
     assert by_key["stages"]["type"] == "table"
     assert "| evaluate | Unchanged |" in by_key["pipeline"]["data"]
     assert f"{stack.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in by_key["pipeline"]["data"]
+
+
+def scheduled(project: Project) -> list[str]:
+    """The runs of pipeline/nightly that a schedule started, the first first."""
+    begun = ("Pending", "Running", "Completed", "Failed", "Crashed")
+    runs = sorted(runs_of(project, "pipeline/nightly"), key=lambda run: run["expected_start_time"])
+    return [run["id"] for run in runs if run["auto_scheduled"] and run["state"]["name"] in begun]
 
 
 def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
@@ -154,25 +172,6 @@ def test_a_wrong_parameter_fails_with_its_name_and_is_not_retried(stack):
     assert not list((stack.root / ".dvc" / "tmp" / "workspaces").glob("*"))
 
 
-def test_a_schedule_starts_a_run(stack):
-    target = deployment(stack, "pipeline/generate")
-    schedule = {"interval": 3600.0, "anchor_date": datetime.now(UTC).isoformat()}
-    anchor = datetime.now(UTC).timestamp() - 3600 + 20  # next in 20 seconds
-    schedule["anchor_date"] = datetime.fromtimestamp(anchor, UTC).isoformat()
-    body = [{"schedule": schedule, "active": True, "slug": "soon"}]
-    (made,) = api(stack, f"/deployments/{target['id']}/schedules", body)
-    try:
-
-        def completed() -> bool:
-            return any(
-                r["state"]["name"] == "Completed" and r["auto_scheduled"] for r in runs_of(stack, "pipeline/generate")
-            )
-
-        wait_for("a scheduled run completes", completed)
-    finally:
-        api(stack, f"/deployments/{target['id']}/schedules/{made['id']}", method="DELETE")
-
-
 def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     # The train split alone is generated anew: the run leaves training to others.
     set_seed(stack, 2)
@@ -193,7 +192,8 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     run = start(stack, "train/on-demand", targets=["train"], overrides={"train.steps": 77})
     workspaces = stack.root / ".dvc" / "tmp" / "workspaces"
     wait_for("the stage runs", lambda: list(workspaces.glob("*/train.started")))
-    stages = [p for p in psutil.process_iter(["cmdline"]) if str(hold) in " ".join(p.info["cmdline"] or [])]
+    stages = [p for p in psutil.process_iter(["cwd"]) if str(workspaces) in (p.info["cwd"] or "")]
+    assert any("train.started" in " ".join(p.cmdline()) for p in stages)  # the shell of the stage, below DVC
     limit = api(stack, "/v2/concurrency_limits/training", method="GET")
     assert limit["active_slots"] == 1
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
@@ -203,25 +203,46 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     hold.unlink()
 
 
-def test_a_killed_worker_comes_back_and_its_run_is_continued(stack):
+def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lost(stack):
     hold = Path(stack.environment["GHN_TEST_HOLD"])
     hold.touch()
-    (stack.root / "train.started").unlink(missing_ok=True)
+    started = stack.root / "train.started"
     set_seed(stack, 3)
-    run = start(stack, "pipeline/nightly", train_in=None)
-    wait_for("the stage runs", lambda: (stack.root / "train.started").exists())
-    ended = datetime.now(UTC).isoformat()
+
+    def training(run: str) -> list[psutil.Process]:
+        """Waits until the stage train of a run is at work; all processes below the worker."""
+        wait_for(f"run {run} trains", started.exists)
+        started.unlink()
+        return psutil.Process(pid(stack, "worker-cpu")).children(recursive=True)
+
+    def continued(after: str) -> str:
+        """Starts the worker again and waits for the run that the trigger starts in place of one that crashed."""
+        assert "worker-cpu   not running" in stack.ghn("stack", "status", check=False)
+        assert "worker-cpu started" in stack.ghn("stack", "up")
+        created = api(stack, f"/flow_runs/{after}", method="GET")["created"]
+
+        def later() -> list[str]:
+            return [r["id"] for r in runs_of(stack, "pipeline/nightly") if r["created"] > created]
+
+        wait_for("a run that continues is started by the trigger", later)
+        return later()[0]
+
+    started.unlink(missing_ok=True)
+    first = start(stack, "pipeline/nightly", train_in=None)
+    processes = training(first)
     os.kill(pid(stack, "worker-cpu"), signal.SIGKILL)
-    assert "worker-cpu   not running" in stack.ghn("stack", "status", check=False)
-    assert "worker-cpu started" in stack.ghn("stack", "up")
+    assert finish(stack, first) == "Crashed"
+    assert not psutil.wait_procs(processes, timeout=30)[1]  # the stage ended with its run
+
+    second = continued(first)
+    processes = training(second)
+    for process in [psutil.Process(pid(stack, "worker-cpu")), *processes]:
+        process.kill()  # nobody is left to say so: the server misses the heartbeats
+    assert finish(stack, second) == "Crashed"
+
+    third = continued(second)
     hold.unlink()
-    assert finish(stack, run) == "Crashed"  # the stage ended with its worker
-
-    def continued() -> list[dict[str, Any]]:
-        return [r for r in runs_of(stack, "pipeline/nightly") if r["created"] > ended and r["id"] != run]
-
-    wait_for("a run that continues is started by the trigger", continued)
-    assert finish(stack, continued()[0]["id"]) == "Completed"
+    assert finish(stack, third) == "Completed"
     assert (stack.root / "evaluation.txt").read_text() == "test 3\ntrain 3\nimages\n"
 
 
