@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import urllib.request
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
