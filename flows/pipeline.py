@@ -64,8 +64,8 @@ class StageFailedError(GHNError):
     """A stage ended with an exit code other than 0; its output is in the log of the task run.
 
     Attributes:
-        passing: whether the cause may be gone next time: a lock of DVC, or an end by a signal (out of memory, a node
-            that went down). Wrong parameters and damaged files are not retried.
+        passing: whether the cause may be gone next time: a lock of DVC, an end by a signal (out of memory), a worker
+            that went down. Wrong parameters and damaged files are not retried.
     """
 
     def __init__(self, message: str, passing: bool):
@@ -173,14 +173,23 @@ def _killed(exit_code: int) -> bool:
     return number > 0 and number != signal.SIGINT
 
 
-@task(name="stage in another pool", task_run_name="{stage} -> {deployment}", persist_result=False)
+@task(
+    name="stage in another pool",
+    task_run_name="{stage} -> {deployment}",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+    persist_result=False,
+)
 def delegate_stage(stage: str, deployment: str) -> State[Outcome]:
     """Runs a stage as a run of `deployment` (in the pool with the GPUs) and waits for it."""
     started = time.perf_counter()
     run = run_deployment(deployment, parameters={"targets": [stage], "only": True}, timeout=STAGE_TIMEOUT_SECONDS)
     state = run.state  # type: ignore[union-attr]  # a synchronous caller gets the flow run
     if state is None or not state.is_completed():
-        raise StageFailedError(f"stage {stage} in {deployment}: {state.name if state else 'no state'}", False)
+        crashed = state is not None and state.is_crashed()  # its worker died; another, or the same again, takes it
+        raise StageFailedError(f"stage {stage} in {deployment}: {state.name if state else 'no state'}", crashed)
     with get_client(sync_client=True) as prefect_client:  # whose task knows whether anything had changed
         there = prefect_client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),  # type: ignore[union-attr]

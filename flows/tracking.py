@@ -13,6 +13,7 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -21,16 +22,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from uuid import uuid4
 
 from flows.memory import PeakMemory
 from flows.mlflow_store import SPOOL, Op, Sender, tracking_uri
 from flows.provenance import dvc_hash, revision
 from flows.spool import send_pending
-
-if TYPE_CHECKING:
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
 CONNECT_AFTER_SECONDS = 4.0
@@ -112,17 +110,16 @@ class StageRun:
             )
 
     def _send(self) -> None:
-        sender, monitor = Sender(), None
+        sender, monitor = Sender(), _SystemSampler()
         try:
             while (op := self._unsent.get()) is not None:
-                if op["op"] == "end" and monitor is not None:
-                    monitor.finish()
+                if op["op"] == "end":
+                    monitor.stop()
                 sender.send(op)
                 if op["op"] == "start" and sender.run_id is not None:
-                    monitor = _sample_system(sender.run_id)
+                    monitor.start(sender.run_id)
         finally:
-            if monitor is not None:
-                monitor.finish()
+            monitor.stop()
         self._sent = True
 
     def _close(self) -> None:
@@ -136,22 +133,31 @@ class StageRun:
             self._path.rename(self._path.with_suffix(".jsonl"))
 
 
-def _sample_system(run_id: str) -> SystemMetricsMonitor | None:
-    """Starts MLflow's sampler of processors, memory, disks, network and GPUs, every 10 s.
+class _SystemSampler:
+    """MLflow's sampler of processors, memory, disks, network and GPUs, every 10 s.
 
     MLflow's own variables hold: MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL (seconds),
     MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
     """
-    if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
-        return None
-    import logging
 
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    def __init__(self) -> None:
+        self._monitor: Any = None
 
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-    monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri())
-    monitor.start()
-    return monitor
+    def start(self, run_id: str) -> None:
+        """Begins to log to a run."""
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        self._monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri())  # type: ignore[no-untyped-call]
+        self._monitor.start()
+
+    def stop(self) -> None:
+        """Ends it; a second time does nothing."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
 
 
 def _reason(error: Exception) -> str:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect.automations import Automation
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
 from flows.stack.config import HEARTBEAT_SECONDS
@@ -23,10 +23,10 @@ MISSED = 3
 LOST_RUNS = "ghn-mark-lost-runs-as-crashed"
 
 
-def lost_runs() -> Automation:
+def lost_runs() -> AutomationCore:
     """Marks a flow run as Crashed that sends no heartbeat and does not end either."""
     ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
-    return Automation(
+    return AutomationCore(
         name=LOST_RUNS,
         description="A flow run that sends no heartbeat any more is marked as Crashed.",
         trigger=EventTrigger(
@@ -40,7 +40,10 @@ def lost_runs() -> Automation:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"no heartbeat for {MISSED * HEARTBEAT_SECONDS} s: its machine is gone"
+                name="Crashed",
+                state=StateType.CRASHED,
+                message=f"no heartbeat for {MISSED * HEARTBEAT_SECONDS} s: its machine is gone",
+                force=False,
             )
         ],
     )
@@ -48,13 +51,12 @@ def lost_runs() -> Automation:
 
 def apply() -> None:
     """Creates the automations, or brings them up to date."""
-    automation = lost_runs()
-    try:
-        automation.id = Automation.read(name=LOST_RUNS).id
-    except ValueError:
-        automation.create()
-    else:
-        automation.update()
+    with get_client(sync_client=True) as client:
+        found = client.read_automations_by_name(LOST_RUNS)
+        if found:
+            client.update_automation(found[0].id, lost_runs())
+        else:
+            client.create_automation(lost_runs())
 
 
 if __name__ == "__main__":
