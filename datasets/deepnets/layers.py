@@ -6,11 +6,14 @@ initialisation, which there is the larger part of building them.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from datasets.deepnets import spectral
 
 Device = torch.device | str | None
 
@@ -40,6 +43,21 @@ class Conv2d(nn.Conv2d):
         """PyTorch's default initialisation."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+
+def _float32_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+class DenseConv2d(Conv2d):
+    """A dense k x k convolution; on a CPU, large kernels go through the frequency domain (`spectral`)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C', H', W')."""
+        large = self.kernel_size[0] >= 5 and self.stride[0] == 1 and min(self.weight.shape[:2]) >= 16
+        if large and len(x_BCHW) >= 8 and _float32_on_cpu(x_BCHW):
+            return spectral.convolve(x_BCHW, self.weight)
+        return super().forward(x_BCHW)
 
 
 class DilatedDepthwise(Conv2d):
@@ -126,12 +144,34 @@ def norm_layer(channels: int, norm: bool, device: Device = None) -> nn.Module | 
     return BatchNorm2d(channels, device) if norm else None
 
 
-class ReLUConv(nn.Module):
+class State:
+    """A value and its ReLU, which is computed once for all operations that begin with one."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    @cached_property
+    def relu(self) -> Tensor:
+        """The value where it is positive, else 0."""
+        return F.relu(self.value)
+
+
+class AfterReLU(nn.Module):
+    """An operation that begins with a ReLU: its input is the `State.relu` of what it reads."""
+
+
+def apply(operation: nn.Module, state: State) -> Tensor:
+    """The operation's output."""
+    out: Tensor = operation(state.relu if isinstance(operation, AfterReLU) else state.value)
+    return out
+
+
+class ReLUConv(AfterReLU):
     """ReLU, convolutions, norm."""
 
     def __init__(self, *convolutions: nn.Module, channels: int, norm: bool, device: Device) -> None:
         super().__init__()
-        self.op = Numbered("r", *convolutions, norm_layer(channels, norm, device))
+        self.op = Numbered(None, *convolutions, norm_layer(channels, norm, device))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C', H', W')."""
@@ -141,7 +181,7 @@ class ReLUConv(nn.Module):
 
 def convolution(channels_in: int, channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A dense k x k convolution."""
-    conv = Conv2d(channels_in, channels, kernel, stride, kernel // 2, device=device)
+    conv = DenseConv2d(channels_in, channels, kernel, stride, kernel // 2, device=device)
     return ReLUConv(conv, channels=channels, norm=norm, device=device)
 
 
@@ -159,7 +199,7 @@ def dilated_convolution(channels: int, kernel: int, stride: int, norm: bool, dev
     return ReLUConv(depthwise, pointwise, channels=channels, norm=norm, device=device)
 
 
-class SeparableConvolution(nn.Module):
+class SeparableConvolution(AfterReLU):
     """Twice: ReLU, depthwise k x k convolution, 1 x 1 convolution, norm. Only the first one strides."""
 
     def __init__(self, channels: int, kernel: int, stride: int, norm: bool, device: Device) -> None:
@@ -167,7 +207,7 @@ class SeparableConvolution(nn.Module):
         layers: list[nn.Module | Literal["r"] | None] = []
         for step in (stride, 1):
             layers += [
-                "r",
+                "r" if layers else None,
                 Conv2d(channels, channels, kernel, step, kernel // 2, 1, channels, device),
                 Conv2d(channels, channels, 1, device=device),
                 norm_layer(channels, norm, device),
@@ -180,19 +220,20 @@ class SeparableConvolution(nn.Module):
         return out
 
 
-class FactorizedReduce(nn.Module):
+class FactorizedReduce(AfterReLU):
     """Halves the resolution by two strided 1 x 1 convolutions of C/2 channels each, on grids one pixel apart."""
 
     def __init__(self, channels_in: int, channels: int, norm: bool, device: Device) -> None:
         super().__init__()
-        self.conv_1 = Conv2d(channels_in, channels // 2, 1, 2, device=device)
-        self.conv_2 = Conv2d(channels_in, channels // 2, 1, 2, device=device)
+        self.conv_1 = Conv2d(channels_in, channels // 2, 1, device=device)
+        self.conv_2 = Conv2d(channels_in, channels // 2, 1, device=device)
         self.bn = norm_layer(channels, norm, device)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H/2, W/2)."""
-        x_BCHW = F.relu(x_BCHW)
-        out = torch.cat([self.conv_1(x_BCHW), self.conv_2(x_BCHW[:, :, 1:, 1:])], dim=1)
+        # Taking every second pixel first is faster than a stride, which is slow to differentiate.
+        halves = self.conv_1(x_BCHW[:, :, ::2, ::2]), self.conv_2(x_BCHW[:, :, 1::2, 1::2])
+        out = torch.cat(halves, dim=1)
         return out if self.bn is None else self.bn(out)
 
 

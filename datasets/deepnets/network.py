@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.deepnets import layers
-from datasets.deepnets.layers import Conv2d, Device, Linear, Numbered, norm_layer
+from datasets.deepnets.layers import Conv2d, Device, Linear, Numbered, State, norm_layer
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.wiring import Cell as CellWiring
@@ -46,32 +46,34 @@ class Cell(nn.Module):
             name, source = cell.edges[k]
             self._ops[str(k)] = layers.operation(name, width, cell.stride if source < 2 else 1, norm, device)
 
-    def forward(self, s0: Tensor | None, s1: Tensor | None) -> Tensor:
+    def forward(self, s0: State | None, s1: State | None) -> State:
         """The cell's output (B, C * number of concatenated states, H, W).
 
         Args:
             s0: output of the cell before the last one; None if it has no value.
             s1: output of the last cell.
         """
-        states: list[Tensor | None] = []
+        states: list[State | None] = []
         for i, s in enumerate((s0, s1)):
-            states.append(self.get_submodule(f"preprocess{i}")(s) if self.route.inputs[i] else None)
+            states.append(self._preprocess(i, s) if s is not None and self.route.inputs[i] else None)
         for terms in self.route.terms:
             total: Tensor | None = None
             for k in terms:
-                if k in self.route.used:
-                    value = self._ops[str(k)](states[self.sources[k]])
+                if k in self.route.used and (source := states[self.sources[k]]) is not None:
+                    value = layers.apply(self._ops[str(k)], source)
                     total = value if total is None else total + value
-            states.append(total)
-        if self.route.missing:
-            stand_in = states[self.route.source]
-            assert stand_in is not None
-            zeros = torch.zeros_like(stand_in)
-            outputs = [zeros if state in self.route.missing else states[state] for state in self.route.concat]
-        else:
-            outputs = [states[state] for state in self.route.concat]
-        tensors = [output for output in outputs if output is not None]
-        return torch.cat(tensors, dim=1) if len(tensors) > 1 else tensors[0]
+            states.append(None if total is None else State(total))
+        outputs = [states[state] for state in self.route.concat]
+        if len(outputs) == 1 and outputs[0] is not None:
+            return outputs[0]
+        stand_in = states[self.route.source]
+        assert stand_in is not None
+        zeros = torch.zeros_like(stand_in.value) if self.route.missing else stand_in.value
+        return State(torch.cat([zeros if output is None else output.value for output in outputs], dim=1))
+
+    def _preprocess(self, i: int, state: State) -> State:
+        module = self.get_submodule(f"preprocess{i}")
+        return state if isinstance(module, nn.Identity) else State(layers.apply(module, state))
 
 
 class Network(nn.Module):
@@ -143,20 +145,20 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W)."""
-        s0: Tensor | None
-        s1: Tensor | None
+        s0: State | None
+        s1: State | None
         if self.architecture.is_vit:
-            s0 = s1 = self.pos_enc(self.stem0(images))
+            s0 = s1 = State(self.pos_enc(self.stem0(images)))
         elif self.architecture.stem_type == 0:
-            s0 = s1 = self.stem(images)
+            s0 = s1 = State(self.stem(images))
         else:
             # The second stem's ReLU works in place in the original, so that the first cell sees its result as well.
-            s0 = self.stem0(images).relu()
-            s1 = self.stem1(s0) if hasattr(self, "stem1") else None
+            s0 = State(State(self.stem0(images)).relu)
+            s1 = State(self.stem1(s0.value)) if hasattr(self, "stem1") else None
         for cell in range(self.architecture.n_cells):
             s0, s1 = s1, self.cells[str(cell)](s0, s1) if str(cell) in self.cells else None
         assert s1 is not None  # wire() has made sure
-        features = s1.mean(dim=(2, 3)) if self.architecture.glob_avg else s1.flatten(1)
+        features = s1.value.mean(dim=(2, 3)) if self.architecture.glob_avg else s1.value.flatten(1)
         with _full_precision(features.device):  # half precision overflows in the VGG-style head
             logits: Tensor = self.classifier(features.to(next(self.classifier.parameters()).dtype))
         return logits

@@ -88,7 +88,7 @@ def test_none_leaves_zeros_in_the_concatenation():
     architecture = simple(("conv_1x1", 0), ("conv_1x1", 1), ("none", 0), ("none", 1), concat=(2, 3), n_cells=1)
     network = Network(architecture, channels=8).eval()
     seen = []
-    network.cells["0"].register_forward_hook(lambda *args: seen.append(args[2]))
+    network.cells["0"].register_forward_hook(lambda *args: seen.append(args[2].value))
     network(torch.randn(2, 3, 32, 32))
     assert seen[0].shape[1] == 16
     assert seen[0][:, :8].abs().sum() > 0
@@ -113,7 +113,7 @@ def test_first_cell_sees_the_first_stem_after_the_relu_of_the_second():
     architecture = simple(("max_pool_3x3", 0), ("conv_1x1", 1), n_cells=3, preproc=False, stem_type=1)
     network = Network(architecture, channels=8)
     seen = []
-    network.cells["0"].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network.cells["0"].register_forward_pre_hook(lambda _, args: seen.append(args[0].value))
     network(torch.randn(2, 3, 32, 32))
     assert seen[0].min() >= 0
 
