@@ -57,15 +57,15 @@ MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Re
 """What DVC prints, and the name of the task's state; otherwise the stage was run."""
 
 _EXIT_CODE = re.compile(r"exited with (-?\d+)")
-_LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
+_BUSY = "is busy, it is being blocked by"
 
 
 class StageFailedError(GHNError):
     """A stage ended with an exit code other than 0; its output is in the log of the task run.
 
     Attributes:
-        passing: whether the cause may be gone next time: a lock of DVC, an end by a signal (out of memory), a worker
-            that went down. Wrong parameters and damaged files are not retried.
+        passing: whether the cause may be gone next time: a file that DVC has in use, an end by a signal (out of
+            memory), a worker that went down. Wrong parameters and damaged files are not retried.
     """
 
     def __init__(self, message: str, passing: bool):
@@ -149,7 +149,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     )
     with slot:
         code = shell.stream(
-            ["dvc", "repro", "--single-item", stage],
+            ["dvc", "--wait-for-lock", "repro", "--single-item", stage],  # stages that begin together take turns
             on_line,
             cwd=workspace.directory,
             extra=workspace.environment,
@@ -158,7 +158,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     if code:
         output = "\n".join(lines)
         exit_codes = [int(match) for match in _EXIT_CODE.findall(output)]
-        passing = any(text in output for text in _LOCKED) or any(_killed(c) for c in [code, *exit_codes])
+        passing = _BUSY in output or any(_killed(c) for c in [code, *exit_codes])
         raise StageFailedError(f"stage {stage} failed: {lines[-1] if lines else f'exit code {code}'}", passing)
     status = next((name for mark, name in MARKS.items() if any(mark in line for line in lines)), "Completed")
     if status != "Unchanged" and workspace.directory == Path.cwd():  # an experiment changes nothing in the tree
