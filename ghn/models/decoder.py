@@ -4,7 +4,8 @@ Notable:
 - only what is needed is computed: the window of the spatial grid, the rows and columns of the channel block and the
   classes that some parameter takes, as slices of the weights rather than of the outputs;
 - parameters are decoded together: one matrix product per window and one per block of channels, for all networks;
-- a decoded block stays small, tiling comes last (`ghn.models.tiling`).
+- a decoded block stays small, tiling comes last (`ghn.models.tiling`);
+- this is the differentiable way, for training; `ghn.models.stream` decodes without gradients, faster and in pieces.
 
 Shape legend: G parameters of a group, P positions (rows of a matrix product), D hidden features, O/I output/input
 channels, Y/X kernel height/width, K classes, M decoder channels, S side of the decoder's grid.
@@ -18,12 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ghn.models.buckets import Bucket, buckets
 from ghn.models.config import GHNConfig
-from ghn.models.plan import Bucket, Group, Kind, Plan
-from ghn.models.sliced import leading, rows, sliced_linear
-
-CHUNK_BYTES = 64 * 2**20
-"""Largest output of one matrix product while predicting in place; a single parameter's block may exceed it."""
+from ghn.models.plan import Group, Kind, Plan
+from ghn.models.sliced import leading, sliced_linear
 
 
 class TensorDecoder(nn.Module):
@@ -32,6 +31,7 @@ class TensorDecoder(nn.Module):
     def __init__(self, config: GHNConfig) -> None:
         super().__init__()
         d, s, m = config.hidden, config.decoder_kernel, config.decoder_channels
+        self.config = config
         self.grid, self.channels = s, m
         self.features = 4 * d
         self.spatial = nn.Linear(d, 4 * d * s * s)
@@ -39,9 +39,9 @@ class TensorDecoder(nn.Module):
         self.block = nn.Linear(8 * d, m * m)
         self.classes = nn.Linear(m, config.num_classes)
 
-    def hidden_features(self, h_ND: Tensor, plan: Plan) -> Sequence[Tensor]:
-        """For each bucket of the plan its (P, 8d) features: by group, then parameter, then position."""
-        groups = [group for bucket in plan.buckets for group in bucket.groups]
+    def _hidden_features(self, h_ND: Tensor, decoded: Sequence[Bucket]) -> Sequence[Tensor]:
+        """For each bucket its (P, 8d) features: by group, then parameter, then position."""
+        groups = [group for bucket in decoded for group in bucket.groups]
         by_window: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
         for i, group in enumerate(groups):
             by_window.setdefault(group.window, []).append(i)
@@ -62,64 +62,59 @@ class TensorDecoder(nn.Module):
             for i, piece in zip(members, torch.split(grid_GPF, [len(groups[i]) for i in members]), strict=True):
                 pieces[i] = piece.reshape(-1, self.features)
         features_PF = F.relu(torch.cat([piece for piece in pieces if piece is not None]))
-        return torch.split(F.relu(self.hidden(features_PF)), [bucket.positions for bucket in plan.buckets])
+        return torch.split(F.relu(self.hidden(features_PF)), [bucket.positions for bucket in decoded])
 
     def forward(self, h_ND: Tensor, plan: Plan) -> Iterator[tuple[Group, Tensor]]:
         """Yields each group with its (G, ...) scaled blocks. Differentiable."""
-        if not plan.buckets:
+        if not plan.tensors:
             return
+        decoded = buckets(plan.tensors, self.config, copied=True)
         blocks = sliced_linear(
             self.block.weight,
             self.block.bias,
             (self.channels, self.channels),
-            [leading(*bucket.channels) for bucket in plan.buckets],
-            self.hidden_features(h_ND, plan),
+            [leading(*bucket.channels) for bucket in decoded],
+            self._hidden_features(h_ND, decoded),
         )
-        for bucket, block in zip(plan.buckets, blocks, strict=True):
+        for bucket, block in zip(decoded, blocks, strict=True):
+            block_POI = block.view(-1, *bucket.channels)
             counts = [len(group) * group.positions for group in bucket.groups]
-            for group, piece in zip(bucket.groups, torch.split(block, counts), strict=True):
-                yield group, self._assemble(group, piece, bucket)
+            for group, w_POI in zip(bucket.groups, torch.split(block_POI, counts), strict=True):
+                if group.kind is Kind.class_weight:
+                    w = self.map_to_classes(group, w_POI)
+                else:
+                    w = assemble(group, w_POI)
+                yield group, w if group.scale == 1 else w * group.scale
 
-    @torch.no_grad()
-    def stream(self, h_ND: Tensor, plan: Plan) -> Iterator[tuple[Group, int, Tensor]]:
-        """Like `forward`, in pieces of bounded size: (group, index of the first of G' parameters, (G', ...) blocks)."""
-        if not plan.buckets:
-            return
-        grid = (self.channels, self.channels)
-        for bucket, hidden_PF in zip(plan.buckets, self.hidden_features(h_ND, plan), strict=True):
-            weight, bias = rows(self.block.weight, self.block.bias, grid, leading(*bucket.channels))
-            limit = max(1, CHUNK_BYTES // (len(weight) * weight.element_size()))
-            begin = 0
-            for group in bucket.groups:
-                step = max(1, limit // group.positions)
-                for first in range(0, len(group), step):
-                    count = min(step, len(group) - first)
-                    end = begin + count * group.positions
-                    yield group, first, self._assemble(group, F.linear(hidden_PF[begin:end], weight, bias), bucket)
-                    begin = end
+    def map_to_classes(self, group: Group, w_POI: Tensor) -> Tensor:
+        """(G, K, ...) class weights, not scaled, from blocks with all output channels."""
+        k = min(group.shape[0], self.classes.out_features)
+        w_GIO = F.relu(w_POI[:, :, : group.channels[1]].mT)
+        return assemble(group, F.linear(w_GIO, self.classes.weight[:k], self.classes.bias[:k]).mT)
 
-    def _assemble(self, group: Group, block_PC: Tensor, bucket: Bucket) -> Tensor:
-        """(G, ...) scaled blocks with the dimensions of the group's shape, from rows of the matrix product."""
-        outputs, inputs = group.channels
-        w_GPOI = block_PC.view(-1, group.positions, *bucket.channels)[:, :, :outputs, :inputs]
-        if group.kind is Kind.class_weight:
-            k = min(group.shape[0], self.classes.out_features)
-            w_GIK = F.linear(F.relu(w_GPOI[:, 0].mT), self.classes.weight[:k], self.classes.bias[:k])
-            w_GPOI = w_GIK.mT[:, None]
-        if len(group.shape) == 2 and group.kind is not Kind.position:
-            w = w_GPOI[:, 0]
-        else:
-            g, _, o, i = w_GPOI.shape
-            w_GOIYX = torch.unflatten(w_GPOI.permute(0, 2, 3, 1), 3, group.window_size)
-            if group.kernel != group.window_size:  # a kernel larger than the grid is interpolated from the whole grid
-                w_GOIYX = F.interpolate(w_GOIYX.reshape(g * o, i, *group.window_size), group.kernel, mode="bilinear")
-                w_GOIYX = w_GOIYX.view(g, o, i, *group.kernel)
-            if group.kind is Kind.position and len(group.shape) < 4:
-                w = w_GOIYX[:, 0].flatten(2).mT  # (G, positions, channels)
-                w = w[:, None] if len(group.shape) == 3 else w
-            else:
-                w = w_GOIYX[..., 0] if len(group.shape) == 3 else w_GOIYX
-        return w if group.scale == 1 else w * group.scale
+
+def assemble(group: Group, w_POI: Tensor) -> Tensor:
+    """(G, ...) blocks with the dimensions of the group's shape, from what was decoded of each position.
+
+    Args:
+        group: G parameters.
+        w_POI: by parameter, then position; all or some of the output channels and at least the group's input channels.
+    """
+    outputs, inputs = group.channels
+    if group.kind is Kind.class_weight:
+        outputs = w_POI.shape[1]
+    w_GPOI = w_POI.unflatten(0, (-1, group.positions))[:, :, :outputs, :inputs]
+    if len(group.shape) == 2 and group.kind is not Kind.position:
+        return w_GPOI[:, 0]
+    g, _, o, i = w_GPOI.shape
+    w_GOIYX = torch.unflatten(w_GPOI.permute(0, 2, 3, 1), 3, group.window_size)
+    if group.kernel != group.window_size:  # a kernel larger than the grid is interpolated from the whole grid
+        w_GOIYX = F.interpolate(w_GOIYX.reshape(g * o, i, *group.window_size), group.kernel, mode="bilinear")
+        w_GOIYX = w_GOIYX.view(g, o, i, *group.kernel)
+    if group.kind is Kind.position and len(group.shape) < 4:
+        w = w_GOIYX[:, 0].flatten(2).mT  # (G, positions, channels)
+        return w[:, None] if len(group.shape) == 3 else w
+    return w_GOIYX[..., 0] if len(group.shape) == 3 else w_GOIYX
 
 
 class VectorDecoder(nn.Module):

@@ -20,6 +20,7 @@ from ghn.models.decoder import TensorDecoder, VectorDecoder
 from ghn.models.embedding import NodeEmbedding
 from ghn.models.gated import MLP, GatedGNN
 from ghn.models.plan import Group, Kind, Shapes, Skipped, plan
+from ghn.models.stream import stream
 from ghn.models.tiling import repeats_evenly, tile, write_all
 from ghn.models.transformer import EdgeTerm, Transformer
 from ghn.predict.inplace import Frozen, StateDict, initialize, predict_state_dict
@@ -146,7 +147,7 @@ class GHN(nn.Module):
         heads: bool = True,
         shapes: Sequence[Shapes] | None = None,
     ) -> tuple[Skipped, ...]:
-        """Predicts straight into tensors that exist, holding no more than `CHUNK_BYTES` of decoded blocks at a time.
+        """Predicts straight into tensors that exist, holding about `ghn.models.stream.CHUNK_BYTES` of decoded blocks at a time.
 
         Args:
             graphs: of the networks.
@@ -160,31 +161,33 @@ class GHN(nn.Module):
         """
         batch = GraphBatch.from_graphs(graphs)
 
-        def put(group: Group, first: int, w: Tensor, name: Callable[[str], str] = str) -> None:
-            """Writes the blocks of the parameters of a group from number `first` on."""
+        def tensors(group: Group, name: Callable[[str], str] = str) -> tuple[list[Tensor], list[int]]:
+            """What to write to, and which parameters of the group that is for."""
             parts, wanted = [], []
-            for i, (graph, key) in enumerate(zip(group.graphs[first:], group.names[first:], strict=True)):
-                if i == len(w):
-                    break
-                if (tensor := target(graph, name(key))) is not None:
+            for i, (graph, key) in enumerate(zip(group.graphs, map(name, group.names), strict=True)):
+                if (tensor := target(graph, key)) is not None:
                     parts.append(part := _predicted_part(tensor, group))
                     wanted.append(i)
                     if written is not None:
-                        written(graph, name(key), tensor, part)
+                        written(graph, key, tensor, part)
+            return parts, wanted
+
+        def put(parts: list[Tensor], wanted: list[int], w: Tensor, part_of: tuple[int, int] | None = None) -> None:
             if parts:
-                write_all(parts, w if len(parts) == len(w) else w[wanted])
+                write_all(parts, w if len(parts) == len(w) else w[wanted], part_of)
 
         with torch.autocast(self.device.type, enabled=False):
             h_BND = self.embed(batch)
             n = h_BND.shape[1]
             planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes)
             h_ND = h_BND.flatten(0, 1)
-            for group, first, blocks in self.tensors.stream(h_ND, planned):
-                put(group, first, blocks)
-            for group, weights, biases in self.vectors(h_ND, planned):
-                put(group, 0, weights)
-                if biases is not None:
-                    put(group, 0, biases, bias_name)
+            where = {group: tensors(group) for group in planned.tensors}
+            for group, first, w in stream(self.tensors, h_ND, planned):
+                put(*where[group], w, None if first is None else (first, group.channels[0]))
+            for group, w, b in self.vectors(h_ND, planned):
+                put(*tensors(group), w)
+                if b is not None:
+                    put(*tensors(group, bias_name), b)
         return planned.skipped
 
     def predict(

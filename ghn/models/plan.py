@@ -76,19 +76,6 @@ class Group:
         return height * width
 
 
-@dataclass(frozen=True, eq=False)
-class Bucket:
-    """Groups whose tensors are decoded by one matrix product, with (out, in) channels that suffice for each."""
-
-    channels: tuple[int, int]
-    groups: tuple[Group, ...]
-
-    @cached_property
-    def positions(self) -> int:
-        """Spatial positions of all parameters together: the rows of the matrix product."""
-        return sum(len(group) * group.positions for group in self.groups)
-
-
 @dataclass(frozen=True)
 class Skipped:
     """A parameter that has a node but no decoder."""
@@ -101,12 +88,11 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All groups of a batch of graphs."""
+    """All groups of a batch of graphs: those of tensors and those of vectors."""
 
-    buckets: tuple[Bucket, ...]
+    tensors: tuple[Group, ...]
     vectors: tuple[Group, ...]
     skipped: tuple[Skipped, ...]
-    n_graphs: int
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -146,9 +132,9 @@ def plan(
             else:
                 members.setdefault((kind, shape), []).append((offsets[b] + node, b, name))
     groups = [_group(kind, shape, group, config) for (kind, shape), group in members.items()]
-    tensors = [group for group in groups if group.kind in TENSOR_KINDS]
+    tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
     vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
-    return Plan(tuple(_buckets(tensors, config)), vectors, tuple(skipped), len(graphs))
+    return Plan(tensors, vectors, tuple(skipped))
 
 
 def class_head(graph: Graph) -> tuple[int, ...]:
@@ -216,46 +202,3 @@ def _span(size: int, config: GHNConfig) -> tuple[int, int]:
         return 0, min(size, grid)
     middle = grid // 2
     return max(0, middle - size // 2), min(grid, middle + (size + 1) // 2)
-
-
-_READ_ROWS = 16  # a matrix product reads its weights, which takes as long as this many rows of arithmetic
-_COPY_ROWS = 16  # cutting a block out of the weights costs about as much as this many rows
-_CALL = 500_000  # cost of a call, in multiply-adds
-
-
-def _cost(outputs: int, inputs: int, positions: int, config: GHNConfig) -> float:
-    copied = _COPY_ROWS if 1 < inputs < config.decoder_channels and outputs > 1 else 0
-    return _CALL + 8 * config.hidden * outputs * inputs * (positions + _READ_ROWS + copied)
-
-
-def _buckets(groups: list[Group], config: GHNConfig) -> list[Bucket]:
-    """Groups that share a matrix product: merged, with some superfluous channels, where that is estimated cheaper."""
-    merged: dict[tuple[int, int], list[Group]] = {}
-    for group in groups:
-        merged.setdefault(group.channels, []).append(group)
-    buckets = [_extend(Bucket(channels, tuple(members)), config) for channels, members in merged.items()]
-    for order in (lambda b: b.channels, lambda b: b.channels[::-1]):
-        buckets.sort(key=order)
-        result: list[Bucket] = []
-        for bucket in buckets:
-            if result and (union := _union(result[-1], bucket, config)) is not None:
-                result[-1] = union
-            else:
-                result.append(bucket)
-        buckets = result
-    return buckets
-
-
-def _extend(bucket: Bucket, config: GHNConfig) -> Bucket:
-    """Takes all input channels where that is cheaper than cutting a block out of the weights."""
-    (outputs, inputs), limit = bucket.channels, config.decoder_channels
-    if _cost(outputs, limit, bucket.positions, config) < _cost(outputs, inputs, bucket.positions, config):
-        return Bucket((outputs, limit), bucket.groups)
-    return bucket
-
-
-def _union(a: Bucket, b: Bucket, config: GHNConfig) -> Bucket | None:
-    channels = (max(a.channels[0], b.channels[0]), max(a.channels[1], b.channels[1]))
-    union = _extend(Bucket(channels, a.groups + b.groups), config)
-    apart = sum(_cost(*bucket.channels, bucket.positions, config) for bucket in (a, b))
-    return union if _cost(*union.channels, union.positions, config) < apart else None

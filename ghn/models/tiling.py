@@ -5,7 +5,6 @@ Shape legend: G parameters of one group.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -38,41 +37,47 @@ def repeats_evenly(block: Sequence[int], shape: Sequence[int]) -> bool:
     return all(size % part == 0 for size, part in zip(shape, block, strict=True))
 
 
-def write_all(targets: Sequence[Tensor], w: Tensor) -> None:
-    """Writes the blocks of `w` (G, ...) into G tensors of one shape, as `tile` does."""
+def write_all(targets: Sequence[Tensor], w: Tensor, part_of: tuple[int, int] | None = None) -> None:
+    """Writes the blocks of `w` (G, ...) into G tensors of one shape, as `write_tiled` does."""
     shape = targets[0].shape
     # A call per tensor takes longer than repeating a small block in memory of its own.
-    if w.shape[1:] == shape or targets[0].numel() <= _SMALL:
+    if part_of is None and (w.shape[1:] == shape or targets[0].numel() <= _SMALL):
         torch._foreach_copy_(list(targets), list(tile(w, shape).unbind(0)))
         return
     for target, block in zip(targets, w.unbind(0), strict=True):
-        write_tiled(target, block)
+        write_tiled(target, block, part_of)
 
 
-def write_tiled(target: Tensor, w: Tensor) -> None:
+def write_tiled(target: Tensor, w: Tensor, part_of: tuple[int, int] | None = None) -> None:
     """Writes one decoded tensor into `target` in place, repeated as `tile` does, with no tensor of the target's size.
 
     Args:
         target: of any strides, dtype and device.
         w: decoded, with as many dimensions, none larger.
+        part_of: if `w` is only a part of the block along dimension 0: where it begins, and the size of the block.
     """
     if target.shape == w.shape:
         target.copy_(w)
         return
     w = w.to(device=target.device, dtype=target.dtype).contiguous()
-    if target.is_contiguous() and repeats_evenly(w.shape, target.shape):
-        pairs = list(zip(target.shape, w.shape, strict=True))
-        blocks = target.view([n for size, block in pairs for n in (size // block, block)])
-        blocks.copy_(w.view([n for block in w.shape for n in (1, block)]))
-        return
-    # Along each dimension: the whole blocks, then what is left.
-    spans = []
-    for size, block in zip(target.shape, w.shape, strict=True):
-        whole = size - size % block
-        spans.append([span for span in ((0, whole, block), (whole, size, size - whole)) if span[1] > span[0]])
-    for part in itertools.product(*spans):
-        destination, source = target, w
-        for dim, (start, stop, block) in enumerate(part):
-            destination = torch.unflatten(destination.narrow(2 * dim, start, stop - start), 2 * dim, (-1, block))
-            source = source.narrow(2 * dim, 0, block).unsqueeze(2 * dim)
-        destination.copy_(source.expand_as(destination))
+    # Along each dimension: the whole blocks, then what is left. Each is a view of the target that `w` is expanded to.
+    first, period = part_of or (0, w.shape[0])
+    size = target.shape[0]
+    whole = size - size % period
+    views = [(target[:whole].unflatten(0, (-1, period)).narrow(1, first, w.shape[0]), w[None])] if whole else []
+    if (rest := min(w.shape[0], size - whole - first)) > 0:
+        views.append((target[None, whole + first : whole + first + rest], w[None, :rest]))
+    dim = 2
+    for size, block in zip(target.shape[1:], w.shape[1:], strict=True):
+        if size == block:
+            dim += 1
+            continue
+        whole, split = size - size % block, []
+        for part, source in views:
+            if whole:
+                split.append((part.narrow(dim, 0, whole).unflatten(dim, (-1, block)), source.unsqueeze(dim)))
+            if rest := size - whole:
+                split.append((part.narrow(dim, whole, rest).unsqueeze(dim), source.narrow(dim, 0, rest).unsqueeze(dim)))
+        views, dim = split, dim + 2
+    for part, source in views:
+        part.copy_(source)

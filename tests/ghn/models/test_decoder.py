@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ghn.graph import Graph, GraphBatch, Primitive
 from ghn.models import GHN
+from ghn.models.buckets import buckets
 from ghn.models.plan import class_head, plan
 from ghn.models.sliced import leading, sliced_linear
 
@@ -112,7 +113,7 @@ def test_a_batch_equals_its_networks(graphs: list[Graph], make_ghn: Callable[...
 def test_writing_equals_decoding(
     graphs: list[Graph], make_ghn: Callable[..., GHN], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ghn.models.decoder.CHUNK_BYTES", 5000)  # a parameter or two at a time
+    monkeypatch.setattr("ghn.models.stream.CHUNK_BYTES", 5000)  # a parameter or two at a time
     ghn = make_ghn()
     expected = ghn.predict_parameters(GraphBatch.from_graphs(graphs))
     targets = [{name: torch.zeros_like(p) for name, p in parameters.items()} for parameters in expected]
@@ -184,15 +185,18 @@ def test_sliced_linear_has_the_gradient_of_indexing() -> None:
 def test_plan_groups_by_kind_and_shape(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
     config = make_ghn().config
     planned = plan(graphs, [0, 100, 200], config)
-    groups = [group for bucket in planned.buckets for group in bucket.groups] + list(planned.vectors)
+    groups = [*planned.tensors, *planned.vectors]
     keys = [(group.kind, group.shape) for group in groups]
     assert len(set(keys)) == len(keys)
     members = sorted((g, name) for group in groups for g, name in zip(group.graphs, group.names, strict=True))
     assert members == sorted((b, name) for b, graph in enumerate(graphs) for name in graph.param if name)
-    for bucket in planned.buckets:
-        for group in bucket.groups:
-            assert group.channels[0] <= bucket.channels[0] <= config.decoder_channels
-            assert group.channels[1] <= bucket.channels[1] <= config.decoder_channels
+    for copied in (False, True):
+        decoded = buckets(planned.tensors, config, copied=copied)
+        assert {group for bucket in decoded for group in bucket.groups} == set(planned.tensors)
+        for bucket in decoded:
+            for group in bucket.groups:
+                assert group.channels[0] <= bucket.channels[0] <= config.decoder_channels
+                assert group.channels[1] <= bucket.channels[1] <= config.decoder_channels
 
 
 def test_heads_can_be_left_out(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:

@@ -40,6 +40,16 @@ def test_write_tiled_equals_tile(pairs: list[tuple[int, int]], transposed: bool)
     assert torch.equal(target, tile(block[None], shape)[0])
 
 
+@given(st.integers(1, 9), st.integers(1, 30), st.integers(1, 4), st.integers(1, 9))
+def test_a_block_written_in_parts(period: int, size: int, step: int, width: int) -> None:
+    """Parts along the output channels, in any order, make what the whole block makes."""
+    block = torch.randn(min(period, size), min(width, 3), 2)
+    target = torch.full((size, width, 2), torch.nan)
+    for first in reversed(range(0, len(block), step)):
+        write_tiled(target, block[first : first + step], (first, len(block)))
+    assert torch.equal(target, tile(block[None], target.shape)[0])
+
+
 def test_write_tiled_casts_and_keeps_memory_format() -> None:
     target = torch.zeros(8, 6, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     block = torch.randn(3, 4, 3, 3)

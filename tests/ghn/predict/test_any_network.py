@@ -127,7 +127,7 @@ def test_torchvision_classifiers(name: str, hypernetwork: GHN) -> None:
     shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
     planned = plan([graph], [0], hypernetwork.config, shapes=[shapes])
     assert not planned.skipped
-    groups = [group for bucket in planned.buckets for group in bucket.groups] + list(planned.vectors)
+    groups = [*planned.tensors, *planned.vectors]
     decoded = {key for group in groups for key in group.names}
     decoded |= {key.removesuffix("weight") + "bias" for group in planned.vectors for key in group.names}
     for key in set(shapes) - decoded:
