@@ -80,10 +80,7 @@ class TensorDecoder(nn.Module):
             block_POI = block.view(-1, *bucket.channels)
             counts = [len(group) * group.positions for group in bucket.groups]
             for group, w_POI in zip(bucket.groups, torch.split(block_POI, counts), strict=True):
-                if group.kind is Kind.class_weight:
-                    w = self.map_to_classes(group, w_POI)
-                else:
-                    w = assemble(group, w_POI)
+                w = self.map_to_classes(group, w_POI) if group.kind is Kind.class_weight else assemble(group, w_POI)
                 yield group, w if group.scale == 1 else w * group.scale
 
     def map_to_classes(self, group: Group, w_POI: Tensor) -> Tensor:

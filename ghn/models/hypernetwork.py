@@ -147,7 +147,7 @@ class GHN(nn.Module):
         heads: bool = True,
         shapes: Sequence[Shapes] | None = None,
     ) -> tuple[Skipped, ...]:
-        """Predicts straight into tensors that exist, holding about `ghn.models.stream.CHUNK_BYTES` of decoded blocks at a time.
+        """Predicts straight into tensors that exist, of which it holds few decoded blocks at a time.
 
         Args:
             graphs: of the networks.
