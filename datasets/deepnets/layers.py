@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.deepnets import spectral
+from datasets.deepnets import attention, depthwise, spectral
 
 Device = torch.device | str | None
 
@@ -60,29 +60,18 @@ class DenseConv2d(Conv2d):
         return super().forward(x_BCHW)
 
 
-class DilatedDepthwise(Conv2d):
-    """A depthwise convolution of dilation 2.
+class Depthwise(Conv2d):
+    """A k x k convolution of every channel by itself."""
 
-    On a CPU, oneDNN differentiates dilated depthwise convolutions ten times more slowly than others. An output pixel
-    reads pixels whose row and column are both as odd or even as its own, so each of the four grids of every second
-    pixel is convolved by itself, without dilation; with stride 2 only one of the grids is needed.
-    """
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int = 1, device: Device = None) -> None:
+        padding = kernel // 2 * dilation
+        super().__init__(channels, channels, kernel, stride, padding, dilation, channels, device)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H', W')."""
-        if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x_BCHW)
-        padding = self.kernel_size[0] // 2
-        if self.stride[0] == 2:
-            return F.conv2d(x_BCHW[:, :, ::2, ::2], self.weight, None, 1, padding, 1, self.groups)
-        b, c, height, width = x_BCHW.shape
-        x_BCHW = F.pad(x_BCHW, (0, width % 2, 0, height % 2))
-        h, w = x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2
-        grid = x_BCHW.permute(0, 2, 3, 1).reshape(b, h, 2, w, 2, c).permute(0, 2, 4, 1, 3, 5)
-        grid = grid.reshape(4 * b, h, w, c).permute(0, 3, 1, 2)
-        out = F.conv2d(grid, self.weight, None, 1, padding, 1, self.groups)
-        out = out.permute(0, 2, 3, 1).reshape(b, 2, 2, h, w, c).permute(0, 3, 1, 4, 2, 5)
-        return out.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)[:, :, :height, :width]
+        if torch.is_grad_enabled() and _float32_on_cpu(x_BCHW):
+            return depthwise.convolve(x_BCHW, self.weight, self.stride[0], self.dilation[0])
+        return super().forward(x_BCHW)
 
 
 class Linear(nn.Linear):
@@ -113,6 +102,18 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Ones and zeros."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W)."""
+        out: Tensor = super().forward(x_BCHW)
+        # Gradients that are slices (of a concatenation) or repeat (of an average) take a CPU five times as long.
+        if out.requires_grad and x_BCHW.is_contiguous(memory_format=torch.channels_last):
+            out.register_hook(_channels_last)
+        return out
+
+
+def _channels_last(x_BCHW: Tensor) -> Tensor:
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 class Numbered(nn.Module):
@@ -194,9 +195,9 @@ def factorised_convolution(channels: int, kernel: int, stride: int, norm: bool, 
 
 def dilated_convolution(channels: int, kernel: int, stride: int, norm: bool, device: Device) -> nn.Module:
     """A depthwise k x k convolution of dilation 2 and a 1 x 1 convolution."""
-    depthwise = DilatedDepthwise(channels, channels, kernel, stride, kernel - 1, 2, channels, device)
-    pointwise = Conv2d(channels, channels, 1, device=device)
-    return ReLUConv(depthwise, pointwise, channels=channels, norm=norm, device=device)
+    first = Depthwise(channels, kernel, stride, 2, device)
+    second = Conv2d(channels, channels, 1, device=device)
+    return ReLUConv(first, second, channels=channels, norm=norm, device=device)
 
 
 class SeparableConvolution(AfterReLU):
@@ -208,7 +209,7 @@ class SeparableConvolution(AfterReLU):
         for step in (stride, 1):
             layers += [
                 "r" if layers else None,
-                Conv2d(channels, channels, kernel, step, kernel // 2, 1, channels, device),
+                Depthwise(channels, kernel, step, device=device),
                 Conv2d(channels, channels, 1, device=device),
                 norm_layer(channels, norm, device),
             ]
@@ -269,9 +270,12 @@ class _Attention(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         b, t, c = x_BTC.shape
-        q, k, v = self.to_qkv(x_BTC).reshape(b, t, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)
-        projected: Tensor = self.to_out(out.transpose(1, 2).reshape(b, t, c))
+        qkv = self.to_qkv(x_BTC).reshape(b, t, 3, HEADS, c // HEADS)
+        if torch.is_grad_enabled() and _float32_on_cpu(x_BTC):
+            out = attention.attend(qkv)
+        else:
+            out = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).reshape(b, t, c)
+        projected: Tensor = self.to_out(out)
         return projected
 
 

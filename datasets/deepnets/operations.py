@@ -85,6 +85,21 @@ class Part:
     outputs: tuple[int, ...]
 
     @cached_property
+    def n_nodes(self) -> int:
+        """Number of its nodes."""
+        return len(self.primitives)
+
+    @cached_property
+    def inner(self) -> list[int]:
+        """Its edges but those from the input, as in `templates`: target * 2^32 + source."""
+        return [target << 32 | source for source, target in self.edges if source != INPUT]
+
+    @cached_property
+    def readers(self) -> list[int]:
+        """The nodes that read the input."""
+        return [target for source, target in self.edges if source == INPUT]
+
+    @cached_property
     def kinds(self) -> list[int]:
         """Numbers of its nodes' kinds, for `primitives_of` and `shapes_of`. They differ between processes."""
         return [_KINDS.number(p, shape) for p, shape in zip(self.primitives, self.shapes, strict=True)]

@@ -6,7 +6,6 @@ Edges are sorted by target, so a node's incoming edges are its in-degree and, fo
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ghn.errors import InvalidGraphError
 
 if TYPE_CHECKING:
-    from datasets.deepnets.builder import Structure
+    from datasets.deepnets.builder import Structures
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,34 +82,26 @@ def unpack_edges(in_degree: NDArray[np.uint8], back: NDArray[np.uint16]) -> NDAr
     return np.stack([target - back.astype(np.int32), target], axis=1)
 
 
-def pack(structures: Sequence[Structure]) -> tuple[GraphPack, NDArray[np.uint64]]:
+def pack(structures: Structures) -> tuple[GraphPack, NDArray[np.uint64]]:
     """Graphs as flat arrays, and their canonical hashes (G, 2).
 
     Raises:
         InvalidGraphError: a graph exceeds what the store can express.
     """
     # Imported here, since graphs bring PyTorch along, which opening a split does without.
-    from datasets.deepnets import operations as ops
     from ghn.graph.graph import canonical_hashes
 
-    kind = np.concatenate([s.kind for s in structures])
-    sizes = np.array([len(s.kind) for s in structures])
-    n_edges = np.array([len(s.edges) for s in structures])
-    edges = np.concatenate([s.edges for s in structures])
-    edges = edges + np.repeat(offsets(sizes)[:-1], n_edges)[:, None]
-    widths = np.array([w for s in structures for w in s.widths], dtype=np.int32)
-    widths = np.repeat(widths, [n for s in structures for n in s.sizes], axis=0)
-    primitive = ops.primitives_of(kind)
-    label = np.concatenate([primitive[:, None].astype(np.int32), ops.shapes_of(kind, widths)], axis=1)
-    in_degree = np.bincount(edges[:, 1], minlength=len(kind))
-    back = edges[:, 1] - edges[:, 0]
-    if in_degree.max(initial=0) > 255 or max(sizes.max(initial=0), n_edges.max(initial=0)) > 65535:
+    primitive, edges = structures.primitive, structures.edges
+    label = np.concatenate([primitive[:, None].astype(np.int32), structures.shape], axis=1)
+    in_degree = np.bincount(edges[:, 1], minlength=len(primitive))
+    largest = max(structures.n_nodes.max(initial=0), structures.n_edges.max(initial=0))
+    if in_degree.max(initial=0) > 255 or largest > 65535:
         raise InvalidGraphError("a graph has more than 255 edges into a node or more than 65,535 nodes or edges")
     packed = GraphPack(
-        sizes.astype(np.uint16),
-        n_edges.astype(np.uint16),
+        structures.n_nodes.astype(np.uint16),
+        structures.n_edges.astype(np.uint16),
         primitive,
         in_degree.astype(np.uint8),
-        back.astype(np.uint16),
+        (edges[:, 1] - edges[:, 0]).astype(np.uint16),
     )
-    return packed, canonical_hashes(label, edges, sizes)
+    return packed, canonical_hashes(label, edges, structures.n_nodes)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.deepnets.builder import build_structure
+from datasets.deepnets.builder import build_structure, build_structures
 from datasets.deepnets.counting import count_parameters
 from datasets.deepnets.packing import GraphPack, pack
 from datasets.deepnets.rules import PUBLISHED
@@ -42,7 +42,7 @@ from ghn.graph import Graph, Primitive
 from ghn.graph.graph import canonical_hashes, shortest_paths
 
 if TYPE_CHECKING:
-    from datasets.deepnets.builder import Structure
+    from datasets.deepnets.builder import Structures
 
 PUBLISHED_CUTOFF = 250
 """Longest path in the published matrices."""
@@ -236,16 +236,16 @@ def _expected(graph: _Published, architecture: Architecture) -> tuple[_Published
     genotype = architecture.genotype
     kept: list[frozenset[int]] = [frozenset()] * architecture.n_cells
     for cell in graph.cell[graph.primitive == Primitive.cse].tolist():
-        edges = genotype.reduce if architecture.is_reduction(cell) else genotype.normal
+        edges = genotype.reduce if architecture.reductions[cell] else genotype.normal
         kept[cell] = frozenset(k for k, (name, _) in enumerate(edges) if name == "cse")
     structure = build_structure(architecture, kept=kept)
     cell = _cells(structure, architecture.n_cells)
-    built = _Published(structure.primitive, structure.edges, cell, structure.param)
+    built = _Published(structure.primitive, structure.edges.astype(np.int32), cell, structure.param)
     lacks_msa = (built.primitive == Primitive.msa).any() and not (graph.primitive == Primitive.msa).any()
     return (_bridge(built, Primitive.msa), True) if lacks_msa else (built, False)
 
 
-def _cells(structure: Structure, n_cells: int) -> NDArray[np.uint8]:
+def _cells(structure: Structures, n_cells: int) -> NDArray[np.uint8]:
     """The cell of each node; the stem belongs to the first and the classifier to the last."""
     cells = [0]
     for prefix, _ in structure.segments[1:]:
@@ -341,7 +341,7 @@ def _block(
         np.concatenate(in_degree).astype(np.uint8),
         np.concatenate(back).astype(np.uint16),
     )
-    _, hashes = pack([build_structure(architecture) for architecture in architectures])
+    _, hashes = pack(build_structures(architectures))
     name = np.array([numbers.setdefault(p, len(numbers)) for g in graphs for p in map(_suffix, g.param)], np.uint16)
     cell = np.concatenate([g.cell for g in graphs])
     return Block(code, packed, hashes, n_params, packed.checksums(code), cell, name)

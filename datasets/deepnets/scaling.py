@@ -76,7 +76,7 @@ class Scaling:
             stride = 8 if self.large else 2
         else:
             stride = (self.imagenet_stride if self.large else 1) * (2 if architecture.stem_pool else 1)
-        reductions = sum(architecture.is_reduction(cell) for cell in range(architecture.n_cells))
+        reductions = sum(architecture.reductions)
         return self.image_size // (stride << reductions)
 
     def classifier_sizes(self, architecture: Architecture, features: int) -> list[tuple[int, int]]:

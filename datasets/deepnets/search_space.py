@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from ghn.errors import ConfigError
@@ -107,9 +107,10 @@ class Architecture:
         """Whether the first cell's inputs are two different tensors."""
         return self.stem_type == 1 and not self.is_vit
 
-    def is_reduction(self, cell: int) -> bool:
-        """Whether `cell` (0-based) is a reduction cell."""
-        return cell > 0 and cell in (self.n_cells // 3, 2 * self.n_cells // 3)
+    @property
+    def reductions(self) -> tuple[bool, ...]:
+        """For each cell whether it is a reduction cell."""
+        return _reductions(self.n_cells)
 
     def to_dict(self) -> dict[str, Any]:
         """The published keys; lists instead of tuples."""
@@ -203,6 +204,11 @@ class Architecture:
             self.preproc or (len(genotype.normal_concat) == 1 and self.C_mult == 1),
             "preproc may be false only if cells keep the number of channels (one state in concat, C_mult 1)",
         )
+
+
+@cache
+def _reductions(n_cells: int) -> tuple[bool, ...]:
+    return tuple(cell > 0 and cell in (n_cells // 3, 2 * n_cells // 3) for cell in range(n_cells))
 
 
 def _is_int(value: object) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.builder import Structure, build_structure
+from datasets.deepnets.builder import Assembly, Structures
 from datasets.deepnets.packing import GraphPack, pack
 from datasets.deepnets.rules import SplitRules
 from datasets.deepnets.sampling import draw
@@ -169,19 +169,19 @@ _CHUNK = 2048
 
 def _built(
     code: NDArray[np.uint8], n_params: NDArray[np.int64], wanted: int, rejected: Counter[str]
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], list[Structure]]]:
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], Structures]]:
     """Builds graphs until there are `wanted` (in order, so that how many are built does not change which)."""
     for begin in range(0, len(code), _CHUNK):
-        rows, structures = [], []
+        rows, assembly = [], Assembly()
         for row in range(begin, min(begin + _CHUNK, len(code))):
             if wanted <= 0:
                 break
             try:
-                structures.append(build_structure(decode_row(code[row].tobytes())))
+                assembly.add(decode_row(code[row].tobytes()))
             except InvalidGraphError:
                 rejected["disconnected"] += 1
                 continue
             rows.append(row)
             wanted -= 1
         if rows:
-            yield code[rows], n_params[rows], structures
+            yield code[rows], n_params[rows], assembly.finish()

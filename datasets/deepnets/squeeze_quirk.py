@@ -65,8 +65,8 @@ def _has_live_cse(architecture: Architecture, routes: Sequence[Route | None]) ->
         for reduction, edges in ((False, architecture.genotype.normal), (True, architecture.genotype.reduce))
     }
     return any(
-        route is not None and not route.used.isdisjoint(halves[architecture.is_reduction(cell)])
-        for cell, route in enumerate(routes)
+        route is not None and not route.used.isdisjoint(halves[reduction])
+        for reduction, route in zip(architecture.reductions, routes, strict=True)
     )
 
 
@@ -110,7 +110,7 @@ def _input(architecture: Architecture, cell: int, which: int) -> list[_Item]:
     if source[0] < 0 and not architecture.two_stems:
         source = (-1, _OUTPUT)  # both inputs of the first cell are one tensor
     halve = which == 0 and not architecture.is_vit
-    halve &= architecture.stem_type == 1 if cell == 0 else architecture.is_reduction(cell - 1)
+    halve &= architecture.stem_type == 1 if cell == 0 else architecture.reductions[cell - 1]
     if not architecture.preproc:
         return ["oo", source] if halve else [source]
     bn = "oo" if architecture.norm else ""
@@ -118,7 +118,7 @@ def _input(architecture: Architecture, cell: int, which: int) -> list[_Item]:
 
 
 def _operation(architecture: Architecture, cell: int, k: int) -> list[_Item]:
-    reduction = architecture.is_reduction(cell)
+    reduction = architecture.reductions[cell]
     name, state = (architecture.genotype.reduce if reduction else architecture.genotype.normal)[k]
     strided = reduction and state < 2 and not architecture.is_vit
     bn = "oo" if architecture.norm else ""
@@ -145,4 +145,4 @@ def every_product(architecture: Architecture) -> list[frozenset[int]]:
         reduction: frozenset(k for k, (name, _) in enumerate(edges) if name == "cse")
         for reduction, edges in ((False, genotype.normal), (True, genotype.reduce))
     }
-    return [kinds[architecture.is_reduction(cell)] for cell in range(architecture.n_cells)]
+    return [kinds[reduction] for reduction in architecture.reductions]

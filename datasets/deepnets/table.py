@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +159,15 @@ class ArchitectureTable:
         )
 
 
+_EDGES = [(name, state) for name in OPERATIONS for state in range(16)]
+"""What a byte of an operation means."""
+
+
+@cache
+def _states(bits: int) -> tuple[int, ...]:
+    return tuple(state + 2 for state in range(16) if bits >> state & 1)
+
+
 def decode_row(code: bytes) -> Architecture:
     """One row of bytes as an architecture, without the detour over columns."""
     slots = 2 * code[4]
@@ -166,9 +176,8 @@ def decode_row(code: bytes) -> Architecture:
 
     def cell(kind: int) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
         begin = _HEADER + kind * half
-        edges = tuple((OPERATIONS[byte >> 4], byte & 15) for byte in code[begin : begin + slots])
-        bits = code[7 + 2 * kind] | code[8 + 2 * kind] << 8
-        return edges, tuple(state + 2 for state in range(16) if bits >> state & 1)
+        edges = tuple([_EDGES[byte] for byte in code[begin : begin + slots]])
+        return edges, _states(code[7 + 2 * kind] | code[8 + 2 * kind] << 8)
 
     normal, normal_concat = cell(0)
     reduce, reduce_concat = cell(1)

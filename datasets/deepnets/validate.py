@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from datasets.deepnets import checks
-from datasets.deepnets.builder import Structure, build_structure
+from datasets.deepnets.builder import Assembly, Structures
 from datasets.deepnets.metadata import metadata
 from datasets.deepnets.packing import GraphPack, offsets, pack
 from datasets.deepnets.rules import PUBLISHED, SplitRules
@@ -214,7 +214,7 @@ def _check_meaning(split: Split, block: Block, start: int, end: int) -> dict[str
         "hashes": _spread(buildable, keys[buildable] != np.array(hexadecimal(hashes))),
         "parameter_counts": checks.parameter_counts(table, n_params),
         "shape_consistency": _spread(
-            buildable, checks.shape_consistency(checks.Nodes(rebuilt), _shapes(structures), exact[buildable])
+            buildable, checks.shape_consistency(checks.Nodes(rebuilt), structures.shape, exact[buildable])
         ),
     }
     if split.header.origin == "generated":
@@ -237,18 +237,14 @@ def _different_rows(ours: pa.Table, theirs: pa.Table) -> NDArray[np.bool_]:
     return different
 
 
-def _rebuild(code: NDArray[np.uint8]) -> tuple[list[Structure], NDArray[np.bool_]]:
-    structures, buildable = [], np.ones(len(code), dtype=bool)
+def _rebuild(code: NDArray[np.uint8]) -> tuple[Structures, NDArray[np.bool_]]:
+    assembly, buildable = Assembly(), np.ones(len(code), dtype=bool)
     for row, raw in enumerate(code):
         try:
-            structures.append(build_structure(decode_row(raw.tobytes())))
+            assembly.add(decode_row(raw.tobytes()))
         except InvalidGraphError:
             buildable[row] = False
-    return structures, buildable
-
-
-def _shapes(structures: Sequence[Structure]) -> NDArray[np.int32]:
-    return np.concatenate([structure.shape for structure in structures])
+    return assembly.finish(), buildable
 
 
 def _different(a: GraphPack, b: GraphPack) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ so that they cannot disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from datasets.deepnets.search_space import Architecture, Edges
@@ -37,8 +38,7 @@ class Route(NamedTuple):
         return next(state for state in self.concat if state not in self.missing)
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One live cell.
 
     Attributes:
@@ -62,6 +62,7 @@ class Cell:
     stride: int
 
 
+@lru_cache(4096)
 def route(edges: Edges, concat: tuple[int, ...], exists: tuple[bool, bool]) -> Route | None:
     """The flow of values through a cell; None if its output has no value.
 
@@ -122,8 +123,8 @@ def cell_widths(architecture: Architecture, channels: int, imagenet: bool) -> tu
     before = previous = stem_width(architecture, channels, imagenet)
     n_concat = len(architecture.genotype.normal_concat)
     width, widths = channels, []
-    for cell in range(architecture.n_cells):
-        if architecture.is_reduction(cell):
+    for reduction in architecture.reductions:
+        if reduction:
             width *= architecture.C_mult
         widths.append((before, previous, width))
         before, previous = previous, n_concat * width
@@ -144,8 +145,8 @@ def live(architecture: Architecture) -> tuple[list[Route | None], tuple[bool, bo
     memo: dict[tuple[bool, tuple[bool, bool]], Route | None] = {}
     exists = [True, True]  # of the outputs of cells -2, -1, 0, ...
     routes: list[Route | None] = []
-    for cell in range(architecture.n_cells):
-        key = (architecture.is_reduction(cell), (exists[cell], exists[cell + 1]))
+    for cell, reduction in enumerate(architecture.reductions):
+        key = (reduction, (exists[cell], exists[cell + 1]))
         if key not in memo:
             memo[key] = route(*halves[key[0]], key[1])
         routes.append(memo[key])
@@ -178,13 +179,13 @@ def wire(architecture: Architecture, channels: int, imagenet: bool) -> Wiring:
     """
     routes, stems = live(architecture)
     widths, features = cell_widths(architecture, channels, imagenet)
-    genotype, vit = architecture.genotype, architecture.is_vit
+    genotype, vit, reductions = architecture.genotype, architecture.is_vit, architecture.reductions
     cells = []
     for index, current in enumerate(routes):
         if current is None:
             continue
-        reduction = architecture.is_reduction(index)
-        halve = (architecture.stem_type == 1 if index == 0 else architecture.is_reduction(index - 1)) and not vit
+        reduction = reductions[index]
+        halve = (reductions[index - 1] if index else architecture.stem_type == 1) and not vit
         cells.append(
             Cell(
                 index=index,

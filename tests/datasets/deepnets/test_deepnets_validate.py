@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import checks, generate_split, open_split
-from datasets.deepnets.builder import build_structure
+from datasets.deepnets.builder import build_structures
 from datasets.deepnets.packing import GraphPack, pack
 from datasets.deepnets.rules import PUBLISHED
 from datasets.deepnets.statistics import PUBLISHED_STATISTICS, MeanStd, disagreements
@@ -30,8 +30,8 @@ def test_generated_splits_are_valid(store):
 @pytest.fixture
 def graphs(store) -> tuple[GraphPack, np.ndarray]:
     split = open_split(store, "test")
-    structures = [build_structure(split[i]) for i in range(6)]
-    return pack(structures)[0], np.concatenate([s.shape for s in structures])
+    structures = build_structures(split[i] for i in range(6))
+    return pack(structures)[0], structures.shape
 
 
 def changed(pack_: GraphPack, field: str, position: int, value: int) -> GraphPack:
@@ -93,7 +93,7 @@ def test_training_architectures_that_are_evaluated_are_listed(store, tmp_path, s
     train, test = (open_split(tmp_path, name) for name in ("train", "test"))
     code = train.code[:20].copy()
     code[[4, 9]] = test.code[[1, 2]]
-    structures = [build_structure(test[1] if i == 4 else test[2] if i == 9 else train[i]) for i in range(20)]
+    structures = build_structures(test[1] if i == 4 else test[2] if i == 9 else train[i] for i in range(20))
     graphs, hashes = pack(structures)
     n_params = train.n_params[:20].copy()
     n_params[[4, 9]] = test.n_params[[1, 2]]
@@ -109,7 +109,7 @@ def test_training_architectures_that_are_evaluated_are_listed(store, tmp_path, s
 def test_duplicates_beyond_what_is_tolerated_fail(store, tmp_path):
     test = open_split(store, "test")
     code = np.repeat(test.code[:2], 3, axis=0)
-    structures = [build_structure(test[i // 3]) for i in range(6)]
+    structures = build_structures(test[i // 3] for i in range(6))
     graphs, hashes = pack(structures)
     header = test.header.model_copy(update={"n_graphs": 6})
     n_params = np.repeat(test.n_params[:2], 3, axis=0)
