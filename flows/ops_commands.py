@@ -79,7 +79,7 @@ def registry_list(
 ) -> None:
     """List versions, newest first."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flows import registry
     from ghn.errors import ConfigError
@@ -95,7 +95,7 @@ def registry_list(
         typer.echo(f"no such version of {name}")
         raise typer.Exit(1)
     rows = registry.describe(name, found)
-    table = Table(*rows[0])
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]))
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -341,11 +341,11 @@ def describe(name: str, found: Sequence[ModelVersion]) -> list[dict[str, str]]:
         {
             "version": str(v.version),
             "aliases": " ".join(f"@{alias}" for alias in sorted(names.get(str(v.version), []))),
-            "variant": v.tags.get("variant", ""),
+            "variant": " ".join(filter(None, (v.tags.get("variant"), v.tags.get("hypernetwork")))),
             "data set": f"{v.tags.get('data_set', '')} {v.tags.get('image_size', '')}".strip(),
             "accuracy": v.tags.get("metrics.deepnets.mean", ""),
             "decision": v.tags.get("promotion.decision", ""),
-            "weights": next((h[:12] for key, h in v.tags.items() if key.endswith("ghn.safetensors")), ""),
+            "weights": next((h[:8] for key, h in v.tags.items() if key.endswith("ghn.safetensors")), ""),
         }
         for v in found
     ]

@@ -54,7 +54,8 @@ def run(params: Params, stage: StageRun) -> None:
         "name": params.register_.name,
         "data_set": params.images.name,
         "image_size": params.images.image_size,
-        "variant": _variant(hypernetwork),
+        "variant": hypernetwork.metadata.get("variant") or _variant(hypernetwork),
+        "hypernetwork": _describe(hypernetwork),
         "parameters": sum(parameter.numel() for parameter in hypernetwork.parameters()),
         "dvc": {path.as_posix(): dvc_hash(path) for path in sources},
         "metrics": flatten(summary),
@@ -81,11 +82,17 @@ def run(params: Params, stage: StageRun) -> None:
 
 
 def _variant(hypernetwork: GHN) -> str:
-    """The paper's name of the variant, such as ghn3-t, or what it is made of."""
+    """The paper's name of the variant, such as ghn3-t, or what it is made of; for weights that do not say it."""
     from ghn.models import VARIANTS, GHNConfig
 
     config = hypernetwork.config
     for name in VARIANTS:
         if config == GHNConfig.variant(name, config.num_classes):
             return name
+    return _describe(hypernetwork)
+
+
+def _describe(hypernetwork: GHN) -> str:
+    """What tells a small hypernetwork of a profile from the variant of the paper that it is derived from."""
+    config = hypernetwork.config
     return f"{config.message_passing} d{config.hidden} l{config.layers} h{config.heads}"

@@ -181,6 +181,7 @@ def run(params: Params, stage: StageRun | None) -> None:
             ranks=group,
             identity=identity,
             metadata={
+                "variant": config.variant,
                 "images": params.images.name,
                 "image_size": params.images.image_size,
                 "classes": list(images.classes),
