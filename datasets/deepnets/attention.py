@@ -1,9 +1,9 @@
 """Self-attention over the pixels of small maps, as a CPU is quick to differentiate it.
 
-The maps of DeepNets have a hundred and some tokens and heads of 4 to 16 channels. Matrix products with such a thin matrix
-are slow if the thin side is that of columns, so queries, keys and values are kept with tokens as columns. A few heads are
-worked on at a time, in buffers that stay in the cache; the backward pass computes the weights once more, as fused
-attention does, so that memory is linear in the number of tokens.
+The maps of DeepNets have a hundred and some tokens and heads of 4 to 16 channels. Matrix products with such a thin
+matrix are slow if the thin side is that of columns, so queries, keys and values are kept with tokens as columns. A few
+heads are worked on at a time, in memory that stays in the cache; the backward pass computes the weights once more, as
+fused attention does, so that what is kept is linear in the number of tokens.
 
 Shape legend: B images, H heads, T tokens, D channels of a head, G = B * H, g of them at a time.
 """
