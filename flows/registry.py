@@ -9,8 +9,8 @@ memory of ours.
 
 from __future__ import annotations
 
+import getpass
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -270,7 +270,7 @@ def promote(
         return Decision(False, number, f"version {number}", None, "it is the champion already")
     if force:
         against = f"version {champion.version}" if champion else "nothing"
-        decision = Decision(True, number, against, None, f"forced by {os.environ.get('USER', 'a user')}")
+        decision = Decision(True, number, against, None, f"forced by {getpass.getuser()}")
     else:
         decision = decide(
             evaluation(candidate, mlflow_client),
