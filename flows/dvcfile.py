@@ -31,6 +31,7 @@ class Declaration:
         inputs: data dependencies.
         code: code dependencies.
         outputs: outputs, metrics and plots.
+        uncached: those of them that DVC's cache does not have (`cache: false`), small ones that git keeps.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Declaration:
     inputs: tuple[str, ...]
     code: tuple[str, ...]
     outputs: tuple[str, ...]
+    uncached: tuple[str, ...] = ()
 
     def used_params(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that the stage depends on, by dotted name."""
@@ -75,12 +77,17 @@ def _declare(name: str, body: Mapping[str, Any], tree: Mapping[str, Any]) -> Dec
     def fill(text: str) -> str:
         return _PLACEHOLDER.sub(lambda match: str(_look_up(tree, match[1].strip())), text)
 
-    def names(key: str) -> list[str]:
+    def options(key: str) -> dict[str, Mapping[str, Any]]:
         # An entry is a path, or a mapping from the path to its options.
-        return [fill(entry if isinstance(entry, str) else next(iter(entry))) for entry in body.get(key, [])]
+        pairs = ((entry, {}) if isinstance(entry, str) else next(iter(entry.items())) for entry in body.get(key, []))
+        return {fill(path): given or {} for path, given in pairs}
+
+    def names(key: str) -> list[str]:
+        return list(options(key))
 
     deps = names("deps")
     code = tuple(dep for dep in deps if Path(dep).parts[0] in CODE)
+    outputs = options("outs") | options("metrics") | options("plots")
     command = body["cmd"]
     return Declaration(
         name=name,
@@ -88,7 +95,8 @@ def _declare(name: str, body: Mapping[str, Any], tree: Mapping[str, Any]) -> Dec
         params=tuple(names("params")),
         inputs=tuple(dep for dep in deps if dep not in code),
         code=code,
-        outputs=tuple(names("outs") + names("metrics") + names("plots")),
+        outputs=tuple(outputs),
+        uncached=tuple(path for path, given in outputs.items() if not given.get("cache", True)),
     )
 
 

@@ -170,7 +170,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
 def _killed(exit_code: int) -> bool:
     """Whether a signal ended a command, other than Ctrl-C's (which is how a cancelled run ends its stages)."""
     number = -exit_code if exit_code < 0 else exit_code - 128
-    return number > 0 and number != signal.SIGINT
+    return number in signal.valid_signals() and number != signal.SIGINT  # DVC's own 255 is none
 
 
 @task(

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.dvcfile import read_stages
 from flows.mlflow_store import DEFAULT_URI, SPOOL, tracking_uri
-from flows.params import PARAMS_FILE, set_params
+from flows.params import PARAMS_FILE, load_params, set_params
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 
@@ -97,6 +98,7 @@ def experiment(
         if (root / LOCK).exists():  # what the tree has computed since its last commit
             shutil.copy(root / LOCK, directory / LOCK)
         workspace.dvc("checkout", "--allow-missing", "--quiet")
+        _copy_uncached(root, directory)
         set_params(overrides, profile, directory / PARAMS_FILE)
         yield workspace
         if save:
@@ -104,6 +106,16 @@ def experiment(
     finally:
         _keep_unsent(directory, root)
         _remove(tree, directory)
+
+
+def _copy_uncached(root: Path, directory: Path) -> None:
+    """Metrics and plots of the tree that are not in DVC's cache, and in git only as of the last commit."""
+    tree = load_params(root / PARAMS_FILE).model_dump(mode="json", by_alias=True)
+    for stage in read_stages(tree, root / "dvc.yaml").values():
+        for path in stage.uncached:
+            if (root / path).is_file():
+                (directory / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / path, directory / path)
 
 
 def _remove(tree: Workspace, directory: Path) -> None:

@@ -26,6 +26,8 @@ def test_stages_agree_with_dvc(tree: dict, monkeypatch: pytest.MonkeyPatch) -> N
         for name, stage in theirs.items():
             outs = {Path(out.fspath).relative_to(ROOT).as_posix() for out in stage.outs}
             assert set(ours[name].outputs) == outs, name
+            uncached = {Path(out.fspath).relative_to(ROOT).as_posix() for out in stage.outs if not out.use_cache}
+            assert set(ours[name].uncached) == uncached, name
             deps = {Path(dep.fspath).relative_to(ROOT).as_posix() for dep in stage.deps if not hasattr(dep, "params")}
             assert set(ours[name].inputs) | set(ours[name].code) == deps, name
             assert ours[name].cmd == stage.cmd

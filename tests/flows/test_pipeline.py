@@ -63,7 +63,7 @@ def test_an_unknown_target_is_named_with_the_known_ones():
 
 
 @pytest.mark.parametrize(("code", "killed"), [(0, False), (1, False), (2, False), (130, False), (-2, False),
-                                              (137, True), (-9, True), (143, True)])  # fmt: skip
+                                              (255, False), (137, True), (-9, True), (143, True)])  # fmt: skip
 def test_only_ends_by_a_signal_other_than_ctrl_c_are_worth_retrying(code, killed):
     assert pipeline._killed(code) is killed
 
