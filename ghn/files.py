@@ -16,7 +16,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     On any exception, `KeyboardInterrupt` included, the temporary file is removed and `path` is left as it was. The
     temporary name keeps the suffixes of `path` (writers that look at them behave) and is unique, so two writers at once
-    leave one whole file.
+    leave one whole file. A new file gets the permissions that `open` would give it, whatever the writer asked for.
 
     Raises:
         OSError: as the writer or the file system raises it (for example a full disk).
@@ -27,10 +27,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The permissions that new files of this process lack; there is no way to read it but to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

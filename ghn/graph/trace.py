@@ -1,8 +1,8 @@
 """The graph of any network, found by following one forward pass that computes nothing.
 
-The work is in six modules: `trace_inputs` makes up an input; `trace_record` sees the calls of the forward pass and
-notes what flows where, by the rules in `trace_rules`; `trace_shapes` gives the shapes; `trace_reduce` keeps the
-operations that are primitives; `compat` bends the result into the graph that the released hypernetworks know.
+The work is in seven modules: `trace_inputs` makes up an input; `trace_recorder` sees the calls of the forward pass;
+`trace_record` notes what flows where, by the rules in `trace_rules`; `trace_shapes` gives the shapes; `trace_reduce`
+keeps the operations that are primitives; `compat` bends the result into the graph that the released hypernetworks know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ghn.errors import TraceError
 from ghn.graph import compat
 from ghn.graph.graph import Graph
 from ghn.graph.trace_inputs import default_inputs
-from ghn.graph.trace_record import Recorder, tensors_of
+from ghn.graph.trace_record import tensors_of
+from ghn.graph.trace_recorder import Recorder
 from ghn.graph.trace_reduce import reduce, with_linear_head
 from ghn.graph.trace_rules import RECORD_RULES
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.graph.trace_record import Operation, Recorder, RecordRule, tensors_of
+from ghn.graph.trace_record import Operation, tensors_of
+from ghn.graph.trace_recorder import Recorder, RecordRule
 from ghn.graph.trace_shapes import pair
 
 RECORD_RULES: dict[Callable[..., Any], RecordRule] = {}
