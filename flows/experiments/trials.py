@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from datasets.images import ImageStream, ImageTensors, load, stream
 from flows import paths
-from flows.experiments.initialise import initialise, source
+from flows.experiments.initialise import hypernetwork, initialise, is_hypernetwork, source
 from flows.experiments.networks import build_network, split_of
 from flows.fanout import FanOut, fan_out
 from flows.results import Row, code_digest, digest, finite, identity
@@ -158,7 +158,12 @@ def run_trials(
     """The rows of all trials, finished ones from the cache and the others by workers; sorted, none missing.
 
     A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row with its error.
+
+    Raises:
+        GHNError: a hypernetwork is missing or damaged, so that none of its trials could run.
     """
+    for init in dict.fromkeys(trial.init for trial in trials if is_hypernetwork(trial.init)):
+        hypernetwork(source(init))
     rows: list[Row] = []
     jobs: list[Job] = []
     for trial in trials:

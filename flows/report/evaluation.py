@@ -32,7 +32,7 @@ class Setting:
     images: str
     image_size: int
     classes: int
-    test_images: int
+    test_images: tuple[int, int]
     ghn_parameters: int
     train_architectures: int
     steps: int | None
@@ -45,11 +45,13 @@ class Setting:
     def difference(self) -> str:
         """The difference in setting, in a sentence or two."""
         steps = f" for {self.steps:,} steps" if self.steps else ""
+        fewest, most = self.test_images
+        measured = f"{most:,} test images" if fewest == most else f"{fewest:,} (large networks) to {most:,} test images"
         return (
             f"Published: ImageNet at 224 pixels, 1000 classes (chance 0.1 %), a GHN-3-XL/m16 of 654 million parameters "
             f"trained on a million architectures for 75 epochs on eight A100. Ours: {self.images} at "
-            f"{self.image_size} pixels, {self.classes} classes (chance {percent(self.chance)}), {self.test_images:,} "
-            f"test images, a GHN of {self.ghn_parameters / 1e6:.1f} million parameters trained on "
+            f"{self.image_size} pixels, {self.classes} classes (chance {percent(self.chance)}), {measured} "
+            f"a network, a GHN of {self.ghn_parameters / 1e6:.1f} million parameters trained on "
             f"{self.train_architectures:,} architectures{steps} on this machine. The columns show the same quantity in "
             f"another setting; their values are not comparable one to one."
         )

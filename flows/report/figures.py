@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
@@ -79,8 +79,9 @@ def lines(
     *,
     percent: bool = True,
     chance: float | None = None,
+    log: bool = False,
 ) -> str:
-    """A line per series, bands for spreads, a dotted line at chance."""
+    """A line per series, bands for spreads, a dotted line at chance; `log`: a logarithmic axis of values."""
 
     def draw(axes: Axes) -> None:
         for entry in series:
@@ -105,6 +106,9 @@ def lines(
             )
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if log:
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter(ScalarFormatter())
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.set_ylim(bottom=0)

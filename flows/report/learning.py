@@ -51,8 +51,9 @@ def learning_curve(
             [figures.Series("cross-entropy", *_smooth(steps, "cross_entropy"))],
             "Training loss",
             "step",
-            "cross-entropy",
+            "cross-entropy (logarithmic)",
             percent=False,
+            log=True,  # single networks without norms send single steps far up
         )
         panels.append(Figure(svg, "", "Line plot of the training loss over steps."))
     blocks: list[Block] = [

@@ -77,12 +77,12 @@ def setting_of(params: Params, evaluated: Sequence[Row]) -> Setting:
     from ghn import from_pretrained
 
     weights = from_pretrained(paths.weights(params.base.ghn))
-    measured = [row["images"] for row in evaluated if row["error"] is None]
+    measured = [row["images"] for row in evaluated if row["error"] is None] or [0]
     return Setting(
         images=params.images.name,
         image_size=params.images.image_size,
         classes=load_split(params, "test").num_classes,
-        test_images=measured[0] if measured else 0,
+        test_images=(min(measured), max(measured)),
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
         train_architectures=len(open_split(paths.DEEPNETS, params.train.split)),
         steps=params.train.steps,

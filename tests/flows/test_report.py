@@ -11,7 +11,7 @@ from flows.report.evaluation import Setting
 from flows.results import identity
 from flows.stages.report import as_csv, headline
 
-SETTING = Setting("digits", 32, 10, 64, 850_000, 2000, 1000)
+SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
 PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
 TABLE_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
 
