@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.deepnets import operations as ops
 from datasets.deepnets import templates
+from datasets.deepnets.packing import offsets
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.squeeze_quirk import kept_products
@@ -37,7 +39,8 @@ class Structures:
         edges: (E, 2) int64, nodes numbered through, sorted by target, then source.
         sizes: (S,) int64, numbers of nodes of the segments.
         widths: (S, 3) int32, their widths C, P0 and P1.
-        segments: prefix of the names and template of each segment.
+        prefixes: of the names in each segment.
+        templates: of each segment.
     """
 
     n_nodes: NDArray[np.int64]
@@ -46,7 +49,8 @@ class Structures:
     edges: NDArray[np.int64]
     sizes: NDArray[np.int64]
     widths: NDArray[np.int32]
-    segments: Sequence[tuple[str, Template]]
+    prefixes: Sequence[str]
+    templates: Sequence[Template]
 
     def __len__(self) -> int:
         return len(self.n_nodes)
@@ -64,7 +68,18 @@ class Structures:
     @property
     def param(self) -> tuple[str, ...]:
         """(N,) names."""
-        return tuple(prefix + name if name else "" for prefix, template in self.segments for name in template.names)
+        segments = zip(self.prefixes, self.templates, strict=True)
+        return tuple([prefix + name if name else "" for prefix, template in segments for name in template.names])
+
+    def graphs(self, names: Sequence[str]) -> list[Graph]:
+        """The graphs one by one, under the given names."""
+        primitive, shape, param = self.primitive, self.shape, self.param
+        node, edge = offsets(self.n_nodes).tolist(), offsets(self.n_edges).tolist()
+        found = []
+        for name, (begin, end), (first, last) in zip(names, pairwise(node), pairwise(edge), strict=True):
+            edges = (self.edges[first:last] - begin).astype(np.int32)
+            found.append(Graph(primitive[begin:end], edges, shape[begin:end], param[begin:end], name))
+        return found
 
 
 class Assembly:
@@ -73,8 +88,9 @@ class Assembly:
     def __init__(self) -> None:
         self._n_nodes = 0
         self._starts: list[int] = []
-        self._segments: list[tuple[str, Template]] = []
-        self._widths: list[tuple[int, int, int]] = []
+        self._prefixes: list[str] = []
+        self._templates: list[Template] = []
+        self._widths: list[int] = []
         self._links: list[int] = []
 
     def add(
@@ -136,8 +152,9 @@ class Assembly:
             for edge in readers:
                 for source in sources:
                     self._links.append(edge + shift + source)
-        self._segments.append((prefix, template))
-        self._widths.append(widths)
+        self._prefixes.append(prefix)
+        self._templates.append(template)
+        self._widths += widths
         self._n_nodes += template.n_nodes
         output: list[int] = []
         for node in template.outputs:
@@ -149,9 +166,8 @@ class Assembly:
 
     def finish(self) -> Structures:
         """The graphs, at least one, as arrays."""
-        stamped = [template for _, template in self._segments]
-        sizes = np.array([template.n_nodes for template in stamped])
-        inner = [template.inner for template in stamped]
+        sizes = np.array([template.n_nodes for template in self._templates])
+        inner = [template.inner for template in self._templates]
         moved = np.repeat((np.cumsum(sizes) - sizes) * STEP, [len(edges) for edges in inner])
         edges = np.concatenate([np.concatenate(inner) + moved, np.array(self._links, dtype=np.int64)])
         edges.sort()
@@ -160,11 +176,12 @@ class Assembly:
         return Structures(
             n_nodes=np.diff(starts, append=self._n_nodes),
             n_edges=np.diff(np.searchsorted(edges, starts << TARGET), append=len(edges)),
-            kind=np.concatenate([template.kind for template in stamped]),
+            kind=np.concatenate([template.kind for template in self._templates]),
             edges=np.stack([edges & ((1 << TARGET) - 1), edges >> TARGET], axis=1),
             sizes=sizes,
-            widths=np.array(self._widths, dtype=np.int32),
-            segments=self._segments,
+            widths=np.array(self._widths, dtype=np.int32).reshape(-1, 3),
+            prefixes=self._prefixes,
+            templates=self._templates,
         )
 
 
@@ -218,5 +235,18 @@ def build_graph(
 
 def scaled_graph(architecture: Architecture, scaling: Scaling, name: str = "") -> Graph:
     """`build_graph` with its sizes in one object."""
-    structure = build_structure(architecture, scaling)
-    return Graph(structure.primitive, structure.edges.astype(np.int32), structure.shape, structure.param, name)
+    return scaled_graphs([architecture], [scaling], [name])[0]
+
+
+def scaled_graphs(
+    architectures: Sequence[Architecture], scalings: Sequence[Scaling], names: Sequence[str]
+) -> list[Graph]:
+    """Some graphs at once, which is faster than one by one.
+
+    Raises:
+        InvalidGraphError: an architecture's output is disconnected by `none`.
+    """
+    assembly = Assembly()
+    for architecture, scaling in zip(architectures, scalings, strict=True):
+        assembly.add(architecture, scaling)
+    return assembly.finish().graphs(names)

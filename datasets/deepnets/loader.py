@@ -189,19 +189,19 @@ class MetaBatches(Dataset[MetaBatch]):
         indices = self.indices(step)
         rng = np.random.default_rng([self.seed, 1, step])
         drawn = rng.random((self.size, 3))
-        graphs, architectures, scalings = [], [], []
         share = self.share(indices)
-        for position in share.tolist():
-            index = int(indices[position])
-            architecture = self.split[index]
-            scaling = self._scaling(architecture, int(self.split.n_params[index, self._column]), *drawn[position])
-            architectures.append(architecture)
-            scalings.append(scaling)
-            graphs.append(self.split.scaled_graph(index, scaling))
+        chosen = indices[share].tolist()
+        architectures = [self.split[index] for index in chosen]
+        n_params = self.split.n_params[chosen, self._column].tolist()
+        scalings = [
+            self._scaling(architecture, n, *uniform)
+            for architecture, n, uniform in zip(architectures, n_params, drawn[share].tolist(), strict=True)
+        ]
+        graphs = self.split.scaled_graphs(chosen, architectures, scalings)
         batch = GraphBatch.from_graphs(graphs)
         for graph in graphs:
             graph.__dict__.pop("distance", None)  # it is in the batch; sending it twice costs more than the rest
-        return MetaBatch(batch, Networks(architectures, scalings), tuple(indices[share].tolist()))
+        return MetaBatch(batch, Networks(architectures, scalings), tuple(chosen))
 
     @property
     def _column(self) -> int:

@@ -65,7 +65,7 @@ class GraphPack:
         )
 
 
-def offsets(sizes: NDArray[np.uint16]) -> NDArray[np.int64]:
+def offsets(sizes: NDArray[np.uint16] | NDArray[np.int64]) -> NDArray[np.int64]:
     """(G + 1,) where each graph begins, and the total."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 

@@ -247,9 +247,7 @@ def _expected(graph: _Published, architecture: Architecture) -> tuple[_Published
 
 def _cells(structure: Structures, n_cells: int) -> NDArray[np.uint8]:
     """The cell of each node; the stem belongs to the first and the classifier to the last."""
-    cells = [0]
-    for prefix, _ in structure.segments[1:]:
-        cells.append(int(prefix.split(".")[1]) if prefix else n_cells - 1)
+    cells = [0, *(int(prefix.split(".")[1]) if prefix else n_cells - 1 for prefix in structure.prefixes[1:])]
     return np.repeat(np.array(cells, dtype=np.uint8), structure.sizes)
 
 

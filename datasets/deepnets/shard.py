@@ -163,7 +163,7 @@ def generate_shard(
     return Shard(index, code, graphs, hashes, n_params, graphs.checksums(code), dict(rejected), tuple(redrawn))
 
 
-_CHUNK = 2048
+_CHUNK = 1024
 """Graphs that are hashed together; bounds memory."""
 
 

@@ -186,16 +186,7 @@ def wire(architecture: Architecture, channels: int, imagenet: bool) -> Wiring:
             continue
         reduction = reductions[index]
         halve = (reductions[index - 1] if index else architecture.stem_type == 1) and not vit
-        cells.append(
-            Cell(
-                index=index,
-                reduction=reduction,
-                edges=genotype.reduce if reduction else genotype.normal,
-                route=current,
-                channels=widths[index][2],
-                channels_in=widths[index][:2],
-                halve_first=halve,
-                stride=2 if reduction and not vit else 1,
-            )
-        )
+        before, previous, width = widths[index]
+        edges, stride = (genotype.reduce, 1 if vit else 2) if reduction else (genotype.normal, 1)
+        cells.append(Cell(index, reduction, edges, current, width, (before, previous), halve, stride))
     return Wiring(tuple(cells), tuple(routes), stems, stem_width(architecture, channels, imagenet), features)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 VIRTUAL_EDGE_CUTOFF = 50
 """Longest path that still makes a virtual edge (Knyazev et al., 2021; the GHN-3 recipe keeps it)."""
 
-_UNREACHABLE = np.uint16(0x7FFF)  # far above any path length, and `+ 1` still fits 16 bits
+_MAX_NODES = 0x3FFF
+_UNREACHABLE = np.uint16(0x7FFF)  # twice the longest path, and twice that path on top still fits 16 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +146,9 @@ class Graph:
 def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_CUTOFF) -> NDArray[np.uint8]:
     """Shortest path lengths of a DAG in topological order, in one pass over its nodes.
 
-    The distances *to* node j are the minimum over its predecessors' plus one. Networks are mostly chains, so a run of
-    nodes that each follow only the one before is filled as a block: one addition for the nodes before the run and a
-    fixed triangle within it. Cost O(N * E) elementary steps in a few array operations per run.
+    Networks are mostly chains: a run is a longest sequence of nodes of which each reads only the one before and feeds
+    only the one behind. All edges between runs lead from the last node of one to the first of another, so the distances
+    of their first nodes say everything; those from a run are the minimum over the runs behind it, plus its length.
 
     Args:
         n: number of nodes N.
@@ -156,44 +158,43 @@ def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_
     Returns:
         (N, N) uint8, entry (i, j) the length from i to j, 0 for none.
     """
-    if n > int(_UNREACHABLE):
+    if n > _MAX_NODES:
         raise InvalidGraphError(f"a graph of {n} nodes is too large for its distances")
-    order = np.argsort(edges[:, 1], kind="stable")
-    source, target = edges[order, 0], edges[order, 1]
-    starts = np.searchsorted(target, np.arange(n + 1))
-    follows = np.zeros(n, dtype=bool)
-    single = np.flatnonzero(np.diff(starts) == 1)
-    follows[single] = source[starts[single]] == single - 1
-    heads = np.flatnonzero(~follows)  # where a run begins
-    sources, first = source.tolist(), starts.tolist()
-    steps = np.arange(1, n + 1, dtype=np.uint16)
-    triangle = _triangle(int(np.diff(heads, append=n).max(initial=0)))
-    # to[j, i]: from i to j. "Unreachable" grows by one per node at most, which 16 bits hold.
-    to = np.full((n, n), _UNREACHABLE, dtype=np.uint16)
-    for head, end in zip(heads.tolist(), [*heads[1:].tolist(), n], strict=True):
-        begin, stop = first[head], first[head + 1]
-        if begin < stop:
-            # Predecessor p only reaches back to nodes <= p; beyond it its row is "unreachable", which stays so.
-            row = to[head, :head]
-            if stop - begin == 1:
-                np.add(to[sources[begin], :head], 1, out=row)
-            else:
-                np.minimum(to[sources[begin], :head], to[sources[begin + 1], :head], out=row)
-                for predecessor in sources[begin + 2 : stop]:
-                    np.minimum(row, to[predecessor, :head], out=row)
-                row += 1
-        length = end - head
-        to[head:end, head:end] = triangle[:length, :length]
-        if length > 1:
-            np.add(to[head, :head], steps[: length - 1, None], out=to[head + 1 : end, :head])
-    to[to > cutoff] = 0
-    return np.ascontiguousarray(to.astype(np.uint8).T)
-
-
-def _triangle(n: int) -> NDArray[np.uint16]:
-    """Distances along a chain: entry (j, i) is j - i, unreachable above the diagonal."""
-    index = np.arange(n, dtype=np.uint16)
-    return np.where(index[:, None] >= index, index[:, None] - index, _UNREACHABLE)
+    if n == 0:
+        return np.zeros((0, 0), dtype=np.uint8)
+    after: list[list[int]] = [[] for _ in range(n)]
+    n_sources = [0] * n
+    for source, target in zip(edges[:, 0].tolist(), edges[:, 1].tolist(), strict=True):
+        after[source].append(target)
+        n_sources[target] += 1
+    heads: list[int] = []
+    run_of: list[int] = []
+    for node in range(n):
+        if not (n_sources[node] == 1 and after[node - 1] == [node]):
+            heads.append(node)
+        run_of.append(len(heads) - 1)
+    first, run, n_runs = np.array(heads), np.array(run_of), len(heads)
+    length = np.diff(first, append=n).astype(np.uint16)
+    # between[r, s]: from the first node of run r to that of run s. "Unreachable" grows by at most the number of nodes.
+    between = np.full((n_runs, n_runs), _UNREACHABLE, dtype=np.uint16)
+    rows, lengths = list(between), list(np.repeat(length[:, None], n_runs, axis=1))
+    last = [node - 1 for node in heads[1:]] + [n - 1]
+    for r in range(n_runs - 1, -1, -1):
+        behind = [rows[run_of[node]] for node in after[last[r]]]
+        row = rows[r]
+        if len(behind) == 1:
+            np.add(behind[0], lengths[r], out=row)
+        elif behind:
+            np.minimum(behind[0], behind[1], out=row)
+            for other in behind[2:]:
+                np.minimum(row, other, out=row)
+            np.add(row, lengths[r], out=row)
+        row[r] = 0
+    place = (np.arange(n) - first[run]).astype(np.uint16)
+    distance = (between[:, run] + place)[run]
+    distance -= place[:, None]  # below zero, which is far above the cutoff, for an earlier node of the same run
+    distance *= distance <= cutoff
+    return distance.astype(np.uint8)
 
 
 def average_undirected_path(graph: Graph) -> float:
@@ -220,7 +221,7 @@ def canonical_hashes(
 
     A node's colour takes in, going forward through the graph, the multiset of its predecessors' colours, and going
     backward that of its successors': after both passes it has seen everything before and behind it. The two passes are
-    repeated once from the combined colours. All nodes at one depth are coloured together, over all graphs.
+    repeated once from the combined colours. The i-th nodes of all graphs are coloured together.
 
     Args:
         label: (N, K) integers that the nodes of all graphs start from, one graph after another.
@@ -230,49 +231,49 @@ def canonical_hashes(
     Returns:
         (G, 2) uint64, 128 bits per graph.
     """
-    n = len(label)
-    order = np.argsort(edges[:, 1], kind="stable")
-    source, target = edges[order, 0].astype(np.int64), edges[order, 1].astype(np.int64)
-    depth, height = [0] * n, [0] * n
-    for i, j in zip(source.tolist(), target.tolist(), strict=True):
-        if depth[j] <= depth[i]:
-            depth[j] = depth[i] + 1
-    order = np.argsort(-source, kind="stable")
-    for i, j in zip(source[order].tolist(), target[order].tolist(), strict=True):
-        if height[i] <= height[j]:
-            height[i] = height[j] + 1
-    passes = (_Levels(source, target, np.array(depth)), _Levels(target, source, np.array(height)))
-    colour = np.zeros(n, dtype=np.uint64)
+    sizes = np.asarray(sizes, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    place = np.arange(len(label)) - np.repeat(starts, sizes)
+    from_end = np.repeat(sizes, sizes) - 1 - place
+    source, target = edges[:, 0].astype(np.int64), edges[:, 1].astype(np.int64)
+    passes = (_Sweep(source, target, place), _Sweep(target, source, from_end))
+    colour = np.zeros(len(label), dtype=np.uint64)
     for column in label.T:
         colour = _mix(colour ^ _mix(column.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
     for _ in range(2):
-        forward, backward = (levels.propagate(colour) for levels in passes)
+        forward, backward = (sweep.propagate(colour) for sweep in passes)
         colour = _mix(colour ^ _mix(forward + np.uint64(1)) ^ _mix(_mix(backward + np.uint64(2))))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     halves = [np.add.reduceat(_mix(colour ^ np.uint64(salt)), starts) for salt in (0, 0xD6E8FEB86659FD93)]
     return np.stack(halves, axis=1)
 
 
-class _Levels:
-    """Edges grouped by the depth of the node they lead to, and within it by that node."""
+class _Sweep:
+    """Edges grouped by the place in its graph of the node they lead to, and within it by that node.
 
-    def __init__(self, source: NDArray[np.int64], target: NDArray[np.int64], depth: NDArray[np.int64]) -> None:
-        order = np.lexsort((target, depth[target]))
+    Args:
+        source: (E,) where edges come from; its place is always before the target's.
+        target: (E,) where they lead to.
+        place: (N,) place of each node in the order of the sweep.
+    """
+
+    def __init__(self, source: NDArray[np.int64], target: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+        order = np.argsort(place[target] * len(place) + target, kind="stable")
         self.source, target = source[order], target[order]
         self.first = np.flatnonzero(np.diff(target, prepend=-1))  # the first edge into each node
         self.node = target[self.first]
-        deepest = int(depth.max(initial=0))
-        self.groups = np.searchsorted(depth[self.node], np.arange(1, deepest + 2)).tolist()
+        self.groups = np.flatnonzero(np.diff(place[self.node], prepend=-1, append=-1)).tolist()
 
     def propagate(self, colour: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Colours that have taken in those of all nodes before."""
         colour = _mix(colour)
+        mixed = _mix(colour)
         first = [*self.first.tolist(), len(self.source)]
-        for begin, end in zip(self.groups[:-1], self.groups[1:], strict=True):
+        for begin, end in pairwise(self.groups):
             edges = slice(first[begin], first[end])
-            gathered = np.add.reduceat(_mix(colour[self.source[edges]]), self.first[begin:end] - first[begin])
+            gathered = np.add.reduceat(mixed[self.source[edges]], self.first[begin:end] - first[begin])
             node = self.node[begin:end]
             colour[node] = _mix(colour[node] + gathered)
+            mixed[node] = _mix(colour[node])
         return colour
 
 
