@@ -22,8 +22,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,17 @@ class Batch:
 
 
 Step = Callable[[], None]
-Prepare = Callable[[list[Sample], Tensor, Tensor], Step]
+
+
+@dataclass(frozen=True)
+class Once:
+    """Makes steps each of which can be done once."""
+
+    make: Callable[[], Step]
+
+
+Prepare = Callable[[list[Sample], Tensor, Tensor], Step | Once]
+"""From a meta-batch, images and labels to their step."""
 
 
 def draw(rounds: int, m: int, seed: int) -> list[list[Sample]]:
@@ -170,10 +182,9 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
         for fields in arguments:
             graphs.append(Graph(Network(**fields), ve_cutoff=50))
             graphs[-1].net_args = fields
-        networks = [NetworkLight(**fields) for fields in arguments]
         batch = GraphBatch(graphs, dense=True)
 
-        def step() -> None:
+        def step(networks: list[Any]) -> None:
             optimizer.zero_grad()
             models = ghn(networks, batch, bn_track_running_stats=True, keep_grads=True, reduce_graph=True)
             penalty = sum(torch.norm(p, p="fro") for model in models for p in model.parameters())
@@ -186,7 +197,8 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
             optimizer.step()
             loss.item()
 
-        return step
+        # Its networks are used up by a step.
+        return Once(lambda: partial(step, [NetworkLight(**fields) for fields in arguments]))
 
     return prepare
 
@@ -201,14 +213,56 @@ def work(pipe: Connection, name: str, make: Callable[..., Prepare], arguments: t
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(batch_size, 3, 32, 32, generator=generator)
         labels = torch.randint(10, (batch_size,), generator=generator)
-        best = float("inf")
+        best, prepared = float("inf"), prepare(samples, images, labels)
         for _ in range(2):
-            step = prepare(samples, images, labels)  # anew: the reference's networks are used up by a step
+            step = prepared.make() if isinstance(prepared, Once) else prepared
             gc.collect()
             begin = time.perf_counter()
             step()
             best = min(best, time.perf_counter() - begin)
         pipe.send(best)
+
+
+PHASES = ("predict", "networks forward", "networks backward", "predict backward")
+KINDS = {
+    "convolution": "convolutions of oneDNN",
+    "mm": "matrix products (attention, large kernels, linear layers, decoders)",
+    "softmax": "softmax, GELU, layer norm",
+    "gelu": "softmax, GELU, layer norm",
+    "layer_norm": "softmax, GELU, layer norm",
+    "batch_norm": "batch norm",
+    "pool": "pooling",
+    "adamw": "AdamW",
+}
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Prints where our step spends its time: shares of self time, by phase and kind of operation."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    prepare = ours(options.hidden)
+    images = torch.randn(options.batch, 3, 32, 32)
+    labels = torch.randint(10, (options.batch,))
+    steps = [prepare(samples, images, labels) for samples in draw(options.rounds, options.meta_batch, options.seed)]
+    for step in steps:
+        step()
+    shares: Counter[tuple[str, str]] = Counter()
+    for step in steps:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
+            step()
+        for event in record.events():
+            root, kind = event, next((v for k, v in KINDS.items() if k in event.name.lower()), "everything else")
+            while root.cpu_parent is not None and root.name not in PHASES:
+                root = root.cpu_parent
+            phase = root.name if root.name in PHASES else "clipping, AdamW, the rest"
+            shares[phase, kind] += event.self_cpu_time_total
+    total = sum(shares.values())
+    for phase in (*PHASES, "clipping, AdamW, the rest"):
+        parts = {kind: value for (name, kind), value in shares.items() if name == phase}
+        print(f"| {phase} | | {sum(parts.values()) / total:.1%} |")
+        for kind, value in sorted(parts.items(), key=lambda part: -part[1]):
+            if value > 0.005 * total:
+                print(f"| | {kind} | {value / total:.1%} |")
 
 
 def main() -> None:
@@ -222,7 +276,16 @@ def main() -> None:
     parser.add_argument("--reference", nargs=2, metavar="NAME=PATH", help="checkouts: ppuda=... ghn3=...")
     parser.add_argument("--only", nargs="*", help="contenders to run, beside ours")
     parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--profile", action="store_true", help="print where our step spends its time instead")
     options = parser.parse_args()
+    if options.profile:
+        profile(options)
+    else:
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Lets all contenders take turns."""
     contenders: dict[str, tuple[Callable[..., Prepare], tuple[Any, ...]]] = {
         OURS: (ours, (options.hidden,)),
         "networks alone": (plain, (torch.channels_last,)),
