@@ -20,10 +20,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from ghn.architectures.meta import without_values
+from ghn.architectures.quick_import import torchvision
 from ghn.architectures.small_images import SMALL_IMAGE_FACTOR, SMALL_IMAGE_SIZE, adapt_to_small_images
 from ghn.architectures.variants import VARIANTS, VIT_SIZES, vision_transformer
 from ghn.errors import ConfigError, UnknownArchitectureError
