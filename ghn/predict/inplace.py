@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 Frozen = Literal["keep", "predict"]
 
 MAX_ATTENTION_BYTES = 256 * 2**20
-"""Networks are predicted together as long as the attention logits of their graphs take no more than this."""
+"""Networks are predicted together as long as the attention logits of their graphs take no more than this, ..."""
+
+MAX_NODES = 4096
+"""... and as long as their nodes, padding included, are no more: it bounds the features that are decoded together."""
 
 
 class StateDict(dict[str, Tensor]):
@@ -241,7 +244,8 @@ def _chunks(targets: Sequence[_Target], heads: int) -> Iterator[Sequence[_Target
     chunk: list[_Target] = []
     for target in targets:
         n = max(item.graph.n_nodes for item in [*chunk, target])
-        if chunk and (len(chunk) + 1) * n * n * heads * 4 > MAX_ATTENTION_BYTES:
+        nodes = (len(chunk) + 1) * n
+        if chunk and (nodes * n * heads * 4 > MAX_ATTENTION_BYTES or nodes > MAX_NODES):
             yield chunk
             chunk = []
         chunk.append(target)
