@@ -65,6 +65,12 @@ class GraphBatch:
         """Where the tensors are."""
         return self.primitive_BN.device
 
+    def single(self, index: int) -> GraphBatch:
+        """Graph number `index` by itself, without padding: views of its part of the tensors."""
+        n, b = self.graphs[index].n_nodes, slice(index, index + 1)
+        tensors = (self.primitive_BN[b, :n], self.shape_BN4[b, :n], self.distance_BNN[b, :n, :n], self.mask_BN[b, :n])
+        return GraphBatch((self.graphs[index],), *tensors)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
         """The same batch with its tensors on `device`."""
         tensors = (self.primitive_BN, self.shape_BN4, self.distance_BNN, self.mask_BN)

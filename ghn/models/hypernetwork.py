@@ -239,7 +239,8 @@ class Prediction:
     def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
         """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
         shape = predicted_shape(group)
-        tiled = tile(w, shape)
+        # Kernels in channels-last order, in which networks use them and their gradients come back.
+        tiled = tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1])) if len(shape) == 4 else tile(w, shape)
         if repeats_evenly(w.shape[1:], shape):
             self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
         else:
@@ -247,7 +248,7 @@ class Prediction:
         if shape != group.shape:  # rows of a positional encoding that are not predicted, which come first
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
         for name, graph, tensor in zip(names or group.names, group.graphs, tiled.unbind(0), strict=True):
-            self.parameters[graph][name] = tensor
+            self.parameters[graph][name] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor
 
     def penalty(self, kind: Penalty = "norm") -> Tensor:
         """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its square (table 5).

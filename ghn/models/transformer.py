@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ghn.graph import VIRTUAL_EDGE_CUTOFF, GraphBatch
 from ghn.models.config import GHNConfig
@@ -118,7 +119,14 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config.hidden, config.heads) for _ in range(config.layers))
 
     def forward(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
-        """(B, N, D) updated node embeddings."""
+        """(B, N, D) updated node embeddings; those of padding are arbitrary."""
+        if len(batch.graphs) == 1 or h_BND.device.type != "cpu":
+            return self._update(h_BND, batch)
+        # On a CPU padding costs what nodes cost, and attention the square of it: each graph by itself.
+        parts = [self._update(h_BND[b : b + 1, :n], batch.single(b))[0] for b, n in enumerate(batch.n_nodes)]
+        return pad_sequence(parts, batch_first=True)
+
+    def _update(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
         bias: Tensor | None = None
         if self.edge is not None:
             bias = self.edge(batch)

@@ -3,7 +3,7 @@
 Notable: each target network is differentiated with respect to its predicted parameters on its own, right after its
 forward pass, and its activations are freed before the next one starts. One backward pass then carries the gradients of
 all predicted parameters through the hypernetwork. The result is the gradient of the whole loss; memory is that of one
-target network instead of m.
+target network instead of m. Parts of a step carry the labels of `record_function`, for profilers.
 
 Shape legend: M architectures, B images, K classes.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.profiler import record_function
 
 from ghn.graph import GraphBatch
 from ghn.models.hypernetwork import GHN
@@ -65,7 +66,8 @@ class PendingBackward:
 
     def run(self) -> None:
         """Accumulates the gradients of the hypernetwork's parameters."""
-        torch.autograd.backward(self.outputs, self.gradients)
+        with record_function("predict backward"):
+            torch.autograd.backward(self.outputs, self.gradients)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -100,7 +102,7 @@ def meta_batch_losses(
     """
     m = len(batch.networks)
     device = images_BCHW.device
-    with autocast(config, device):
+    with autocast(config, device), record_function("predict"):
         prediction = ghn.decode(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
     outputs: list[Tensor] = [penalty_M]
@@ -110,10 +112,11 @@ def meta_batch_losses(
     for index, network, parameters in zip(batch.index, batch.networks, prediction.parameters, strict=True):
         torch.manual_seed(_dropout_seed(config.seed, step, index))
         leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
-        with autocast(config, device):
+        with autocast(config, device), record_function("networks forward"):
             logits_BK = functional_call(network, leaves, (images_BCHW,))
             loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
-        found = torch.autograd.grad(loss * (scale / m), list(leaves.values()), allow_unused=True)
+        with record_function("networks backward"):
+            found = torch.autograd.grad(loss * (scale / m), list(leaves.values()), allow_unused=True)
         used = [(tensor, grad) for tensor, grad in zip(parameters.values(), found, strict=True) if grad is not None]
         outputs += [tensor for tensor, _ in used]
         gradients += _clipped([grad for _, grad in used], config.network_clip, scale / m)
