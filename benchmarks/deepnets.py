@@ -1,11 +1,12 @@
 """Measures DeepNets-1M: generation, size, opening, reading, meta-batches, validation. See `deepnets.md` for results.
 
-    python benchmarks/deepnets.py --sizes 10000 100000 --workers 2 --directory /tmp/deepnets-benchmark
-    python benchmarks/deepnets.py --sizes 1000000 --no-validate ...
+    python benchmarks/deepnets.py --sizes 10000 100000 1000000 --workers 2 --reference ../ppuda
+    python benchmarks/deepnets.py --sizes 1000000 --directory kept --parts generate
+    python benchmarks/deepnets.py --sizes 1000000 --directory kept --parts read load validate
 
-Peak memory is that of the main process of a step (VmHWM), each step in a process of its own; workers come on
-top. The reference's rate is measured with its generator script, if a checkout of facebookresearch/ppuda is given by
---reference.
+Each part runs in a process of its own and prints a line of JSON when it is done. Peak memory is the largest sum of the
+proportional set sizes of that process and its workers, looked at twice a second. The reference's rate is measured
+with its generator script, if a checkout of facebookresearch/ppuda is given by --reference.
 """
 
 from __future__ import annotations
@@ -24,17 +25,40 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_own_process(step: str, *arguments: object) -> dict:
-    """Runs `step` of this file in a fresh process and returns what it prints as JSON."""
+    """Runs `step` of this file in a fresh process; its figures, and the peak memory of it and its workers."""
     command = [sys.executable, __file__, "--step", step, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=ROOT)
-    return json.loads(output.stdout.strip().splitlines()[-1])
+    peak = 0.0
+    with tempfile.TemporaryFile("w+") as output:
+        with subprocess.Popen(command, stdout=output, text=True, env=environment, cwd=ROOT) as process:
+            while process.poll() is None:
+                peak = max(peak, sum(map(resident_megabytes, with_children(process.pid))))
+                time.sleep(0.5)
+        if process.returncode:
+            raise SystemExit(f"{step} failed")
+        output.seek(0)
+        return {**json.loads(output.read().strip().splitlines()[-1]), "peak_mb": round(peak)}
 
 
-def peak_megabytes() -> float:
-    """The largest resident set of this process so far (VmHWM; `ru_maxrss` would include its parent's before exec)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def with_children(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            if thread.name != str(pid):
+                children += (thread / "children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(below for child in children for below in with_children(int(child)))]
+
+
+def resident_megabytes(pid: int) -> float:
+    """Memory of a process, what it shares divided among the sharers; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(text.split("\nPss:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return 0.0
 
 
 def generate(directory: str, size: str, workers: str) -> dict:
@@ -50,7 +74,7 @@ def generate(directory: str, size: str, workers: str) -> dict:
     nodes = generated.split.n_nodes
     return {
         "seconds": seconds, "graphs_per_second": int(size) / seconds, "megabytes": sum(files) / 1e6,
-        "bytes_per_graph": sum(files) / int(size), "peak_mb": peak_megabytes(), "made": generated.made,
+        "bytes_per_graph": sum(files) / int(size), "shards_made": generated.made,
         "nodes_mean": float(nodes.mean()), "nodes_std": float(nodes.std()),
         "redrawn": len(generated.split.header.redrawn),
     }  # fmt: skip
@@ -59,11 +83,11 @@ def generate(directory: str, size: str, workers: str) -> dict:
 def open_(directory: str) -> dict:
     from datasets.deepnets import open_split
 
-    before = peak_megabytes()
     started = time.perf_counter()
-    split = open_split(directory, "train")
+    open_split(directory, "train")
     seconds = time.perf_counter() - started
-    return {"open_seconds": seconds, "open_peak_mb": peak_megabytes(), "imports_mb": before, "graphs": len(split)}
+    status = Path("/proc/self/status").read_text()
+    return {"open_seconds": seconds, "high_water_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024}
 
 
 def read(directory: str) -> dict:
@@ -103,7 +127,7 @@ def validate(directory: str, workers: str) -> dict:
     failed = [f"{c.check}: {c.failed} {c.examples[:3]}" for c in report.failures]
     statistics = as_json(report)["statistics"]["train"]["ours"]
     return {
-        "validate_seconds": seconds, "validate_peak_mb": peak_megabytes(), "failed": failed,
+        "validate_seconds": seconds, "failed": failed,
         "duplicates": duplicates, "statistics": statistics,
     }  # fmt: skip
 
@@ -130,9 +154,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--directory", default=None, help="kept; by default a temporary one")
-    parser.add_argument("--no-validate", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--reference", default=None, help="a checkout of facebookresearch/ppuda")
-    parser.add_argument("--reference-graphs", type=int, default=30)
+    parser.add_argument("--reference-graphs", type=int, default=100)
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -140,19 +164,25 @@ def main() -> None:
         return
     import torch
 
-    print(json.dumps({"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(),
-                      "python": platform.python_version(), "torch": torch.__version__}))  # fmt: skip
+    print(json.dumps({"machine": machine(), "cpus": os.cpu_count(), "python": platform.python_version(),
+                      "torch": torch.__version__}), flush=True)  # fmt: skip
     if options.reference:
         print(json.dumps({"reference": reference(options.reference, options.reference_graphs)}), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for size in options.sizes:
             directory = Path(options.directory or temporary) / str(size)
-            row = {"graphs": size, **in_own_process("generate", directory, size, options.workers)}
-            for step in ("open", "read", "load"):
-                row |= in_own_process(step, directory)
-            if not options.no_validate:
-                row |= in_own_process("validate", directory, options.workers)
-            print(json.dumps(row), flush=True)
+            arguments = {"generate": (size, options.workers), "validate": (options.workers,)}
+            for part in options.parts:
+                figures = in_own_process(part, directory, *arguments.get(part, ()))
+                print(json.dumps({"graphs": size, "part": part, **figures}), flush=True)
+
+
+def machine() -> str:
+    """Name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.machine()
 
 
 if __name__ == "__main__":
