@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghn.architectures.meta import without_values
 from ghn.architectures.quick_import import torchvision
 from ghn.architectures.small_images import SMALL_IMAGE_FACTOR, SMALL_IMAGE_SIZE, adapt_to_small_images
 from ghn.architectures.variants import VARIANTS, VIT_SIZES, vision_transformer
 from ghn.errors import ConfigError, UnknownArchitectureError
+from ghn.meta import without_values
 
 __all__ = ["SMALL_IMAGE_SIZE", "TORCHVISION_74", "adapt_to_small_images", "available", "build", "default_image_size"]
 

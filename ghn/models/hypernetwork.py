@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.graph import Graph, GraphBatch
+from ghn.meta import without_values
 from ghn.models.config import GHNConfig
 from ghn.models.decoder import TensorDecoder, VectorDecoder
 from ghn.models.embedding import NodeEmbedding
@@ -68,11 +69,13 @@ class GHN(nn.Module):
     @classmethod
     def empty(cls, config: GHNConfig) -> GHN:
         """A hypernetwork whose parameters are on the meta device, for `load_state_dict(..., assign=True)`."""
-        with torch.device("meta"):
+        with without_values():
             return cls(config)
 
     def _initialize_ghn3(self) -> None:
         """Embeddings of norm 1 and small last layers, which keep the first steps of large hypernetworks finite."""
+        if self.device.type == "meta":
+            return  # `empty`
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=module.embedding_dim**-0.5)

@@ -16,7 +16,8 @@ def without_values() -> Iterator[None]:
     """Within it, modules get their parameters on the meta device and initialise none of them.
 
     `torch.device("meta")` would send every tensor there, also those whose values decide the architecture (the block
-    widths of RegNet), and would run the initialisers' meta kernels, which are slow (half a second for a ViT-L).
+    widths of RegNet), and would run the initialisers' meta kernels, which are slow: half a second for a ViT-L, and two
+    more for the first of them, which imports the compiler.
     """
     with torch.device("cpu"), _WithoutValues():
         yield
