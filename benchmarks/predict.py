@@ -4,7 +4,8 @@
 
 DIRECTORY holds checkouts of the public repositories ppuda and ghn3 (or set GHN_REFERENCE); nothing is fetched, and
 without it only our own numbers are taken. Both sides get the same weights, their own graph of the model, built
-beforehand, and predict into the same model; what they predict is compared. Times are medians; memory is the growth of
+beforehand, and predict into the same model; what they predict is compared. Times are medians after a call to warm up
+(with one repeat the reference gets none); memory is the growth of
 the resident set during a call in a process of its own, sampled every millisecond: weights and the model's parameters
 are there before.
 """
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=os.environ.get("GHN_REFERENCE"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write all numbers here")
+    parser.add_argument("--json", type=Path, help="write all numbers here, after each model")
+    parser.add_argument("--profile", action="store_true", help="print where our time goes, over all models")
     parser.add_argument("--memory-of", choices=("ours", "reference"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -64,6 +67,8 @@ def main() -> None:
         theirs, ratio = ("", "") if row["reference"] is None else (f"{row['reference']:.3f}", f"{row['ratio']:.1f}")
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
         print(f"| {name} | {row['nodes']} | {theirs} | {row['ours']:.3f} | {ratio} | {difference} |", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     total = sum(row["ours"] for row in rows)
     summary: dict[str, Any] = {"variant": args.variant, "threads": args.threads, "ours": total}
     if reference is None:
@@ -77,6 +82,8 @@ def main() -> None:
         print(f"{side}, {MEMORY_MODEL}: {numbers['peak'] / 2**20:.0f} MiB beyond weights and parameters")
     if args.json:
         args.json.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n")
+    if args.profile:
+        profile(ours, args.models)
 
 
 def compare(name: str, ours: GHN, reference: nn.Module | None, repeats: int) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def compare(name: str, ours: GHN, reference: nn.Module | None, repeats: int) -> 
     names = set(ours.reports[0].predicted)
     predicted = {key: value.detach().clone() for key, value in model.named_parameters() if key in names}
     theirs = reference_call(model, reference)
-    row["reference"] = median(theirs, repeats)
+    row["reference"] = median(theirs, repeats, warm_up=repeats > 1)
     row["ratio"] = row["reference"] / row["ours"]
     after = dict(model.named_parameters())
     skip_class_token = {key for key in predicted if key.endswith("pos_embedding")}  # random in the reference
@@ -112,9 +119,10 @@ def real(name: str) -> nn.Module:
     return model.eval()
 
 
-def median(call: Callable[[], Any], repeats: int) -> float:
-    """Median time in seconds, after one call to warm up."""
-    call()
+def median(call: Callable[[], Any], repeats: int, warm_up: bool = True) -> float:
+    """Median time in seconds, usually after one call to warm up."""
+    if warm_up:
+        call()
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -154,6 +162,24 @@ def reference_call(model: nn.Module, reference: nn.Module) -> Callable[[], Any]:
             return reference(model, batch)
 
     return call
+
+
+def profile(ours: GHN, names: list[str]) -> None:
+    """Prints the share of each kind of operation in the time of predicting for all models, one call each."""
+    seconds: Counter[str] = Counter()
+    for name in names:
+        model = real(name)
+        graph = trace(model)
+        _ = graph.distance
+        ours(model, graph)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            ours(model, graph)
+        for event in profiler.key_averages():
+            seconds[event.key] += event.self_cpu_time_total / 1e6
+    total = sum(seconds.values())
+    print(f"profile: {total:.2f} s in operations of PyTorch")
+    for operation, share in seconds.most_common(12):
+        print(f"  {100 * share / total:5.1f}% {operation}")
 
 
 def measure_memory(side: str, args: argparse.Namespace) -> dict[str, float]:
