@@ -158,7 +158,7 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
     ).train()  # fmt: skip
     optimizer = torch.optim.AdamW(ghn.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
 
-    def prepare(samples: list[Sample], images: Tensor, labels: Tensor) -> Step:
+    def prepare(samples: list[Sample], images: Tensor, labels: Tensor) -> Step | Once:
         arguments = []
         for sample in samples:
             fields = sample.architecture.to_dict()

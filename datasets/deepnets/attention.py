@@ -65,4 +65,4 @@ def _weights(q_gDT: Tensor, k_gDT: Tensor) -> Tensor:
 
 def _chunks(t_xGDT: Tensor) -> tuple[Tensor, ...]:
     """Along G."""
-    return t_xGDT.split(max(1, CHUNK // t_xGDT.shape[-1] ** 2), dim=-3)
+    return torch.split(t_xGDT, max(1, CHUNK // t_xGDT.shape[-1] ** 2), dim=-3)

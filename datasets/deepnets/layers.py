@@ -108,7 +108,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         out: Tensor = super().forward(x_BCHW)
         # Gradients that are slices (of a concatenation) or repeat (of an average) take a CPU five times as long.
         if out.requires_grad and x_BCHW.is_contiguous(memory_format=torch.channels_last):
-            out.register_hook(_channels_last)
+            out.register_hook(_channels_last)  # type: ignore[no-untyped-call]
         return out
 
 
