@@ -95,7 +95,7 @@ def registry_list(
         typer.echo(f"no such version of {name}")
         raise typer.Exit(1)
     rows = registry.describe(name, found)
-    table = Table(*(Column(name, overflow="fold") for name in rows[0]))
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False)  # fits 80 columns
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

@@ -335,14 +335,14 @@ def find(name: str, version: str) -> ModelVersion:
 
 
 def describe(name: str, found: Sequence[ModelVersion]) -> list[dict[str, str]]:
-    """Rows for a table: version, aliases, variant, data set, accuracy, decision, DVC hash of the weights."""
+    """Rows for a table: version, aliases, variant, images, accuracy, decision, DVC hash of the weights."""
     names = aliases(name)
     return [
         {
             "version": str(v.version),
             "aliases": " ".join(f"@{alias}" for alias in sorted(names.get(str(v.version), []))),
-            "variant": " ".join(filter(None, (v.tags.get("variant"), v.tags.get("hypernetwork")))),
-            "data set": f"{v.tags.get('data_set', '')} {v.tags.get('image_size', '')}".strip(),
+            "variant": v.tags.get("variant", ""),
+            "images": f"{v.tags.get('data_set', '')} {v.tags.get('image_size', '')}".strip(),
             "accuracy": v.tags.get("metrics.deepnets.mean", ""),
             "decision": v.tags.get("promotion.decision", ""),
             "weights": next((h[:8] for key, h in v.tags.items() if key.endswith("ghn.safetensors")), ""),
