@@ -24,6 +24,9 @@ from ghn.models.buckets import Bucket, buckets
 from ghn.models.decoder import TensorDecoder, assemble
 from ghn.models.plan import Group, Kind, Plan
 
+Box = tuple[tuple[int, int], tuple[int, int]]
+"""A window of the grid, as `Group.window` has it: ((y0, y1), (x0, x1))."""
+
 CHUNK_BYTES = 16 * 2**20
 """Largest piece that is decoded at a time; a single output channel of all parameters of a bucket may exceed it."""
 
@@ -86,8 +89,8 @@ def _features(decoder: TensorDecoder, h_ND: Tensor, groups: Sequence[Group]) -> 
     """(P, F) features of all positions: by group, then parameter, then position."""
     counts = [len(group) * group.positions for group in groups]
     features_PF = h_ND.new_empty(sum(counts), decoder.features)
-    nodes: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
-    rows: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
+    nodes: dict[Box, list[int]] = {}
+    rows: dict[Box, list[int]] = {}
     for group, first in zip(groups, itertools.accumulate([0, *counts]), strict=False):
         nodes.setdefault(group.window, []).extend(group.nodes)
         rows.setdefault(group.window, []).extend(range(first, first + len(group) * group.positions, group.positions))
@@ -109,9 +112,7 @@ def _features(decoder: TensorDecoder, h_ND: Tensor, groups: Sequence[Group]) -> 
     return features_PF.relu_()
 
 
-def _runs(
-    windows: Sequence[tuple[tuple[int, int], tuple[int, int]]],
-) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
+def _runs(windows: Sequence[Box]) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
     """Yields (y, x0, x1, indices of windows): runs of positions along a line of the grid that the same windows hold."""
     for y in range(max(y1 for (_, y1), _ in windows)):
         here = [k for k, ((y0, y1), _) in enumerate(windows) if y0 <= y < y1]
@@ -120,6 +121,7 @@ def _runs(
                 yield y, x0, x1, members
 
 
-def _offset(window: tuple[tuple[int, int], tuple[int, int]], y: int, x: int) -> int:
+def _offset(window: Box, y: int, x: int) -> int:
+    """How many positions of a parameter with that window come before (y, x)."""
     (y0, _), (x0, x1) = window
     return (y - y0) * (x1 - x0) + x - x0

@@ -72,7 +72,8 @@ def write_tiled(target: Tensor, w: Tensor, part_of: tuple[int, int] | None = Non
         if size == block:
             dim += 1
             continue
-        whole, split = size - size % block, []
+        whole = size - size % block
+        split: list[tuple[Tensor, Tensor]] = []
         for part, source in views:
             if whole:
                 split.append((part.narrow(dim, 0, whole).unflatten(dim, (-1, block)), source.unsqueeze(dim)))
