@@ -120,7 +120,7 @@ class Assembly:
         passed: dict[int, int] = {}  # for outputs that are an input passed through: how many cells in a row did so
         known: dict[object, Template] = {}
         for cell in wiring.cells:
-            i = cell.index
+            i = cell.number
             # Dead cells have no output; none of their readers is alive either.
             before, previous = outputs.get(i - 2, []), outputs.get(i - 1, [])
             inputs = Inputs.distinct

@@ -113,7 +113,7 @@ class Network(nn.Module):
         wiring = wire(architecture, scaling.channels, scaling.large)
         norm = architecture.norm is not None
         self._build_stem(wiring.stem_channels, norm, wiring.stems[1], device)
-        self.cells = nn.ModuleDict({str(c.index): Cell(c, architecture.preproc, norm, device) for c in wiring.cells})
+        self.cells = nn.ModuleDict({str(c.number): Cell(c, architecture.preproc, norm, device) for c in wiring.cells})
         sizes = scaling.classifier_sizes(architecture, wiring.features)
         head: list[nn.Module | Literal["r"] | None] = []
         for i, (n_in, n_out) in enumerate(sizes):

@@ -42,7 +42,7 @@ class Cell(NamedTuple):
     """One live cell.
 
     Attributes:
-        index: position among all cells.
+        number: position among all cells.
         reduction: whether it is a reduction cell.
         edges: its operations.
         route: how values flow.
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
         stride: stride of operations that read the inputs.
     """
 
-    index: int
+    number: int
     reduction: bool
     edges: Edges
     route: Route

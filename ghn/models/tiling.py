@@ -64,7 +64,10 @@ def write_tiled(target: Tensor, w: Tensor, part_of: tuple[int, int] | None = Non
     first, period = part_of or (0, w.shape[0])
     size = target.shape[0]
     whole = size - size % period
-    views = [(target[:whole].unflatten(0, (-1, period)).narrow(1, first, w.shape[0]), w[None])] if whole else []
+    views = []
+    if whole:
+        blocks = target[:whole].unflatten(0, (-1, period))  # type: ignore[no-untyped-call]
+        views.append((blocks.narrow(1, first, w.shape[0]), w[None]))
     if (rest := min(w.shape[0], size - whole - first)) > 0:
         views.append((target[None, whole + first : whole + first + rest], w[None, :rest]))
     dim = 2
