@@ -1,22 +1,20 @@
 """Graphs of DeepNets-1M straight from the architecture, without instantiating or running a network.
 
 A cell's piece of graph depends on few things (normal or reduction, which inputs exist, ...), so it is laid out once as
-a template (`templates`) and stamped for every cell. Python only notes which template goes where; the arrays of all
-nodes and edges, of one graph or of thousands, are then put together at once.
+a template (`templates`) and stamped for every cell; the arrays of all nodes and edges, of one graph or of hundreds, are
+then made at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.deepnets import operations as ops
 from datasets.deepnets import templates
-from datasets.deepnets.packing import offsets
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.squeeze_quirk import kept_products
@@ -74,11 +72,11 @@ class Structures:
     def graphs(self, names: Sequence[str]) -> list[Graph]:
         """The graphs one by one, under the given names."""
         primitive, shape, param = self.primitive, self.shape, self.param
-        node, edge = offsets(self.n_nodes).tolist(), offsets(self.n_edges).tolist()
-        found = []
-        for name, (begin, end), (first, last) in zip(names, pairwise(node), pairwise(edge), strict=True):
-            edges = (self.edges[first:last] - begin).astype(np.int32)
-            found.append(Graph(primitive[begin:end], edges, shape[begin:end], param[begin:end], name))
+        found, begin, first = [], 0, 0
+        for name, n_nodes, n_edges in zip(names, self.n_nodes.tolist(), self.n_edges.tolist(), strict=True):
+            nodes, edges = slice(begin, begin + n_nodes), self.edges[first : first + n_edges] - begin
+            found.append(Graph(primitive[nodes], edges.astype(np.int32), shape[nodes], param[nodes], name))
+            begin, first = begin + n_nodes, first + n_edges
         return found
 
 
@@ -91,7 +89,8 @@ class Assembly:
         self._prefixes: list[str] = []
         self._templates: list[Template] = []
         self._widths: list[int] = []
-        self._links: list[int] = []
+        self._kinds: list[int] = []
+        self._edges: list[int] = []
 
     def add(
         self, architecture: Architecture, scaling: Scaling = CIFAR, kept: Sequence[frozenset[int]] | None = None
@@ -147,11 +146,12 @@ class Assembly:
     ) -> list[int]:
         """Appends a template that reads the values `before` (input 0) and `previous` (input 1); its output value."""
         n = self._n_nodes
+        shift = n * STEP
+        self._edges += [edge + shift for edge in template.inner]
         shift = n << TARGET
-        for sources, readers in ((before, template.readers[0]), (previous, template.readers[1])):
-            for edge in readers:
-                for source in sources:
-                    self._links.append(edge + shift + source)
+        for sources, readers in zip((before, previous), template.readers, strict=True):
+            self._edges += [edge + shift + source for edge in readers for source in sources]
+        self._kinds += template.kinds
         self._prefixes.append(prefix)
         self._templates.append(template)
         self._widths += widths
@@ -166,19 +166,17 @@ class Assembly:
 
     def finish(self) -> Structures:
         """The graphs, at least one, as arrays."""
-        sizes = np.array([template.n_nodes for template in self._templates])
-        inner = [template.inner for template in self._templates]
-        moved = np.repeat((np.cumsum(sizes) - sizes) * STEP, [len(edges) for edges in inner])
-        edges = np.concatenate([np.concatenate(inner) + moved, np.array(self._links, dtype=np.int64)])
+        edges = np.array(self._edges, dtype=np.int64)
         edges.sort()
-        edges = edges[np.diff(edges, prepend=-1) != 0]
-        starts = np.array(self._starts)
+        edges = np.concatenate([edges[:1], edges[1:][edges[1:] != edges[:-1]]])
+        nodes = np.array([*self._starts, self._n_nodes])
+        first = np.searchsorted(edges, nodes << TARGET)
         return Structures(
-            n_nodes=np.diff(starts, append=self._n_nodes),
-            n_edges=np.diff(np.searchsorted(edges, starts << TARGET), append=len(edges)),
-            kind=np.concatenate([template.kind for template in self._templates]),
+            n_nodes=nodes[1:] - nodes[:-1],
+            n_edges=first[1:] - first[:-1],
+            kind=np.array(self._kinds, dtype=np.uint16),
             edges=np.stack([edges & ((1 << TARGET) - 1), edges >> TARGET], axis=1),
-            sizes=sizes,
+            sizes=np.array([template.n_nodes for template in self._templates]),
             widths=np.array(self._widths, dtype=np.int32).reshape(-1, 3),
             prefixes=self._prefixes,
             templates=self._templates,

@@ -163,8 +163,8 @@ def generate_shard(
     return Shard(index, code, graphs, hashes, n_params, graphs.checksums(code), dict(rejected), tuple(redrawn))
 
 
-_CHUNK = 1024
-"""Graphs that are hashed together; bounds memory."""
+_CHUNK = 256
+"""Graphs built together: their arrays stay in the cache and in the heap; larger ones are mapped anew, page by page."""
 
 
 def _built(

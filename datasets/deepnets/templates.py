@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache, cached_property, lru_cache
 
-import numpy as np
-
 from datasets.deepnets import operations as ops
 from datasets.deepnets.operations import Part
 from datasets.deepnets.search_space import Edges
@@ -105,8 +103,8 @@ class Template:
 
     Attributes:
         n_nodes: number of its nodes n.
-        kind: (n,) kinds of its nodes.
-        inner: (e,) int64, edges among them.
+        kinds: of its nodes.
+        inner: edges among them.
         readers: edges from input 0 and from input 1, without their source.
         outputs: the nodes of its output; `INPUT_0` and `INPUT_1` where an input is passed through.
     """
@@ -114,8 +112,8 @@ class Template:
     def __init__(self, layout: Layout, outputs: Sequence[int]) -> None:
         self.pieces = layout.pieces
         self.n_nodes = layout.n_nodes
-        self.kind = np.array([kind for _, part in layout.pieces for kind in part.kinds], dtype=np.uint16)
-        self.inner = np.array(layout.inner, dtype=np.int64)
+        self.kinds = [kind for _, part in layout.pieces for kind in part.kinds]
+        self.inner = layout.inner
         self.readers = layout.readers
         self.outputs = list(outputs)
 

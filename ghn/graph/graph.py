@@ -147,8 +147,9 @@ def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_
     """Shortest path lengths of a DAG in topological order, in one pass over its nodes.
 
     Networks are mostly chains: a run is a longest sequence of nodes of which each reads only the one before and feeds
-    only the one behind. All edges between runs lead from the last node of one to the first of another, so the distances
-    of their first nodes say everything; those from a run are the minimum over the runs behind it, plus its length.
+    only the one behind. All edges between runs lead from the last node of one to the first of another, so distances
+    from the first node of a run are the minimum of those from the runs behind it, plus its length; from its i-th node
+    they are i less.
 
     Args:
         n: number of nodes N.
@@ -164,37 +165,33 @@ def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_
         return np.zeros((0, 0), dtype=np.uint8)
     after: list[list[int]] = [[] for _ in range(n)]
     n_sources = [0] * n
-    for source, target in zip(edges[:, 0].tolist(), edges[:, 1].tolist(), strict=True):
+    for source, target in edges.tolist():
         after[source].append(target)
         n_sources[target] += 1
-    heads: list[int] = []
-    run_of: list[int] = []
-    for node in range(n):
-        if not (n_sources[node] == 1 and after[node - 1] == [node]):
+    heads, run_of = [0], [0]
+    for node in range(1, n):
+        if n_sources[node] != 1 or len(after[node - 1]) != 1 or after[node - 1][0] != node:
             heads.append(node)
         run_of.append(len(heads) - 1)
-    first, run, n_runs = np.array(heads), np.array(run_of), len(heads)
-    length = np.diff(first, append=n).astype(np.uint16)
-    # between[r, s]: from the first node of run r to that of run s. "Unreachable" grows by at most the number of nodes.
-    between = np.full((n_runs, n_runs), _UNREACHABLE, dtype=np.uint16)
-    rows, lengths = list(between), list(np.repeat(length[:, None], n_runs, axis=1))
-    last = [node - 1 for node in heads[1:]] + [n - 1]
-    for r in range(n_runs - 1, -1, -1):
-        behind = [rows[run_of[node]] for node in after[last[r]]]
-        row = rows[r]
-        if len(behind) == 1:
-            np.add(behind[0], lengths[r], out=row)
-        elif behind:
-            np.minimum(behind[0], behind[1], out=row)
-            for other in behind[2:]:
-                np.minimum(row, other, out=row)
-            np.add(row, lengths[r], out=row)
-        row[r] = 0
-    place = (np.arange(n) - first[run]).astype(np.uint16)
-    distance = (between[:, run] + place)[run]
-    distance -= place[:, None]  # below zero, which is far above the cutoff, for an earlier node of the same run
+    first = np.array(heads, dtype=np.uint16)
+    length = np.diff(first, append=np.uint16(n))
+    # reach[r, j]: from the first node of run r to j. "Unreachable" grows by at most the number of nodes.
+    reach = np.full((len(heads), n), _UNREACHABLE, dtype=np.uint16)
+    rows, lengths = list(reach), list(np.repeat(length[:, None], n, axis=1))
+    place = np.arange(n, dtype=np.uint16)
+    for r, (head, end) in reversed(list(enumerate(pairwise([*heads, n])))):
+        row, behind = rows[r], after[end - 1]
+        if behind:
+            nearest = rows[run_of[behind[0]]]
+            for node in behind[1:]:
+                nearest = np.minimum(nearest, rows[run_of[node]], out=row)
+            np.add(nearest, lengths[r], out=row)
+        row[head:end] = place[: end - head]
+    distance = np.repeat(reach, length, axis=0)
+    distance -= (place - np.repeat(first, length))[:, None]  # below zero, which is far above the cutoff, if j < i
     distance *= distance <= cutoff
-    return distance.astype(np.uint8)
+    short: NDArray[np.uint8] = distance.astype(np.uint8)
+    return short
 
 
 def average_undirected_path(graph: Graph) -> float:
