@@ -5,7 +5,7 @@
     python benchmarks/deepnets.py --sizes 1000000 --directory kept --parts read load validate
 
 Each part runs in a process of its own and prints a line of JSON when it is done. Peak memory is the largest sum of the
-proportional set sizes of that process and its workers, looked at twice a second. The reference's rate is measured
+proportional set sizes of that process and its workers, looked at every two seconds. The reference's rate is measured
 with its generator script, if a checkout of facebookresearch/ppuda is given by --reference.
 """
 
@@ -33,7 +33,7 @@ def in_own_process(step: str, *arguments: object) -> dict:
         with subprocess.Popen(command, stdout=output, text=True, env=environment, cwd=ROOT) as process:
             while process.poll() is None:
                 peak = max(peak, sum(map(resident_megabytes, with_children(process.pid))))
-                time.sleep(0.5)
+                time.sleep(2.0)
         if process.returncode:
             raise SystemExit(f"{step} failed")
         output.seek(0)
