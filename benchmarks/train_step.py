@@ -306,20 +306,23 @@ def compare(options: argparse.Namespace) -> None:
         there.close()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     meta_batches = draw(options.rounds, options.meta_batch, options.seed)
-    for number, samples in enumerate([meta_batches[0], *meta_batches]):  # the first twice: it warms up
-        for name, pipe in pipes.items():
-            pipe.send((samples, options.batch, number))
-            seconds[name].append(pipe.recv())
-        print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items()), file=sys.stderr)
-    for pipe in pipes.values():
-        pipe.send(None)
-    report(options, {name: values[1:] for name, values in seconds.items()})
+    try:
+        for number, samples in enumerate([meta_batches[0], *meta_batches]):  # the first twice: it warms up
+            for name, pipe in pipes.items():
+                pipe.send((samples, options.batch, number))
+                seconds[name].append(pipe.recv())
+            print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items()), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; the table has the meta-batches that are complete", file=sys.stderr)
+    complete = min(len(values) for values in seconds.values())
+    if complete > 1:
+        report(options, {name: values[1:complete] for name, values in seconds.items()})
 
 
 def report(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     """Prints the table; ratios are of sums over all meta-batches and, for their spread, of single ones."""
     print(f"\nm={options.meta_batch} b={options.batch} d={options.hidden}, {options.threads} threads, "
-          f"{options.rounds} meta-batches")  # fmt: skip
+          f"{len(seconds[OURS])} meta-batches")  # fmt: skip
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}\n")
     print("| contender | seconds a step, mean | it / ours | of single meta-batches |\n|---|---|---|---|")
     total = sum(seconds[OURS])
