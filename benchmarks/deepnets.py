@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,7 +147,13 @@ def reference(checkout: str, count: int) -> dict:
     return {"graphs_per_second": count / seconds, "graphs": count}
 
 
-STEPS = {"generate": generate, "open": open_, "read": read, "load": load, "validate": validate}
+STEPS: dict[str, Callable[..., dict]] = {
+    "generate": generate,
+    "open": open_,
+    "read": read,
+    "load": load,
+    "validate": validate,
+}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from datasets.deepnets.statistics import PUBLISHED_STATISTICS, SplitStatistics, 
 from datasets.deepnets.store import Block, Split, open_split
 from datasets.deepnets.table import ArchitectureTable, decode_row
 from datasets.deepnets.workers import MapItems, OnThisMachine
-from ghn.errors import GHNError, InvalidGraphError
+from ghn.errors import ConfigError, GHNError, InvalidGraphError
 from ghn.files import sha256
 
 
@@ -116,11 +116,13 @@ def validate_splits(
         map_blocks: who checks the blocks; by default this process.
 
     Raises:
-        ConfigError: a split is not there.
+        ConfigError: a split is not there, or there is none.
         DamagedFileError: a split cannot be opened.
     """
     directory, config = Path(directory), config or ValidateConfig()
     names = config.splits or tuple(sorted(path.stem for path in directory.glob("*.h5")))
+    if not names:
+        raise ConfigError(f"{directory} holds no split to validate; `ghn generate --split train` makes one")
     splits = {name: open_split(directory, name) for name in names}
     report = ValidationReport([], {})
     hashes: dict[str, NDArray[np.void]] = {}

@@ -212,7 +212,7 @@ def average_undirected_path(graph: Graph) -> float:
 
 
 def canonical_hashes(
-    label: NDArray[np.int32], edges: NDArray[np.int32], sizes: Sequence[int] | NDArray[np.int64]
+    label: NDArray[np.int32], edges: NDArray[np.int32] | NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]
 ) -> NDArray[np.uint64]:
     """Hashes of many labelled directed acyclic graphs at once, which do not depend on the order of their nodes.
 

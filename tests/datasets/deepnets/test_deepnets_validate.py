@@ -11,9 +11,10 @@ from datasets.deepnets import checks, generate_split, open_split
 from datasets.deepnets.builder import build_structures
 from datasets.deepnets.packing import GraphPack, pack
 from datasets.deepnets.rules import PUBLISHED
-from datasets.deepnets.statistics import PUBLISHED_STATISTICS, MeanStd, disagreements
+from datasets.deepnets.statistics import PUBLISHED_STATISTICS, MeanStd, disagreements, split_statistics
 from datasets.deepnets.store import Block, write_split
 from datasets.deepnets.validate import ValidateConfig, as_json, validate_splits
+from ghn.errors import ConfigError
 from ghn.graph import Primitive
 
 
@@ -117,6 +118,20 @@ def test_duplicates_beyond_what_is_tolerated_fail(store, tmp_path):
     check = next(c for c in validate_splits(tmp_path, ValidateConfig(sample=2)).checks if c.check == "duplicates")
     assert check.failed == 4
     assert check.examples[0] == "deepnets1m/test/1 = deepnets1m/test/0"
+
+
+def test_validating_nothing_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="holds no split"):
+        validate_splits(tmp_path)
+
+
+def test_left_out_products_count_in_the_mean_number_of_nodes(store):
+    statistics = split_statistics(open_split(store, "test"), sample=40)
+    assert statistics.products.mean > 0
+    published = PUBLISHED_STATISTICS["train"]
+    ours = dataclasses.replace(published, graphs=10**6, nodes=MeanStd(182.0, 90.0))
+    assert len(disagreements("train", ours)) == 1
+    assert disagreements("train", dataclasses.replace(ours, products=MeanStd(1.1, 2.0))) == []
 
 
 def test_statistics_are_held_against_the_published_ones():
