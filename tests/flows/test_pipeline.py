@@ -12,6 +12,7 @@ from flows import pipeline
 from flows.dvcfile import Declaration, read_stages
 from flows.params import load_params
 from flows.pipeline import StageFailedError, needed, summary, upstream
+from flows.stack.config import HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,6 +94,8 @@ def test_prefect_yaml_is_valid_and_names_flows_and_stages_that_exist():
         for target in deployment.parameters.get("targets") or []:
             assert needed(upstream(stages), [target])
         assert deployment.work_pool is not None
+        heartbeat = deployment.work_pool.job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+        assert int(heartbeat) == HEARTBEAT_SECONDS  # of the automation that marks lost runs
         assert deployment.work_pool.name in ("cpu", "gpu")
     delegated = {d.parameters["train_in"] for d in model.deployments if "train_in" in d.parameters}
     assert delegated <= set(flows)

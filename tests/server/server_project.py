@@ -30,8 +30,10 @@ stages:
     deps: [data/deepnets1m/train.h5, data/deepnets1m/test.h5]
     outs: [validation.txt]
   images:
-    cmd: sleep 2 && echo images > images.txt
+    cmd: sleep 2 && echo images > images.txt && echo 1 > images.json
     outs: [images.txt]
+    metrics:
+      - images.json: {cache: false}
   train:
     cmd: "touch train.started; while [ -e $GHN_TEST_HOLD ]; do sleep 0.5; done; cat data/deepnets1m/train.h5 images.txt > model.txt"
     deps: [data/deepnets1m/train.h5, images.txt]

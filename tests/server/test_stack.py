@@ -161,7 +161,7 @@ def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
     name = api(stack, f"/flow_runs/{run}", method="GET")["name"]
     difference = json.loads(stack.dvc("exp", "diff", "--json", "HEAD", name))
     assert difference["params"]["params.yaml"]["base.seed"] == {"old": 1, "new": 5, "diff": 4}
-    # What does not depend on the seed came from the tree's cache.
+    # What does not depend on the seed came from the tree: from its cache, and a metric that is not in the cache.
     assert task_runs(stack, run)["images"]["state_name"] == "Unchanged"
 
 
