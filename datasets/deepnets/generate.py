@@ -26,7 +26,7 @@ from tqdm import tqdm
 from datasets.deepnets.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.shard import Shard, generate_shard, hexadecimal
 from datasets.deepnets.store import FORMAT_VERSION, Block, Header, Split, open_split, paths_of, write_split, writing
-from datasets.deepnets.workers import MapItems, OnThisMachine
+from datasets.deepnets.workers import MapItems, OnThisMachine, settle
 from ghn.errors import DamagedFileError, GHNError
 
 
@@ -138,6 +138,7 @@ def _shard_path(shards: Path, index: int) -> Path:
 
 def _make(shards: Path, rules: SplitRules, seed: int, shard_size: int, forbidden: frozenset[str], index: int) -> int:
     """Makes shard `index`; runs in a worker."""
+    settle()
     size = min(shard_size, rules.size - index * shard_size)
     path = _shard_path(shards, index)
     shard = generate_shard(rules, seed, index, size, forbidden)

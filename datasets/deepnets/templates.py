@@ -5,6 +5,7 @@ An edge is one integer, target * 2^32 + source: edges sort by target, and a temp
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache, cached_property, lru_cache
@@ -99,7 +100,7 @@ class Layout:
 
 
 class Template:
-    """A finished layout.
+    """A finished layout, in few objects: thousands of templates live on, and garbage collection looks at each object.
 
     Attributes:
         n_nodes: number of its nodes n.
@@ -110,17 +111,19 @@ class Template:
     """
 
     def __init__(self, layout: Layout, outputs: Sequence[int]) -> None:
-        self.pieces = layout.pieces
+        self.prefixes = tuple([prefix for prefix, _ in layout.pieces])
+        self.parts = tuple([part for _, part in layout.pieces])
         self.n_nodes = layout.n_nodes
-        self.kinds = [kind for _, part in layout.pieces for kind in part.kinds]
-        self.inner = layout.inner
-        self.readers = layout.readers
-        self.outputs = list(outputs)
+        self.kinds = array("H", [kind for part in self.parts for kind in part.kinds])
+        self.inner = array("q", layout.inner)
+        self.readers = array("q", layout.readers[0]), array("q", layout.readers[1])
+        self.outputs = tuple(outputs)
 
     @cached_property
     def names(self) -> list[str]:
         """Parameters' names within the template; "" where a node has none."""
-        return [prefix + name if name else "" for prefix, part in self.pieces for name in part.names]
+        pieces = zip(self.prefixes, self.parts, strict=True)
+        return [prefix + name if name else "" for prefix, part in pieces for name in part.names]
 
 
 @lru_cache(_REMEMBERED)

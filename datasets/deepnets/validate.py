@@ -26,7 +26,7 @@ from datasets.deepnets.shard import hexadecimal
 from datasets.deepnets.statistics import PUBLISHED_STATISTICS, SplitStatistics, disagreements, split_statistics
 from datasets.deepnets.store import Block, Split, open_split
 from datasets.deepnets.table import ArchitectureTable, decode_row
-from datasets.deepnets.workers import MapItems, OnThisMachine
+from datasets.deepnets.workers import MapItems, OnThisMachine, settle
 from ghn.errors import ConfigError, GHNError, InvalidGraphError
 from ghn.files import sha256
 
@@ -178,6 +178,7 @@ _Outcome = dict[str, tuple[int, list[str]]]
 
 def _check_block(split: Split, size: int, start: int) -> tuple[int, _Outcome, NDArray[np.uint32]]:
     """Checks graphs start..start + size; runs in a worker."""
+    settle()
     end = min(start + size, len(split))
     block = split.stored(start, end)
     ids = np.array([split.identifier(i) for i in range(start, end)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Protocol, TypeVar
 
 from joblib import Parallel, delayed
@@ -17,6 +19,13 @@ class MapItems(Protocol):
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         """Yields `function(item)` for every item."""
+
+
+@cache
+def settle() -> None:
+    """Takes what is there, imported modules above all, out of garbage collection; once in a process that works on many
+    small objects, whose full collections would go through all of it again and again."""
+    gc.freeze()
 
 
 class OnThisMachine:
