@@ -125,8 +125,11 @@ def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _build(path: Path, config: GHNConfig | None, state: dict[str, Tensor], metadata: dict[str, Any]) -> GHN:
-    state = _ours(state)
-    config = config or infer_config(state)
+    try:
+        state = _ours(state)
+        config = config or infer_config(state)
+    except UnsupportedFormatError as error:
+        raise UnsupportedFormatError(f"{path}: {error}") from None
     ghn = GHN.empty(config)
     own = ghn.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]

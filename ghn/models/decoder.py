@@ -100,7 +100,7 @@ def assemble(group: Group, w_POI: Tensor) -> Tensor:
     outputs, inputs = group.channels
     if group.kind is Kind.class_weight:
         outputs = w_POI.shape[1]
-    w_GPOI = w_POI.unflatten(0, (-1, group.positions))[:, :, :outputs, :inputs]
+    w_GPOI = torch.unflatten(w_POI, 0, (-1, group.positions))[:, :, :outputs, :inputs]
     if len(group.shape) == 2 and group.kind is not Kind.position:
         return w_GPOI[:, 0]
     g, _, o, i = w_GPOI.shape
