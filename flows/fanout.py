@@ -33,6 +33,7 @@ from joblib.externals.loky.process_executor import ProcessPoolExecutor, Terminat
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from flows.shell import exit_with_parent
 from ghn.errors import ConfigError, GHNError
 
 Item = TypeVar("Item")
@@ -218,7 +219,7 @@ def _set_up(pickled_function: bytes, threads: int, gpus: list[str]) -> None:
     if gpus:  # before anything initialises CUDA
         number = int(multiprocessing.current_process().name.rsplit("-", 1)[-1])  # LokyProcess-<n>
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    _exit_with_parent()
+    exit_with_parent()
     # loky replaces a worker that has grown by 300 MB, taking it for leaking; networks of 500 MB come and go here.
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     _function = cloudpickle.loads(pickled_function)
@@ -333,15 +334,6 @@ def _visible_gpus() -> list[str]:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _exit_with_parent() -> None:
-    """Asks Linux to end this worker when its parent dies, so that a killed stage leaves no processes behind."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _progress(title: str, total: int | None) -> tqdm:

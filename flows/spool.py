@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from flows.mlflow_store import SPOOL, Op, Sender
@@ -29,13 +27,10 @@ def pending(spool: Path = SPOOL) -> list[Path]:
     return sorted([*spool.glob("*.jsonl"), *(path for path in spool.glob("*.open") if abandoned(path))])
 
 
-def send_pending(spool: Path = SPOOL, attempt: Callable[[Callable[[], object]], bool] | None = None) -> int:
-    """Sends the logs that wait and returns how many were sent.
+def send_pending(spool: Path = SPOOL) -> int:
+    """Sends the logs in directory `spool` that wait and returns how many were sent.
 
-    Args:
-        spool: directory of the logs.
-        attempt: calls its argument and says whether it went well; sending stops at the first that did not. By default
-            exceptions of the store pass through.
+    An exception of the store or of the network passes through; that log and those after it go on waiting.
     """
     sent = 0
     for path in pending(spool):
@@ -44,21 +39,13 @@ def send_pending(spool: Path = SPOOL, attempt: Callable[[Callable[[], object]], 
             path.rename(claimed)
         except FileNotFoundError:  # another process was faster
             continue
-        whole = False
         try:
-            if attempt is None:
-                replay(claimed)
-                whole = True
-            else:
-                whole = attempt(partial(replay, claimed))
-        finally:
-            if whole:
-                claimed.unlink()
-                sent += 1
-            else:
-                claimed.rename(path.with_suffix(".jsonl"))
-        if not whole:
-            break
+            replay(claimed)
+        except BaseException:
+            claimed.rename(path.with_suffix(".jsonl"))
+            raise
+        claimed.unlink()
+        sent += 1
     return sent
 
 
