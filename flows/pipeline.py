@@ -119,15 +119,17 @@ def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(state.data, StageFailedError) and state.data.passing
 
 
-@task(
-    name="stage",
-    task_run_name="{stage}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-    persist_result=False,
-)
+_RETRIED: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=10),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _worth_retrying,
+    "persist_result": False,
+}
+"""Options of the tasks that run a stage, here or in another pool."""
+
+
+@task(name="stage", task_run_name="{stage}", **_RETRIED)
 def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> State[Outcome]:
     """Runs one stage through DVC; the state's name says whether it was Completed, Unchanged or Restored.
 
@@ -173,15 +175,7 @@ def _killed(exit_code: int) -> bool:
     return number in signal.valid_signals() and number != signal.SIGINT  # DVC's own 255 is none
 
 
-@task(
-    name="stage in another pool",
-    task_run_name="{stage} -> {deployment}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-    persist_result=False,
-)
+@task(name="stage in another pool", task_run_name="{stage} -> {deployment}", **_RETRIED)
 def delegate_stage(stage: str, deployment: str) -> State[Outcome]:
     """Runs a stage as a run of `deployment` (in the pool with the GPUs) and waits for it."""
     started = time.perf_counter()
