@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from torch import nn
 
-from flows import paths
-from flows.architectures import Target, build, channels, gmacs, open_split, target
+from flows import architectures
+from flows.architectures import Target, build, target
 from ghn.graph import Graph
 
 NO_NORM = "@nobn"
@@ -41,23 +39,9 @@ def build_network(
     return without_norm(build_named(name, num_classes, image_size), scalars=scalars), trace(shapes)
 
 
-@lru_cache(maxsize=4096)
 def forward_gmacs(architecture: str, num_classes: int, image_size: int) -> float:
-    """Multiply-accumulates of one image's forward pass, in units of 10^9, before anything is built.
-
-    Of a torchvision model counted on tensors without data; of DeepNets-1M in closed form, within a quarter.
-    """
-    if (found := _target(architecture)).index is None:
-        from ghn.architectures import build as build_named
-
-        return gmacs(build_named(found.id, num_classes, image_size, device="meta"), image_size)
-    from datasets.deepnets import Scaling
-    from datasets.deepnets.cost import multiply_adds
-    from datasets.deepnets.table import ArchitectureTable
-
-    scaling = Scaling(channels(found.split, image_size), num_classes=num_classes, image_size=image_size)
-    row = open_split(paths.DEEPNETS, found.split).code[found.index : found.index + 1]
-    return float(multiply_adds(ArchitectureTable.decode(row), scaling)[0]) / 1e9
+    """Multiply-accumulates of one image's forward pass, in units of 10^9 (`flows.architectures.forward_gmacs`)."""
+    return architectures.forward_gmacs(_target(architecture), num_classes, image_size)
 
 
 def _target(architecture: str) -> Target:
