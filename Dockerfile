@@ -10,10 +10,10 @@ COPY requirements.lock pyproject.toml ./
 RUN pip install --no-cache-dir -r requirements.lock
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
+ && git config --system user.name ghn && git config --system user.email ghn@localhost \
+ && git config --system --add safe.directory /app \
  && useradd --create-home ghn && chown -R ghn /app
 USER ghn
-RUN git config --global user.name ghn && git config --global user.email ghn@localhost \
- && git config --global --add safe.directory /app
 
 ENV PYTHONUNBUFFERED=1 GHN_ROOT=/app
 ENTRYPOINT ["tini", "--"]

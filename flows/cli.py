@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,14 +64,25 @@ def images() -> None:
 
 def train() -> None:
     """Train the hypernetwork (resumes from the last checkpoint)."""
+    from flows import gpus
     from flows.local_ranks import run_ranks
     from flows.params import load_params
 
-    processes = load_params().train.processes
-    if processes == 1 or "RANK" in os.environ:  # one alone, or one of `torchrun`
+    if "RANK" in os.environ:  # one of `torchrun`
         run_stage("train")
-    elif code := run_ranks(processes, "flows.stages.train"):
-        raise typer.Exit(code)
+        return
+    params = load_params()
+    found = gpus.visible() if params.base.device != "cpu" else []
+    processes = gpus.ranks(params.train.processes, params.train.meta_batch_size, len(found))
+    if processes < params.train.processes:
+        typer.echo(f"train.processes = {params.train.processes}, but {len(found)} GPUs here: {processes} ranks")
+    with gpus.hold(processes, found) if found else nullcontext() as held:
+        if held is not None:
+            os.environ[gpus.VARIABLE] = ",".join(held)
+        if processes == 1:
+            run_stage("train")
+        elif code := run_ranks(processes, "flows.stages.train"):
+            raise typer.Exit(code)
 
 
 def predict() -> None:

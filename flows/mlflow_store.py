@@ -1,7 +1,8 @@
 """The MLflow store of the pipeline: where it is, and how the lines of a stage's log become calls.
 
 The store is `MLFLOW_TRACKING_URI`, or else SQLite in the tree. `flows.tracking` writes the logs, `flows.spool` keeps
-those that could not be sent yet.
+those that could not be sent yet. A DVC experiment may run in a directory of its own that is removed afterwards
+(`dvc exp run --queue`, `flows.workspace`): its store and its spool are those of the tree that it came from.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-ARTIFACTS = Path("mlartifacts")
-SPOOL = Path(".mlflow-spool")
+TREE = Path(os.environ.get("DVC_ROOT", ""))
+"""Where DVC says to stages that the tree is; the present directory without it."""
+
+DEFAULT_URI = f"sqlite:///{TREE / 'mlflow.db'}"
+ARTIFACTS = TREE / "mlartifacts"
+SPOOL = TREE / ".mlflow-spool"
 """The logs that wait, and models that wait for their upload."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -145,16 +149,22 @@ class Sender:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = mlflow_client.create_model_version(
-            op["name"],
-            source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
-            run_id=run_id,
-            tags=op["tags"],
-            description=op["description"],
+        # A log that was sent in part before may have made its version.
+        made = mlflow_client.search_model_versions(f"name = '{op['name']}' and run_id = '{run_id}'")
+        version = (
+            made[0]
+            if made
+            else mlflow_client.create_model_version(
+                op["name"],
+                source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
+                run_id=run_id,
+                tags=op["tags"],
+                description=op["description"],
+            )
         )
         mlflow_client.set_registered_model_alias(op["name"], op["alias"], version.version)
-        if SPOOL in Path(op["path"]).parents:  # made for this upload
-            shutil.rmtree(op["path"])
+        if SPOOL.resolve() in Path(op["path"]).resolve().parents:  # made for this upload
+            shutil.rmtree(op["path"], ignore_errors=True)
         from flows.registry import RegistryError, promote
 
         try:

@@ -34,13 +34,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from flows import paths, shell
+from flows import gpus, paths, shell
 from flows.dvcfile import Declaration, read_stages
 from flows.events import outputs_changed
 from flows.mlflow_store import client, experiment_id, tracking_uri
 from flows.params import PARAMS_FILE, load_params
 from flows.stack.config import TRAINING_LIMIT
-from flows.tracking import pipeline_run
+from flows.tracking import PARENT_VARIABLE, pipeline_run
 from flows.workspace import Workspace, experiment
 from ghn.errors import GHNError
 
@@ -48,7 +48,7 @@ STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
 """A stage that takes longer is taken for stuck; 75 epochs of ImageNet on 8 GPUs stay below."""
 
 TRAINING = "train"
-"""The stage that occupies a GPU: a slot of the limit `TRAINING_LIMIT`, which `ghn stack up` makes."""
+"""The stage that occupies GPUs, each a slot of the limit `TRAINING_LIMIT`, which `ghn stack up` makes."""
 
 SLOT_SECONDS = 90
 """A slot is renewed while the stage runs; that of a machine that is gone is free again after so long."""
@@ -146,10 +146,10 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
         lines.append(line)
         logger.info(line)
 
-    slot: AbstractContextManager[None] = (
-        concurrency(TRAINING_LIMIT, lease_duration=SLOT_SECONDS) if stage == TRAINING else nullcontext()
-    )
-    with slot:
+    slots: AbstractContextManager[None] = nullcontext()
+    if stage == TRAINING:
+        slots = concurrency(TRAINING_LIMIT, _training_slots(workspace), lease_duration=SLOT_SECONDS)
+    with slots:
         code = shell.stream(
             ["dvc", "--wait-for-lock", "repro", "--single-item", stage],  # stages that begin together take turns
             on_line,
@@ -169,6 +169,13 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     return Completed(name=status, message=f"{seconds:.1f} s", data=Outcome(status, seconds))
 
 
+def _training_slots(workspace: Workspace) -> int:
+    """The GPUs that a training takes; 1 on a machine without, where it takes the processor."""
+    params = load_params(workspace.directory / PARAMS_FILE)
+    found = 0 if params.base.device == "cpu" else len(gpus.visible())
+    return gpus.ranks(params.train.processes, params.train.meta_batch_size, found) if found else 1
+
+
 def _killed(exit_code: int) -> bool:
     """Whether a signal ended a command, other than Ctrl-C's (which is how a cancelled run ends its stages)."""
     number = -exit_code if exit_code < 0 else exit_code - 128
@@ -176,10 +183,15 @@ def _killed(exit_code: int) -> bool:
 
 
 @task(name="stage in another pool", task_run_name="{stage} -> {deployment}", **_RETRIED)
-def delegate_stage(stage: str, deployment: str) -> State[Outcome]:
-    """Runs a stage as a run of `deployment` (in the pool with the GPUs) and waits for it."""
+def delegate_stage(stage: str, deployment: str, parent_run: str | None) -> State[Outcome]:
+    """Runs a stage as a run of `deployment` (in the pool with the GPUs) below MLflow run `parent_run`; waits for it."""
     started = time.perf_counter()
-    run = run_deployment(deployment, parameters={"targets": [stage], "only": True}, timeout=STAGE_TIMEOUT_SECONDS)
+    run = run_deployment(
+        deployment,
+        parameters={"targets": [stage], "only": True},
+        job_variables={"env": {PARENT_VARIABLE: parent_run}} if parent_run else None,
+        timeout=STAGE_TIMEOUT_SECONDS,
+    )
     state = run.state  # type: ignore[union-attr]  # a synchronous caller gets the flow run
     if state is None or not state.is_completed():
         crashed = state is not None and state.is_crashed()  # its worker died; another, or the same again, takes it
@@ -210,7 +222,7 @@ def pipeline(
             and is kept as a DVC experiment named like the flow run.
         profile: Overlay of params.yaml, such as paper; likewise an experiment.
         only: Run the targets alone, not the stages before them.
-        train_in: Deployment that takes the stage train, such as "pipeline/train" in the pool with the GPUs; by default
+        train_in: Deployment that takes the stage train, such as "pipeline/gpu" in the pool with the GPUs; by default
             it runs here. (An experiment always trains here, since its workspace is here.)
     """
     end_with_worker()
@@ -240,7 +252,9 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
             for name in order:
                 first = [futures[source] for source in before[name] if source in futures]
                 if name == TRAINING and train_in:
-                    futures[name] = delegate_stage.submit(name, train_in, wait_for=first, return_state=False)
+                    futures[name] = delegate_stage.submit(
+                        name, train_in, parent_run, wait_for=first, return_state=False
+                    )
                 else:
                     included = all(reader in order for reader, sources in before.items() if name in sources)
                     futures[name] = run_stage.submit(name, workspace, included, wait_for=first, return_state=False)
@@ -251,9 +265,9 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
             raise
         states = {name: future.state for name, future in futures.items()}
         _leave_artifacts(states, workspace, parent_run, params.base.experiment)
-    if failed := [name for name, state in states.items() if not state.is_completed()]:
-        reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
-        raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
+        if failed := [name for name, state in states.items() if not state.is_completed()]:
+            reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
+            raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
     return {name: str(state.name) for name, state in states.items()}
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows import paths
 from flows.events import champion_changed
 from flows.mlflow_store import client
 from ghn.errors import GHNError
@@ -211,8 +212,12 @@ def accuracies(rows: Sequence[Mapping[str, Any]], column: str = METRIC) -> dict[
 
 
 def _data(tags: Mapping[str, str], images: int, seed: int) -> str:
-    """What two evaluations must share to be compared: images (how many, by which seed) and architectures."""
-    hashes = [value[:8] for key, value in sorted(tags.items()) if key.startswith("dvc.data/")]
+    """What two evaluations must share to be compared: images (how many, by which seed) and architectures.
+
+    Of DeepNets-1M the splits that were evaluated count: another train split makes no other test.
+    """
+    whole = f"dvc.{paths.DEEPNETS.as_posix()}"
+    hashes = [value[:8] for key, value in sorted(tags.items()) if key.startswith("dvc.data/") and key != whole]
     return (
         f"{images} images of {tags.get('data_set')}, {tags.get('image_size')} pixels, seed {seed}, {' '.join(hashes)}"
     )

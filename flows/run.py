@@ -25,6 +25,8 @@ from flows.shell import environment
 from flows.tracking import pipeline_run
 from ghn.errors import GHNError
 
+INTERRUPTED = 128 + signal.SIGINT
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `dvc repro` and prints a summary; returns the exit code."""
@@ -43,11 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("All stages are up to date.")
         code, run_id = 0, None
     else:
-        with pipeline_run("pipeline", params.model_dump(mode="json", by_alias=True), params.base.experiment) as run_id:
-            code = dvc("repro", *options.targets)
-            if code:
-                console.print(f"[red]dvc repro ended with exit code {code}[/red]; the same command continues.")
-                return code
+        tree, code = params.model_dump(mode="json", by_alias=True), INTERRUPTED
+        try:
+            with pipeline_run("pipeline", tree, params.base.experiment) as run_id:
+                if code := dvc("repro", *options.targets):
+                    raise KeyboardInterrupt if code == INTERRUPTED else subprocess.CalledProcessError(code, "dvc repro")
+        except (KeyboardInterrupt, subprocess.CalledProcessError):
+            console.print(f"[red]dvc repro ended with exit code {code}[/red]; the same command continues.")
+            return code
     _summarise(console, params, run_id, time.perf_counter() - started)
     return code
 
@@ -68,7 +73,7 @@ def dvc(*arguments: str, silent: bool = False) -> int:
         except KeyboardInterrupt:
             interrupted = True
         else:
-            return 128 + signal.SIGINT if interrupted else code
+            return INTERRUPTED if interrupted else code
 
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from flows.mlflow_store import SPOOL, Op, Sender
+from ghn.files import atomic_path
 
 
 def pending(spool: Path = SPOOL) -> list[Path]:
@@ -45,8 +47,28 @@ def send_pending(spool: Path = SPOOL) -> int:
             claimed.rename(path.with_suffix(".jsonl"))
             raise
         claimed.unlink()
+        shutil.rmtree(_kept(path), ignore_errors=True)
         sent += 1
     return sent
+
+
+def keep_files(log: Path) -> None:
+    """Copies the files that a log names beside it, and names the copies: their directory is about to be removed."""
+    lines: list[str] = []
+    for line in log.read_text().splitlines():
+        op = json.loads(line)
+        if "path" in op and (source := Path(op["path"])).exists() and log.parent.resolve() not in source.parents:
+            copy = _kept(log) / str(len(lines)) / source.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+            op["path"] = str(copy.resolve())
+        lines.append(json.dumps(op))
+    with atomic_path(log) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def _kept(log: Path) -> Path:
+    return log.parent / "files" / log.stem
 
 
 def replay(path: Path) -> str | None:

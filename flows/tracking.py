@@ -26,9 +26,9 @@ from typing import IO, Any
 from uuid import uuid4
 
 from flows.memory import PeakMemory
-from flows.mlflow_store import SPOOL, Op, Sender, tracking_uri
+from flows.mlflow_store import SPOOL, TREE, Op, Sender, tracking_uri
 from flows.provenance import dvc_hash, revision
-from flows.spool import send_pending
+from flows.spool import keep_files, send_pending
 
 PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
 CONNECT_AFTER_SECONDS = 4.0
@@ -71,7 +71,7 @@ class StageRun:
 
     def log_artifact(self, path: str | Path, to: str | None = None) -> None:
         """Uploads a file or the files of a directory, below artifact directory `to`."""
-        self._do({"op": "artifact", "path": str(path), "to": to})
+        self._do({"op": "artifact", "path": str(Path(path).resolve()), "to": to})
 
     def register_model(
         self, name: str, directory: str | Path, tags: Mapping[str, object], alias: str, description: str
@@ -80,8 +80,8 @@ class StageRun:
 
         `flows.registry.promote` then decides whether it becomes @champion.
         """
-        op = {"op": "register", "name": name, "path": str(directory), "alias": alias, "description": description}
-        self._do({**op, "tags": {key: str(value) for key, value in tags.items()}})
+        op = {"op": "register", "name": name, "path": str(Path(directory).resolve()), "alias": alias}
+        self._do({**op, "description": description, "tags": {key: str(value) for key, value in tags.items()}})
 
     def _do(self, op: Op) -> None:
         op = {**op, "time_ms": int(time.time() * 1000)}
@@ -130,6 +130,8 @@ class StageRun:
         if self._sent:
             self._path.unlink(missing_ok=True)
         else:
+            if TREE.resolve() != Path.cwd():  # an experiment's directory, which will be gone
+                keep_files(self._path)
             self._path.rename(self._path.with_suffix(".jsonl"))
 
 
@@ -177,8 +179,9 @@ def stage_run(
     """An MLflow run around a stage.
 
     The run gets the flattened `params`, the inputs as data sets with their DVC hashes as digests, and as tags the git
-    revision and the DVC hash of each input and (at the end) output; at the end also `seconds` and `peak_memory_mb`. It
-    ends as FINISHED, FAILED (an exception) or KILLED (Ctrl-C); exceptions pass through.
+    revision, the name of the DVC experiment that it belongs to, if any, and the DVC hash of each input and (at the end)
+    output; at the end also `seconds` and `peak_memory_mb`. It ends as FINISHED, FAILED (an exception) or KILLED
+    (Ctrl-C); exceptions pass through.
 
     Args:
         stage: the stage's name in dvc.yaml, `generate@train` for one of several.
@@ -199,6 +202,8 @@ def stage_run(
     }
     if parent := os.environ.get(PARENT_VARIABLE):
         tags["mlflow.parentRunId"] = parent
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["dvc_experiment"] = name
     flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
     run._do({"op": "start", "experiment": experiment, "name": stage, "tags": tags, "params": flat})
     if hashes:
@@ -225,12 +230,15 @@ def stage_run(
 def pipeline_run(name: str, params: Mapping[str, Any], experiment: str = "ghn3") -> Iterator[str | None]:
     """A parent run for the stages that are started inside: yields its id, None while the store is away.
 
-    The stages find it through the environment.
+    The stages find it through the environment. So does a pipeline that runs stages for another (in another pool): it
+    makes no run of its own, and its stages hang below that of the other.
     """
+    if outer := os.environ.get(PARENT_VARIABLE):
+        yield outer
+        return
     sender = Sender()
     flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
     tags = {"stage": "pipeline", "log": uuid4().hex, "git_revision": revision()}
-    before = os.environ.pop(PARENT_VARIABLE, None)
     status = "FAILED"
     try:
         _quietly(
@@ -255,8 +263,6 @@ def pipeline_run(name: str, params: Mapping[str, Any], experiment: str = "ghn3")
         if sender.run_id is not None:
             _quietly(sender, {"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
         os.environ.pop(PARENT_VARIABLE, None)
-        if before is not None:
-            os.environ[PARENT_VARIABLE] = before
 
 
 def _quietly(sender: Sender, op: Op) -> None:

@@ -7,7 +7,6 @@ again) and ends as an experiment: `dvc exp show`, `dvc exp apply` and `dvc exp b
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvcfile import read_stages
-from flows.mlflow_store import DEFAULT_URI, SPOOL, tracking_uri
 from flows.params import PARAMS_FILE, load_params, set_params
 from ghn.errors import GHNError
-from ghn.files import atomic_path
 
 LOCK = "dvc.lock"
 
@@ -85,10 +82,8 @@ def experiment(
     tree = Workspace(Path.cwd())
     root = Path(tree.run("git", "rev-parse", "--show-toplevel"))
     directory = root / ".dvc" / "tmp" / "workspaces" / name
-    # Without a server, MLflow's store is a file in the tree: it must outlive the workspace.
-    store = f"sqlite:///{root / DEFAULT_URI.removeprefix('sqlite:///')}" if tracking_uri() == DEFAULT_URI else None
-    environment = {"PYTHONPATH": str(directory)} | ({"MLFLOW_TRACKING_URI": store} if store else {})
-    workspace = Workspace(directory, environment)
+    # As DVC does for its own queue: what stages log outlives the workspace (`flows.mlflow_store`).
+    workspace = Workspace(directory, {"PYTHONPATH": str(directory), "DVC_ROOT": str(root), "DVC_EXP_NAME": name})
     _remove(tree, directory)
     tree.run("git", "worktree", "add", "--detach", "--quiet", str(directory), "HEAD")
     try:
@@ -104,7 +99,6 @@ def experiment(
         if save:
             report(workspace.dvc("exp", "save", "--force", "--name", name))
     finally:
-        _keep_unsent(directory, root)
         _remove(tree, directory)
 
 
@@ -122,24 +116,3 @@ def _remove(tree: Workspace, directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory, ignore_errors=True)
     tree.run("git", "worktree", "prune")
-
-
-def _keep_unsent(workspace: Path, root: Path) -> None:
-    """Logs that MLflow has not got yet move to the tree's spool, with the files that they name.
-
-    From there the next stage or `ghn mlflow sync` sends them.
-    """
-    for log in sorted((workspace / SPOOL).glob("*.jsonl")):
-        files = root / SPOOL / "files" / log.stem
-        lines = []
-        for line in log.read_text().splitlines():
-            op = json.loads(line)
-            if "path" in op and (source := workspace / op["path"]).exists():
-                kept = files / op["path"]
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, kept)
-                op["path"] = str(kept)
-            lines.append(json.dumps(op))
-        (root / SPOOL).mkdir(parents=True, exist_ok=True)
-        with atomic_path(root / SPOOL / log.name) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.gpus import visible
 from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +33,8 @@ class StackConfig:
         host: what the servers bind to (GHN_STACK_HOST, 127.0.0.1). Prefect and MLflow have no log-in of their own, so
             any other value belongs behind a proxy that has one.
         postgres_port, prefect_port, mlflow_port: GHN_STACK_{POSTGRES,PREFECT,MLFLOW}_PORT.
-        training_slots: trainings at once in the pool `gpu`, that is GPUs of this machine (GHN_STACK_GPUS; by default
-            as many as PyTorch sees, at least 1: without a GPU that pool trains on the CPU).
+        training_slots: GPUs of this machine that the pool `gpu` may use, and so trainings at once (GHN_STACK_GPUS; by
+            default as many as PyTorch sees, at least 1: without a GPU that pool trains on the CPU).
         cpu_slots: flow runs at once in the pool `cpu` (GHN_STACK_CPU_RUNS, 2).
     """
 
@@ -42,7 +43,7 @@ class StackConfig:
     postgres_port: int = field(default_factory=lambda: _number("GHN_STACK_POSTGRES_PORT", 5433))
     prefect_port: int = field(default_factory=lambda: _number("GHN_STACK_PREFECT_PORT", 4200))
     mlflow_port: int = field(default_factory=lambda: _number("GHN_STACK_MLFLOW_PORT", 5000))
-    training_slots: int = field(default_factory=lambda: _number("GHN_STACK_GPUS", 0) or _gpus())
+    training_slots: int = field(default_factory=lambda: _number("GHN_STACK_GPUS", 0) or max(1, len(visible())))
     cpu_slots: int = field(default_factory=lambda: _number("GHN_STACK_CPU_RUNS", 2))
 
     @property
@@ -101,9 +102,3 @@ def _number(variable: str, default: int) -> int:
     if not text.isdigit():
         raise ConfigError(f"{variable}={text!r} is not a whole number")
     return int(text)
-
-
-def _gpus() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from flows import gpus
 from flows.shell import environment
 from flows.stack import postgres
 from flows.stack.config import HEARTBEAT_SECONDS, POOLS, ROOT, TRAINING_LIMIT, StackConfig
@@ -97,8 +99,9 @@ def deploy(config: StackConfig) -> list[str]:
     Raises:
         ServiceError: the server is away, or refuses a deployment.
     """
-    # The variable is filled in by prefect.yaml's pull step; an empty answer declines what `prefect deploy` may ask.
-    prefect(config, "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), extra={"GHN_ROOT": str(ROOT)})
+    # Of prefect.yaml's pull step: where the workers' checkout is, if not here.
+    root = {"GHN_ROOT": os.environ.get("GHN_ROOT") or str(ROOT)}
+    prefect(config, "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), extra=root)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.stack import automations
@@ -168,6 +171,7 @@ def _worker(config: StackConfig, pool: str) -> Service:
         polls,
         environment={
             **prefect_environment(config),
+            **({gpus.VARIABLE: ",".join(gpus.visible()[: config.training_slots])} if gpus.visible() else {}),
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PYTHONUNBUFFERED": "1",
         },

@@ -49,7 +49,8 @@ def run(params: Params, stage: StageRun) -> None:
         summary = json.loads(SUMMARY.read_text())
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it") from None
-    sources = (paths.DEEPNETS, paths.images(params.images.name), weights, paths.EVALUATION)
+    splits = [path for name in summary if (path := paths.DEEPNETS / f"{name}.h5").exists()]
+    sources = (paths.DEEPNETS, *splits, paths.images(params.images.name), weights, paths.EVALUATION)
     record = {
         "name": params.register_.name,
         "data_set": params.images.name,

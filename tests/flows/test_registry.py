@@ -9,6 +9,7 @@ from flows import registry
 from flows.mlflow_store import client
 from flows.registry import Evaluation, compare, decide
 from flows.results import write_rows
+from flows.spool import pending, send_pending
 from flows.stages.evaluate import COLUMNS
 from flows.tracking import stage_run
 
@@ -100,6 +101,8 @@ def store(tmp_path_factory):
             write_rows(model / "artifacts" / "evaluation.parquet", rows, COLUMNS)
             (model / "artifacts" / "ghn.safetensors").write_bytes(bytes([number]))
             tags = {"variant": variant, "data_set": "digits", "image_size": 32, "dvc.data/images/digits": images,
+                    "dvc.data/deepnets1m": f"{number:032x}.dir",  # each with a train split of its own
+                    "dvc.data/deepnets1m/test.h5": "cccccccc33",
                     "dvc.models/ghn3/ghn.safetensors": f"{number:032x}"}  # fmt: skip
             with stage_run("register", {}, connect_after_seconds=0) as run:
                 run.register_model("ghn3", model, tags, "challenger", "a test")
@@ -150,3 +153,17 @@ def test_promote_by_force_and_roll_back(store):
     assert registry.rollback("ghn3", "again") == ("2", "1")
     with pytest.raises(registry.RegistryError, match="none to go back to"):
         registry.rollback("ghn3", "once more")
+
+
+def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # with a spool of its own
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").touch()
+    with stage_run("register", {}, connect_after_seconds=1e9) as run:
+        run.register_model("twice", tmp_path / "model", {}, "challenger", "a test")
+    (log,) = pending()
+    text = log.read_text()
+    for _ in range(2):  # as after a connection that was lost in the middle
+        log.write_text(text)
+        assert send_pending() == 1
+    assert [v.version for v in registry.versions("twice")] == [1]

@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -57,6 +60,17 @@ def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
     assert second.data.metrics["peak_memory_mb"] > 10
     assert [item.path for item in client().list_artifacts(second.info.run_id, "files")] == ["files/out.txt"]
     assert pending() == []
+
+
+def test_a_pipeline_that_runs_stages_for_another_makes_no_run_of_its_own(store: Path) -> None:
+    with (  # noqa: PT012
+        pytest.raises(ValueError, match="broken"),
+        pipeline_run("nightly", {}) as outer,
+        pipeline_run("gpu", {}) as inner,
+    ):
+        assert inner == outer
+        raise ValueError("broken")
+    assert [(run.info.run_name, run.info.status) for run in runs()] == [("nightly", "FAILED")]
 
 
 def test_a_short_stage_leaves_its_log_to_the_next(store: Path) -> None:
@@ -142,3 +156,27 @@ def test_a_log_that_cannot_be_sent_does_not_hold_up_others(store: Path, capsys: 
     assert "cannot be sent to MLflow yet (the log of a run does not begin with its start)" in capsys.readouterr().err
     assert [run.data.tags["stage"] for run in runs()] == ["second"]
     assert pending() == [log]
+
+
+EXPERIMENT = """
+from pathlib import Path
+from flows.tracking import stage_run
+with stage_run("stage", {}, connect_after_seconds=1e9) as run:
+    Path("out.txt").write_text("output")
+    run.log_artifact("out.txt", "files")
+"""
+
+
+def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
+    directory = store / "experiment"  # as of `dvc exp run --queue`
+    directory.mkdir()
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    variables = {"DVC_ROOT": str(store), "DVC_EXP_NAME": "exp-1", "PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", EXPERIMENT], cwd=directory, env=clean | variables, check=True)
+    shutil.rmtree(directory)
+    assert len(pending()) == 1
+    assert send_pending() == 1
+    (run,) = runs()
+    assert run.data.tags["dvc_experiment"] == "exp-1"
+    assert [item.path for item in client().list_artifacts(run.info.run_id, "files")] == ["files/out.txt"]
+    assert not [path for path in (store / ".mlflow-spool").rglob("*") if path.is_file()]

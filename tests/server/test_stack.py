@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import urllib.request
 from datetime import datetime
@@ -181,9 +182,25 @@ def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     for triggered in runs_of(stack, "train/on-demand"):
         finish(stack, triggered["id"])
 
-    script = "from flows.events import champion_changed; champion_changed('ghn3', '1', 'a test')"
-    stack.run("python", "-c", script)
+    # A version is registered with its evaluation, becomes the champion, and is evaluated anew.
+    artifacts = stack.root / "model" / "artifacts"
+    artifacts.mkdir(parents=True)
+    shutil.copy(stack.root / "results" / "evaluation.parquet", artifacts)
+    (artifacts / "ghn.safetensors").write_text("0.6")  # better than that evaluation says
+    script = (
+        "from flows.tracking import stage_run\n"
+        "with stage_run('register', {}, connect_after_seconds=0) as run:\n"
+        "    run.register_model('ghn3', 'model', {'variant': 'ghn2'}, 'challenger', 'a test')\n"
+    )
+    assert "ghn3 version 1 is the champion" in stack.run("python", "-c", script)
     wait_for("re-evaluation starts by itself", lambda: runs_of(stack, "reevaluate/weekly"))
+    (again,) = runs_of(stack, "reevaluate/weekly")
+    assert finish(stack, again["id"]) == "Completed"
+    tags = stack.ghn("registry", "show", "@champion")
+    assert "reevaluation.difference: 0.1\n" in tags
+    assert "reevaluation.drifted: True\n" in tags
+    (table,) = api(stack, "/artifacts/filter", {"flow_runs": {"id": {"any_": [again["id"]]}}})
+    assert json.loads(table["data"])[0]["accuracy now"] == pytest.approx(0.645)
 
 
 def test_cancelling_ends_the_stage_and_all_its_processes(stack):
@@ -264,7 +281,7 @@ def test_everything_is_there_after_a_restart(stack):
     listed = stack.ghn("registry", "list", "--where", "variant=ghn3-t")
     assert "@challenger" in listed
     script = (
-        "import mlflow; c = mlflow.MlflowClient(); uri = c.get_model_version_download_uri('ghn3', '1')\n"
+        "import mlflow; c = mlflow.MlflowClient(); uri = c.get_model_version_download_uri('ghn3', '2')\n"
         "print(sorted(f.path for f in mlflow.artifacts.list_artifacts(uri)))\n"
         "e = c.get_experiment_by_name('ghn3').experiment_id\n"
         "print(len(c.search_runs([e], \"tags.stage = 'offline'\")))"

@@ -1,0 +1,71 @@
+"""GPUs are names with locks here, so what shares them shows without any."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from flows import gpus
+
+HOLD = """
+import pathlib, sys, time
+from flows.gpus import hold
+with hold(int(sys.argv[1]), ["0", "1", "2"], pathlib.Path(sys.argv[2])) as held:
+    print(*held, flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(count: int, directory: Path) -> tuple[subprocess.Popen[str], str]:
+    """Another process that holds `count` of three GPUs, and which."""
+    command = [sys.executable, "-c", HOLD, str(count), str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: Path) -> None:
+    first, held = holder(2, tmp_path)
+    assert held == "0 1"
+    waiting = threading.Event()
+    outcome: list[list[str]] = []
+
+    def wait_for_two() -> None:
+        waiting.set()
+        with gpus.hold(2, ["0", "1", "2"], tmp_path, poll_seconds=0.05) as mine:
+            outcome.append(mine)
+
+    thread = threading.Thread(target=wait_for_two)
+    thread.start()
+    waiting.wait()
+    with gpus.hold(1, ["0", "1", "2"], tmp_path, poll_seconds=0.05) as other:  # whoever waits for two keeps none
+        assert other == ["2"]
+        assert outcome == []
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    thread.join(20)
+    assert len(outcome[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("processes", "found", "expected"), [(2, 0, 2), (2, 1, 1), (2, 8, 2), (8, 8, 8), (8, 4, 4), (8, 3, 2)]
+)
+def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(processes: int, found: int, expected: int) -> None:
+    assert gpus.ranks(processes, 8, found) == expected
+
+
+def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv(gpus.VARIABLE, "4, 6")
+    assert gpus.visible() == ["4", "6"]
+    monkeypatch.delenv(gpus.VARIABLE)
+    assert gpus.visible() == ["0", "1"]
+    assert gpus.VARIABLE not in os.environ
