@@ -13,16 +13,19 @@ import yaml
 LARGE = 2 * 1024**3
 """Bytes from which a hash is looked up in dvc.lock instead of being computed."""
 
+OUTPUTS = tuple(f":(exclude){path}" for path in ("dvc.lock", "models", "reports", "results"))
+"""What a run of the pipeline changes by itself, as git excludes it: dvc.lock and the metrics that git keeps."""
+
 
 @cache
 def revision() -> str:
-    """The git commit of the working tree, with `-dirty` if tracked files other than dvc.lock differ from it.
+    """The git commit of the working tree, with `-dirty` if a tracked file differs from it that no stage writes.
 
     "unknown" outside a git repository (for example in an unpacked archive).
     """
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *OUTPUTS)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head

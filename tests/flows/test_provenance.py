@@ -27,12 +27,14 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_revision_says_dirty_for_tracked_files_but_not_for_the_lock_file(repository: Path) -> None:
+def test_revision_says_dirty_for_tracked_files_but_not_for_what_a_run_writes(repository: Path) -> None:
     head = git("rev-parse", "HEAD")
     assert revision() == head
     (repository / "new.txt").write_text("untracked")
     (repository / "dvc.lock").write_text("x")
-    git("add", "dvc.lock")
+    (repository / "results").mkdir()
+    (repository / "results" / "evaluation.json").write_text("{}")
+    git("add", "dvc.lock", "results")
     revision.cache_clear()
     assert revision() == head
     (repository / "code.py").write_text("a = 2\n")
