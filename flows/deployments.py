@@ -116,6 +116,7 @@ def reevaluate(
     if version is None:
         raise registry.RegistryError(f"model {model} has no version @{alias}; `ghn registry list {model}` shows them")
     number = str(version.version)
+    registered = registry.evaluation(version).accuracies  # before hours are spent
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"reevaluate-{model}-v{number}-{flow_run.id or int(time.time())}"[:80])
     values = {
         "base.ghn": f"{model}-v{number}",
@@ -128,7 +129,7 @@ def reevaluate(
         run_stage("evaluate", workspace)
         fresh = registry.read_rows(workspace.directory / paths.EVALUATION)
     now = registry.accuracies(fresh)
-    comparison = registry.compare(now, registry.evaluation(version).accuracies)
+    comparison = registry.compare(now, registered)
     drifted = abs(comparison.difference) > comparison.noise
     row: dict[str, Any] = {
         "version": number,

@@ -10,7 +10,6 @@ The flow leaves artifacts on its page: a summary in Markdown, the stages as a ta
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -23,21 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from flows import gpus, paths, shell
+from flows import artifacts, gpus, shell
 from flows.dvcfile import Declaration, read_stages
 from flows.events import outputs_changed
-from flows.mlflow_store import client, experiment_id, tracking_uri
 from flows.params import PARAMS_FILE, load_params
 from flows.stack.config import TRAINING_LIMIT
 from flows.tracking import PARENT_VARIABLE, pipeline_run
@@ -170,10 +168,18 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
 
 
 def _training_slots(workspace: Workspace) -> int:
-    """The GPUs that a training takes; 1 on a machine without, where it takes the processor."""
+    """The GPUs that a training takes, at most all of the limit; 1 on a machine without, where it takes processors."""
     params = load_params(workspace.directory / PARAMS_FILE)
     found = 0 if params.base.device == "cpu" else len(gpus.visible())
-    return gpus.ranks(params.train.processes, params.train.meta_batch_size, found) if found else 1
+    taken = gpus.ranks(params.train.processes, params.train.meta_batch_size, found) if found else 1
+    if taken == 1:
+        return 1
+    try:
+        with get_client(sync_client=True) as prefect_client:
+            limit = prefect_client.read_global_concurrency_limit_by_name(TRAINING_LIMIT).limit
+    except ObjectNotFound:  # then there is nothing to wait for either
+        return taken
+    return min(taken, limit)
 
 
 def _killed(exit_code: int) -> bool:
@@ -264,11 +270,20 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
             shell.end_all()
             raise
         states = {name: future.state for name, future in futures.items()}
-        _leave_artifacts(states, workspace, parent_run, params.base.experiment)
+        artifacts.leave(_rows(states), workspace.directory, parent_run, params.base.experiment)
         if failed := [name for name, state in states.items() if not state.is_completed()]:
             reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
             raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
     return {name: str(state.name) for name, state in states.items()}
+
+
+def _rows(states: Mapping[str, State]) -> list[dict[str, str]]:
+    """Stage, state and seconds for the artifacts."""
+    outcomes = {name: state.data if isinstance(state.data, Outcome) else None for name, state in states.items()}
+    return [
+        {"stage": name, "state": str(states[name].name), "seconds": f"{outcome.seconds:.1f}" if outcome else ""}
+        for name, outcome in outcomes.items()
+    ]
 
 
 def _run_name() -> str:
@@ -277,69 +292,6 @@ def _run_name() -> str:
         "-" + parameters["profile"] if parameters.get("profile") else ""
     )
     return f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _leave_artifacts(
-    states: Mapping[str, State], workspace: Workspace, parent_run: str | None, experiment_name: str
-) -> None:
-    links = mlflow_links(parent_run, experiment_name)
-    rows = []
-    for name, state in states.items():
-        outcome = state.data if isinstance(state.data, Outcome) else None
-        rows.append(
-            {
-                "stage": name,
-                "state": state.name,
-                "seconds": f"{outcome.seconds:.1f}" if outcome else "",
-                "MLflow run": links.get(name, ""),
-            }
-        )
-    create_table_artifact(rows, key="stages", description="What became of each stage")
-    text = summary(rows, workspace.directory)
-    if parent := links.get(""):
-        text += f"\n\nMLflow: {parent}"
-    create_markdown_artifact(text, key="pipeline", description="What the pipeline did and measured")
-
-
-def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]:
-    """Markdown links to the MLflow runs of the stages below `parent_run` ("" for itself); empty without a server."""
-    base = tracking_uri()
-    if parent_run is None or not base.startswith("http"):
-        return {}
-    try:
-        mlflow_client = client()
-        identifier = experiment_id(mlflow_client, experiment_name)
-        runs = mlflow_client.search_runs([identifier], f"tags.mlflow.parentRunId = '{parent_run}'")
-    except Exception as error:  # the server went away: the pipeline is worth more than its links
-        get_run_logger().warning("no links to MLflow: %s", error)
-        return {}
-    page = f"{base}/#/experiments/{identifier}/runs"
-    named = [(run.data.tags.get("stage", ""), run.info.run_id) for run in runs]
-    return {name: f"[{run_id[:8]}]({page}/{run_id})" for name, run_id in [("", parent_run), *named]}
-
-
-def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:
-    """The Markdown of the artifact: the stages, and the accuracies if they were measured."""
-    lines = ["## Pipeline", "", "| stage | state | seconds |", "|---|---|---:|"]
-    lines += [f"| {row['stage']} | {row['state']} | {row['seconds']} |" for row in rows]
-    try:
-        accuracies = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
-    except (OSError, ValueError):
-        return "\n".join(lines)
-    lines += [
-        "",
-        "### Accuracy without training",
-        "",
-        "| split | networks | predicted | random |",
-        "|---|---:|---:|---:|",
-    ]
-    for split, entry in accuracies.items():
-        if "mean" in entry:
-            lines.append(
-                f"| {split} | {entry['architectures']} | {entry['mean']:.1%} ± {entry['std']:.1%} "
-                f"| {entry['randinit_mean']:.1%} ± {entry['randinit_std']:.1%} |"
-            )
-    return "\n".join([*lines, "", f"Report: `{paths.REPORT}`"])
 
 
 if __name__ == "__main__":

@@ -54,3 +54,14 @@ def test_the_pools_ask_for_a_gpu():
     manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["job_configuration"]["job_manifest"]
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
+
+
+def test_all_containers_work_in_one_checkout(compose):
+    for worker in ("worker-cpu", "worker-gpu"):  # a stage that one leaves to the other needs its files
+        assert compose["services"][worker]["volumes"] == [".:/app"]
+        assert compose["services"][worker]["environment"]["GHN_ROOT"] == "/app"
+    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"]["properties"]
+    assert [volume.split(":")[1] for volume in docker["volumes"]["default"]] == ["/app"]
+    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["job_configuration"]["job_manifest"]
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    assert {"name": "ghn3", "mountPath": "/app"} in container["volumeMounts"]

@@ -9,9 +9,10 @@ import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
 from flows import pipeline
+from flows.artifacts import summary
 from flows.dvcfile import Declaration, read_stages
 from flows.params import load_params
-from flows.pipeline import StageFailedError, needed, summary, upstream
+from flows.pipeline import StageFailedError, needed, upstream
 from flows.stack.config import HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -220,6 +220,21 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     hold.unlink()
 
 
+def test_cancelling_a_pipeline_ends_the_training_that_it_left_to_the_other_pool(stack):
+    hold, started = Path(stack.environment["GHN_TEST_HOLD"]), stack.root / "train.started"
+    hold.touch()
+    started.unlink(missing_ok=True)
+    run = start(stack, "pipeline/nightly")
+    wait_for("the stage runs", started.exists)
+    before = {r["id"] for r in runs_of(stack, "pipeline/gpu") if r["state"]["type"] in ("RUNNING", "PENDING")}
+    assert len(before) == 1
+    api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert finish(stack, run) == "Cancelled"
+    assert finish(stack, before.pop()) == "Cancelled"
+    started.unlink()
+    hold.unlink()
+
+
 def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lost(stack):
     hold = Path(stack.environment["GHN_TEST_HOLD"])
     hold.touch()
