@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +85,26 @@ class Shard:
         with _reading(path), np.load(path, allow_pickle=False) as file:
             notes = json.loads(file["notes"].tobytes())
         return Notes(notes["index"], notes["rejected"], tuple(notes["redrawn"]))
+
+    @staticmethod
+    def load_hashes(path: Path) -> NDArray[np.uint64]:
+        """`hashes` of a shard's file.
+
+        Raises:
+            DamagedFileError: the file is not a whole shard.
+        """
+        with _reading(path), np.load(path, allow_pickle=False) as file:
+            hashes: NDArray[np.uint64] = file["hashes"]
+        return hashes
+
+    def select(self, keep: NDArray[np.bool_]) -> Shard:
+        """Some of its architectures."""
+        if keep.all():
+            return self
+        return replace(
+            self, code=self.code[keep], graphs=self.graphs.select(keep), hashes=self.hashes[keep],
+            n_params=self.n_params[keep], checksums=self.checksums[keep],
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: Path) -> Shard:

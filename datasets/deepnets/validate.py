@@ -37,8 +37,8 @@ class ValidateConfig(BaseModel):
     Attributes:
         splits: which; None for all that are there.
         sample: graphs per split whose degree and average path are measured.
-        max_duplicates: largest tolerated fraction of architectures that are isomorphic to an earlier one of the split.
-            The search space forces some: shards are drawn independently, and its small networks are few.
+        max_duplicates: largest tolerated fraction of an imported split's architectures that are isomorphic to an
+            earlier one; in a generated split there may be none.
         block: graphs that a worker checks at a time.
     """
 
@@ -46,7 +46,9 @@ class ValidateConfig(BaseModel):
 
     splits: tuple[str, ...] | None = Field(default=None, description="null: all that are there")
     sample: int = Field(default=1000, ge=1, description="graphs per split whose degree and path are measured")
-    max_duplicates: float = Field(default=0.05, ge=0, le=1, description="tolerated fraction of isomorphic repetitions")
+    max_duplicates: float = Field(
+        default=0.05, ge=0, le=1, description="imported splits: tolerated isomorphic repetitions"
+    )
     block: int = Field(default=5000, ge=1, description="graphs that a worker checks at a time")
 
 
@@ -163,9 +165,10 @@ def _validate_split(split: Split, config: ValidateConfig, map_blocks: MapItems) 
     content = hashlib.sha256(b"".join(checksums[s].astype("<u4").tobytes() for s in starts)).hexdigest()
     files.add(1, [] if content == split.content else [f"{split.h5_path} (digest of the graphs' checksums)"])
     hashes = _hashes(split)
+    tolerated = config.max_duplicates if split.header.origin == "imported" else 0.0
     for outcome in found.values():
         outcome.examples.sort()
-    return [files, *found.values(), _duplicates(split, hashes, config.max_duplicates)], hashes
+    return [files, *found.values(), _duplicates(split, hashes, tolerated)], hashes
 
 
 def _hashes(split: Split) -> NDArray[np.void]:

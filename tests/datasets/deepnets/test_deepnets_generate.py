@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
-from datasets.deepnets.generate import _locked, disjoint_hashes
+from datasets.deepnets.generate import _first_occurrences, _locked, disjoint_hashes
 from datasets.deepnets.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.sampling import draw_table, rejections
 from datasets.deepnets.search_space import OPERATIONS
 from datasets.deepnets.shard import generate_shard, hexadecimal
 from datasets.deepnets.store import paths_of
 from datasets.deepnets.workers import OnThisMachine
-from ghn.errors import ConfigError, GHNError
+from ghn.errors import ConfigError, GHNError, InvalidGraphError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -89,6 +89,42 @@ def test_finished_split_is_left_alone_and_other_settings_replace_it(tmp_path):
     second = generate_split(tmp_path, "mine", config, seed=7)
     assert second.made == 1
     assert (first.split.code != second.split.code).any()
+
+
+TINY = {
+    "n_cells": [4, 4], "deep_from": [4, 4], "operations": ["skip_connect", "conv_1x1"], "steps": [1, 1],
+    "max_steps_deep": 1,
+}  # fmt: skip
+"""A space so small that shards repeat one another all the time."""
+
+
+def test_a_split_is_the_first_different_architectures_of_its_shards(tmp_path):
+    config = GenerateConfig(shard_size=20, splits={"mine": {"size": 90, **TINY}})
+    made = generate_split(tmp_path, "mine", config).made
+    rules = rules_of("mine", config.rules())
+    drawn: list[str] = []
+    for k in range(made):
+        drawn += hexadecimal(generate_shard(rules, 1, k, 20 if k != 4 else 10).hashes)
+    expected = list(dict.fromkeys(drawn))[:90]
+    split = open_split(tmp_path, "mine")
+    assert [raw.hex() for raw in split.metadata(["hash"])["hash"].to_pylist()] == expected
+    assert made > 5  # the five of 90 architectures were not enough
+    assert split.header.rejected["duplicate"] > 0
+    assert set(disjoint_hashes(tmp_path / "elsewhere", ("mine",), config.rules(), 1, 20)) == set(expected)
+    other = tmp_path / "two workers"
+    generate_split(other, "mine", config, map_shards=OnThisMachine(2))
+    assert contents(other) == contents(tmp_path)
+
+
+def test_a_space_with_too_few_architectures_is_an_error():
+    rng = np.random.default_rng(1)
+
+    def hashes_of(indices: range) -> list[np.ndarray]:
+        return [rng.integers(0, 8, (20, 2)).astype(np.uint64) for _ in indices]  # 64 different ones
+
+    assert sum(int(keep.sum()) for keep in _first_occurrences(hashes_of, 50, 20)) == 50
+    with pytest.raises(InvalidGraphError, match="hardly more than 64 different architectures of 200"):
+        _first_occurrences(hashes_of, 200, 20)
 
 
 def test_second_writer_is_refused_by_name(tmp_path):
