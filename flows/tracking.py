@@ -12,6 +12,7 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -197,7 +198,7 @@ def stage_run(
     tags = {
         "stage": stage,
         "log": run.log_id,
-        "git_revision": revision(),
+        **_origin(f"ghn {stage}"),
         **{f"dvc.in.{entry['path']}": entry["md5"] for entry in hashes},
     }
     if parent := os.environ.get(PARENT_VARIABLE):
@@ -238,7 +239,7 @@ def pipeline_run(name: str, params: Mapping[str, Any], experiment: str = "ghn3")
         return
     sender = Sender()
     flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
-    tags = {"stage": "pipeline", "log": uuid4().hex, "git_revision": revision()}
+    tags = {"stage": "pipeline", "log": uuid4().hex, **_origin(name)}
     status = "FAILED"
     try:
         _quietly(
@@ -263,6 +264,17 @@ def pipeline_run(name: str, params: Mapping[str, Any], experiment: str = "ghn3")
         if sender.run_id is not None:
             _quietly(sender, {"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
         os.environ.pop(PARENT_VARIABLE, None)
+
+
+def _origin(source: str) -> dict[str, str]:
+    """Tags that say what ran, of which revision and for whom; those of MLflow's own names are on its pages."""
+    commit = revision()
+    tags = {"git_revision": commit, "mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
+    if commit != "unknown":
+        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
+    with suppress(OSError, KeyError):  # in a container for a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
 
 
 def _quietly(sender: Sender, op: Op) -> None:

@@ -52,6 +52,7 @@ def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
     assert tags["dvc.in.in.txt"] == "a43c1b0aa53a0c908810c06ab1ff3967"
     assert tags["dvc.out.out.txt"] == "78e6221f6393d1356681db398f14ce6d"
     assert "git_revision" in tags
+    assert tags["mlflow.source.name"] == "ghn stage@a"
     assert second.data.params == {"x.y": "2"}
     assert [entry.dataset.digest for entry in second.inputs.dataset_inputs] == [tags["dvc.in.in.txt"]]
     history = client().get_metric_history(second.info.run_id, "loss")
