@@ -163,29 +163,33 @@ def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_
         raise InvalidGraphError(f"a graph of {n} nodes is too large for its distances")
     if n == 0:
         return np.zeros((0, 0), dtype=np.uint8)
-    after: list[list[int]] = [[] for _ in range(n)]
-    n_sources = [0] * n
-    for source, target in edges.tolist():
-        after[source].append(target)
-        n_sources[target] += 1
-    heads, run_of = [0], [0]
-    for node in range(1, n):
-        if n_sources[node] != 1 or len(after[node - 1]) != 1 or after[node - 1][0] != node:
-            heads.append(node)
-        run_of.append(len(heads) - 1)
-    first = np.array(heads, dtype=np.uint16)
-    length = np.diff(first, append=np.uint16(n))
+    source, target = edges.T
+    chained = target == source + 1
+    chained &= np.bincount(source, minlength=n)[source] == 1
+    chained &= np.bincount(target, minlength=n)[target] == 1
+    is_head = np.ones(n, dtype=bool)
+    is_head[target[chained]] = False
+    first = np.flatnonzero(is_head).astype(np.uint16)
+    bounds = np.append(first, np.uint16(n))
+    length = bounds[1:] - first
+    run_of = np.cumsum(is_head) - 1
+    across = edges[~chained]
+    behind: list[list[int]] = [[] for _ in first]
+    for run, following in run_of[across].tolist():
+        behind[run].append(following)
     # reach[r, j]: from the first node of run r to j. "Unreachable" grows by at most the number of nodes.
-    reach = np.full((len(heads), n), _UNREACHABLE, dtype=np.uint16)
-    rows, lengths = list(reach), list(np.repeat(length[:, None], n, axis=1))
+    reach = np.full((len(first), n), _UNREACHABLE, dtype=np.uint16)
+    rows, lengths = list(reach), list(np.broadcast_to(length[:, None], reach.shape))
     place = np.arange(n, dtype=np.uint16)
-    for r, (head, end) in reversed(list(enumerate(pairwise([*heads, n])))):
-        row, behind = rows[r], after[end - 1]
-        if behind:
-            nearest = rows[run_of[behind[0]]]
-            for node in behind[1:]:
-                nearest = np.minimum(nearest, rows[run_of[node]], out=row)
+    ends = bounds.tolist()
+    for r in range(len(rows) - 1, -1, -1):
+        row = rows[r]
+        if behind[r]:
+            nearest = rows[behind[r][0]]
+            for following in behind[r][1:]:
+                nearest = np.minimum(nearest, rows[following], out=row)
             np.add(nearest, lengths[r], out=row)
+        head, end = ends[r], ends[r + 1]
         row[head:end] = place[: end - head]
     distance = np.repeat(reach, length, axis=0)
     distance -= (place - np.repeat(first, length))[:, None]  # below zero, which is far above the cutoff, if j < i
