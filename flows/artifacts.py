@@ -13,6 +13,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows import paths
 from flows.mlflow_store import client, experiment_id, tracking_uri
 
+DONE = ("Completed", "Unchanged", "Restored")
+"""States of a stage whose outputs are up to date."""
+
 
 def leave(stages: Sequence[Mapping[str, str]], directory: Path, parent_run: str | None, experiment_name: str) -> None:
     """Makes the artifacts of the present flow run.
@@ -52,9 +55,12 @@ def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]
 
 
 def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:
-    """The Markdown of the artifact: the stages, and the accuracies if they were measured."""
+    """The Markdown of the artifact: the stages, and the accuracies if the run saw to them."""
     lines = ["## Pipeline", "", "| stage | state | seconds |", "|---|---|---:|"]
     lines += [f"| {row['stage']} | {row['state']} | {row['seconds']} |" for row in rows]
+    states = {row["stage"]: row["state"] for row in rows}
+    if states.get("evaluate") not in DONE:  # what is there is of another run
+        return "\n".join(lines)
     try:
         accuracies = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
     except (OSError, ValueError):

@@ -270,18 +270,22 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
             shell.end_all()
             raise
         states = {name: future.state for name, future in futures.items()}
-        artifacts.leave(_rows(states), workspace.directory, parent_run, params.base.experiment)
+        artifacts.leave(_rows(futures), workspace.directory, parent_run, params.base.experiment)
         if failed := [name for name, state in states.items() if not state.is_completed()]:
             reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
             raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
     return {name: str(state.name) for name, state in states.items()}
 
 
-def _rows(states: Mapping[str, State]) -> list[dict[str, str]]:
-    """Stage, state and seconds for the artifacts."""
-    outcomes = {name: state.data if isinstance(state.data, Outcome) else None for name, state in states.items()}
+def _rows(futures: Mapping[str, PrefectFuture[Any]]) -> list[dict[str, str]]:
+    """Stage, state and seconds for the artifacts; of a stage that failed there is no outcome but an exception."""
+    outcomes = {name: future.result(raise_on_failure=False) for name, future in futures.items()}
     return [
-        {"stage": name, "state": str(states[name].name), "seconds": f"{outcome.seconds:.1f}" if outcome else ""}
+        {
+            "stage": name,
+            "state": str(futures[name].state.name),
+            "seconds": f"{outcome.seconds:.1f}" if isinstance(outcome, Outcome) else "",
+        }
         for name, outcome in outcomes.items()
     ]
 

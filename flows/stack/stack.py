@@ -94,7 +94,7 @@ def prefect(config: StackConfig, *arguments: str, extra: Mapping[str, str] | Non
 
 
 def deploy(config: StackConfig) -> list[str]:
-    """Applies prefect.yaml and `flows.stack.automations` to the server; returns the deployments' names.
+    """Applies prefect.yaml and `flows.stack.automations` to the server; returns the deployments, as `flow/name`.
 
     Raises:
         ServiceError: the server is away, or refuses a deployment.
@@ -109,7 +109,7 @@ def deploy(config: StackConfig) -> list[str]:
     with temporary_settings({PREFECT_API_URL: config.client_environment()["PREFECT_API_URL"]}):
         automations.apply()
     listed = json.loads(prefect(config, "deployment", "ls", "--output", "json"))
-    return sorted(entry["name"] for entry in listed)
+    return sorted(f"{entry['entrypoint'].split(':')[1]}/{entry['name']}" for entry in listed)
 
 
 def _prefect(config: StackConfig) -> Service:

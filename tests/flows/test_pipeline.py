@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_only_ends_by_a_signal_other_than_ctrl_c_are_worth_retrying(code, killed
 def test_the_summary_names_every_stage(tmp_path):
     rows = [{"stage": "train", "state": "Unchanged", "seconds": "0.1"}]
     assert "| train | Unchanged | 0.1 |" in summary(rows, tmp_path)
+
+
+@pytest.mark.parametrize(("state", "shown"), [("Unchanged", True), ("Failed", False), (None, False)])
+def test_the_summary_shows_accuracies_of_its_own_run_only(tmp_path, state, shown):
+    (tmp_path / "results").mkdir()
+    entry = {"architectures": 5, "mean": 0.25, "std": 0.1, "randinit_mean": 0.1, "randinit_std": 0.05}
+    (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"test": entry}))
+    rows = [{"stage": "evaluate", "state": state, "seconds": ""}] if state else []
+    assert ("| test | 5 | 25.0% ± 10.0% | 10.0% ± 5.0% |" in summary(rows, tmp_path)) == shown
 
 
 def test_every_stage_of_dvc_yaml_is_in_the_flow():

@@ -26,7 +26,7 @@ def stack(tmp_path_factory):
         for line in project.ghn("stack", "env").splitlines():
             name, _, value = line.removeprefix("export ").partition("=")
             project.environment[name] = value
-        project.ghn("stack", "deploy")
+        assert "train/on-demand" in project.ghn("stack", "deploy").split()
         yield project
     finally:
         project.ghn("stack", "down", check=False)

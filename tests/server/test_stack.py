@@ -142,6 +142,7 @@ def test_a_schedule_starts_a_run_that_skips_what_has_not_changed(stack):
     artifacts = api(stack, "/artifacts/filter", {"flow_runs": {"id": {"any_": [again]}}})
     by_key = {artifact["key"]: artifact for artifact in artifacts}
     assert by_key["stages"]["type"] == "table"
+    assert all(float(row["seconds"]) > 0 for row in json.loads(by_key["stages"]["data"]))
     assert "| evaluate | Unchanged |" in by_key["pipeline"]["data"]
     assert f"{stack.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in by_key["pipeline"]["data"]
 
