@@ -41,9 +41,10 @@ class _Attention(torch.autograd.Function):
         return out_GDT
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out_GDT: Tensor) -> Tensor:
         qkv_3GDT, out_GDT = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again, as GradInit and MetaInit do
+            return _gradient(qkv_3GDT, d_out_GDT)
         d_qkv_3GDT = torch.empty_like(qkv_3GDT)
         # The sum of weights times their gradients, which the softmax subtracts, is also that of outputs times theirs.
         shift_G1T = (d_out_GDT * out_GDT).sum(1, keepdim=True)
@@ -57,6 +58,17 @@ class _Attention(torch.autograd.Function):
             torch.bmm(q_gDT, d_logit_gTT, out=d_qkv[1])
         d_qkv_3GDT[:2].mul_(scale)
         return d_qkv_3GDT
+
+
+def _gradient(qkv_3GDT: Tensor, d_out_GDT: Tensor) -> Tensor:
+    """The backward pass in operations that are differentiable themselves, all heads at a time."""
+    q_GDT, k_GDT, v_GDT = qkv_3GDT
+    weight_GTT = _weights(q_GDT, k_GDT)
+    d_weight_GTT = torch.bmm(d_out_GDT.mT, v_GDT)
+    shift_GT1 = (d_weight_GTT * weight_GTT).sum(-1, keepdim=True)
+    d_logit_GTT = (d_weight_GTT - shift_GT1) * weight_GTT * qkv_3GDT.shape[2] ** -0.5
+    d_v_GDT = torch.bmm(d_out_GDT, weight_GTT)
+    return torch.stack([torch.bmm(k_GDT, d_logit_GTT.mT), torch.bmm(q_GDT, d_logit_GTT), d_v_GDT])
 
 
 def _weights(q_gDT: Tensor, k_gDT: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ def test_attention(tokens: int, channels: int) -> None:
     torch.testing.assert_close(torch.autograd.grad(out, qkv, upstream), torch.autograd.grad(plain, qkv, upstream))
 
 
+def test_gradients_of_attention_have_gradients() -> None:
+    """GradInit and MetaInit differentiate them."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 5, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(attend, (qkv,))
+
+
 def test_batch_norm_of_slices_and_averages() -> None:
     torch.manual_seed(0)
     norm = layers.BatchNorm2d(4)
