@@ -13,14 +13,15 @@ import sys
 from uuid import uuid4
 
 
-def run_ranks(processes: int, module: str) -> int:
-    """Runs `python -m MODULE` as `processes` ranks and returns 0, or the exit code of the first that failed.
+def run_ranks(processes: int, module: str, *arguments: str) -> int:
+    """Runs `python -m MODULE ARGUMENTS` as `processes` ranks and returns 0, or the exit code of the first that failed.
 
     Ctrl-C and SIGTERM reach every rank, which then have half a minute to write a checkpoint.
 
     Args:
         processes: ranks.
         module: what they run; it finds RANK, WORLD_SIZE and so on in its environment, as under `torchrun`.
+        arguments: of its command line.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -40,7 +41,7 @@ def run_ranks(processes: int, module: str) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module)
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         return _exit_code(error.get_first_failure()[1].exitcode)
     except SignalException as error:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flows.run: {error}", file=sys.stderr)
         return error.exit_code
     started = time.perf_counter()
-    if not options.targets and dvc("status", "--quiet", silent=True) == 0:
+    if not options.targets and dvc("status", "--quiet", "dvc.yaml", silent=True) == 0:
         console.print("All stages are up to date.")
         code, run_id = 0, None
     else:

@@ -1,4 +1,4 @@
-"""Command line of the experiments: `python -m flows.experiments {list,plan,run,report}`."""
+"""Command line of the experiments: `python -m flows.experiments {list,plan,run,report,hypernetwork,stages}`."""
 
 from __future__ import annotations
 
@@ -66,16 +66,37 @@ def run(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes; by default those of params.yaml.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="What they need is there (DVC sees to it); no hypernetworks, no pages.")
+    ] = False,
 ) -> None:
     """Run experiments, train the hypernetworks that they need first, and write their pages; resumes where it was."""
-    from flows.experiments.catalogue import load_profile
     from flows.experiments.pages import write_pages
     from flows.experiments.run import runner
 
-    loaded = load_profile(profile)
-    for path in runner(loaded, workers).run(names or ()):
+    work = runner(profile, workers)
+    for path in work.run(names or (), alone=alone):
         typer.echo(path)
-    typer.echo(write_pages(loaded))
+    if not alone:
+        typer.echo(write_pages(work.profile))
+
+
+@app.command()
+def hypernetwork(
+    name: Annotated[str, typer.Argument(help="Of the profile.")], profile: ProfileOption = "laptop"
+) -> None:
+    """Train one hypernetwork of a profile, or fetch it, into models/NAME; goes on from the last checkpoint."""
+    from flows.experiments.hypernetworks import obtain
+
+    obtain(profile, name)
+
+
+@app.command()
+def stages(profile: ProfileOption = "laptop") -> None:
+    """Write experiments/dvc.yaml, a stage per hypernetwork and experiment of the profile."""
+    from flows.experiments.stages import write_stages
+
+    typer.echo(write_stages(profile))
 
 
 @app.command()

@@ -14,10 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.architectures import ArchitecturesConfig, EvaluationSplit
-from flows.experiments.trials import Grid, ImagesSpec
 from flows.stages.detect import DetectConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.train import TrainStageConfig
+from flows.trials.images import ImagesSpec
+from flows.trials.trial import Grid
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune import FinetuneConfig
@@ -65,7 +66,7 @@ class Part(BaseModel):
 
 
 class TrialsEntry(_Entry):
-    """Trains networks from several initialisations (`flows.experiments.trials`)."""
+    """Trains networks from several initialisations (`flows.trials`)."""
 
     kind: Literal["trials"] = "trials"
     select: Selection
@@ -94,7 +95,8 @@ class GeneralisationEntry(_Entry):
     ghns: tuple[str, ...] = Field(min_length=1)
     architectures: ArchitecturesConfig
     evaluate: EvaluateConfig = EvaluateConfig()
-    max_gmacs: float | None = Field(default=None, description="leave out networks that cost more an image")
+    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
+    cheapest: int | None = Field(default=None, ge=1, description="only so many of each split, those of least cost")
 
 
 class DiversityEntry(_Entry):
@@ -132,10 +134,12 @@ class GradientsEntry(_Entry):
 
 
 class NasEntry(_Entry):
-    """Scores of architectures, to be ranked against trained accuracy of entry `truth`."""
+    """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained accuracy."""
 
     kind: Literal["nas"] = "nas"
-    truth: str
+    truth: str = Field(description="the entry that trains")
+    ghns: tuple[str, ...] = Field(default=(), description="whose accuracy without training is a score too")
+    images: int = Field(default=256, ge=2, description="on which it is measured")
     batch_size: int = 64
     seeds: int = 1
 
@@ -167,6 +171,7 @@ class Hypernetwork(BaseModel):
     released: str | None = Field(default=None, description="what from_pretrained takes")
     seed: int | None = Field(default=None, description="by default the profile's")
     train: dict[str, Any] = Field(default_factory=dict, description="what differs from the profile's `train`")
+    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
     gpu_days: float | None = Field(default=None, description="published cost of training, for the dry run")
 
 
@@ -186,6 +191,28 @@ class Profile(BaseModel):
         """The recipe of hypernetwork `name`."""
         return TrainStageConfig(**_merge(self.train, self.hypernetworks[name].train))
 
+    def images_of(self, name: str) -> ImagesSpec:
+        """What hypernetwork `name` is trained on."""
+        return self.hypernetworks[name].images or self.images
+
+    def hypernetworks_of(self, entry: Entry) -> list[str]:
+        """The hypernetworks that an entry names, as far as they are the profile's."""
+        match entry:
+            case GeneralisationEntry() | NasEntry():
+                named = entry.ghns
+            case DetectEntry():
+                named = entry.detect.inits
+            case TrialsEntry() | DiversityEntry() | ActivationsEntry() | GradientsEntry():
+                named = entry.inits
+            case _:
+                named = ()
+        return [name for name in named if name in self.hypernetworks]
+
+
+def profile_path(name: str) -> Path:
+    """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
+
 
 def load_profile(name: str) -> Profile:
     """The profile `laptop` or `paper`, or a YAML file.
@@ -193,7 +220,7 @@ def load_profile(name: str) -> Profile:
     Raises:
         ConfigError: there is no such profile, or a field is missing, unknown or out of range.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
+    path = profile_path(name)
     if not path.exists():
         known = sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
         raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(known)}")

@@ -22,8 +22,7 @@ from flows.experiments.catalogue import (
     Selection,
     TrialsEntry,
 )
-from flows.experiments.networks import NO_NORM, forward_gmacs
-from flows.experiments.run import ghns_of
+from flows.trials.networks import NO_NORM, forward_gmacs
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09
@@ -83,7 +82,7 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                     yield f"{name} from {ghn}", hours
         case DiversityEntry():
             n = 74 if entry.names == "all" else len(entry.names)
-            for init in ghns_of(entry) or entry.inits:
+            for init in profile.hypernetworks_of(entry) or entry.inits:
                 yield f"{n} networks from {init}, 3 shapes", 3 * n * PREDICTION_HOURS
         case ActivationsEntry() | GradientsEntry():
             for name in entry.names:
@@ -97,6 +96,9 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
             if isinstance(truth, TrialsEntry):
                 for architecture, gmacs in _networks(profile, truth.select, Part()):
                     yield f"7 scores of {architecture}", 7 * _forward_hours(gmacs, 3 * entry.batch_size)
+                    for ghn in entry.ghns:
+                        hours = _forward_hours(gmacs, entry.images) + PREDICTION_HOURS
+                        yield f"accuracy of {architecture} from {ghn}", hours
 
 
 def _networks(profile: Profile, select: Selection, part: Part) -> Iterator[tuple[str, float]]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,30 +19,11 @@ from torchvision.models.resnet import ResNet
 from torchvision.ops import MultiScaleRoIAlign
 
 from datasets.detection import DetectionImages
+from flows.stages.detect import DetectorConfig
 from ghn.errors import ConfigError
 
 N_CLASSES = 2
 """Background and person."""
-
-
-class DetectorConfig(BaseModel):
-    """The detector and its training; the defaults are the published setting."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_size: int = Field(default=800, ge=32, description="pixels of the shorter side after scaling")
-    max_size: int = Field(default=1333, ge=32)
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
-    representation: int = Field(default=1024, ge=8, description="width of the box head")
-    rois: int = Field(default=512, ge=4, description="regions per image that the box head trains on")
-    proposals: int = Field(default=1000, ge=10, description="regions per image that are looked at when detecting")
-    epochs: int = Field(default=10, ge=1)
-    decay_every: int = Field(default=3, ge=1, description="epochs after which the learning rate is divided by 10")
-    lr: float = Field(default=0.005, gt=0)
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = Field(default=2, ge=1)
-    grad_clip: float | None = Field(default=5.0, gt=0)
 
 
 class Features(nn.Module):

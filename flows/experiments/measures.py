@@ -16,16 +16,29 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from flows import paths
-from flows.experiments.initialise import BASELINES, hypernetwork, initialise, is_hypernetwork, source
-from flows.experiments.networks import build_network, split_of
-from flows.experiments.trials import ImagesSpec, trial_images, weights_digest
+from flows.experiments.catalogue import ActivationsEntry, DiversityEntry, GradientsEntry, NasEntry, Profile
 from flows.fanout import FanOut, fan_out
 from flows.results import Row, RowCache, code_digest, digest, finite, identity
+from flows.stages.evaluate import score
+from flows.trials.images import ImagesSpec, images_digest, trial_images
+from flows.trials.initialise import BASELINES, hypernetwork, initialise, is_hypernetwork, source
+from flows.trials.networks import build_network, split_of
+from flows.trials.trial import weights_digest
 from ghn.analysis import PAPER_SHAPES, SCORES, activation_variances, gradient_norm, mean_cosine_distance
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.predict import batch_statistics
 
-CODE = ("ghn", "flows/experiments/measures.py", "flows/experiments/initialise.py", "flows/experiments/networks.py")
+CODE = (
+    "ghn",
+    "datasets/deepnets",
+    "datasets/images",
+    "flows/architectures.py",
+    "flows/stages/evaluate.py",
+    "flows/experiments/measures.py",
+    "flows/trials/initialise.py",
+    "flows/trials/networks.py",
+)
+"""Sources that a row depends on."""
 
 
 class Job(BaseModel):
@@ -46,6 +59,52 @@ class Job(BaseModel):
         return hash(self.model_dump_json())
 
 
+def jobs(
+    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry, profile: Profile, truth: Sequence[str] = ()
+) -> list[Job]:
+    """The measurements of an entry; of a NasEntry those of the architectures in `truth`."""
+    seed, classes, images = profile.seed, profile.num_classes, profile.images
+    spec = images.model_dump(mode="json")
+    common = {"num_classes": classes, "image_size": images.image_size, "images_spec": spec}
+
+    def job(architecture: str, init: str, seed: int, **settings: object) -> Job:
+        return Job(measure=entry.kind, architecture=architecture, init=init, seed=seed, settings={**common, **settings})
+
+    match entry:
+        case DiversityEntry():
+            from ghn.architectures import TORCHVISION_74
+
+            names = list(TORCHVISION_74) if entry.names == "all" else list(entry.names)
+            options = {"names": names, "image_size": entry.image_size, "images_spec": None}
+            limits = {"max_tensors": entry.max_tensors, "max_matched": entry.max_matched}
+            return [
+                job("torchvision", init, seed, **options, **limits, shape=list(shape), matched=matched)
+                for shape in SHAPES
+                for init in entry.inits
+                for matched in ((False, True) if init in BASELINES else (False,))
+            ]
+        case ActivationsEntry():
+            return [
+                job(name, init, seed + i, images=entry.images)
+                for name in entry.names
+                for init in entry.inits
+                for i in range(entry.seeds if init in BASELINES else 1)
+            ]
+        case GradientsEntry():
+            options = {"images": entry.images, "image_size": entry.image_size, "chunk": entry.chunk}
+            return [
+                job(name, init, seed + i, **options)
+                for name in entry.names
+                for init in entry.inits
+                for i in range(entry.seeds)
+            ]
+        case NasEntry():
+            scores = [
+                job(name, "randinit", seed + i, images=entry.batch_size) for name in truth for i in range(entry.seeds)
+            ]
+            return scores + [job(name, ghn, seed, images=entry.images) for name in truth for ghn in entry.ghns]
+
+
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "diversity": {
         "shape": pa.string(),
@@ -64,7 +123,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "init_seconds": pa.float64(),
         "images": pa.int64(),
     },
-    "nas": {name: pa.float64() for name in SCORES} | {"images": pa.int64()},
+    "nas": {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()},
 }
 
 
@@ -73,7 +132,7 @@ def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
 
     def data_hash(job: Job) -> str:
         images = job.settings.get("images_spec")
-        of_images = _images_digest(ImagesSpec(**images)) if images else ""
+        of_images = images_digest(ImagesSpec(**images)) if images else ""
         return digest(weights_digest(source(job.init)), of_images)
 
     hashes = {job: data_hash(job) for job in jobs}
@@ -173,13 +232,17 @@ def _gradients(job: Job) -> Row:
 
 
 def _nas(job: Job) -> Row:
+    """The scores of a random network, or the accuracy of a predicted one as the stage evaluate measures it."""
     model, spec = _initialised(job)
-    images = trial_images(spec)[0]
-    x_BCHW, y_B = next(iter(images.batches(job.settings["images"], job.seed)))
+    train, _, test = trial_images(spec)
+    if is_hypernetwork(job.init):
+        images = test.subset(range(min(job.settings["images"], len(test))))
+        return {"accuracy": score(model, list(images.batches(64, shuffle=False))).accuracy, "images": len(images)}
+    x_BCHW, y_B = next(iter(train.batches(job.settings["images"], job.seed)))
     scores: Row = {"images": len(y_B)}
-    for name, score in SCORES.items():
+    for name, measured in SCORES.items():
         try:
-            scores[name] = finite(score(model, x_BCHW, y_B))
+            scores[name] = finite(measured(model, x_BCHW, y_B))
         except (RuntimeError, ValueError):  # no second derivative, a shape that the score does not know
             scores[name] = None
     return scores
@@ -205,11 +268,6 @@ def _initialised(job: Job) -> tuple[Any, ImagesSpec]:
     )
     model.init_seconds = seconds  # type: ignore[assignment]
     return model, spec
-
-
-def _images_digest(spec: ImagesSpec) -> str:
-    train, _, test = trial_images(spec)
-    return digest(getattr(train, "digest", spec.name), test.digest)
 
 
 _MEASURES: dict[str, Callable[[Job], Row]] = {

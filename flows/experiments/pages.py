@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from markupsafe import Markup
 
 from flows import paths
 from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
-from flows.experiments.run import path_of
-from flows.experiments.summaries import SUMMARIES, Rows, Summary, ranking
+from flows.experiments.run import RESULTS, path_of
+from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
 from flows.report import Block, Section, Table, Text, render
-from flows.report.page import _TEMPLATES
 from flows.results import read_rows
 from ghn.files import atomic_path
 
@@ -27,6 +28,7 @@ def write_pages(profile: Profile) -> Path:
     """Writes the page of every experiment that has results and the index; returns the index."""
     published = json.loads((Path(__file__).parent / "published.json").read_text())
     listed: list[tuple[str, Entry, str | None]] = []
+    trials: dict[str, Rows] = {}
     for name, entry in profile.experiments.items():
         rows = rows_of(name, entry)
         if rows is None:
@@ -37,9 +39,11 @@ def write_pages(profile: Profile) -> Path:
         with atomic_path(PAGES / f"{name}.html") as temporary:
             temporary.write_text(page)
         listed.append((name, entry, summary.sentence))
+        if isinstance(entry, TrialsEntry):
+            trials[name] = rows
     index = PAGES / "index.html"
     with atomic_path(index) as temporary:
-        temporary.write_text(_index(listed))
+        temporary.write_text(_index(listed, trials))
     return index
 
 
@@ -54,9 +58,7 @@ def summarise(name: str, entry: Entry, rows: Rows) -> Summary:
     if not any(row["error"] is None for row in rows):
         return Summary("Nothing was measured: every row has an error.", [])
     if isinstance(entry, NasEntry):
-        truth = read_rows(path_of(entry.truth))
-        generalisation = path_of("generalisation")
-        return ranking(rows, truth, read_rows(generalisation) if generalisation.exists() else [])
+        return ranking(rows, read_rows(path_of(entry.truth)))
     return (SUMMARIES.get(name) or SUMMARIES[entry.kind])(rows)
 
 
@@ -75,7 +77,7 @@ def _page(name: str, entry: Entry, profile: Profile, rows: Rows, summary: Summar
         "rows": str(path_of(name)),
         "revision": ", ".join(sorted({row["revision"] for row in rows})),
         "images": f"{profile.images.name}, {profile.images.image_size} pixels",
-        "index": "index.html",
+        "all experiments": _link("index", "index"),
     }
     title = f"{entry.title} ({entry.paper})"
     return render(title, summary.sentence, [], sections, provenance, {f"{name}.csv": _csv(rows)})
@@ -122,21 +124,20 @@ def _csv(rows: Rows) -> str:
     return buffer.getvalue()
 
 
-def _index(listed: list[tuple[str, Entry, str | None]]) -> str:
-    items = []
-    for name, entry, sentence in listed:
-        title = html.escape(f"{entry.title} ({entry.paper})")
-        if sentence is None:
-            items.append(f"<li><strong>{title}</strong><br>not run yet</li>")
-        else:
-            items.append(f'<li><a href="{name}.html"><strong>{title}</strong></a><br>{html.escape(sentence)}</li>')
-    style = (_TEMPLATES / "style.css").read_text()
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><title>Experiments</title><link rel="icon" href="data:,">'
-        f"<style>\n{style}\nmain li {{ margin-bottom: 1rem; }}\n</style></head>\n<body><header><h1>Experiments</h1>"
-        '<p class="summary">Every table and figure of the paper, published and ours. The results say where a '
-        "hypernetwork helps and where it does not; each has its uncertainty, its raw rows on its page.</p></header>\n"
-        f"<main><section><ul>\n{chr(10).join(items)}\n</ul></section></main></body></html>\n"
-    )
+def _index(listed: Sequence[tuple[str, Entry, str | None]], trials: Mapping[str, Rows]) -> str:
+    body = [
+        [_link(name, entry.title) if sentence is not None else entry.title, entry.paper, sentence or "not run yet"]
+        for name, entry, sentence in listed
+    ]
+    everything = overview(trials)
+    sections = [
+        Section("experiments", "Tables and figures", [Table(["", "paper", "result here"], body, "A page for each")]),
+        Section("overview", "Where a hypernetwork helps and where it does not", everything.blocks),
+    ]
+    revisions = {row["revision"] for rows in trials.values() for row in rows}
+    provenance = {"rows": f"{RESULTS}/*.parquet", "revision": ", ".join(sorted(revisions))}
+    return render("Experiments of the paper", everything.sentence, [], sections, provenance, {})
+
+
+def _link(name: str, text: str) -> Markup:
+    return Markup('<a href="{}.html">{}</a>').format(name, text)

@@ -6,7 +6,6 @@ finish, and a finished experiment costs the look-up of its rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,23 +24,25 @@ from flows.experiments.catalogue import (
     Entry,
     GeneralisationEntry,
     GradientsEntry,
-    Hypernetwork,
     NasEntry,
     Profile,
     Selection,
     TrialsEntry,
+    load_profile,
 )
-from flows.experiments.initialise import BASELINES, hypernetwork, source
-from flows.experiments.networks import forward_gmacs
-from flows.experiments.trials import COLUMNS, ImagesSpec, Trial, run_trials, trial_images
-from flows.fanout import FanOut, fan_out
+from flows.experiments.hypernetworks import obtain
+from flows.fanout import FanOut
 from flows.params import Params, load_params
-from flows.results import Row, code_digest, digest, read_rows, write_rows
-from flows.stages import detect, evaluate, finetune, train
-from flows.stages.images import ImagesConfig
+from flows.results import Row, digest, read_rows, write_rows
+from flows.stages import detect, evaluate, finetune
 from flows.sweep import Provenance, sweep
+from flows.trials.images import trial_images
+from flows.trials.initialise import hypernetwork, source
+from flows.trials.networks import forward_gmacs
+from flows.trials.run import run_trials
+from flows.trials.trial import COLUMNS, Trial
 from ghn.errors import ConfigError
-from ghn.files import atomic_path, sha256
+from ghn.files import sha256
 
 RESULTS = paths.RESULTS / "experiments"
 TRIAL_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "part": pa.string()}
@@ -54,8 +55,9 @@ def path_of(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Runner:
-    """A profile with the machine it runs on."""
+    """A profile, by its name and as read, with the machine it runs on."""
 
+    profile_name: str
     profile: Profile
     params: Params
     fanout: FanOut
@@ -65,25 +67,34 @@ class Runner:
         """Where networks train."""
         return self.params.base.torch_device()
 
-    def run(self, names: Sequence[str] = ()) -> list[Path]:
+    def run(self, names: Sequence[str] = (), *, alone: bool = False) -> list[Path]:
         """Runs the named experiments (by default all) and what they need; returns the files.
+
+        Args:
+            names: of the profile.
+            alone: what they need is there already, as DVC sees to it.
 
         Raises:
             ConfigError: no such experiment.
         """
         written: list[Path] = []
-        for name in self.order(names):
+        for name in self.order(names, alone):
             entry = self.profile.experiments[name]
             tqdm.write(f"{name}: {entry.title} ({entry.paper})")
+            if not alone:
+                for ghn in self.profile.hypernetworks_of(entry):
+                    obtain(self.profile_name, ghn)
             if (path := self.run_one(name, entry)) is not None:
                 written.append(path)
         return written
 
-    def order(self, names: Sequence[str]) -> list[str]:
+    def order(self, names: Sequence[str], alone: bool = False) -> list[str]:
         """The experiments to run, what is needed first."""
         known = self.profile.experiments
         if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
+        if alone:
+            return list(names or known)
         ordered: list[str] = []
 
         def add(name: str) -> None:
@@ -97,24 +108,28 @@ class Runner:
         return ordered
 
     def run_one(self, name: str, entry: Entry) -> Path | None:
-        """Runs one experiment, training first the hypernetworks that it names."""
-        self.train_hypernetworks(ghns_of(entry))
+        """Runs one experiment; None where it has no rows of its own."""
         path = path_of(name)
         match entry:
             case TrialsEntry():
-                rows = self.trials(entry, name)
-                write_rows(path, rows, TRIAL_COLUMNS)
+                write_rows(path, self.trials(entry, name), TRIAL_COLUMNS)
             case DetectEntry():
-                detect.detect(entry.detect, self.any_ghn(), self.profile.seed, self.device, self.fanout, path)
+                ghn = next(iter(self.profile.hypernetworks_of(entry)), self.params.base.ghn)
+                detect.detect(entry.detect, ghn, self.profile.seed, self.device, self.fanout, path)
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
             case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
+                jobs = measures.jobs(entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ())
                 workers = entry.workers if isinstance(entry, GradientsEntry) else None
                 fanout = self.fanout if workers is None else self.fanout.model_copy(update={"workers": workers})
-                write_rows(path, measures.measure(self.jobs(entry), fanout, name), measures.COLUMNS[entry.kind])
+                write_rows(path, measures.measure(jobs, fanout, name), measures.COLUMNS[entry.kind])
             case _:
                 return None
         return path
+
+    def truth(self, entry: NasEntry) -> list[str]:
+        """The architectures whose trained accuracy is known."""
+        return list(dict.fromkeys(row["architecture"] for row in read_rows(path_of(entry.truth), ["architecture"])))
 
     def trials(self, entry: TrialsEntry, title: str) -> list[Row]:
         """Rows of all parts of an entry."""
@@ -174,16 +189,21 @@ class Runner:
 
     def generalisation(self, entry: GeneralisationEntry) -> list[Row]:
         """Accuracy of each hypernetwork's predictions for each architecture."""
-        images = trial_images(self.profile.images)[2]
+        images = trial_images(entry.images or self.profile.images)[2]
         if entry.evaluate.images is not None and entry.evaluate.images < len(images):
             images = images.subset(range(entry.evaluate.images))
-        size, classes = self.profile.images.image_size, self.profile.num_classes
+        size, classes = images.image_size, images.num_classes
         chosen = targets(entry.architectures)
-        if entry.max_gmacs is not None:
-            chosen = [t for t in chosen if forward_gmacs(t.id, classes, size) <= entry.max_gmacs]
+        if entry.cheapest is not None:
+            ranked = sorted(chosen, key=lambda target: forward_gmacs(target.id, classes, size))
+            chosen = [
+                target
+                for split in dict.fromkeys(target.split for target in chosen)
+                for target in [found for found in ranked if found.split == split][: entry.cheapest]
+            ]
         rows: list[Row] = []
         for ghn in entry.ghns:
-            location = self.location(ghn)
+            location = source(ghn)
             data = digest(sha256(location) if Path(location).is_file() else location, images.digest)
             rows += sweep(
                 f"experiments-{ghn}",
@@ -196,147 +216,12 @@ class Runner:
             )
         return rows
 
-    def jobs(self, entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry) -> list[measures.Job]:
-        """The measurements of an entry."""
-        seed, classes = self.profile.seed, self.profile.num_classes
-        spec = self.profile.images.model_dump(mode="json")
-        common = {"num_classes": classes, "image_size": self.profile.images.image_size, "images_spec": spec}
 
-        def job(architecture: str, init: str, seed: int, **settings: object) -> measures.Job:
-            return measures.Job(
-                measure=entry.kind, architecture=architecture, init=init, seed=seed, settings={**common, **settings}
-            )
-
-        match entry:
-            case DiversityEntry():
-                from ghn.architectures import TORCHVISION_74
-
-                names = list(TORCHVISION_74) if entry.names == "all" else list(entry.names)
-                options = {"names": names, "image_size": entry.image_size, "images_spec": None}
-                limits = {"max_tensors": entry.max_tensors, "max_matched": entry.max_matched}
-                return [
-                    job("torchvision", init, seed, **options, **limits, shape=list(shape), matched=matched)
-                    for shape in measures.SHAPES
-                    for init in entry.inits
-                    for matched in ((False, True) if init in BASELINES else (False,))
-                ]
-            case ActivationsEntry():
-                return [
-                    job(name, init, seed + i, images=entry.images)
-                    for name in entry.names
-                    for init in entry.inits
-                    for i in range(entry.seeds if init in BASELINES else 1)
-                ]
-            case GradientsEntry():
-                options = {"images": entry.images, "image_size": entry.image_size, "chunk": entry.chunk}
-                return [
-                    job(name, init, seed + i, **options)
-                    for name in entry.names
-                    for init in entry.inits
-                    for i in range(entry.seeds)
-                ]
-            case NasEntry():
-                truth = read_rows(path_of(entry.truth), ["architecture"])
-                names = list(dict.fromkeys(row["architecture"] for row in truth))
-                return [
-                    job(name, "randinit", seed + i, images=entry.batch_size)
-                    for name in names
-                    for i in range(entry.seeds)
-                ]
-
-    def location(self, ghn: str) -> str:
-        """What `from_pretrained` takes for hypernetwork `ghn`."""
-        return source(ghn)
-
-    def any_ghn(self) -> str:
-        """A hypernetwork of the profile, for what they all share."""
-        return next(iter(self.profile.hypernetworks), self.params.base.ghn)
-
-    def train_hypernetworks(self, names: Sequence[str]) -> None:
-        """Puts those that models/ lacks, or has by another recipe, there: trains them side by side, or fetches them."""
-        missing = [name for name in names if self.is_missing(name)]
-        if missing:
-            for _ in fan_out(_Train(self.profile, self.params), missing, self.fanout, title="hypernetworks"):
-                pass
-
-    def is_missing(self, name: str) -> bool:
-        """Whether hypernetwork `name` of the profile has to be trained, or fetched."""
-        if name not in self.profile.hypernetworks:
-            return False
-        stamp = paths.model(name) / "recipe.json"
-        return not stamp.exists() or json.loads(stamp.read_text()) != recipe(self.profile, name)
-
-
-@dataclass(frozen=True)
-class _Train:
-    """Trains one hypernetwork; travels to the workers."""
-
-    profile: Profile
-    params: Params
-
-    def __call__(self, name: str) -> str:
-        known: Hypernetwork = self.profile.hypernetworks[name]
-        if known.released is not None:
-            from ghn import from_pretrained, save_checkpoint
-
-            save_checkpoint(from_pretrained(known.released), paths.weights(name))
-        else:
-            self.train(name, known)
-        with atomic_path(paths.model(name) / "recipe.json") as temporary:
-            temporary.write_text(json.dumps(recipe(self.profile, name)))
-        return name
-
-    def train(self, name: str, known: Hypernetwork) -> None:
-        """Trains as the stage `train` does."""
-        seed = self.profile.seed if known.seed is None else known.seed
-        spec: ImagesSpec = self.profile.images
-        params = self.params.model_copy(
-            update={
-                "base": self.params.base.model_copy(update={"ghn": name, "seed": seed}),
-                "images": ImagesConfig(
-                    name=spec.name,
-                    root=spec.root,
-                    image_size=spec.image_size,
-                    val_fraction=spec.val_fraction,
-                    test_fraction=spec.test_fraction,
-                    stream=spec.stream,
-                ),
-                "train": self.profile.train_config(name),
-            }
-        )
-        trial_images(spec)  # decodes the images where they are not yet; the split is the profile's for every seed
-        train.run(params, None)
-
-
-def recipe(profile: Profile, name: str) -> list[object]:
-    """All that decides a trained hypernetwork but the architectures; of a released one its name."""
-    known = profile.hypernetworks[name]
-    if known.released is not None:
-        return [known.released]
-    seed = known.seed
-    config = profile.train_config(name).model_dump(mode="json")
-    return [profile.seed if seed is None else seed, config, profile.images.name, code_digest("ghn/train", "ghn/models")]
-
-
-def ghns_of(entry: Entry) -> list[str]:
-    """The hypernetworks that an entry names."""
-    match entry:
-        case GeneralisationEntry():
-            return list(entry.ghns)
-        case DetectEntry():
-            named: Sequence[str] = entry.detect.inits
-        case TrialsEntry() | DiversityEntry() | ActivationsEntry() | GradientsEntry():
-            named = entry.inits
-        case _:
-            return []
-    return [init for init in named if init not in BASELINES]
-
-
-def runner(profile: Profile, workers: int | None = None) -> Runner:
+def runner(profile_name: str, workers: int | None = None) -> Runner:
     """A runner with the machine's settings of params.yaml."""
     params = load_params()
     fanout = params.fanout if workers is None else params.fanout.model_copy(update={"workers": workers})
-    return Runner(profile, params, fanout)
+    return Runner(profile_name, load_profile(profile_name), params, fanout)
 
 
 def _has(split: str, index: int | None, primitive: str) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from flows.experiments.statistics import compare
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
 from flows.results import Row
+from flows.trials.statistics import compare
 
 COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}
 NAMES = {"ghn": "predicted", "randinit": "random", "orthogonal": "orthogonal"}

@@ -14,15 +14,22 @@ from tqdm import tqdm
 from datasets.detection import DetectionImages, load_pennfudan
 from flows import paths
 from flows.architectures import TORCHVISION
-from flows.experiments.detection import DetectorConfig, run_detection
-from flows.experiments.initialise import initialise, is_hypernetwork, source
-from flows.experiments.networks import build_network
-from flows.experiments.trials import weights_digest
 from flows.fanout import FanOut, fan_out
 from flows.results import Row, RowCache, code_digest, digest, identity, write_rows
+from flows.trials.initialise import initialise, is_hypernetwork, source
+from flows.trials.networks import build_network
+from flows.trials.trial import weights_digest
 from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.errors import GHNError
 
-CODE = ("ghn", "datasets/detection", "flows/experiments/detection.py", "flows/experiments/initialise.py")
+CODE = (
+    "ghn",
+    "datasets/detection",
+    "flows/experiments/detection.py",
+    "flows/stages/detect.py",
+    "flows/trials/initialise.py",
+)
+"""Sources that a row depends on."""
 
 COLUMNS: dict[str, pa.DataType] = {
     "ap50": pa.float64(),  # average precision at IoU 0.50, a fraction
@@ -34,6 +41,26 @@ COLUMNS: dict[str, pa.DataType] = {
 
 IMAGE_SIZE = 224
 """Pixels for which backbones are built: their stems downsample as torchvision's do."""
+
+
+class DetectorConfig(BaseModel):
+    """The detector and its training; the defaults are the published setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_size: int = Field(default=800, ge=32, description="pixels of the shorter side after scaling")
+    max_size: int = Field(default=1333, ge=32)
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    representation: int = Field(default=1024, ge=8, description="width of the box head")
+    rois: int = Field(default=512, ge=4, description="regions per image that the box head trains on")
+    proposals: int = Field(default=1000, ge=10, description="regions per image that are looked at when detecting")
+    epochs: int = Field(default=10, ge=1)
+    decay_every: int = Field(default=3, ge=1, description="epochs after which the learning rate is divided by 10")
+    lr: float = Field(default=0.005, gt=0)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = Field(default=2, ge=1)
+    grad_clip: float | None = Field(default=5.0, gt=0)
 
 
 class DetectConfig(BaseModel):
@@ -72,6 +99,8 @@ class Detect:
 
     def __call__(self, job: Job) -> tuple[Job, Row | str]:
         """The job with its columns, or why it failed."""
+        from flows.experiments.detection import run_detection  # torchvision's detectors take seconds to import
+
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(job.seed)
@@ -99,37 +128,42 @@ class Detect:
 def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOut, out: Path) -> list[Row]:
     """Trains all detectors that the cache does not have and writes the rows to `out`.
 
-    Raises:
-        ConfigError: the images of Penn-Fudan are not there.
+    Where the images of Penn-Fudan are absent each detector has a row that says so.
     """
-    data = _images(config.n_images).digest
     jobs = [
         Job(backbone, ghn if init == "ghn" else init, seed + i)
         for backbone in config.backbones
         for init in config.inits
         for i in range(config.seeds)
     ]
+    try:
+        data = _images(config.n_images).digest
+    except (GHNError, OSError) as error:
+        rows = [identity(job.backbone, TORCHVISION, job.init, job.seed, "", error) for job in jobs]
+        write_rows(out, rows, COLUMNS)
+        return rows
     settings = config.model_dump(mode="json", exclude={"backbones", "inits", "seeds"})
     hashes = {job.init: digest(data, weights_digest(source(job.init))) for job in jobs}
     keys = {
         job: digest(job.backbone, job.init, job.seed, hashes[job.init], settings, code_digest(*CODE)) for job in jobs
     }
-    rows: dict[Job, Row] = {}
+    found: dict[Job, Row] = {}
     with RowCache(paths.CACHE / "detect.jsonl") as cache:
-        rows.update({job: row for job, key in keys.items() if (row := cache.get(key)) is not None})
-        rest = [job for job in jobs if job not in rows]
-        if rows:
-            tqdm.write(f"detect: {len(rows)} of {len(jobs)} rows are there already")
+        found.update({job: row for job, key in keys.items() if (row := cache.get(key)) is not None})
+        rest = [job for job in jobs if job not in found]
+        if found:
+            tqdm.write(f"detect: {len(found)} of {len(jobs)} rows are there already")
         function = Detect(config, _num_classes(ghn), device)
         outcomes = fan_out(function, rest, fanout, describe=str, failed=_failed, title="detect")
         for job, outcome in outcomes if rest else ():
             error = outcome if isinstance(outcome, str) else None
             head = identity(job.backbone, TORCHVISION, job.init, job.seed, hashes[job.init], error)
-            rows[job] = head | ({} if isinstance(outcome, str) else outcome)
+            found[job] = head | ({} if isinstance(outcome, str) else outcome)
             if error is None:
-                cache.put(keys[job], rows[job])
-    write_rows(out, [rows[job] for job in jobs], COLUMNS)
-    return [rows[job] for job in jobs]
+                cache.put(keys[job], found[job])
+    rows = [found[job] for job in jobs]
+    write_rows(out, rows, COLUMNS)
+    return rows
 
 
 @lru_cache(maxsize=2)
@@ -140,7 +174,7 @@ def _images(n: int | None) -> DetectionImages:
 
 def _num_classes(ghn: str) -> int:
     """Classes of the backbone's own head, which is thrown away: those that the hypernetwork was trained on."""
-    from flows.experiments.initialise import hypernetwork
+    from flows.trials.initialise import hypernetwork
 
     return int(hypernetwork(source(ghn)).config.num_classes) if is_hypernetwork(ghn) else 1000
 

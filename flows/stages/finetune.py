@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
-from flows.experiments.statistics import compare
-from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Trial, run_trials
 from flows.results import Row, read_rows, write_rows
+from flows.trials.images import ImagesSpec
+from flows.trials.run import run_trials
+from flows.trials.statistics import compare
+from flows.trials.trial import COLUMNS, Grid, Trial
 from ghn.errors import DamagedFileError
 from ghn.finetune import FinetuneConfig
 

@@ -8,10 +8,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import paths
-from flows.experiments.networks import split_of
-from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Trial, data_available, run_trials
 from flows.results import Row, identity, read_rows, write_rows
 from flows.stages.finetune import FinetuneStageConfig, choose, device, images_spec, summary
+from flows.trials.images import ImagesSpec, data_available
+from flows.trials.networks import split_of
+from flows.trials.run import run_trials
+from flows.trials.trial import COLUMNS, Grid, Trial
 from ghn.finetune import FinetuneConfig
 
 if TYPE_CHECKING:

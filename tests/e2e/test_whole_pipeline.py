@@ -25,8 +25,9 @@ STAGES = [
 class Clone:
     """A clone of the tree with the parameters of the test."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, data: Path | None = None):
         self.path = path
+        self.data = data or path / "no-data"  # a fresh machine: digits only
         subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{ROOT}", str(path)], check=True)
         (path / "dvc.lock").unlink(missing_ok=True)
         (path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -48,7 +49,7 @@ class Clone:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.path),
-            "GHN_DATA_ROOT": str(self.path / "no-data"),  # a fresh machine: digits only
+            "GHN_DATA_ROOT": str(self.data),
             "OMP_NUM_THREADS": "1",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)

@@ -4,12 +4,11 @@ import pytest
 
 from flows.experiments.catalogue import load_profile
 from flows.experiments.cost import A100_FLOPS, plan
-from flows.experiments.initialise import BASELINES
-from flows.experiments.run import ghns_of
+from flows.trials.initialise import BASELINES
 from ghn.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", ["laptop", "paper"])
+@pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
 def test_profiles_are_valid_and_complete(name):
     """Every table and figure that issue and paper name is there, and every hypernetwork that an entry names exists."""
     profile = load_profile(name)
@@ -17,7 +16,9 @@ def test_profiles_are_valid_and_complete(name):
     numbers = {int(number) for number in re.findall(r"\d+", told)}
     assert {2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20} <= numbers
     for entry in profile.experiments.values():
-        assert set(ghns_of(entry)) <= set(profile.hypernetworks)
+        named = getattr(entry, "inits", None) or getattr(entry, "ghns", None) or ()
+        named = entry.detect.inits if entry.kind == "detect" else named
+        assert set(named) - set(BASELINES) == set(profile.hypernetworks_of(entry))
         for part in getattr(entry, "parts", ()):
             assert part.architectures is None or set(part.architectures) <= set(entry.select.names)
     for hypernetwork in profile.hypernetworks:
@@ -45,7 +46,7 @@ def test_mistakes_are_named(tmp_path):
     path.write_text("images: {name: digits}\nnum_classes: 10\nexperiments: {a: {kind: trails}}\n")
     with pytest.raises(ConfigError, match=r"experiments\.a"):
         load_profile(str(path))
-    with pytest.raises(ConfigError, match="there are laptop, paper"):
+    with pytest.raises(ConfigError, match="there are laptop, paper, tiny"):
         load_profile("desktop")
     entry = "{kind: derived, title: t, paper: p, difference: d, needs: [b]}"
     path.write_text(f"images: {{name: digits}}\nnum_classes: 10\nexperiments: {{a: {entry}}}\n")

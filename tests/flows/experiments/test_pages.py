@@ -44,11 +44,11 @@ def profile(tmp_path, monkeypatch):
             "diverged": False,
             "init_seconds": 0.1,
         }
-        for name in ("a", "b", "c")
+        for name in ("a", "b", "c", "d", "e", "f")
         for init, accuracy in (("randinit", 0.5), ("g", 0.625))
         for seed in (1, 2)
     ]
-    rows.append(identity("d", "torchvision", "g", 1, "x", "RuntimeError: no room\nfor it"))
+    rows.append(identity("g", "torchvision", "g", 1, "x", "RuntimeError: no room\nfor it"))
     write_rows(path_of("table2"), rows, TRIAL_COLUMNS)
     return load_profile("profile.yaml")
 
@@ -75,6 +75,7 @@ def test_the_index_links_what_has_run_and_says_what_has_not(profile):
     assert 'href="table9.html"' not in text
     assert "not run yet" in text
     assert "g is clearly better: +12.5 points over randinit" in text
+    assert "clearly better: g in table2" in text
 
 
 def test_the_same_rows_give_the_same_pages(profile):

@@ -16,7 +16,9 @@ from flows.experiments.summaries import (
     generalisation,
     gradients,
     learning_rates,
+    network_by_network,
     optimisers,
+    overview,
     ranking,
     verdict,
 )
@@ -71,11 +73,41 @@ def test_fine_tuning(trials):
 
 
 def test_verdicts_are_honest(trials):
-    assert verdict(trials, "ghn").startswith("ghn is clearly better: +10.0 points")
+    six = [{**row, "architecture": f"{row['architecture']}{copy}"} for row in trials for copy in range(3)]
+    assert verdict(six, "ghn").startswith("ghn is clearly better: +10.0 points")
+    assert verdict(trials, "ghn").startswith("ghn is not clearly better: +10.0 points")  # two networks
     one = [row for row in trials if row["architecture"] == "a"]
-    assert "says nothing about others" in verdict(one, "ghn")
+    assert "on the one network measured (31.0±1.4 against 21.0±1.4 %, ± over seeds)" in verdict(one, "ghn")
     mixed = [*trials, trial("d", "randinit", 1, 0.9, [0.1, 0.9]), trial("d", "ghn", 1, 0.1, [0.1, 0.1])]
     assert "not clearly worse" in verdict(mixed, "ghn")
+
+
+def test_network_by_network():
+    """Three networks of torchvision: validation 0.2, 0.3, 0.4 at RandInit's end, 0.1 less or more from the other."""
+    values = (("resnet18", 0.2, 0.1), ("resnet34", 0.3, 0.4), ("resnet50", 0.4, 0.5))
+    rows = [trial(name, "randinit", 1, random, [0.05, random]) for name, random, _ in values]
+    rows += [trial(name, "g", 1, predicted, [0.25, predicted]) for name, _, predicted in values]
+    blocks = {block.caption: block for block in network_by_network(rows).blocks}
+    (wins,) = (block for caption, block in blocks.items() if caption.startswith("As table 4"))
+    assert cell(wins, "g, step 0", "wins") == "33 %"
+    assert cell(wins, "g, step 0", "average gain") == "+5.0"
+    assert cell(wins, "g, step 0", "average loss") == "-10.0"
+    assert cell(wins, "g, step 4", "difference") == "+3.3"
+    (accuracies,) = (block for caption, block in blocks.items() if caption.startswith("As table 20"))
+    assert cell(accuracies, "resnet34", "g, ours") == "40.0"
+    assert cell(accuracies, "resnet18", "published, trained") == "69.8"
+    (ranks,) = (block for caption, block in blocks.items() if caption.startswith("Kendall"))
+    assert cell(ranks, "randinit, ours", "g, ours") == "1.00"
+
+
+def test_the_overview_tells_what_is_clear_from_what_is_not(trials):
+    six = [{**row, "architecture": f"{row['architecture']}{copy}"} for row in trials for copy in range(3)]
+    one = [{**row, "part": "SGD"} for row in trials if row["architecture"] == "a"]
+    summary = overview({"table2": six, "table17": one})
+    (table,) = summary.blocks
+    assert cell(table, "table2", "verdict") == "clearly better"
+    assert cell(table, "table17, SGD", "verdict") == "one network only"
+    assert "clearly better: ghn in table2" in summary.sentence
 
 
 def test_learning_rates():
@@ -116,7 +148,8 @@ def test_generalisation():
         evaluation("g", "test", "b", 0.4),
         evaluation("g", "deep", "c", 0.3, 0.2),
     ]
-    (table,) = generalisation(rows).blocks
+    table, panels = generalisation(rows).blocks
+    assert len(panels.figures) == 1
     assert cell(table, "g", "test") == "30.0±14.1"
     assert cell(table, "randinit", "deep") == "20.0"
     assert "(test 2, deep 1)" in table.caption
@@ -153,7 +186,9 @@ def test_detection():
 
 def test_diversity_and_gradients():
     rows = [{"ghn": "g", "matched": False, "shape": "64x3x7x7", "distance": 0.25, "tensors": 9, "error": None}]
+    rows.append({**rows[0], "ghn": "randinit", "matched": True, "distance": None})
     assert cell(diversity(rows).blocks[0], "g", "64x3x7x7") == "0.25 (n = 9)"
+    assert cell(diversity(rows).blocks[0], "randinit, matched", "64x3x7x7") is None
     row = {"architecture": "vit", "ghn": "g", "seed": 1, "init_seconds": 2.0, "parameters": 12e8, "error": None}
     (table,) = gradients([row | {"gradient_norm": None}, row | {"gradient_norm": 4.8, "ghn": "r"}]).blocks
     assert table.rows == [["vit, g, seed 1", "overflow", "1200M", "2.0"], ["vit, r, seed 1", "4.8", "1200M", "2.0"]]
@@ -175,6 +210,7 @@ def test_ensembles_average_the_logits_of_a_seed():
     ]
     summary = ensembles(rows)
     assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
+    assert cell(summary.blocks[0], "g, main", "b") == "50.0"
     assert "g, main: +50.0" in summary.sentence
 
 
@@ -188,10 +224,12 @@ def test_ranking():
         {"architecture": name, "error": None} | empty | {"snip": value}
         for name, value in (("a", 1.0), ("b", 2.0), ("c", 4.0), ("d", 3.0))
     ]
-    untrained = [
-        evaluation("g", "test", name, value) for name, value in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
+    scores = [{"ghn": "randinit", **row} for row in scores]
+    scores += [
+        {"architecture": name, "error": None, "ghn": "g", "accuracy": value} | empty
+        for name, value in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
     ]
-    (table,) = ranking(scores, truth, untrained).blocks
+    (table,) = ranking(scores, truth).blocks
     assert cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"  # one of six pairs is the wrong way round
     assert cell(table, "g, untrained", "Kendall's tau") == "-1.00"
     assert "gradnorm" not in {row[0] for row in table.rows}

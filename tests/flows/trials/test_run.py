@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from flows.experiments import trials as module
-from flows.experiments.trials import COLUMNS, Grid, ImagesSpec, Job, Trial, run_trials, trial_images, with_new_head
 from flows.fanout import FanOut
 from flows.results import IDENTITY, read_rows, write_rows
+from flows.trials import run as module
+from flows.trials.images import ImagesSpec, trial_images
+from flows.trials.run import Job, run_trials, with_new_head
+from flows.trials.trial import COLUMNS, Grid, Trial
 from ghn.finetune import FinetuneConfig, evaluate, finetune
 
 DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)

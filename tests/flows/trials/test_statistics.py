@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.experiments.statistics import bootstrap_interval, compare, paired, per_architecture
+from flows.trials.statistics import bootstrap_interval, compare, paired, per_architecture
 
 
 def row(architecture, init, accuracy, seed=0, selected=True):

@@ -13,7 +13,7 @@ from torch import nn
 from flows import paths
 from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
 from ghn.errors import ConfigError
-from ghn.finetune import break_symmetry
+from ghn.finetune import break_symmetry, track_running_statistics
 from ghn.finetune.data import Images
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def initialise(
                 raise ConfigError("GradInit needs images of the task; it is not offered here")
             gradinit(model, train, gradinit_config, seed=seed)
         case "metainit":
+            track_running_statistics(model)  # batch norm must be an affine map, with all its derivatives
             metainit(model, image_shape, num_classes, metainit_config, seed=seed)
         case "fixup":
             fixup(model, seed=seed)

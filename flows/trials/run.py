@@ -1,9 +1,8 @@
-"""Trials: one network from one initialisation, trained at every point of a grid, chosen on validation, tested once.
+"""Carries trials out: every point of the grid trained, the best on validation tested, all of it kept on disk.
 
-A trial is (architecture, initialisation, seed) with its data and grid; each of its grid points is a row with a curve. A
-finished point is kept on disk under a digest of all it depends on, so a killed stage repeats nothing that was
-finished, and a longer grid or another experiment that asks for the same points finds them. The test set is looked at
-for the chosen point only.
+A finished point is kept under its key (`flows.trials.trial`), so a killed stage repeats nothing that was finished, and
+a longer grid or another experiment that asks for the same points finds them. The test set is looked at for the chosen
+point only.
 """
 
 from __future__ import annotations
@@ -13,139 +12,25 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import product
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from datasets.images import ImageStream, ImageTensors, load, stream
+from datasets.images import ImageStream, ImageTensors
 from flows import paths
-from flows.experiments.initialise import hypernetwork, initialise, is_hypernetwork, source
-from flows.experiments.networks import build_network, split_of
 from flows.fanout import FanOut, fan_out
-from flows.results import Row, code_digest, digest, finite, identity
-from ghn.baselines import GradInitConfig, MetaInitConfig
-from ghn.errors import GHNError
-from ghn.files import atomic_path, sha256
-from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, stratified_order, track_running_statistics
+from flows.results import Row, digest, finite, identity
+from flows.trials.images import trial_images
+from flows.trials.initialise import hypernetwork, initialise, is_hypernetwork, source
+from flows.trials.networks import build_network, split_of
+from flows.trials.trial import Trial
+from ghn.files import atomic_path
+from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, track_running_statistics
 from ghn.graph import Graph
-
-COLUMNS: dict[str, pa.DataType] = {
-    "images": pa.string(),
-    "lr": pa.float64(),
-    "weight_decay": pa.float64(),
-    "optimizer": pa.string(),
-    "schedule": pa.string(),
-    "steps": pa.int64(),
-    "batch_size": pa.int64(),
-    "step": pa.list_(pa.int64()),
-    "val_accuracy": pa.list_(pa.float64()),
-    "train_loss": pa.list_(pa.float64()),
-    "train_accuracy": pa.list_(pa.float64()),
-    "best_val_accuracy": pa.float64(),
-    "final_val_accuracy": pa.float64(),
-    "selected": pa.bool_(),
-    "test_accuracy": pa.float64(),
-    "n_train": pa.int64(),
-    "n_val": pa.int64(),
-    "n_test": pa.int64(),
-    "diverged": pa.bool_(),
-    "init_seconds": pa.float64(),
-    "train_seconds": pa.float64(),
-    "steps_per_second": pa.float64(),
-    "pretrain": pa.string(),
-    "trial": pa.string(),
-    "logits": pa.list_(pa.float32()),
-    "labels": pa.list_(pa.int64()),
-}
-"""Columns of a row besides `flows.results.IDENTITY`; accuracies are fractions."""
-
-_CODE = ("ghn/finetune", "ghn/baselines", "flows/experiments/trials.py", "flows/experiments/initialise.py")
-
-
-class ImagesSpec(BaseModel):
-    """Which images a trial trains, chooses and tests on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    image_size: int = 32
-    root: str | None = None
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    seed: int = 0
-    few_shot: int | None = Field(default=None, ge=2, description="labels in all, for training and choices together")
-    few_shot_held_out: float = Field(default=0.2, gt=0, lt=1, description="share of these that choices are made on")
-    max_train: int | None = Field(default=None, ge=1)
-    max_val: int | None = Field(default=None, ge=1)
-    max_test: int | None = Field(default=None, ge=1)
-    stream: bool = Field(
-        default=False, description="training images that do not fit in memory: decoded as they are read"
-    )
-    workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
-
-
-class Grid(BaseModel):
-    """The points that every initialisation is tuned over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lr: tuple[float, ...] = (0.1, 0.01)
-    weight_decay: tuple[float, ...] = (3e-5,)
-    optimizer: tuple[str, ...] = ("sgd",)
-
-    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
-        """One configuration per point."""
-        names = ("lr", "weight_decay", "optimizer")
-        values = product(self.lr, self.weight_decay, self.optimizer)
-        return [FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))}) for point in values]
-
-
-class Trial(BaseModel):
-    """All that a trial's rows depend on, but the content of files, which `key` adds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    architecture: str
-    init: str
-    seed: int
-    images: ImagesSpec
-    grid: Grid = Grid()
-    finetune: FinetuneConfig = FinetuneConfig()
-    beta: float = 1e-5
-    gradinit: GradInitConfig = GradInitConfig()
-    metainit: MetaInitConfig = MetaInitConfig()
-    source_images: ImagesSpec | None = Field(default=None, description="transfer: what the hypernetwork was trained on")
-    pretrain: FinetuneConfig | None = Field(default=None, description="transfer: training on the source first")
-    checkpoints: bool = Field(default=False, description="keep the state of a point at every evaluation")
-    keep_logits: bool = Field(default=False, description="the chosen row has its logits on the test images")
-    device: str = "cpu"
-
-    def __str__(self) -> str:
-        return f"{self.architecture} from {self.init}, seed {self.seed}"
-
-    def data_hash(self) -> str:
-        """Digest of the images and of the hypernetwork."""
-        contents = [weights_digest(source(self.init))]
-        contents += [_images_digest(spec) for spec in (self.images, self.source_images) if spec is not None]
-        return digest(*contents)
-
-    def keys(self, data_hash: str) -> dict[str, FinetuneConfig]:
-        """The points of the grid by the digest of everything that a point's row depends on.
-
-        The other points of the grid do not enter.
-        """
-        apart = {"grid", "finetune", "device", "checkpoints"}
-        apart |= {name for name in ("gradinit", "metainit") if name != self.init}
-        settings = self.model_dump(mode="json", exclude=apart)
-        common = (settings, data_hash, code_digest(*_CODE))
-        return {digest(*common, point.model_dump(mode="json")): point for point in self.grid.points(self.finetune)}
 
 
 def run_trials(
@@ -160,10 +45,8 @@ def run_trials(
     A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row with its error.
 
     Raises:
-        GHNError: a hypernetwork is missing or damaged, so that none of its trials could run.
+        GHNError: a hypernetwork that is needed is missing or damaged, so that none of its trials could run.
     """
-    for init in dict.fromkeys(trial.init for trial in trials if is_hypernetwork(trial.init)):
-        hypernetwork(source(init))
     rows: list[Row] = []
     jobs: list[Job] = []
     for trial in trials:
@@ -174,6 +57,8 @@ def run_trials(
             rows += finished
     if len(jobs) < len(trials):
         tqdm.write(f"{title}: {len(trials) - len(jobs)} of {len(trials)} trials are there already")
+    for init in dict.fromkeys(job.trial.init for job in jobs if is_hypernetwork(job.trial.init)):
+        hypernetwork(source(init))
     for result in fan_out(_run_or_say_why, jobs, config, describe=str, failed=_failed, title=title) if jobs else ():
         rows += result
     order = {(trial.architecture, trial.init, trial.seed): place for place, trial in enumerate(trials)}
@@ -334,72 +219,6 @@ def with_new_head(fresh: nn.Module, trained: nn.Module) -> None:
     fresh.load_state_dict(
         {name: value for name, value in state.items() if shapes.get(name) == value.shape}, strict=False
     )
-
-
-def weights_digest(location: str) -> str:
-    """Of a file's content; of anything else (a baseline, a registry version) its name."""
-    path = Path(location)
-    if not path.is_file():
-        return location
-    status = path.stat()
-    return _file_digest(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=64)
-def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
-    return sha256(path)
-
-
-@lru_cache(maxsize=4)
-def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
-    """Training, validation and test images of `spec`; once per process.
-
-    In a few-shot setting the held-out images for choices are among the few labels (Zhai et al., 2019: 800 and 200).
-    """
-
-    def read(split: str) -> ImageTensors:
-        fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
-        return load(spec.name, spec.root, split, spec.image_size, **fractions, seed=spec.seed, cache=paths.IMAGES)
-
-    def cut(images: ImageTensors, limit: int | None) -> ImageTensors:
-        if limit is None or len(images) <= limit:
-            return images
-        return images.subset(stratified_order(images.labels, spec.seed)[:limit])
-
-    if spec.stream:
-        streamed = stream(
-            spec.name,
-            spec.root,
-            "train",
-            spec.image_size,
-            val_fraction=spec.val_fraction,
-            seed=spec.seed,
-            workers=spec.workers,
-        )
-        return streamed, cut(read("val"), spec.max_val), cut(read("test"), spec.max_test)
-    train, val, test = (read(split) for split in ("train", "val", "test"))
-    if spec.few_shot is not None:
-        few = train.few_shot(spec.few_shot, spec.seed)
-        order = stratified_order(few.labels, spec.seed)
-        held_out = round(spec.few_shot * spec.few_shot_held_out)
-        train, val = few.subset(order[held_out:]), few.subset(order[:held_out])
-    return cut(train, spec.max_train), cut(val, spec.max_val), cut(test, spec.max_test)
-
-
-def data_available(spec: ImagesSpec) -> str | None:
-    """None if the images of `spec` can be loaded, else why not."""
-    try:
-        trial_images(spec)
-    except (GHNError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-@lru_cache(maxsize=64)
-def _images_digest(spec: ImagesSpec) -> str:
-    train, *others = trial_images(spec)
-    of_train = train.digest if isinstance(train, ImageTensors) else train.table.fingerprint()
-    return digest([of_train, *(part.digest for part in others)])
 
 
 def _describe(point: FinetuneConfig) -> Row:

@@ -1,0 +1,131 @@
+"""The hypernetworks that experiments name: trained by a recipe of the profile, or fetched, into models/<name>.
+
+They train as the pipeline's does, by stage `train`: with as many ranks as the recipe says, from the last checkpoint on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+from flows import paths
+from flows.experiments.catalogue import Profile, load_profile
+from flows.local_ranks import run_ranks
+from flows.params import Params, load_params
+from flows.results import code_digest
+from flows.shell import exit_with_parent
+from flows.stages import train
+from flows.stages.images import ImagesConfig
+from flows.tracking import StageRun, stage_run
+from flows.trials.images import ImagesSpec, trial_images
+from ghn.errors import GHNError
+from ghn.files import atomic_path
+
+CODE = ("ghn/graph", "ghn/models", "ghn/train", "datasets/deepnets", "datasets/images", "flows/stages/train.py")
+"""Sources that trained weights depend on."""
+
+RECIPE_NAME = "recipe.json"
+"""Beside the weights: what they came from."""
+
+
+class TrainingFailedError(GHNError):
+    """A rank ended without weights; it has said why."""
+
+
+def obtain(profile_name: str, name: str) -> None:
+    """Puts hypernetwork `name` of a profile into models/<name>, unless it is there by the same recipe.
+
+    Raises:
+        TrainingFailedError: training failed.
+        KeyboardInterrupt: it was interrupted; the next call continues.
+    """
+    profile = load_profile(profile_name)
+    if not is_missing(profile, name):
+        return
+    known = profile.hypernetworks[name]
+    if known.released is not None:
+        from ghn import from_pretrained, save_checkpoint
+
+        save_checkpoint(from_pretrained(known.released), paths.weights(name))
+    else:
+        trial_images(profile.images_of(name))  # decoded once, before the ranks look for them
+        processes = profile.train_config(name).processes
+        if processes == 1:
+            _train(profile, name)
+        elif code := run_ranks(processes, __name__, profile_name, name):
+            if code == 128 + signal.SIGINT:
+                raise KeyboardInterrupt
+            raise TrainingFailedError(f"training {name} ended with exit code {code}; the same command continues")
+    # A metric of the pipeline's only, which git keeps; curve.json ends with the same.
+    (paths.model(name) / train.SUMMARY_NAME).unlink(missing_ok=True)
+    with atomic_path(paths.model(name) / RECIPE_NAME) as temporary:
+        temporary.write_text(json.dumps(recipe(profile, name), indent=2) + "\n")
+
+
+def is_missing(profile: Profile, name: str) -> bool:
+    """Whether hypernetwork `name` of the profile has to be trained, or fetched."""
+    stamp = paths.model(name) / RECIPE_NAME
+    if not (stamp.exists() and paths.weights(name).exists()):
+        return True
+    return bool(json.loads(stamp.read_text()) != recipe(profile, name))
+
+
+def recipe(profile: Profile, name: str) -> dict[str, object]:
+    """All that decides a trained hypernetwork but the architectures; of a released one its name."""
+    known = profile.hypernetworks[name]
+    if known.released is not None:
+        return {"released": known.released}
+    return {
+        "seed": _seed(profile, name),
+        "train": profile.train_config(name).model_dump(mode="json"),
+        "images": profile.images_of(name).model_dump(mode="json"),
+        "code": code_digest(*CODE),
+    }
+
+
+def _seed(profile: Profile, name: str) -> int:
+    seed = profile.hypernetworks[name].seed
+    return profile.seed if seed is None else seed
+
+
+def _train(profile: Profile, name: str) -> None:
+    """Trains as the stage `train` does: the only process, or one rank of several."""
+    params = _stage_params(profile, name, load_params())
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    told = {"base": params.base, "images": params.images, "train": params.train}
+    tree = {key: section.model_dump(mode="json") for key, section in told.items()}
+    tracked: AbstractContextManager[StageRun | None] = (
+        stage_run(f"hypernetwork@{name}", tree, outputs=[paths.weights(name)], experiment=params.base.experiment)
+        if is_main
+        else nullcontext()
+    )
+    with tracked as stage:
+        train.run(params, stage)
+
+
+def _stage_params(profile: Profile, name: str, params: Params) -> Params:
+    """The tree's parameters with the name, the images and the recipe of hypernetwork `name`."""
+    spec: ImagesSpec = profile.images_of(name)
+    fields = {field: getattr(spec, field) for field in ImagesConfig.model_fields}
+    base = params.base.model_copy(update={"ghn": name, "seed": _seed(profile, name)})
+    config = profile.train_config(name)
+    return params.model_copy(update={"base": base, "images": ImagesConfig(**fields), "train": config})
+
+
+def main() -> None:
+    """One rank; what stops all ranks alike is said by the first."""
+    exit_with_parent()
+    profile_name, name = sys.argv[1:]
+    try:
+        _train(load_profile(profile_name), name)
+    except GHNError as error:
+        sys.exit(f"experiments: {error}" if int(os.environ.get("RANK", "0")) == 0 else error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""From the rows of an experiment to what its page shows: tables with uncertainty, curves, and a sentence of result."""
+
+from collections.abc import Callable
+
+from flows.experiments.summaries.common import Rows, Summary
+from flows.experiments.summaries.networks import network_by_network
+from flows.experiments.summaries.overview import overview
+from flows.experiments.summaries.trained import detection, ensembles, fine_tuning, learning_rates, optimisers, verdict
+from flows.experiments.summaries.untrained import (
+    ablations,
+    activations,
+    diversity,
+    generalisation,
+    gradients,
+    ranking,
+)
+
+__all__ = [
+    "SUMMARIES",
+    "Rows",
+    "Summary",
+    "ablations",
+    "activations",
+    "detection",
+    "diversity",
+    "ensembles",
+    "fine_tuning",
+    "generalisation",
+    "gradients",
+    "learning_rates",
+    "network_by_network",
+    "optimisers",
+    "overview",
+    "ranking",
+    "verdict",
+]
+
+SUMMARIES: dict[str, Callable[[Rows], Summary]] = {
+    "generalisation": generalisation,
+    "ablations": ablations,
+    "detect": detection,
+    "diversity": diversity,
+    "activations": activations,
+    "gradients": gradients,
+    "trials": fine_tuning,
+    "table4": network_by_network,
+    "table15": ensembles,
+    "table17": optimisers,
+    "table18": learning_rates,
+}
+"""By the name of an experiment, else by its kind."""

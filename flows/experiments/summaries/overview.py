@@ -1,0 +1,43 @@
+"""Where hypernetworks help and where they do not: every comparison with RandInit after training, on one page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from flows.experiments.summaries.common import Rows, Summary, sound, unique
+from flows.experiments.summaries.trained import REFERENCE, comparison_cells, is_clear
+from flows.report import Table
+from flows.trials.initialise import is_hypernetwork
+from flows.trials.statistics import Comparison, compare
+
+
+def overview(trials: Mapping[str, Rows]) -> Summary:
+    """The comparisons of all experiments that train networks, by their names."""
+    body: list[list[str | None]] = []
+    verdicts: dict[str, list[str]] = defaultdict(list)
+    for name, rows in trials.items():
+        good = sound(rows)
+        for part in unique(good, "part"):
+            mine = [row for row in good if row["part"] == part]
+            title = name if part == "main" else f"{name}, {part}"
+            for init in unique(mine, "ghn"):
+                if not is_hypernetwork(init) or (result := compare(mine, init, REFERENCE)) is None:
+                    continue
+                body.append([title, init, _judge(result), *comparison_cells(result)])
+                verdicts[_judge(result)].append(f"{init} in {title}")
+    told = [f"{verdict}: {', '.join(cases)}" for verdict, cases in sorted(verdicts.items())]
+    header = ["", "from", "verdict", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
+    caption = (
+        "Test accuracy after training against RandInit, in points, paired over networks. Clear: the interval lies on "
+        "one side of zero and p is below 0.05, which takes six networks"
+    )
+    return Summary(f"Against {REFERENCE} after training. {'; '.join(told)}.", [Table(header, body, caption)])
+
+
+def _judge(result: Comparison) -> str:
+    if result.n == 1:
+        return "one network only"
+    if not is_clear(result):
+        return "no clear difference"
+    return "clearly better" if result.mean_difference > 0 else "clearly worse"

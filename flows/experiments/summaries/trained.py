@@ -1,0 +1,247 @@
+"""Summaries of trained networks (tables 2, 4, 6 to 8 and 14 to 18; figs. 1, 4, 6 and 8)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.report import Block, Figure, Panels, Table, figures
+from flows.results import Row
+from flows.trials.statistics import Comparison, compare
+from ghn.analysis.ensemble import ensemble_accuracy
+
+REFERENCE = "randinit"
+"""The initialisation that others are compared with."""
+
+
+def fine_tuning(rows: Rows) -> Summary:
+    """Accuracy along training per initialisation, and paired comparisons with RandInit (tables 2, 4, 6, 7, 14, 16)."""
+    good = sound(rows)
+    blocks: list[Block] = []
+    sentences = []
+    for part in unique(good, "part"):
+        mine = [row for row in good if row["part"] == part]
+        prefix = "" if part == "main" else f"{part}: "
+        blocks += [_accuracy_table(mine, prefix), _comparison_table(mine, prefix)]
+        if (curves := _curves(mine, prefix)) is not None:
+            blocks.append(curves)
+        sentences += [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
+    return Summary(" ".join(sentences), blocks)
+
+
+def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
+    """One sentence: whether `init` differs from RandInit, by how much, and how sure that is."""
+    result = compare(rows, init, REFERENCE, value)
+    if result is None:
+        return ""
+    size = f"{100 * result.mean_difference:+.1f} points over {REFERENCE}"
+    interval = f"95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}"
+    if result.n == 1:
+        mine, other = (_over_seeds(rows, name, value) for name in (init, REFERENCE))
+        return f"{init}: {size} on the one network measured ({mine} against {other} %, ± over seeds)."
+    sure = "clearly " if is_clear(result) else "not clearly "
+    direction = "better" if result.mean_difference > 0 else "worse"
+    p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.3f}"
+    return f"{init} is {sure}{direction}: {size} ({interval}, n = {result.n} networks{p})."
+
+
+def _over_seeds(rows: Rows, init: str, value: str) -> str | None:
+    return mean_std([row[value] for row in rows if row["ghn"] == init and row["selected"] and row[value] is not None])
+
+
+def is_clear(result: Comparison) -> bool:
+    """Whether a difference is more than chance: the interval lies on one side of zero, and p is below 0.05.
+
+    The second asks for six networks at least: an interval of fewer is not to be trusted.
+    """
+    return (result.low > 0 or result.high < 0) and result.p_value < 0.05
+
+
+def _accuracy_table(rows: Rows, prefix: str) -> Table:
+    chosen = [row for row in rows if row["selected"]]
+    steps = sorted({step for row in chosen for step in row["step"]})
+    body = []
+    for init in unique(rows, "ghn"):
+        mine = [row for row in chosen if row["ghn"] == init]
+        cells: list[str | None] = [init]
+        by_step = [[(row["architecture"], at) for row in mine if (at := _at(row, step)) is not None] for step in steps]
+        cells += map(_spread, by_step)
+        cells.append(_spread([(row["architecture"], row["test_accuracy"]) for row in mine]))
+        cells.append(_seed_spread(mine))
+        cells.append(f"{np.mean([row['init_seconds'] for row in mine]):.2f}" if mine else None)
+        body.append(cells)
+    header = ["initialisation", *(f"step {step}" for step in steps), "test", "std over seeds", "init. (s)"]
+    n = len(unique(chosen, "architecture"))
+    seeds = len(unique(chosen, "seed"))
+    caption = (
+        f"{prefix}validation accuracy (%) along training and test accuracy at the end, {n} networks, {seeds} seeds"
+    )
+    return Table(header, body, caption)
+
+
+def _comparison_table(rows: Rows, prefix: str) -> Table:
+    body = []
+    for init in unique(rows, "ghn"):
+        if init == REFERENCE or (result := compare(rows, init, REFERENCE)) is None:
+            continue
+        body.append([init, *comparison_cells(result)])
+    header = ["against randinit", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
+    caption = f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
+    return Table(header, body, caption)
+
+
+def comparison_cells(result: Comparison) -> list[str | None]:
+    """Difference, interval, wins, gain, loss, n and p of a comparison."""
+    return [
+        f"{100 * result.mean_difference:+.1f}",
+        f"{100 * result.low:+.1f} to {100 * result.high:+.1f}",
+        f"{100 * result.wins:.0f} %",
+        _points(result.average_gain),
+        _points(result.average_loss),
+        str(result.n),
+        None if math.isnan(result.p_value) else f"{result.p_value:.3f}",
+    ]
+
+
+def _curves(rows: Rows, prefix: str) -> Panels | None:
+    panels = []
+    for column, label in (("val_accuracy", "validation"), ("train_accuracy", "training")):
+        series = []
+        for colour, init in enumerate(unique(rows, "ghn")):
+            mine = [row for row in rows if row["selected"] and row["ghn"] == init and not row["diverged"]]
+            if not mine or len(steps := mine[0]["step"]) < 2:
+                continue
+            values = np.array(
+                [[np.nan if v is None else v for v in row[column]] for row in mine if row["step"] == steps], dtype=float
+            )
+            first = 1 if column == "train_accuracy" else 0
+            spread = values[:, first:].std(0) if len(values) > 1 else None
+            band = None if spread is None else spread.tolist()
+            series.append(figures.Series(init, steps[first:], values[:, first:].mean(0).tolist(), band, colour))
+        if series:
+            svg = figures.lines(series, f"{prefix}{label} accuracy", "step", "accuracy")
+            panels.append(Figure(svg, "", f"Mean {label} accuracy over steps for each initialisation"))
+    return Panels(panels, "Mean and standard deviation over networks and seeds") if panels else None
+
+
+def learning_rates(rows: Rows) -> Summary:
+    """How often the learning rate that is best on average is (nearly) the best for a network (table 18)."""
+    good = sound(rows)
+    body, sentences = [], []
+    for init in unique(good, "ghn"):
+        values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in good:
+            if row["ghn"] == init:
+                values[row["architecture"]][row["lr"]].append(row["final_val_accuracy"])
+        table = {name: {lr: float(np.mean(found)) for lr, found in rates.items()} for name, rates in values.items()}
+        rates = sorted({lr for found in table.values() for lr in found})
+        best = max(rates, key=lambda lr: float(np.mean([found.get(lr, 0.0) for found in table.values()])))
+        shares = [
+            float(np.mean([found[best] >= max(found.values()) - slack for found in table.values()]))
+            for slack in (0.0, 0.01, 0.02)
+        ]
+        body.append([f"{init} (lr {best:g})", *(f"{100 * share:.0f}" for share in shares)])
+        sentences.append(
+            f"{init}: {best:g} is within a point of the best rate for {100 * shares[1]:.0f} % of networks."
+        )
+    caption = "Networks (%) that one learning rate serves, by validation accuracy"
+    return Summary(" ".join(sentences), [Table(["", "±0 %", "±1 %", "±2 %"], body, caption)])
+
+
+def optimisers(rows: Rows) -> Summary:
+    """Validation accuracy per optimiser and learning rate (table 17)."""
+    good = sound(rows)
+    points = list(dict.fromkeys((row["part"], row["lr"]) for row in good))
+    body: list[list[str | None]] = []
+    for init in unique(good, "ghn"):
+        cells: list[str | None] = [init]
+        for point in points:
+            found = [row for row in good if row["ghn"] == init and (row["part"], row["lr"]) == point]
+            cells.append(mean_std([row["final_val_accuracy"] for row in found]))
+        body.append(cells)
+    header = ["", *(f"{part}, lr {lr:g}" for part, lr in points)]
+    table = Table(header, body, "Validation accuracy (%) at the end, mean ± std over seeds")
+    told = []
+    for part in unique(good, "part"):
+        mine = [row for row in good if row["part"] == part]
+        told += [f"{part}, {verdict(mine, init)}" for init in unique(mine, "ghn") if init != REFERENCE]
+    return Summary(" ".join(told), [table])
+
+
+def detection(rows: Rows) -> Summary:
+    """AP at IoU 0.50 per backbone and initialisation (table 8)."""
+    good = sound(rows)
+    backbones = unique(good, "architecture")
+    body = [
+        [
+            init,
+            *(mean_std([r["ap50"] for r in good if r["ghn"] == init and r["architecture"] == b]) for b in backbones),
+        ]
+        for init in unique(good, "ghn")
+    ]
+    table = Table(
+        ["", *backbones], body, "AP (%) at IoU 0.50, mean ± std over seeds (each its own split of the images)"
+    )
+    means = {init: float(np.mean([r["ap50"] for r in good if r["ghn"] == init])) for init in unique(good, "ghn")}
+    told = ", ".join(f"{init} {100 * mean:.1f} %" for init, mean in means.items())
+    return Summary(f"Mean AP: {told}.", [table])
+
+
+def ensembles(rows: Rows) -> Summary:
+    """Accuracy of networks and of the mean of their logits, per initialisation (table 15)."""
+    good = [row for row in sound(rows) if row["selected"] and row.get("logits")]
+    names = unique(good, "architecture")
+    body: list[list[str | None]] = []
+    gains = []
+    for part in unique(good, "part"):
+        for init in unique(good, "ghn"):
+            mine = [row for row in good if (row["part"], row["ghn"]) == (part, init)]
+            cells: list[str | None] = [f"{init}, {part}"]
+            cells += [mean_std([r["test_accuracy"] for r in mine if r["architecture"] == name]) for name in names]
+            together = [ensemble_of([r for r in mine if r["seed"] == seed]) for seed in unique(mine, "seed")]
+            found = [value for value in together if value is not None]
+            cells.append(mean_std(found))
+            body.append(cells)
+            if found:
+                gain = np.mean(found) - np.mean([r["test_accuracy"] for r in mine])
+                gains.append(f"{init}, {part}: {100 * gain:+.1f}")
+    table = Table(["", *names, "ensemble"], body, "Test accuracy (%), mean ± std over seeds")
+    return Summary("Gain of the ensemble over the mean of its members, in points: " + "; ".join(gains) + ".", [table])
+
+
+def ensemble_of(rows: Rows) -> float | None:
+    """Accuracy of the mean logits of one seed's networks; labels come with the rows (column `labels`)."""
+    import torch
+
+    if not rows or rows[0].get("labels") is None:
+        return None
+    y_N = torch.tensor(rows[0]["labels"])
+    return ensemble_accuracy([torch.tensor(row["logits"]).view(len(y_N), -1) for row in rows], y_N)
+
+
+def _at(row: Row, step: int) -> float | None:
+    return row["val_accuracy"][row["step"].index(step)] if step in row["step"] else None
+
+
+def _spread(values: Sequence[tuple[str, float]]) -> str | None:
+    """Mean over architectures of their means, ± std over architectures (over all values of a single one)."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for name, value in values:
+        groups[name].append(value)
+    return mean_std([float(np.mean(found)) for found in groups.values()] if len(groups) > 1 else [v for _, v in values])
+
+
+def _seed_spread(rows: Rows) -> str | None:
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        groups[row["architecture"]].append(row["test_accuracy"])
+    deviations = [float(np.std(found, ddof=1)) for found in groups.values() if len(found) > 1]
+    return f"{100 * np.mean(deviations):.1f}" if deviations else None
+
+
+def _points(value: float) -> str | None:
+    return None if math.isnan(value) else f"{100 * value:+.1f}"
