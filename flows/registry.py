@@ -13,7 +13,7 @@ import getpass
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -257,7 +257,7 @@ def promote(
     Args:
         name: registered model.
         version: number; by default that of alias challenger.
-        force: promote whatever the comparison says (the reason says so).
+        force: promote whatever the comparison says, or without one (the reason says so).
         mlflow_client: where; by default the present tracking store.
 
     Raises:
@@ -273,16 +273,17 @@ def promote(
     number = str(candidate.version)
     if champion is not None and str(champion.version) == number:
         return Decision(False, number, f"version {number}", None, "it is the champion already")
-    if force:
-        against = f"version {champion.version}" if champion else "nothing"
-        decision = Decision(True, number, against, None, f"forced by {getpass.getuser()}")
-    else:
-        decision = decide(
-            evaluation(candidate, mlflow_client),
-            evaluation(champion, mlflow_client) if champion else None,
-            number,
-            str(champion.version) if champion else None,
-        )
+    against = str(champion.version) if champion else None
+    try:
+        other = evaluation(champion, mlflow_client) if champion else None
+        decision = decide(evaluation(candidate, mlflow_client), other, number, against)
+    except RegistryError as error:
+        if not force:
+            raise
+        decision = Decision(False, number, f"version {against}" if against else "nothing", None, str(error))
+    if force and not decision.promoted:
+        reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
+        decision = replace(decision, promoted=True, reason=reason)
     tags = decision.tags()
     if decision.promoted and champion is not None:
         tags["promotion.previous"] = str(champion.version)

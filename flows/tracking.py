@@ -57,6 +57,11 @@ class StageRun:
         self._unsent: SimpleQueue[Op | None] = SimpleQueue()
         self._over = threading.Event()
         self._sent = False
+        if connect_after_seconds <= 0:
+            # Not in the thread: what runs inside may import it too, and two threads that import a package with cycles
+            # at once may see one half of it.
+            with suppress(ImportError):
+                import mlflow  # noqa: F401
         self._thread = threading.Thread(
             target=self._background, args=(connect_after_seconds,), name="mlflow-log", daemon=True
         )

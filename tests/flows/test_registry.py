@@ -145,7 +145,10 @@ def test_weights_come_back(store, tmp_path):
 
 def test_promote_by_force_and_roll_back(store):
     assert not registry.promote("ghn3", "3").promoted
-    assert registry.promote("ghn3", "3", force=True).promoted
+    forced = registry.promote("ghn3", "3", force=True)
+    assert forced.promoted
+    assert "forced by" in forced.reason
+    assert float(tags(store, "3")["promotion.difference"]) < 0  # both numbers are kept, whatever they say
     assert registry.rollback("ghn3", "it was worse") == ("3", "2")
     assert registry.by_alias("ghn3", "champion").version == 2
     assert tags(store, "3")["promotion.decision"] == "rolled back"

@@ -181,3 +181,15 @@ def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
     assert run.data.tags["dvc_experiment"] == "exp-1"
     assert [item.path for item in client().list_artifacts(run.info.run_id, "files")] == ["files/out.txt"]
     assert not [path for path in (store / ".mlflow-spool").rglob("*") if path.is_file()]
+
+
+def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
+    script = (
+        "from flows.tracking import stage_run\n"
+        "with stage_run('register', {}, connect_after_seconds=0):\n"
+        "    import mlflow.pyfunc\n"
+        "    mlflow.get_registry_uri(), mlflow.pyfunc.load_model\n"
+    )
+    variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], env=os.environ | variables, check=True)
+    assert [run.info.status for run in runs()] == ["FINISHED"]
