@@ -14,10 +14,11 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from flows import paths, registry
+from flows.artifacts import mlflow_links
 from flows.mlflow_store import client
 from flows.params import load_params
 from flows.pipeline import end_with_worker, pipeline, run_stage
-from flows.tracking import stage_run
+from flows.tracking import pipeline_run, stage_run
 from flows.workspace import experiment
 from ghn.errors import UnreachableError
 
@@ -102,8 +103,8 @@ def reevaluate(
     """Evaluates the registry's champion anew on all 974 architectures, with today's code and data.
 
     What it gives is compared, paired over architectures, with the evaluation that the version was registered with; a
-    difference beyond the noise means that code or data changed what the model is worth. Kept as a DVC experiment, and
-    as tags of the version.
+    difference beyond the noise means that code or data changed what the model is worth. Kept as tags of the version,
+    and row by row in the MLflow run of the stage.
 
     Args:
         model: Registered model.
@@ -124,7 +125,11 @@ def reevaluate(
         "architectures.torchvision": "all",
         **(overrides or {}),
     }
-    with experiment(name, values) as workspace:
+    mlflow_experiment = load_params().base.experiment
+    with (
+        pipeline_run(f"reevaluate {model} {number}", values, mlflow_experiment) as parent_run,
+        experiment(name, values, save=False) as workspace,  # of a hypernetwork that no stage made
+    ):
         registry.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
         run_stage("evaluate", workspace)
         fresh = registry.read_rows(workspace.directory / paths.EVALUATION)
@@ -143,7 +148,9 @@ def reevaluate(
     mlflow_client = client()
     for key, value in {**row, "drifted": drifted, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}.items():
         mlflow_client.set_model_version_tag(model, number, f"reevaluation.{str(key).replace(' ', '_')}", str(value))
-    create_table_artifact([row], key="reevaluation", description=f"{model} version {number}, then and now")
+    link = mlflow_links(parent_run, mlflow_experiment).get("evaluate", "")
+    shown = {**row, "MLflow run": link}
+    create_table_artifact([shown], key="reevaluation", description=f"{model} version {number}, then and now")
     if drifted:
         logger.warning(
             "version %s of %s is worth %+.4f more than when it was registered", number, model, row["difference"]

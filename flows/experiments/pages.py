@@ -15,8 +15,10 @@ from flows import paths
 from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
 from flows.experiments.run import RESULTS, path_of
 from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
+from flows.experiments.summaries.common import counted
 from flows.report import Block, Section, Table, Text, render
 from flows.results import read_rows
+from flows.trials.images import ImagesSpec
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"
@@ -69,14 +71,16 @@ def _page(name: str, entry: Entry, profile: Profile, rows: Rows, summary: Summar
         blocks.append(Text(protocol, "note"))
     failed = [row for row in rows if row["error"] is not None]
     for error, count in Counter(row["error"].splitlines()[0] for row in failed).most_common(5):
-        blocks.append(Text(f"{count} rows failed: {error}", "warning"))
+        blocks.append(Text(f"{counted(count, 'row')} failed: {error}", "warning"))
     sections = [Section("ours", "Ours", blocks)]
     if (table := _published_table(name, published)) is not None:
         sections.append(Section("published", "Published", [table, Text(f"{published['source']}.", "note")]))
+    images = getattr(entry, "images", None)
+    images = images if isinstance(images, ImagesSpec) else profile.images
     provenance = {
         "rows": str(path_of(name)),
         "revision": ", ".join(sorted({row["revision"] for row in rows})),
-        "images": f"{profile.images.name}, {profile.images.image_size} pixels",
+        "images": f"{images.name}, {images.image_size} pixels",
         "all experiments": _link("index", "index"),
     }
     title = f"{entry.title} ({entry.paper})"
@@ -93,17 +97,18 @@ def _protocol(entry: Entry) -> str | None:
             rates = ", ".join(f"{lr:g}" for lr in grid.lr)
             decays = ", ".join(f"{decay:g}" for decay in grid.weight_decay)
             told.append(
-                f"{part.name}: {points} grid points (learning rate {rates}; weight decay {decays}; "
+                f"{part.name}: {counted(points, 'grid point')} (learning rate {rates}; weight decay {decays}; "
                 f"{', '.join(grid.optimizer)}), {part.train.steps} steps of {part.train.batch_size} images each"
             )
-        shared = f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {entry.seeds} seeds"
+        seeds = counted(entry.seeds, "seed")
+        shared = f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {seeds}"
         chosen = "the point is chosen on held-out validation images and the test images are used once"
         return f"Protocol: {'; '.join(told)}; {shared}; {chosen}."
     if isinstance(entry, DetectEntry):
         config = entry.detect.detector
         return (
             f"Protocol: one setting for every initialisation (lr {config.lr:g}, {config.epochs} epochs, images of "
-            f"{config.min_size} pixels), {entry.detect.seeds} seeds, {entry.detect.n_test} test images each."
+            f"{config.min_size} pixels), {counted(entry.detect.seeds, 'seed')}, {entry.detect.n_test} test images each."
         )
     return None
 
@@ -125,13 +130,17 @@ def _csv(rows: Rows) -> str:
 
 
 def _index(listed: Sequence[tuple[str, Entry, str | None]], trials: Mapping[str, Rows]) -> str:
-    body = [
-        [_link(name, entry.title) if sentence is not None else entry.title, entry.paper, sentence or "not run yet"]
+    everything = overview(trials)
+    pages = [
+        Text(
+            Markup("<strong>{}</strong> ({})<br>{}").format(
+                entry.title if sentence is None else _link(name, entry.title), entry.paper, sentence or "not run yet"
+            )
+        )
         for name, entry, sentence in listed
     ]
-    everything = overview(trials)
     sections = [
-        Section("experiments", "Tables and figures", [Table(["", "paper", "result here"], body, "A page for each")]),
+        Section("experiments", "Tables and figures", pages),
         Section("overview", "Where a hypernetwork helps and where it does not", everything.blocks),
     ]
     revisions = {row["revision"] for rows in trials.values() for row in rows}

@@ -75,7 +75,7 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
 )
 def test_trained_accuracy_of_one_network(clone: Clone, name: str, inits: tuple[str, str]) -> None:
     """Tables 2, 6, 7 and 16: mean over seeds of the test accuracy of the grid point that is best on validation."""
-    table = cells(clone, name, "validation accuracy (%) along training and test accuracy at the end, 1 networks")
+    table = cells(clone, name, "Validation accuracy (%) along training and test accuracy at the end; 1 network,")
     for init in inits:
         best: dict[int, dict] = {}
         for row in rows(clone, name):
@@ -88,13 +88,13 @@ def test_trained_accuracy_of_one_network(clone: Clone, name: str, inits: tuple[s
 
 
 def test_tables_4_and_20_and_14(clone: Clone) -> None:
-    for name, prefix in (("table4", ""), ("table14", "convolutional: ")):
+    for name, prefix in (("table4", "Paired"), ("table14", "Convolutional: paired")):
         accuracy = {(r["architecture"], r["ghn"]): r["test_accuracy"] for r in rows(clone, name) if r["selected"]}
         names = sorted({architecture for architecture, _ in accuracy})
         gaps = np.array(
             [accuracy[architecture, "x-ghn3"] - accuracy[architecture, "randinit"] for architecture in names]
         )
-        table = cells(clone, name, f"{prefix}paired over networks")
+        table = cells(clone, name, f"{prefix} over networks")
         assert table["x-ghn3"]["difference"] == f"{100 * gaps.mean():+.1f}"
         assert table["x-ghn3"]["wins"] == f"{100 * (gaps > 0).mean():.0f} %"
     accuracy = {(r["architecture"], r["ghn"]): r["test_accuracy"] for r in rows(clone, "table4") if r["selected"]}

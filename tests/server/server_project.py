@@ -35,10 +35,12 @@ stages:
     metrics:
       - images.json: {cache: false}
   train:
-    cmd: "touch train.started; while [ -e $GHN_TEST_HOLD ]; do sleep 0.5; done; cat data/deepnets1m/train.h5 images.txt > model.txt"
+    cmd: "touch train.started; while [ -e $GHN_TEST_HOLD ]; do sleep 0.5; done; cat data/deepnets1m/train.h5 images.txt > model.txt; echo 1 > ${base.ghn}.json"
     deps: [data/deepnets1m/train.h5, images.txt]
     params: [base.seed, train.steps]
     outs: [model.txt]
+    metrics:
+      - ${base.ghn}.json: {cache: false}
   evaluate:
     cmd: cat data/deepnets1m/test.h5 model.txt > evaluation.txt && python evaluate.py ${base.ghn}
     deps: [data/deepnets1m/test.h5, model.txt]

@@ -77,7 +77,7 @@ def _points(chosen: Rows) -> Panels | None:
     svg = figures.scatter(points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork", log=False)
     return Panels(
         [Figure(svg, "", f"Test accuracy of each network from a hypernetwork against {REFERENCE}")],
-        "A point per network, the mean over seeds; above the diagonal the hypernetwork wins",
+        "A point per network, the mean over seeds",
     )
 
 

@@ -26,18 +26,20 @@ def overview(trials: Mapping[str, Rows]) -> Summary:
                     continue
                 body.append([title, init, _judge(result), *comparison_cells(result)])
                 verdicts[_judge(result)].append(f"{init} in {title}")
-    told = [f"{verdict}: {', '.join(cases)}" for verdict, cases in sorted(verdicts.items())]
+    told = [f"{verdict}: {'; '.join(cases)}." for verdict, cases in sorted(verdicts.items())]
     header = ["", "from", "verdict", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
     caption = (
         "Test accuracy after training against RandInit, in points, paired over networks. Clear: the interval lies on "
         "one side of zero and p is below 0.05, which takes six networks"
     )
-    return Summary(f"Against {REFERENCE} after training. {'; '.join(told)}.", [Table(header, body, caption)])
+    return Summary(
+        f"Hypernetworks against {REFERENCE}, after training. {' '.join(told)}", [Table(header, body, caption)]
+    )
 
 
 def _judge(result: Comparison) -> str:
     if result.n == 1:
-        return "one network only"
+        return "One network only"
     if not is_clear(result):
-        return "no clear difference"
-    return "clearly better" if result.mean_difference > 0 else "clearly worse"
+        return "No clear difference"
+    return "Clearly better" if result.mean_difference > 0 else "Clearly worse"

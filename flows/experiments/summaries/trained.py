@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, counted, mean_std, sentence_case, sound, unique
 from flows.report import Block, Figure, Panels, Table, figures
 from flows.results import Row
 from flows.trials.statistics import Comparison, compare
@@ -46,7 +46,7 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
     sure = "clearly " if is_clear(result) else "not clearly "
     direction = "better" if result.mean_difference > 0 else "worse"
     p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.3f}"
-    return f"{init} is {sure}{direction}: {size} ({interval}, n = {result.n} networks{p})."
+    return f"{init} is {sure}{direction}: {size} ({interval}, {counted(result.n, 'network')}{p})."
 
 
 def _over_seeds(rows: Rows, init: str, value: str) -> str | None:
@@ -77,10 +77,8 @@ def _accuracy_table(rows: Rows, prefix: str) -> Table:
     header = ["initialisation", *(f"step {step}" for step in steps), "test", "std over seeds", "init. (s)"]
     n = len(unique(chosen, "architecture"))
     seeds = len(unique(chosen, "seed"))
-    caption = (
-        f"{prefix}validation accuracy (%) along training and test accuracy at the end, {n} networks, {seeds} seeds"
-    )
-    return Table(header, body, caption)
+    caption = f"{prefix}validation accuracy (%) along training and test accuracy at the end"
+    return Table(header, body, f"{sentence_case(caption)}; {counted(n, 'network')}, {counted(seeds, 'seed')}")
 
 
 def _comparison_table(rows: Rows, prefix: str) -> Table:
@@ -91,11 +89,13 @@ def _comparison_table(rows: Rows, prefix: str) -> Table:
         body.append([init, *comparison_cells(result)])
     header = ["against randinit", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
     caption = f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
-    return Table(header, body, caption)
+    return Table(header, body, sentence_case(caption))
 
 
 def comparison_cells(result: Comparison) -> list[str | None]:
-    """Difference, interval, wins, gain, loss, n and p of a comparison."""
+    """Difference, interval, wins, gain, loss, n and p of a comparison; of one network the difference alone."""
+    if result.n == 1:
+        return [f"{100 * result.mean_difference:+.1f}", None, None, None, None, "1", None]
     return [
         f"{100 * result.mean_difference:+.1f}",
         f"{100 * result.low:+.1f} to {100 * result.high:+.1f}",
@@ -109,6 +109,7 @@ def comparison_cells(result: Comparison) -> list[str | None]:
 
 def _curves(rows: Rows, prefix: str) -> Panels | None:
     panels = []
+    bands = len(unique(rows, "ghn")) <= 4  # more hide each other; the table has them
     for column, label in (("val_accuracy", "validation"), ("train_accuracy", "training")):
         series = []
         for colour, init in enumerate(unique(rows, "ghn")):
@@ -119,13 +120,14 @@ def _curves(rows: Rows, prefix: str) -> Panels | None:
                 [[np.nan if v is None else v for v in row[column]] for row in mine if row["step"] == steps], dtype=float
             )
             first = 1 if column == "train_accuracy" else 0
-            spread = values[:, first:].std(0) if len(values) > 1 else None
+            spread = values[:, first:].std(0) if bands and len(values) > 1 else None
             band = None if spread is None else spread.tolist()
             series.append(figures.Series(init, steps[first:], values[:, first:].mean(0).tolist(), band, colour))
         if series:
             svg = figures.lines(series, f"{prefix}{label} accuracy", "step", "accuracy")
             panels.append(Figure(svg, "", f"Mean {label} accuracy over steps for each initialisation"))
-    return Panels(panels, "Mean and standard deviation over networks and seeds") if panels else None
+    shown = "Mean and standard deviation" if bands else "Mean"
+    return Panels(panels, f"{shown} over networks and seeds") if panels else None
 
 
 def learning_rates(rows: Rows) -> Summary:

@@ -61,7 +61,7 @@ def test_a_page_has_ours_the_published_the_protocol_the_failures_and_the_rows(pr
     assert "small &lt;and&gt; quick" in page
     assert "2 grid points (learning rate 0.1, 0.01" in page
     assert "2 seeds" in page
-    assert "1 rows failed: RuntimeError: no room" in page
+    assert "1 row failed: RuntimeError: no room" in page
     assert 'download="table2.csv"' in page
     assert page.count("<svg") == 2
     assert "http-equiv" not in page
@@ -75,7 +75,7 @@ def test_the_index_links_what_has_run_and_says_what_has_not(profile):
     assert 'href="table9.html"' not in text
     assert "not run yet" in text
     assert "g is clearly better: +12.5 points over randinit" in text
-    assert "clearly better: g in table2" in text
+    assert "Clearly better: g in table2." in text
 
 
 def test_the_same_rows_give_the_same_pages(profile):

@@ -105,9 +105,9 @@ def test_the_overview_tells_what_is_clear_from_what_is_not(trials):
     one = [{**row, "part": "SGD"} for row in trials if row["architecture"] == "a"]
     summary = overview({"table2": six, "table17": one})
     (table,) = summary.blocks
-    assert cell(table, "table2", "verdict") == "clearly better"
-    assert cell(table, "table17, SGD", "verdict") == "one network only"
-    assert "clearly better: ghn in table2" in summary.sentence
+    assert cell(table, "table2", "verdict") == "Clearly better"
+    assert cell(table, "table17, SGD", "verdict") == "One network only"
+    assert "Clearly better: ghn in table2." in summary.sentence
 
 
 def test_learning_rates():
