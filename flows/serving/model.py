@@ -9,6 +9,7 @@ as HTTP status 400 or 404 behind a server.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import threading
 import time
@@ -94,9 +95,11 @@ class HypernetworkModel(PythonModel):
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in {**network.state_dict(), **predicted}.items()
         }
+        # One entry: several would be written in any order, and equal parameters shall have equal bytes.
+        request = {"architecture": architecture, "num_classes": classes, "image_size": image_size}
         data = save(
             {name: tensor.detach().contiguous().clone() for name, tensor in state.items()},
-            {"architecture": architecture, "num_classes": str(classes), "image_size": str(image_size)},
+            {"request": json.dumps(request, sort_keys=True)},
         )
         digest = sha256(data).hexdigest()
         inline = options["delivery"] == "inline"

@@ -105,6 +105,8 @@ def test_load_model_predicts_what_the_library_predicts(model_directory):
     assert expected.keys() <= state.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(state[name], tensor)
+    answers = {loaded.predict(rows, params={"seed": 3}).iloc[0]["sha256"] for _ in range(6)}
+    assert answers == {answer["sha256"]}
     half = loaded.predict(rows, params={"dtype": "float16"}).iloc[0]
     assert load(base64.b64decode(half["safetensors"]))["features.0.weight"].dtype == torch.float16
 
