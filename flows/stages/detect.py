@@ -138,8 +138,8 @@ def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOu
     ]
     try:
         data = _images(config.n_images).digest
-    except (GHNError, OSError) as error:
-        rows = [identity(job.backbone, TORCHVISION, job.init, job.seed, "", error) for job in jobs]
+    except (GHNError, OSError) as absent:
+        rows = [identity(job.backbone, TORCHVISION, job.init, job.seed, "", absent) for job in jobs]
         write_rows(out, rows, COLUMNS)
         return rows
     settings = config.model_dump(mode="json", exclude={"backbones", "inits", "seeds"})
