@@ -134,14 +134,16 @@ def _index(listed: Sequence[tuple[str, Entry, str | None]], trials: Mapping[str,
     pages = [
         Text(
             Markup("<strong>{}</strong> ({})<br>{}").format(
-                entry.title if sentence is None else _link(name, entry.title), entry.paper, sentence or "not run yet"
+                entry.title if sentence is None else _link(name, entry.title),
+                entry.paper,
+                "not run yet" if sentence is None else sentence,
             )
         )
         for name, entry, sentence in listed
     ]
     sections = [
-        Section("experiments", "Tables and figures", pages),
         Section("overview", "Where a hypernetwork helps and where it does not", everything.blocks),
+        Section("experiments", "Tables and figures", pages),
     ]
     revisions = {row["revision"] for rows in trials.values() for row in rows}
     provenance = {"rows": f"{RESULTS}/*.parquet", "revision": ", ".join(sorted(revisions))}

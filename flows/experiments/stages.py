@@ -66,7 +66,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     obtained = {
         "wdir": "..",
         "cmd": f"{command} hypernetwork ${{item}}{option}",
-        "outs": [str(paths.weights("${item}")), str(paths.model("${item}") / hypernetworks.RECIPE_NAME)],
+        "outs": _outs(paths.weights("${item}"), paths.model("${item}") / hypernetworks.RECIPE_NAME),
     }
     if released:
         params = {"params": [{source: ["hypernetworks.${item}"]}]}
@@ -83,7 +83,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             "cmd": f"{command} run {name} --alone{option}",
             "params": [{source: ["seed", "num_classes", "images", f"experiments.{name}"]}],
             "deps": list(_deps(profile, entry)),
-            "outs": [str(path_of(name))],
+            "outs": _outs(path_of(name)),
         }
         yield name, stage
     yield (
@@ -93,9 +93,14 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             "desc": "A page per table and figure",
             "cmd": f"{command} report{option}",
             "deps": [source, *(str(path_of(name)) for name in with_rows), *PAGES_CODE],
-            "outs": [str(PAGES)],
+            "outs": _outs(PAGES),
         },
     )
+
+
+def _outs(*files: Path) -> list[dict[str, dict[str, bool]]]:
+    """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments that nobody ran."""
+    return [{str(file): {"cache": False}} for file in files]
 
 
 def _deps(profile: Profile, entry: Entry) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from flows.experiments.summaries.common import Rows, Summary, counted, mean_std, sentence_case, sound, unique
 from flows.report import Block, Figure, Panels, Table, figures
 from flows.results import Row
-from flows.trials.statistics import Comparison, compare
+from flows.trials.statistics import Comparison, compare, per_architecture
 from ghn.analysis.ensemble import ensemble_accuracy
 
 REFERENCE = "randinit"
@@ -30,6 +30,10 @@ def fine_tuning(rows: Rows) -> Summary:
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
         sentences += [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
+    if not sentences:  # only RandInit
+        accuracies = per_architecture(good, REFERENCE)
+        told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
+        sentences = [f"Test accuracy from {REFERENCE}: {told}."]
     return Summary(" ".join(sentences), blocks)
 
 

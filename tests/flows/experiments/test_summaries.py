@@ -72,6 +72,11 @@ def test_fine_tuning(trials):
     assert cell(comparison, "ghn", "average loss") is None
 
 
+def test_random_initialisation_alone(trials):
+    alone = fine_tuning([row for row in trials if row["ghn"] == "randinit"])
+    assert alone.sentence == "Test accuracy from randinit: 36.0±21.2 % over 2 networks."
+
+
 def test_verdicts_are_honest(trials):
     six = [{**row, "architecture": f"{row['architecture']}{copy}"} for row in trials for copy in range(3)]
     assert verdict(six, "ghn").startswith("ghn is clearly better: +10.0 points")
