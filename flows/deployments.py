@@ -128,7 +128,7 @@ def reevaluate(
     mlflow_experiment = load_params().base.experiment
     with (
         pipeline_run(f"reevaluate {model} {number}", values, mlflow_experiment) as parent_run,
-        experiment(name, values, save=False) as workspace,  # of a hypernetwork that no stage made
+        experiment(name, values) as workspace,  # kept as tags: no stage made this hypernetwork
     ):
         registry.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
         run_stage("evaluate", workspace)

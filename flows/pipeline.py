@@ -274,6 +274,7 @@ def _run(workspace: Workspace, targets: Sequence[str], only: bool, train_in: str
         if failed := [name for name, state in states.items() if not state.is_completed()]:
             reasons = "; ".join(f"{name}: {states[name].name}" for name in failed)
             raise StageFailedError(f"{len(failed)} of {len(states)} stages did not complete ({reasons})", False)
+    workspace.done.extend(order)
     return {name: str(state.name) for name, state in states.items()}
 
 

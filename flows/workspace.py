@@ -31,10 +31,17 @@ class WorkspaceError(GHNError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """A directory with dvc.yaml, and what a command there needs in its environment."""
+    """A directory with dvc.yaml.
+
+    Attributes:
+        directory: of dvc.yaml.
+        environment: what a command there needs.
+        done: the stages that were brought up to date there; whoever does so notes them.
+    """
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
 
     def run(self, *command: str) -> str:
         """Runs a command there to its end and returns its output; raises WorkspaceError."""
@@ -60,17 +67,16 @@ def experiment(
     name: str,
     overrides: Mapping[str, Any],
     profile: str | None = None,
-    save: bool = True,
     report: Callable[[str], None] = print,
 ) -> Iterator[Workspace]:
     """A worktree of HEAD with `profile` and `overrides` in its params.yaml; removed at the end.
 
+    If the body ends without an exception, the stages that it notes in `Workspace.done` are kept as a DVC experiment.
+
     Args:
-        name: of the experiment (letters, digits, `-`, `_`, `.`).
+        name: of the experiment (letters, digits, `-`, `_`, `.`); replaces one of that name.
         overrides: dotted names in params.yaml and their values.
         profile: overlay that is applied first.
-        save: keep the result as DVC experiment `name`, replacing one of that name; only if the body ends without an
-            exception.
         report: gets a line on what was kept.
 
     Raises:
@@ -96,8 +102,8 @@ def experiment(
         _copy_uncached(root, directory)
         set_params(overrides, profile, directory / PARAMS_FILE)
         yield workspace
-        if save:
-            report(workspace.dvc("exp", "save", "--force", "--name", name))
+        if workspace.done:  # alone: DVC would ask for the outputs of all others too, and take them for made just now
+            report(workspace.dvc("exp", "save", "--force", "--name", name, *workspace.done))
     finally:
         _remove(tree, directory)
 
