@@ -96,7 +96,7 @@ def init(
     return str(file)
 
 
-@flow(name="reevaluate", log_prints=True, persist_result=False)
+@flow(name="reevaluate", log_prints=True, flow_run_name="reevaluate-{model}-{alias}", persist_result=False)
 def reevaluate(
     model: str = "ghn3", alias: str = registry.CHAMPION, overrides: dict[str, Any] | None = None
 ) -> dict[str, float]:
