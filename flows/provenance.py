@@ -13,8 +13,8 @@ import yaml
 LARGE = 2 * 1024**3
 """Bytes from which a hash is looked up in dvc.lock instead of being computed."""
 
-OUTPUTS = tuple(f":(exclude){path}" for path in ("dvc.lock", "models", "reports", "results"))
-"""What a run of the pipeline changes by itself, as git excludes it: dvc.lock and the metrics that git keeps."""
+OUTPUTS = tuple(f":(exclude){path}" for path in ("dvc.lock", "experiments", "models", "reports", "results"))
+"""What a run changes by itself, as git excludes it: dvc.lock, the experiments' stages, the metrics that git keeps."""
 
 
 @cache

@@ -32,9 +32,11 @@ def test_revision_says_dirty_for_tracked_files_but_not_for_what_a_run_writes(rep
     assert revision() == head
     (repository / "new.txt").write_text("untracked")
     (repository / "dvc.lock").write_text("x")
+    (repository / "experiments").mkdir()
+    (repository / "experiments" / "dvc.lock").write_text("x")
     (repository / "results").mkdir()
     (repository / "results" / "evaluation.json").write_text("{}")
-    git("add", "dvc.lock", "results")
+    git("add", "dvc.lock", "experiments", "results")
     revision.cache_clear()
     assert revision() == head
     (repository / "code.py").write_text("a = 2\n")
