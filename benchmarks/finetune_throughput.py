@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="shufflenet_v2_x0_5")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))  # those that this process may use
     arguments = (options.architecture, options.networks, options.steps)
     result: dict[str, object] = {
         "machine": f"{platform.processor() or platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}",
