@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,22 @@ def test_order_follows_from_files(tree: dict) -> None:
     assert "generate@bnfree" in before["predict"]  # it depends on the directory
     assert before["train"] >= {"generate@train", "images", "validate"}
     assert {"predict", "evaluate", "finetune", "transfer"} <= before["report"]
+
+
+@pytest.mark.parametrize("template", sorted((ROOT / ".dvc" / "plots").glob("*.json")), ids=lambda path: path.stem)
+def test_plot_templates_take_the_data_as_vega_lite_wants_it(template: Path) -> None:
+    """DVC puts a list of rows in the anchor's place; given bare as `data`, every plot stays empty."""
+    assert json.loads(template.read_text())["data"] == {"values": "<DVC_METRIC_DATA>"}
+
+
+def test_plots_of_the_pipeline_name_templates_that_exist() -> None:
+    own = {path.stem for path in (ROOT / ".dvc" / "plots").glob("*.json")}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    named = {
+        options["template"]
+        for stage in stages
+        for plot in stage.get("plots", ())
+        for options in plot.values()
+        if "template" in options
+    }
+    assert named == own
