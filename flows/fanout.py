@@ -33,6 +33,7 @@ from joblib.externals.loky.process_executor import ProcessPoolExecutor, Terminat
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from flows.gpus import VARIABLE, visible
 from flows.shell import exit_with_parent
 from ghn.errors import ConfigError, GHNError
 
@@ -189,7 +190,7 @@ def _local(
     function: Callable[[Item], Result], config: FanOut, workers: int
 ) -> Iterator[tuple[Submit[Item, Result], int]]:
     """Processes of this machine. A pool with a dead process is broken for good, so it is replaced by a new one."""
-    setup = (cloudpickle.dumps(function), config.threads, _visible_gpus() if config.gpus else [])
+    setup = (cloudpickle.dumps(function), config.threads, visible() if config.gpus else [])
     threads = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     pool: ProcessPoolExecutor | None = None
 
@@ -218,7 +219,7 @@ def _set_up(pickled_function: bytes, threads: int, gpus: list[str]) -> None:
     global _function
     if gpus:  # before anything initialises CUDA
         number = int(multiprocessing.current_process().name.rsplit("-", 1)[-1])  # LokyProcess-<n>
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        os.environ[VARIABLE] = gpus[number % len(gpus)]
     exit_with_parent()
     # loky replaces a worker that has grown by 300 MB, taking it for leaking; networks of 500 MB come and go here.
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
@@ -326,14 +327,6 @@ def _call_on_node(key: str, setup: list[Any], item: Any, threads: int) -> Any:
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)
     return _function(item)
-
-
-def _visible_gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _progress(title: str, total: int | None) -> tqdm:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from flows import paths
-from flows.architectures import ArchitecturesConfig, open_split, targets
+from flows.architectures import ArchitecturesConfig, forward_gmacs, open_split, targets
 from flows.experiments import measures
 from flows.experiments.catalogue import (
     ActivationsEntry,
@@ -38,7 +38,6 @@ from flows.stages import detect, evaluate, finetune
 from flows.sweep import Provenance, sweep
 from flows.trials.images import trial_images
 from flows.trials.initialise import hypernetwork, source
-from flows.trials.networks import forward_gmacs
 from flows.trials.run import run_trials
 from flows.trials.trial import COLUMNS, Trial
 from ghn.errors import ConfigError
@@ -183,7 +182,7 @@ class Runner:
             candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
             if select.primitive is not None:
                 candidates = [c for c in candidates if _has(c.split, c.index, select.primitive)]
-            ranked = sorted((forward_gmacs(c.id, classes, size), place) for place, c in enumerate(candidates))
+            ranked = sorted((forward_gmacs(c, classes, size), place) for place, c in enumerate(candidates))
             chosen += [candidates[place].id for _, place in ranked[: select.cheapest]]
         return chosen
 
@@ -195,7 +194,7 @@ class Runner:
         size, classes = images.image_size, images.num_classes
         chosen = targets(entry.architectures)
         if entry.cheapest is not None:
-            ranked = sorted(chosen, key=lambda target: forward_gmacs(target.id, classes, size))
+            ranked = sorted(chosen, key=lambda target: forward_gmacs(target, classes, size))
             chosen = [
                 target
                 for split in dict.fromkeys(target.split for target in chosen)

@@ -161,6 +161,7 @@ def _worker(config: StackConfig, pool: str) -> Service:
             file.seek(old)
             return b"started!" in file.read()
 
+    devices = gpus.visible()[: config.training_slots]
     return Service(
         f"worker-{pool}",
         [
@@ -171,7 +172,7 @@ def _worker(config: StackConfig, pool: str) -> Service:
         polls,
         environment={
             **prefect_environment(config),
-            **({gpus.VARIABLE: ",".join(gpus.visible()[: config.training_slots])} if gpus.visible() else {}),
+            **({gpus.VARIABLE: ",".join(devices)} if devices else {}),
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PYTHONUNBUFFERED": "1",
         },
