@@ -9,6 +9,7 @@ parameters start a new run and never mix with the old one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from flows import paths
 from flows.architectures import TORCHVISION, Target, build, open_split
 from flows.results import digest
 from flows.shell import exit_with_parent
-from ghn.errors import GHNError
+from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path
 from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
 
@@ -56,6 +57,11 @@ class TrainStageConfig(TrainConfig):
     split: str = Field(default="train", description="split of DeepNets-1M to train on; its rules: generate.splits")
     variant: str = Field(default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them")
     ghn: dict[str, Any] = Field(default_factory=dict, description="fields of GHNConfig that differ from the variant")
+    initial: str | None = Field(
+        default=None,
+        description="a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained` takes it: "
+        "a file, a name, models:/name@alias; null: fresh weights. It must be of this variant",
+    )
     output_gain: float = Field(
         default=1.0,
         gt=0,
@@ -162,12 +168,15 @@ def run(params: Params, stage: StageRun | None) -> None:
         "ghn": ghn_config.to_dict(),
         "output_gain": config.output_gain,
     }
+    initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
+    if initial is not None:
+        identity["initial"] = _content(initial)
     fields = {name: getattr(config, name) for name in TrainConfig.model_fields}
     recipe = TrainConfig(**(fields | {"seed": params.base.seed}))
     output = paths.model(params.base.ghn)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(params.base.device) as group:
-        ghn = new_hypernetwork(ghn_config, params.base.seed, config.output_gain)
+        ghn = initial or new_hypernetwork(ghn_config, params.base.seed, config.output_gain)
         callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
         result = train(
             recipe,
@@ -207,6 +216,35 @@ def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
         for last in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
             last.weight *= output_gain
     return ghn
+
+
+def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
+    """The hypernetwork that training goes on from.
+
+    Raises:
+        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images ask for.
+        GHNError: it does not exist, cannot be reached, or is no hypernetwork.
+    """
+    from ghn import from_pretrained
+
+    ghn = from_pretrained(source)
+    found, wanted = ghn.config.to_dict(), config.to_dict()
+    if differing := [name for name in found if found[name] != wanted[name]]:
+        has, asked = (", ".join(f"{name} = {fields[name]}" for name in differing) for fields in (found, wanted))
+        raise ConfigError(
+            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for {asked}; "
+            "change train.ghn (or images), or train.initial"
+        )
+    return ghn.train()
+
+
+def _content(ghn: GHN) -> str:
+    """Digest of the weights: a registry alias or a rewritten file may come to mean others."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(ghn.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.contiguous().numpy())
+    return content.hexdigest()
 
 
 def curve(params: Params) -> Curve | None:

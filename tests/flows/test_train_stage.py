@@ -13,7 +13,8 @@ from flows import paths
 from flows.params import Params, load_params
 from flows.stages import generate, images, train
 from flows.tracking import stage_run
-from ghn.checkpoint import from_pretrained
+from ghn.checkpoint import from_pretrained, save_checkpoint
+from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +92,22 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(short, run)  # only the last evaluation was missing
     assert not runs[0].exists()
+
+
+def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(params: Params) -> None:
+    trained = train.new_hypernetwork(params.train.hypernetwork(10), 7, 1.0)
+    save_checkpoint(trained, Path("trained.safetensors"))
+    onward = params.train.model_copy(
+        update={"initial": "trained.safetensors", "lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0}
+    )
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(params.model_copy(update={"train": onward}), run)
+    found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+    wider = onward.model_copy(update={"ghn": {**onward.ghn, "hidden": 32}})
+    with pytest.raises(ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"):
+        train.run(params.model_copy(update={"train": wider}), None)
 
 
 @pytest.mark.slow
