@@ -39,7 +39,8 @@ from datasets.deepnets.table import ArchitectureTable
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.files import atomic_path
 from ghn.graph import Graph, Primitive
-from ghn.graph.graph import canonical_hashes, shortest_paths
+from ghn.graph.distance import shortest_paths
+from ghn.graph.graph import canonical_hashes
 
 if TYPE_CHECKING:
     from datasets.deepnets.builder import Structures

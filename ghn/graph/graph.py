@@ -16,17 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghn.errors import InvalidGraphError
+from ghn.graph.distance import shortest_paths
 from ghn.graph.primitives import N_PRIMITIVES, Primitive
 
 if TYPE_CHECKING:
     import networkx as nx
     from matplotlib.figure import Figure
-
-VIRTUAL_EDGE_CUTOFF = 50
-"""Longest path that still makes a virtual edge (Knyazev et al., 2021; the GHN-3 recipe keeps it)."""
-
-_MAX_NODES = 0x3FFF
-_UNREACHABLE = np.uint16(0x7FFF)  # twice the longest path, and twice that path on top still fits 16 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,61 +136,6 @@ class Graph:
             "shape": [list(self.param_shape(node)) or None for node in range(self.n_nodes)],
             "edges": self.edges.tolist(),
         }
-
-
-def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_CUTOFF) -> NDArray[np.uint8]:
-    """Shortest path lengths of a DAG in topological order, in one pass over its nodes.
-
-    Networks are mostly chains: a run is a longest sequence of nodes of which each reads only the one before and feeds
-    only the one behind. All edges between runs lead from the last node of one to the first of another, so distances
-    from the first node of a run are the minimum of those from the runs behind it, plus its length; from its i-th node
-    they are i less.
-
-    Args:
-        n: number of nodes N.
-        edges: (E, 2) pairs with source < target.
-        cutoff: longer paths count as none. At most 255.
-
-    Returns:
-        (N, N) uint8, entry (i, j) the length from i to j, 0 for none.
-    """
-    if n > _MAX_NODES:
-        raise InvalidGraphError(f"a graph of {n} nodes is too large for its distances")
-    if n == 0:
-        return np.zeros((0, 0), dtype=np.uint8)
-    source, target = edges.T
-    chained = target == source + 1
-    chained &= np.bincount(source, minlength=n)[source] == 1
-    chained &= np.bincount(target, minlength=n)[target] == 1
-    is_head = np.ones(n, dtype=bool)
-    is_head[target[chained]] = False
-    first = np.flatnonzero(is_head).astype(np.uint16)
-    bounds = np.append(first, np.uint16(n))
-    length = bounds[1:] - first
-    run_of = np.cumsum(is_head) - 1
-    across = edges[~chained]
-    behind: list[list[int]] = [[] for _ in first]
-    for run, following in run_of[across].tolist():
-        behind[run].append(following)
-    # reach[r, j]: from the first node of run r to j. "Unreachable" grows by at most the number of nodes.
-    reach = np.full((len(first), n), _UNREACHABLE, dtype=np.uint16)
-    rows, lengths = list(reach), list(np.broadcast_to(length[:, None], reach.shape))
-    place = np.arange(n, dtype=np.uint16)
-    ends = bounds.tolist()
-    for r in range(len(rows) - 1, -1, -1):
-        row = rows[r]
-        if behind[r]:
-            nearest = rows[behind[r][0]]
-            for following in behind[r][1:]:
-                nearest = np.minimum(nearest, rows[following], out=row)
-            np.add(nearest, lengths[r], out=row)
-        head, end = ends[r], ends[r + 1]
-        row[head:end] = place[: end - head]
-    distance = np.repeat(reach, length, axis=0)
-    distance -= (place - np.repeat(first, length))[:, None]  # below zero, which is far above the cutoff, if j < i
-    distance *= distance <= cutoff
-    short: NDArray[np.uint8] = distance.astype(np.uint8)
-    return short
 
 
 def average_undirected_path(graph: Graph) -> float:

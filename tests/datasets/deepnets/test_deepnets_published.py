@@ -14,7 +14,7 @@ from datasets.deepnets.published import export_published, import_published
 from datasets.deepnets.validate import ValidateConfig, validate_splits
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.graph import Primitive
-from ghn.graph.graph import shortest_paths
+from ghn.graph.distance import shortest_paths
 
 
 @pytest.fixture

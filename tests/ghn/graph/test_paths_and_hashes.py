@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghn.graph import Graph
-from ghn.graph.graph import canonical_hashes, shortest_paths
+from ghn.graph.distance import shortest_paths
+from ghn.graph.graph import canonical_hashes
 
 
 @st.composite
