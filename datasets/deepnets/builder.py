@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from datasets.deepnets import templates
 from datasets.deepnets.scaling import Scaling
 from datasets.deepnets.search_space import Architecture
 from datasets.deepnets.squeeze_quirk import kept_products
-from datasets.deepnets.templates import INPUT_0, STEP, TARGET, Inputs, Template
+from datasets.deepnets.templates import INPUT_0, STEP, TARGET, Inputs, ParameterNames, Template
 from datasets.deepnets.wiring import wire
 from ghn.graph import Graph
 
@@ -37,6 +38,7 @@ class Structures:
         edges: (E, 2) int64, nodes numbered through, sorted by target, then source.
         sizes: (S,) int64, numbers of nodes of the segments.
         widths: (S, 3) int32, their widths C, P0 and P1.
+        segments: (G,) how many of them each graph has.
         prefixes: of the names in each segment.
         templates: of each segment.
     """
@@ -47,6 +49,7 @@ class Structures:
     edges: NDArray[np.int64]
     sizes: NDArray[np.int64]
     widths: NDArray[np.int32]
+    segments: Sequence[int]
     prefixes: Sequence[str]
     templates: Sequence[Template]
 
@@ -64,19 +67,22 @@ class Structures:
         return ops.shapes_of(self.kind, np.repeat(self.widths, self.sizes, axis=0))
 
     @property
-    def param(self) -> tuple[str, ...]:
+    def param(self) -> ParameterNames:
         """(N,) names."""
-        segments = zip(self.prefixes, self.templates, strict=True)
-        return tuple([prefix + name if name else "" for prefix, template in segments for name in template.names])
+        return ParameterNames(self.prefixes, self.templates)
 
     def graphs(self, names: Sequence[str]) -> list[Graph]:
         """The graphs one by one, under the given names."""
-        primitive, shape, param = self.primitive, self.shape, self.param
-        found, begin, first = [], 0, 0
-        for name, n_nodes, n_edges in zip(names, self.n_nodes.tolist(), self.n_edges.tolist(), strict=True):
-            nodes, edges = slice(begin, begin + n_nodes), self.edges[first : first + n_edges] - begin
-            found.append(Graph(primitive[nodes], edges.astype(np.int32), shape[nodes], param[nodes], name))
-            begin, first = begin + n_nodes, first + n_edges
+        primitive, shape = self.primitive, self.shape
+        found, begin, first, segment = [], 0, 0, 0
+        sizes = zip(names, self.n_nodes.tolist(), self.n_edges.tolist(), self.segments, strict=True)
+        for name, n_nodes, n_edges, n_segments in sizes:
+            nodes, edges = slice(begin, begin + n_nodes), self.edges[first : first + n_edges]
+            segments = slice(segment, segment + n_segments)
+            param = ParameterNames(self.prefixes[segments], self.templates[segments])
+            local = np.subtract(edges, begin, dtype=np.int32, casting="same_kind")
+            found.append(Graph(primitive[nodes], local, shape[nodes], param, name))
+            begin, first, segment = begin + n_nodes, first + n_edges, segment + n_segments
         return found
 
 
@@ -85,12 +91,12 @@ class Assembly:
 
     def __init__(self) -> None:
         self._n_nodes = 0
-        self._starts: list[int] = []
+        self._first_nodes: list[int] = []
+        self._first_segments: list[int] = []
         self._prefixes: list[str] = []
         self._templates: list[Template] = []
         self._widths: list[int] = []
-        self._kinds: list[int] = []
-        self._edges: list[int] = []
+        self._joints: set[int] = set()
 
     def add(
         self, architecture: Architecture, scaling: Scaling = CIFAR, kept: Sequence[frozenset[int]] | None = None
@@ -108,7 +114,8 @@ class Assembly:
         wiring = wire(architecture, scaling.channels, scaling.large)
         kept = kept_products(architecture, wiring.routes) if kept is None else kept
         preproc, norm, one_input = architecture.preproc, architecture.norm is not None, not architecture.two_stems
-        self._starts.append(self._n_nodes)
+        self._first_nodes.append(self._n_nodes)
+        self._first_segments.append(len(self._templates))
         stem, first = templates.stem(
             architecture.is_vit, architecture.stem_type, architecture.ks, architecture.stem_pool, norm,
             scaling.patch, scaling.patch_grid, wiring.stems[1],
@@ -122,16 +129,18 @@ class Assembly:
             i = cell.number
             # Dead cells have no output; none of their readers is alive either.
             before, previous = outputs.get(i - 2, []), outputs.get(i - 1, [])
-            inputs = Inputs.distinct
-            if i == 0 and one_input:
-                inputs = Inputs.one_tensor
-            elif before == previous and passed.get(i - 1) == 1:
-                inputs = Inputs.same_nodes
-            key = (cell.reduction, id(cell.route), cell.halve_first, kept[i], inputs)
+            # What makes no difference to the cell stays out of its key: fewer kinds of cells to lay out.
+            halve, inputs = preproc and cell.halve_first and cell.route.inputs[0], Inputs.distinct
+            if not (preproc or cell.halve_first):
+                if i == 0 and one_input:
+                    inputs = Inputs.one_tensor
+                elif before == previous and passed.get(i - 1) == 1:
+                    inputs = Inputs.same_nodes
+            key = (cell.reduction, id(cell.route), halve, kept[i], inputs)
             template = known.get(key)
             if template is None:
                 template = known[key] = templates.cell(
-                    cell.edges, cell.route, preproc, norm, cell.halve_first, cell.stride > 1, kept[i], inputs
+                    cell.edges, cell.route, preproc, norm, halve, cell.stride > 1, kept[i], inputs
                 )
             outputs[i] = self._stamp(template, f"cells.{i}.", (cell.channels, *cell.channels_in), before, previous)
             if outputs[i] == before:
@@ -145,13 +154,12 @@ class Assembly:
         self, template: Template, prefix: str, widths: tuple[int, int, int], before: list[int], previous: list[int]
     ) -> list[int]:
         """Appends a template that reads the values `before` (input 0) and `previous` (input 1); its output value."""
-        n = self._n_nodes
-        shift = n * STEP
-        self._edges += [edge + shift for edge in template.inner]
+        n, add = self._n_nodes, self._joints.add
         shift = n << TARGET
         for sources, readers in zip((before, previous), template.readers, strict=True):
-            self._edges += [edge + shift + source for edge in readers for source in sources]
-        self._kinds += template.kinds
+            for edge in readers:
+                for source in sources:
+                    add(edge + shift + source)
         self._prefixes.append(prefix)
         self._templates.append(template)
         self._widths += widths
@@ -162,24 +170,29 @@ class Assembly:
         return output
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._first_nodes)
 
     def finish(self) -> Structures:
         """The graphs, at least one, as arrays."""
-        edges = np.array(self._edges, dtype=np.int64)
+        stamped = self._templates
+        sizes = np.array([template.n_nodes for template in stamped])
+        shift = (np.cumsum(sizes) - sizes) * STEP
+        edges = np.concatenate([*[template.inner for template in stamped], np.array([*self._joints], dtype=np.int64)])
+        inner = edges[: len(edges) - len(self._joints)]
+        inner += np.repeat(shift, [len(template.inner) for template in stamped])
         edges.sort()
-        edges = np.concatenate([edges[:1], edges[1:][edges[1:] != edges[:-1]]])
-        nodes = np.array([*self._starts, self._n_nodes])
+        nodes = np.array([*self._first_nodes, self._n_nodes])
         first = np.searchsorted(edges, nodes << TARGET)
         return Structures(
             n_nodes=nodes[1:] - nodes[:-1],
             n_edges=first[1:] - first[:-1],
-            kind=np.array(self._kinds, dtype=np.uint16),
+            kind=np.concatenate([template.kinds for template in stamped]),
             edges=np.stack([edges & ((1 << TARGET) - 1), edges >> TARGET], axis=1),
-            sizes=np.array([template.n_nodes for template in self._templates]),
+            sizes=sizes,
             widths=np.array(self._widths, dtype=np.int32).reshape(-1, 3),
+            segments=[end - begin for begin, end in pairwise([*self._first_segments, len(stamped)])],
             prefixes=self._prefixes,
-            templates=self._templates,
+            templates=stamped,
         )
 
 

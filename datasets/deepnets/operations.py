@@ -35,17 +35,23 @@ class _Kinds:
     def __init__(self) -> None:
         self.numbers: dict[_Key, int] = {}
         self.primitives = np.zeros(512, dtype=np.uint8)
-        self.coefficients = np.zeros((512, 4, 4), dtype=np.int32)
+        self.constants = np.zeros((512, 4), dtype=np.int32)
+        self.coefficients = np.zeros((512, 4, 3), dtype=np.int32)
 
     def number(self, primitive: int, shape: tuple[Size, ...]) -> int:
         number = self.numbers.setdefault((primitive, shape), len(self.numbers))
         if number == len(self.primitives):
-            self.primitives = np.concatenate([self.primitives, np.zeros_like(self.primitives)])
-            self.coefficients = np.concatenate([self.coefficients, np.zeros_like(self.coefficients)])
+            self.primitives, self.constants, self.coefficients = (
+                np.concatenate([table, np.zeros_like(table)])
+                for table in (self.primitives, self.constants, self.coefficients)
+            )
         self.primitives[number] = primitive
         for k, size in enumerate(shape):
-            # Coefficients of 1/2, C/2, P0/2 and P1/2: their sum is an integer for the widths that occur.
-            self.coefficients[number, k] = (2 * size, 0, 0, 0) if isinstance(size, int) else (0, *size)
+            # Halves, and coefficients of C/2, P0/2 and P1/2: their sum is an integer for the widths that occur.
+            if isinstance(size, int):
+                self.constants[number, k] = 2 * size
+            else:
+                self.coefficients[number, k] = size
         return number
 
 
@@ -54,14 +60,14 @@ _KINDS = _Kinds()
 
 def primitives_of(kind: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """The primitives (N,) of nodes by their kinds (N,)."""
-    return _KINDS.primitives[kind]
+    return _KINDS.primitives.take(kind)
 
 
 def shapes_of(kind: NDArray[np.uint16], widths: NDArray[np.int32]) -> NDArray[np.int32]:
     """The parameter shapes (N, 4) of nodes by their kinds (N,) and the widths C, P0 and P1 (N, 3) where they are."""
-    coefficients = _KINDS.coefficients[kind]
-    shape: NDArray[np.int32] = np.einsum("nkw,nw->nk", coefficients[:, :, 1:], widths)
-    shape += coefficients[:, :, 0]
+    coefficients = _KINDS.coefficients.take(kind, axis=0)
+    shape: NDArray[np.int32] = np.einsum("nkw,nw->nk", coefficients, widths)
+    shape += _KINDS.constants.take(kind, axis=0)
     shape >>= 1
     return shape
 

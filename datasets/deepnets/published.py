@@ -241,7 +241,7 @@ def _expected(graph: _Published, architecture: Architecture) -> tuple[_Published
         kept[cell] = frozenset(k for k, (name, _) in enumerate(edges) if name == "cse")
     structure = build_structure(architecture, kept=kept)
     cell = _cells(structure, architecture.n_cells)
-    built = _Published(structure.primitive, structure.edges.astype(np.int32), cell, structure.param)
+    built = _Published(structure.primitive, structure.edges.astype(np.int32), cell, tuple(structure.param))
     lacks_msa = (built.primitive == Primitive.msa).any() and not (graph.primitive == Primitive.msa).any()
     return (_bridge(built, Primitive.msa), True) if lacks_msa else (built, False)
 

@@ -5,10 +5,13 @@ An edge is one integer, target * 2^32 + source: edges sort by target, and a temp
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache, cached_property, lru_cache
+from itertools import chain
+from typing import overload
+
+import numpy as np
 
 from datasets.deepnets import operations as ops
 from datasets.deepnets.operations import Part
@@ -49,30 +52,38 @@ class Layout:
     leaves out an operation with several inputs. Two values are one tensor if they are the same list.
 
     Attributes:
-        pieces: prefix of the names, and nodes.
+        prefixes: of the names in each piece.
+        parts: the pieces.
+        kinds: of the nodes.
         inner: edges among the nodes.
         readers: edges from input 0 and from input 1, without their source.
     """
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[str, Part]] = []
+        self.prefixes: list[str] = []
+        self.parts: list[Part] = []
+        self.kinds: list[int] = []
         self.inner: list[int] = []
         self.readers: tuple[list[int], list[int]] = ([], [])
-        self.n_nodes = 0
 
     def add(self, prefix: str, part: Part, value: list[int]) -> list[int]:
         """Appends `part` behind `value`; returns its output value."""
-        offset = self.n_nodes
-        shift = offset * STEP
-        self.inner += [edge + shift for edge in part.inner]
+        offset = len(self.kinds)
+        if part.inner:
+            shift = offset * STEP
+            self.inner += [edge + shift for edge in part.inner]
         for target in part.readers:
             self._join(value, target + offset)
-        self.pieces.append((prefix, part))
-        self.n_nodes += part.n_nodes
+        self._append(prefix, part)
         outputs: list[int] = []
         for node in part.outputs:
             outputs += value if node == ops.INPUT else [node + offset]
         return outputs
+
+    def _append(self, prefix: str, part: Part) -> None:
+        self.prefixes.append(prefix)
+        self.parts.append(part)
+        self.kinds += part.kinds
 
     def _join(self, sources: Sequence[int], target: int) -> None:
         edge = target << TARGET
@@ -84,18 +95,17 @@ class Layout:
 
     def join(self, part: Part, values: Sequence[list[int]]) -> list[int]:
         """A sum or concat of `values`; left out, as in the reference, where it has only one input."""
-        tensors = list({id(value): value for value in values}.values())
-        nodes = list(dict.fromkeys(node for value in tensors for node in value))
-        if len(tensors) == 1 or len(nodes) == 1:
-            return tensors[0]
-        return self.node(part, nodes)
+        first = values[0]
+        if len(set(map(id, values))) == 1:
+            return first
+        nodes = list(dict.fromkeys(chain.from_iterable(values)))
+        return first if len(nodes) == 1 else self.node(part, nodes)
 
     def node(self, part: Part, sources: Sequence[int]) -> list[int]:
         """A single node that reads `sources`."""
-        node = self.n_nodes
+        node = len(self.kinds)
         self._join(sources, node)
-        self.pieces.append(("", part))
-        self.n_nodes += 1
+        self._append("", part)
         return [node]
 
 
@@ -104,19 +114,18 @@ class Template:
 
     Attributes:
         n_nodes: number of its nodes n.
-        kinds: of its nodes.
-        inner: edges among them.
+        kinds: (n,) uint16, of its nodes.
+        inner: (E,) int64, edges among them.
         readers: edges from input 0 and from input 1, without their source.
         outputs: the nodes of its output; `INPUT_0` and `INPUT_1` where an input is passed through.
     """
 
     def __init__(self, layout: Layout, outputs: Sequence[int]) -> None:
-        self.prefixes = tuple([prefix for prefix, _ in layout.pieces])
-        self.parts = tuple([part for _, part in layout.pieces])
-        self.n_nodes = layout.n_nodes
-        self.kinds = array("H", [kind for part in self.parts for kind in part.kinds])
-        self.inner = array("q", layout.inner)
-        self.readers = array("q", layout.readers[0]), array("q", layout.readers[1])
+        self.prefixes, self.parts = tuple(layout.prefixes), tuple(layout.parts)
+        self.n_nodes = len(layout.kinds)
+        self.kinds = np.array(layout.kinds, dtype=np.uint16)
+        self.inner = np.array(layout.inner, dtype=np.int64)
+        self.readers = tuple(layout.readers[0]), tuple(layout.readers[1])
         self.outputs = tuple(outputs)
 
     @cached_property
@@ -124,6 +133,44 @@ class Template:
         """Parameters' names within the template; "" where a node has none."""
         pieces = zip(self.prefixes, self.parts, strict=True)
         return [prefix + name if name else "" for prefix, part in pieces for name in part.names]
+
+
+class ParameterNames(Sequence[str]):
+    """The parameters' names of templates one after another, put together when first asked for; pickled as a tuple.
+
+    Args:
+        prefixes: what the names of each template begin with.
+        templates: the templates.
+    """
+
+    def __init__(self, prefixes: Sequence[str], templates: Sequence[Template]) -> None:
+        self._prefixes, self._templates = prefixes, templates
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        stamped = zip(self._prefixes, self._templates, strict=True)
+        return tuple([prefix + name if name else "" for prefix, template in stamped for name in template.names])
+
+    def __len__(self) -> int:
+        return sum([template.n_nodes for template in self._templates])
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._names[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __repr__(self) -> str:
+        return repr(self._names)
+
+    def __reduce__(self) -> tuple[type[tuple[str, ...]], tuple[tuple[str, ...]]]:
+        return tuple, (self._names,)
 
 
 @lru_cache(_REMEMBERED)
@@ -144,10 +191,10 @@ def cell(
         route: how values flow.
         preproc: whether 1x1 convolutions bring its inputs to its width.
         norm: whether there is batch norm.
-        halve_first: whether the first input is brought to the resolution of the second.
+        halve_first: whether a convolution brings the first input to the resolution of the second; needs `preproc`.
         strided: whether operations that read the inputs halve the resolution.
         kept: the cell's products that are nodes.
-        inputs: how its two inputs are related.
+        inputs: how its two inputs are related; matters without `preproc` only.
     """
     layout = Layout()
     states: list[list[int] | None] = [[INPUT_0], [INPUT_1]]
@@ -156,7 +203,7 @@ def cell(
             if route.inputs[i]:
                 part = ops.factorized_reduce(norm, True) if i == 0 and halve_first else ops.preprocess(norm, i)
                 states[i] = layout.add(f"preprocess{i}.", part, [INPUT_1 if i else INPUT_0])
-    elif inputs is not Inputs.distinct and not halve_first:
+    elif inputs is not Inputs.distinct:
         states[1] = states[0] if inputs is Inputs.one_tensor else [INPUT_0]
     for terms in route.terms:
         values = []
@@ -173,10 +220,12 @@ def cell(
 
 
 def _concat(layout: Layout, states: Sequence[list[int] | None], route: Route, zeros_are_node: bool) -> list[int]:
-    stand_in = states[route.source]
-    assert stand_in is not None
-    # A copy: the zeros are another tensor than the state they are made from, though joined to the same nodes.
-    zeros = layout.node(ops.ZERO_PRODUCT, stand_in) if route.missing and zeros_are_node else list(stand_in)
+    zeros: list[int] = []
+    if route.missing:
+        stand_in = states[route.source]
+        assert stand_in is not None
+        # A copy: the zeros are another tensor than the state they are made from, though joined to the same nodes.
+        zeros = layout.node(ops.ZERO_PRODUCT, stand_in) if zeros_are_node else list(stand_in)
     values = []
     for state in route.concat:
         value = zeros if state in route.missing else states[state]

@@ -142,28 +142,28 @@ def live(architecture: Architecture) -> tuple[list[Route | None], tuple[bool, bo
         False: (genotype.normal, genotype.normal_concat),
         True: (genotype.reduce, genotype.reduce_concat),
     }
-    memo: dict[tuple[bool, tuple[bool, bool]], Route | None] = {}
-    exists = [True, True]  # of the outputs of cells -2, -1, 0, ...
+    memo: dict[tuple[bool, bool, bool], Route | None] = {}
+    exists, next_exists = True, True  # the outputs of the two cells before
     routes: list[Route | None] = []
-    for cell, reduction in enumerate(architecture.reductions):
-        key = (reduction, (exists[cell], exists[cell + 1]))
+    for reduction in architecture.reductions:
+        key = (reduction, exists, next_exists)
         if key not in memo:
-            memo[key] = route(*halves[key[0]], key[1])
-        routes.append(memo[key])
-        exists.append(memo[key] is not None)
+            memo[key] = route(*halves[reduction], (exists, next_exists))
+        current = memo[key]
+        routes.append(current)
+        exists, next_exists = next_exists, current is not None
     if routes[-1] is None:
         raise InvalidGraphError("architecture: its output is disconnected from its input by 'none'")
-    needed = [False] * (len(routes) + 2)
-    needed[-1] = True
+    needed, before_needed = True, False  # the outputs of this cell and of the one before
     for cell in range(len(routes) - 1, -1, -1):
         current = routes[cell]
-        if not needed[cell + 2]:
+        first, second = False, before_needed
+        if not needed:
             routes[cell] = None
         elif current is not None:
-            # Output cell + 1 of this list is the second input; the first cell's inputs are the stem's two outputs.
-            needed[cell] |= current.inputs[0]
-            needed[cell + 1] |= current.inputs[1]
-    return routes, (needed[0], needed[1])
+            first, second = current.inputs[0], before_needed or current.inputs[1]
+        needed, before_needed = second, first
+    return routes, (before_needed, needed)  # the first cell's inputs are the stem's two outputs
 
 
 def wire(architecture: Architecture, channels: int, imagenet: bool) -> Wiring:

@@ -68,7 +68,9 @@ def shortest_paths(n: int, edges: NDArray[np.int32], cutoff: int = VIRTUAL_EDGE_
             height += 1
         row[i] = -height
         rows[i], heights[i] = row, height
-    distance = np.frombuffer(bytearray().join(rows), dtype=np.int16).reshape(n, n)
+    # Arrays are buffers, which their type says from Python 3.12 on; `np.concatenate` takes three times as long.
+    joined = bytearray().join(rows)  # type: ignore[arg-type]
+    distance = np.frombuffer(joined, dtype=np.int16).reshape(n, n)
     # Nodes before i in a row that it shares come out below zero, which is far above the cutoff without a sign.
     distance -= distance.diagonal().copy()[:, None]
     short = distance.astype(np.uint8)
