@@ -166,6 +166,12 @@ class ParameterNames(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._names == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._names)
+
     def __repr__(self) -> str:
         return repr(self._names)
 
