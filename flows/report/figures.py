@@ -119,10 +119,15 @@ def lines(
 
 
 def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: str, bins: int, chance: float) -> str:
-    """Accuracies of each series over [0, 1]: the first filled, the others outlined; means as ticks on top."""
+    """Accuracies of each series: the first filled, the others outlined; means as ticks on the axis.
+
+    The axis runs to 25, 50 or 100 %, whatever holds all of them, so that small accuracies do not fall into one bin.
+    """
+    largest = max((sample.max(initial=0) for sample in values.values()), default=0)
+    end = next(end for end in (0.25, 0.5, 1.0) if largest <= end)
 
     def draw(axes: Axes) -> None:
-        edges = np.linspace(0, 1, bins + 1)
+        edges = np.linspace(0, end, bins + 1)
         top = 0.0
         for number, (name, sample) in enumerate(values.items()):
             colour = _SERIES[number % len(_SERIES)]
@@ -135,7 +140,7 @@ def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: st
             if sample.size:
                 axes.plot([sample.mean()], [0], marker="^", color=colour, markersize=6, clip_on=False, zorder=5)
         axes.axvline(chance, color=_MUTED, linestyle=":", linewidth=1)
-        axes.set(xlabel=x_label, ylabel="architectures", xlim=(0, 1), ylim=(0, max(1.0, top * 1.08)))
+        axes.set(xlabel=x_label, ylabel="architectures", xlim=(0, end), ylim=(0, max(1.0, top * 1.08)))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.legend(loc="upper right", fontsize=8)

@@ -64,15 +64,17 @@ def ablations(rows: Rows) -> Summary:
     header = ["", *splits, "all, mean ± std over seeds", "seeds"]
     table = Table(header, body, "Accuracy (%) without training; per split mean ± std over networks and seeds")
     base = next(iter(of_seed), None)
-    sentences = []
+    clear, unclear = [], []
     for name, values in of_seed.items():
         if base is None or name == base:
             continue
         gap = 100 * (np.mean(values) - np.mean(of_seed[base]))
         noise = 100 * math.hypot(standard_error(values), standard_error(of_seed[base]))
-        sure = "" if len(values) > 1 and abs(gap) > 2 * noise else " (within the noise of seeds, or one seed only)"
-        sentences.append(f"{name}: {gap:+.1f} points against {base}{sure}.")
-    return Summary(" ".join(sentences), [table])
+        (clear if len(values) > 1 and abs(gap) > 2 * noise else unclear).append(f"{name} {gap:+.1f}")
+    told = [f"Points against {base}, beyond the noise of seeds: {', '.join(clear) or 'none'}."] if of_seed else []
+    if unclear:
+        told.append(f"Within that noise, or with one seed only: {', '.join(unclear)}.")
+    return Summary(" ".join(told), [table])
 
 
 def diversity(rows: Rows) -> Summary:
