@@ -151,14 +151,15 @@ def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: st
 def scatter(
     points: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, x_label: str, y_label: str, *, log: bool
 ) -> str:
-    """Points of each series."""
+    """Points of each series, the smaller the more there are."""
+    most = max((len(x) for x, _ in points.values()), default=0)
 
     def draw(axes: Axes) -> None:
         for number, (name, (x, y)) in enumerate(points.items()):
             axes.scatter(
                 x,
                 y,
-                s=9,
+                s=9 if most > 100 else 30,
                 color=_SERIES[number % len(_SERIES)],
                 alpha=0.65,
                 linewidth=0,

@@ -214,11 +214,11 @@ def with_new_head(fresh: nn.Module, trained: nn.Module) -> None:
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
     ]
     head = heads[-1] + "."
-    state = {name: value for name, value in trained.state_dict().items() if not name.startswith(head)}
-    shapes = {name: value.shape for name, value in fresh.state_dict().items()}
-    fresh.load_state_dict(
-        {name: value for name, value in state.items() if shapes.get(name) == value.shape}, strict=False
-    )
+    state = trained.state_dict()
+    with torch.no_grad():
+        for name, value in fresh.state_dict().items():
+            if not name.startswith(head) and name in state and state[name].shape == value.shape:
+                value.copy_(state[name])
 
 
 def _describe(point: FinetuneConfig) -> Row:

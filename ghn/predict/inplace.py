@@ -40,6 +40,8 @@ class StateDict(dict[str, Tensor]):
     """Predicted parameters by name, with a report of what is missing: `model.load_state_dict(state, strict=False)`."""
 
     report: Report
+    _metadata: dict[str, Any]
+    """Versions of the model's modules, where PyTorch looks for them: torchvision's MNASNet does not load without."""
 
 
 def initialize(
@@ -109,6 +111,7 @@ def predict_state_dict(
     _run(ghn, [target], keep_head)
     state = StateDict({name: new[id(target.parameters[name])] for name in target.written})
     state.report = target.report()
+    state._metadata = getattr(model.state_dict(), "_metadata", {})
     return state
 
 

@@ -42,7 +42,7 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
     result = compare(rows, init, REFERENCE, value)
     if result is None:
         return ""
-    size = f"{100 * result.mean_difference:+.1f} points over {REFERENCE}"
+    size = f"{100 * result.mean_difference:+.1f} points against {REFERENCE}"
     interval = f"95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}"
     if result.n == 1:
         mine, other = (_over_seeds(rows, name, value) for name in (init, REFERENCE))

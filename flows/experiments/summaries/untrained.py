@@ -64,7 +64,8 @@ def ablations(rows: Rows) -> Summary:
     header = ["", *splits, "all, mean ± std over seeds", "seeds"]
     table = Table(header, body, "Accuracy (%) without training; per split mean ± std over networks and seeds")
     base = next(iter(of_seed), None)
-    clear, unclear = [], []
+    clear: list[str] = []
+    unclear: list[str] = []
     for name, values in of_seed.items():
         if base is None or name == base:
             continue

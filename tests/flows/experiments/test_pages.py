@@ -74,7 +74,7 @@ def test_the_index_links_what_has_run_and_says_what_has_not(profile):
     assert 'href="table18.html"' in text  # derived from table2's rows
     assert 'href="table9.html"' not in text
     assert "not run yet" in text
-    assert "g is clearly better: +12.5 points over randinit" in text
+    assert "g is clearly better: +12.5 points against randinit" in text
     assert "Clearly better: g in table2." in text
 
 

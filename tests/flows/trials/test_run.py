@@ -13,6 +13,7 @@ from flows.trials import run as module
 from flows.trials.images import ImagesSpec, trial_images
 from flows.trials.run import Job, run_trials, with_new_head
 from flows.trials.trial import COLUMNS, Grid, Trial
+from ghn.architectures import build
 from ghn.finetune import FinetuneConfig, evaluate, finetune
 
 DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)
@@ -175,6 +176,15 @@ def test_transfer_keeps_all_but_the_head(trained):
     assert torch.equal(fresh[0].weight, other[0].weight)
     assert torch.equal(fresh[0].bias, other[0].bias)
     assert torch.equal(fresh[4].weight, head)
+
+
+def test_a_new_head_for_a_network_that_asks_for_the_version_of_a_state_dict():
+    fresh, other = build("mnasnet0_5", 4, 32), build("mnasnet0_5", 10, 32)
+    with_new_head(fresh, other)
+    head = "classifier.1."
+    assert fresh.classifier[1].out_features == 4
+    for name, value in fresh.state_dict().items():
+        assert name.startswith(head) or torch.equal(value, other.state_dict()[name]), name
 
 
 def test_training_on_the_source_first_moves_the_start(trained):

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torchvision.models import mnasnet0_5
 
 from ghn import GHN, Graph, trace
 from ghn.errors import ConfigError, InvalidGraphError
@@ -93,6 +94,14 @@ def test_predict_leaves_the_model_alone(hypernetwork: GHN) -> None:
     for name, tensor in state.items():
         assert torch.equal(tensor, model.get_parameter(name)), name
     assert {kept.name for kept in state.report.kept} == KEPT
+
+
+def test_a_prediction_is_loaded_by_modules_that_ask_for_versions(hypernetwork: GHN) -> None:
+    state = hypernetwork.predict(mnasnet0_5())
+    other = mnasnet0_5()
+    other.load_state_dict(state, strict=False)
+    for name, tensor in state.items():
+        assert torch.equal(tensor, other.get_parameter(name)), name
 
 
 def test_the_meta_device(hypernetwork: GHN) -> None:
