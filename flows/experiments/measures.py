@@ -180,7 +180,7 @@ def _diversity(job: Job) -> Row:
 
 
 def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
-    """Parameters of this shape of one network; a network without any is not initialised."""
+    """Parameters of this shape of one network, linear weights among them; one without any is not initialised."""
     from ghn.architectures import build
 
     classes = job.settings["num_classes"]
@@ -191,11 +191,11 @@ def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
     if is_hypernetwork(job.init):
         with torch.no_grad():
             state = hypernetwork(source(job.init)).predict(model)
-        return [state[key].clone() for key in names if key in state]
+        return [state[key].reshape(_padded(shape)).clone() for key in names if key in state]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         state_dict = build(name, classes, job.settings["image_size"]).state_dict()
-    return [state_dict[key].clone() for key in names]
+    return [state_dict[key].reshape(_padded(shape)).clone() for key in names]
 
 
 def _padded(shape: Sequence[int]) -> tuple[int, ...]:
