@@ -97,7 +97,8 @@ def diversity(rows: Rows) -> Summary:
 def activations(rows: Rows) -> Summary:
     """Variance of activations per layer (figs. 6, bottom, and 9), logarithmic."""
     good = sound(rows)
-    panels, body = [], []
+    panels: list[Figure] = []
+    body: list[list[str | None]] = []
     for architecture in unique(good, "architecture"):
         series = []
         for colour, init in enumerate(unique(good, "ghn")):
@@ -107,10 +108,12 @@ def activations(rows: Rows) -> Summary:
             values = np.array(
                 [[np.nan if v is None or v <= 0 else v for v in r["variance"]] for r in mine], dtype=float
             )
-            log = np.log10(np.nanmean(values, axis=0))
-            keep = np.flatnonzero(np.isfinite(log))
-            series.append(figures.Series(init, keep.tolist(), log[keep].tolist(), None, colour))
-            body.append([f"{architecture}, {init}", *(f"{10 ** log[keep[i]]:.3g}" for i in (0, len(keep) // 2, -1))])
+            layers = np.flatnonzero(~np.isnan(values).all(axis=0))  # where it is finite and not zero
+            variance = np.nanmean(values[:, layers], axis=0)
+            series.append(figures.Series(init, layers.tolist(), np.log10(variance).tolist(), None, colour))
+            places = (0, len(layers) // 2, -1)
+            cells = [f"{variance[i]:.3g}" for i in places] if len(layers) else [None] * len(places)
+            body.append([f"{architecture}, {init}", *cells])
         svg = figures.lines(series, architecture, "layer", "log10 variance", percent=False)
         panels.append(Figure(svg, "", f"Logarithm of the variance of activations per layer of {architecture}"))
     table = Table(["", "first layer", "middle", "last"], body, "Variance after convolutions and linear layers")

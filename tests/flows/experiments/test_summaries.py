@@ -209,6 +209,16 @@ def test_activations_average_over_seeds():
     assert "<svg" in panels.figures[0].svg
 
 
+def test_layers_whose_variance_overflows_are_left_out():
+    rows = [
+        {"architecture": "n", "ghn": init, "variance": variance, "error": None}
+        for init, variance in (("g", [1.0, None, 4.0]), ("dead", [None, 0.0, None]))
+    ]
+    _, table = activations(rows).blocks
+    assert [cell(table, "n, g", name) for name in ("first layer", "middle", "last")] == ["1", "4", "4"]
+    assert cell(table, "n, dead", "last") is None
+
+
 def test_ensembles_average_the_logits_of_a_seed():
     one, two = torch.tensor([[3.0, 0], [1, 0]]), torch.tensor([[-1.0, 0], [0, 4]])
     rows = [
