@@ -5,7 +5,7 @@ Each measure is a list of jobs and a function from a job to a row; jobs run in w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -183,19 +183,20 @@ def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
     """Parameters of this shape of one network, linear weights among them; one without any is not initialised."""
     from ghn.architectures import build
 
-    classes = job.settings["num_classes"]
-    model = build(name, classes, job.settings["image_size"], device="meta")
-    names = [key for key, parameter in model.named_parameters() if _padded(parameter.shape) == _padded(shape)]
+    classes, size, wanted = job.settings["num_classes"], job.settings["image_size"], _padded(shape)
+    model = build(name, classes, size, device="meta")
+    names = [key for key, parameter in model.named_parameters() if _padded(parameter.shape) == wanted]
     if not names:
         return []
+    state: Mapping[str, Tensor]
     if is_hypernetwork(job.init):
         with torch.no_grad():
             state = hypernetwork(source(job.init)).predict(model)
-        return [state[key].reshape(_padded(shape)).clone() for key in names if key in state]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
-        state_dict = build(name, classes, job.settings["image_size"]).state_dict()
-    return [state_dict[key].reshape(_padded(shape)).clone() for key in names]
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            state = build(name, classes, size).state_dict()
+    return [state[key].reshape(wanted).clone() for key in names if key in state]
 
 
 def _padded(shape: Sequence[int]) -> tuple[int, ...]:
