@@ -1,67 +1,163 @@
 """Accuracy of predicted, untrained parameters on architectures a hypernetwork has not seen: the model card's numbers.
 
     python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors
+    python benchmarks/pretrained.py --plot curve.png models/ghn3/checkpoints/*/checkpoints/step-*.safetensors
 
-Run where `ghn generate` (val, test) and `ghn images` have left their files. Networks of val and test have C = 32,
-torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test images.
+The second form gives a line for each of several files and, of the checkpoints of a run, the curve against steps. Run
+where `ghn generate` (val, test) and `ghn images` have left their files. Networks of val and test have C = 32,
+torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test images. "Layers apart"
+is the mean cosine distance between predicted convolution weights of one shape in one network: 0 where all are alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from joblib import Parallel, delayed
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import nn
 
 from flows import paths
 from flows.architectures import TORCHVISION, Target, build, open_split
 from flows.params import load_params
 from flows.stages.evaluate import score
 from flows.stages.images import load_split
+from ghn.analysis.diversity import mean_cosine_distance
 from ghn.checkpoint import from_pretrained
+from ghn.models import GHN
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one network: accuracy and how far its layers are apart, for each hypernetwork; accuracy at random."""
+
+    target: str
+    split: str
+    predicted: list[float]
+    apart: list[float | None]
+    random: float
+
+
+@cache
+def _batches(params: Path, images: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int, int]:
+    split = load_split(load_params(params), "test")
+    return list(split.batches(64, seed=1, drop_last=True))[: images // 64], split.num_classes, split.image_size
+
+
+@cache
+def _hypernetwork(weights: str | None) -> GHN:
+    return from_pretrained(weights)
+
+
+def layers_apart(model: nn.Module) -> float | None:
+    """Mean cosine distance between the 4-dimensional weights of one shape, over shapes that occur more than once."""
+    by_shape = defaultdict(list)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            by_shape[parameter.shape].append(parameter.detach())
+    distances = [mean_cosine_distance(tensors) for tensors in by_shape.values() if len(tensors) > 1]
+    return statistics.mean(distances) if distances else None
+
+
+def measure(target: Target, weights: Sequence[str | None], params: Path, images: int) -> Score:
+    torch.set_num_threads(1)
+    batches, classes, size = _batches(params, images)
+    torch.manual_seed(1)
+    model, graph = build(target, classes, size)
+    random = score(model, batches).accuracy
+    predicted, apart = [], []
+    for file in weights:
+        model, graph = build(target, classes, size)
+        ghn = _hypernetwork(file)
+        predicted.append(score(ghn(model, graph), batches).accuracy)
+        apart.append(layers_apart(model))
+    return Score(target.id, target.split, predicted, apart, random)
+
+
+def mean_and_best(values: Iterable[float]) -> str:
+    found = list(values)
+    return f"{statistics.mean(found):.1%} | {max(found):.1%}"
+
+
+def table(names: Sequence[str], scores: Sequence[Score]) -> str:
+    """A line per hypernetwork and one of random parameters."""
+    single = [found for found in scores if found.split == TORCHVISION]
+    several = [[found for found in scores if found.split == split] for split in SPLITS]
+    head = ["parameters"]
+    head += [f"{what} of {len(group)} {group[0].split}" for group in several if group for what in ("mean", "best")]
+    head += [found.target for found in single] + ["layers apart"]
+    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    for i, name in enumerate(names):
+        cells = [name, *(mean_and_best(found.predicted[i] for found in group) for group in several if group)]
+        cells += [f"{found.predicted[i]:.1%}" for found in single]
+        apart = [value for group in several for found in group if (value := found.apart[i]) is not None]
+        lines.append(" | ".join([*cells, f"{statistics.mean(apart):.4f}" if apart else ""]))
+    cells = ["random", *(mean_and_best(found.random for found in group) for group in several if group)]
+    lines.append(" | ".join([*cells, *(f"{found.random:.1%}" for found in single), ""]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def plot(steps: Sequence[int], scores: Sequence[Score], path: Path) -> None:
+    """Mean and best accuracy per split and that of each torchvision model, against steps."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="training steps", ylabel="accuracy without training")
+    for color, split in enumerate(SPLITS):
+        columns = list(zip(*(found.predicted for found in scores if found.split == split), strict=True))
+        if columns:
+            axes.plot(steps, [statistics.mean(c) for c in columns], f"C{color}-o", label=f"{split}, mean")
+            axes.plot(steps, [max(c) for c in columns], f"C{color}--^", label=f"{split}, best")
+    singles = [found for found in scores if found.split == TORCHVISION]
+    for color, found in enumerate(singles, start=len(SPLITS)):
+        axes.plot(steps, found.predicted, f"C{color}-s", label=found.target)
+    axes.axhline(statistics.mean(found.random for found in scores), color="0.5", linestyle=":", label="random, mean")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", nargs="?", help="a file, or nothing for the hypernetwork of the package")
+    parser.add_argument("weights", nargs="*", help="files, or nothing for the hypernetwork of the package")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--architectures", type=int, default=100, help="of val and of test")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--torchvision", nargs="*", default=["resnet18", "resnet50"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--json", type=Path, help="gets all accuracies")
+    parser.add_argument("--plot", type=Path, help="a picture of the curve; steps are the numbers in the files' names")
     options = parser.parse_args()
-    params = load_params(options.params)
-    ghn = from_pretrained(options.weights)
-    images = load_split(params, "test")
-    batches = list(images.batches(64, seed=1, drop_last=True))[: options.images // 64]
+    files: list[str | None] = options.weights or [None]
+    names = [Path(file).stem if file else "of the package" for file in files]
     targets = [
         Target(f"deepnets1m/{split}/{index}", split, index)
-        for split in ("val", "test")
+        for split in SPLITS
         for index in range(min(options.architectures, len(open_split(paths.DEEPNETS, split))))
     ] + [Target(name, TORCHVISION) for name in options.torchvision]
-    accuracies: dict[str, dict[str, tuple[float, float]]] = {}
+    batches, classes, _ = _batches(options.params, options.images)
     begin = time.perf_counter()
-    for target in targets:
-        torch.manual_seed(1)
-        model, graph = build(target, images.num_classes, images.image_size)
-        random = score(model, batches).accuracy
-        accuracies.setdefault(target.split, {})[target.id] = (score(ghn(model, graph), batches).accuracy, random)
+    scores = Parallel(n_jobs=options.workers)(
+        delayed(measure)(target, files, options.params, options.images) for target in targets
+    )
     seconds = time.perf_counter() - begin
-    print(f"{64 * len(batches)} test images of {images.name}, chance {1 / images.num_classes:.0%}, {seconds:.0f} s\n")
-    print("| architectures | predicted: mean | std | best | random: mean | best |\n|---|---|---|---|---|---|")
-    for split, values in accuracies.items():
-        if split == TORCHVISION:
-            continue
-        own, other = zip(*values.values(), strict=True)
-        cells = [statistics.mean(own), statistics.pstdev(own), max(own), statistics.mean(other), max(other)]
-        print(f"| {len(own)} of {split} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
-    for name, (accuracy, random) in accuracies.get(TORCHVISION, {}).items():
-        print(f"| {name} | {accuracy:.1%} | | | {random:.1%} | |")
+    print(f"{64 * len(batches)} test images, chance {1 / classes:.0%}, {seconds:.0f} s\n\n{table(names, scores)}")
     if options.json:
-        options.json.write_text(json.dumps(accuracies, indent=2))
+        options.json.write_text(json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2))
+    if options.plot:
+        plot([int(re.sub(r"\D", "", name)) for name in names], scores, options.plot)
 
 
 if __name__ == "__main__":

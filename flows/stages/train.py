@@ -68,6 +68,12 @@ class TrainStageConfig(TrainConfig):
         description="factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps the first "
         "steps of large hypernetworks finite, and 5 undoes that: small ones begin to learn much sooner",
     )
+    distance_gain: float = Field(
+        default=1.0,
+        gt=0,
+        description="factor on the embeddings of the distance from the input when a run starts, also from `initial`: "
+        "what tells layers of one shape apart. Above 1 for a hypernetwork that predicts them all alike",
+    )
     processes: int = Field(
         default=1,
         ge=1,
@@ -167,6 +173,7 @@ def run(params: Params, stage: StageRun | None) -> None:
         "networks": config.networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
         "output_gain": config.output_gain,
+        "distance_gain": config.distance_gain,
     }
     initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
     if initial is not None:
@@ -177,6 +184,7 @@ def run(params: Params, stage: StageRun | None) -> None:
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(params.base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, params.base.seed, config.output_gain)
+        emphasize_distance(ghn, config.distance_gain)
         callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
         result = train(
             recipe,
@@ -236,6 +244,24 @@ def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
             "change train.ghn (or images), or train.initial"
         )
     return ghn.train()
+
+
+def emphasize_distance(ghn: GHN, gain: float) -> None:
+    """Multiplies the embeddings of the distance from the input (section A.1) by `gain`, in place.
+
+    Raises:
+        ConfigError: the hypernetwork has none, and `gain` is not 1.
+    """
+    import torch
+
+    if gain == 1:
+        return
+    if ghn.embedding.input_distance is None:
+        raise ConfigError(
+            "train.distance_gain: this hypernetwork does not embed distances from the input; leave it at 1"
+        )
+    with torch.no_grad():
+        ghn.embedding.input_distance.weight *= gain
 
 
 def _content(ghn: GHN) -> str:

@@ -110,6 +110,28 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
         train.run(params.model_copy(update={"train": wider}), None)
 
 
+def test_distance_gain_scales_the_embeddings_of_distance_and_nothing_else(params: Params) -> None:
+    config = params.train.hypernetwork(10)
+    before = train.new_hypernetwork(config, 7, 1.0)
+    save_checkpoint(before, Path("trained.safetensors"))
+    still = {"initial": "trained.safetensors", "lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0, "distance_gain": 3.0}
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(params.model_copy(update={"train": params.train.model_copy(update=still)}), run)
+    found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
+    for name, tensor in before.state_dict().items():
+        factor = 3.0 if name == "embedding.input_distance.weight" else 1.0
+        torch.testing.assert_close(found[name], tensor * factor, rtol=0, atol=1e-6)
+
+
+def test_distance_gain_needs_embeddings_of_distance() -> None:
+    from ghn.models import GHN, GHNConfig
+
+    ghn2 = GHN(GHNConfig.variant("ghn2", 10))
+    train.emphasize_distance(ghn2, 1.0)
+    with pytest.raises(ConfigError, match="does not embed distances"):
+        train.emphasize_distance(ghn2, 2.0)
+
+
 @pytest.mark.slow
 def test_torchrun_starts_the_same_stage(params: Params) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json", by_alias=True)))
