@@ -99,7 +99,7 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> str:
     head = ["parameters"]
     head += [f"{what} of {len(group)} {group[0].split}" for group in several if group for what in ("mean", "best")]
     head += [found.target for found in single] + ["layers apart"]
-    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for i, name in enumerate(names):
         cells = [name, *(mean_and_best(found.predicted[i] for found in group) for group in several if group)]
         cells += [f"{found.predicted[i]:.1%}" for found in single]
