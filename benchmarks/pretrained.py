@@ -12,6 +12,7 @@ is the mean cosine distance between predicted convolution weights of one shape i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import statistics
@@ -19,7 +20,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,7 +35,6 @@ from flows.stages.evaluate import score
 from flows.stages.images import load_split
 from ghn.analysis.diversity import mean_cosine_distance
 from ghn.checkpoint import from_pretrained
-from ghn.models import GHN
 
 SPLITS = ("val", "test")
 
@@ -51,17 +50,6 @@ class Score:
     random: float
 
 
-@cache
-def _batches(params: Path, images: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int, int]:
-    split = load_split(load_params(params), "test")
-    return list(split.batches(64, seed=1, drop_last=True))[: images // 64], split.num_classes, split.image_size
-
-
-@cache
-def _hypernetwork(weights: str | None) -> GHN:
-    return from_pretrained(weights)
-
-
 def layers_apart(model: nn.Module) -> float | None:
     """Mean cosine distance between the 4-dimensional weights of one shape, over shapes that occur more than once."""
     by_shape = defaultdict(list)
@@ -72,19 +60,23 @@ def layers_apart(model: nn.Module) -> float | None:
     return statistics.mean(distances) if distances else None
 
 
-def measure(target: Target, weights: Sequence[str | None], params: Path, images: int) -> Score:
+def measure(targets: Sequence[Target], weights: Sequence[str | None], params: Path, images: int) -> list[Score]:
+    """Builds each network once for every hypernetwork and once at random."""
     torch.set_num_threads(1)
-    batches, classes, size = _batches(params, images)
-    torch.manual_seed(1)
-    model, graph = build(target, classes, size)
-    random = score(model, batches).accuracy
-    predicted, apart = [], []
-    for file in weights:
-        model, graph = build(target, classes, size)
-        ghn = _hypernetwork(file)
-        predicted.append(score(ghn(model, graph), batches).accuracy)
-        apart.append(layers_apart(model))
-    return Score(target.id, target.split, predicted, apart, random)
+    ghns = [from_pretrained(file) for file in weights]
+    data = load_split(load_params(params), "test")
+    batches = list(data.batches(64, seed=1, drop_last=True))[: images // 64]
+    scores = []
+    for target in targets:
+        torch.manual_seed(1)
+        model, _ = build(target, data.num_classes, data.image_size)
+        found = Score(target.id, target.split, [], [], score(model, batches).accuracy)
+        for ghn in ghns:
+            model, graph = build(target, data.num_classes, data.image_size)
+            found.predicted.append(score(ghn(model, graph), batches).accuracy)
+            found.apart.append(layers_apart(model))
+        scores.append(found)
+    return scores
 
 
 def mean_and_best(values: Iterable[float]) -> str:
@@ -147,13 +139,15 @@ def main() -> None:
         for split in SPLITS
         for index in range(min(options.architectures, len(open_split(paths.DEEPNETS, split))))
     ] + [Target(name, TORCHVISION) for name in options.torchvision]
-    batches, classes, _ = _batches(options.params, options.images)
+    order = [target.id for target in targets]
     begin = time.perf_counter()
-    scores = Parallel(n_jobs=options.workers)(
-        delayed(measure)(target, files, options.params, options.images) for target in targets
+    shares = Parallel(n_jobs=options.workers)(
+        delayed(measure)(targets[worker :: options.workers], files, options.params, options.images)
+        for worker in range(options.workers)
     )
+    scores = sorted(itertools.chain(*shares), key=lambda found: order.index(found.target))
     seconds = time.perf_counter() - begin
-    print(f"{64 * len(batches)} test images, chance {1 / classes:.0%}, {seconds:.0f} s\n\n{table(names, scores)}")
+    print(f"{options.images // 64 * 64} test images, {seconds:.0f} s\n\n{table(names, scores)}")
     if options.json:
         options.json.write_text(json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2))
     if options.plot:
