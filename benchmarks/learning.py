@@ -19,7 +19,6 @@ import argparse
 import itertools
 import os
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,7 +36,7 @@ from flows.architectures import open_split
 from flows.params import Params, load_params
 from flows.stages.images import load_split
 from flows.stages.train import emphasize_distance, new_hypernetwork, trained_hypernetwork
-from ghn.analysis.diversity import mean_cosine_distance
+from ghn.analysis.diversity import layer_distance
 from ghn.models import GHN
 from ghn.train import TrainConfig
 from ghn.train.optimizer import learning_rate, make_optimizer
@@ -121,15 +120,9 @@ def random_parameters(batch: MetaBatch) -> list[dict[str, Tensor]]:
 
 @torch.no_grad()
 def layers_apart(ghn: GHN, batch: MetaBatch) -> float:
-    """Mean over networks and shapes of the mean cosine distance between predicted convolution weights of one shape."""
-    distances = []
-    for parameters in ghn.decode(batch.graphs).parameters:
-        by_shape = defaultdict(list)
-        for tensor in parameters.values():
-            if tensor.dim() == 4:
-                by_shape[tensor.shape].append(tensor)
-        distances += [mean_cosine_distance(tensors) for tensors in by_shape.values() if len(tensors) > 1]
-    return statistics.mean(distances)
+    """Mean over the networks of how far their predicted layers are apart."""
+    distances = [layer_distance(parameters.values()) for parameters in ghn.decode(batch.graphs).parameters]
+    return statistics.mean(distance for distance in distances if distance is not None)
 
 
 def run(options: argparse.Namespace) -> None:

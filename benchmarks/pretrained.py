@@ -17,7 +17,6 @@ import json
 import re
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +25,13 @@ import torch
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from torch import nn
 
 from flows import paths
 from flows.architectures import TORCHVISION, Target, build, open_split
 from flows.params import load_params
 from flows.stages.evaluate import score
 from flows.stages.images import load_split
-from ghn.analysis.diversity import mean_cosine_distance
+from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
 
 SPLITS = ("val", "test")
@@ -50,18 +48,8 @@ class Score:
     random: float
 
 
-def layers_apart(model: nn.Module) -> float | None:
-    """Mean cosine distance between the 4-dimensional weights of one shape, over shapes that occur more than once."""
-    by_shape = defaultdict(list)
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            by_shape[parameter.shape].append(parameter.detach())
-    distances = [mean_cosine_distance(tensors) for tensors in by_shape.values() if len(tensors) > 1]
-    return statistics.mean(distances) if distances else None
-
-
 def measure(targets: Sequence[Target], weights: Sequence[str | None], params: Path, images: int) -> list[Score]:
-    """Builds each network once for every hypernetwork and once at random."""
+    """Builds each network once; the hypernetworks take turns to predict into it."""
     torch.set_num_threads(1)
     ghns = [from_pretrained(file) for file in weights]
     data = load_split(load_params(params), "test")
@@ -69,12 +57,11 @@ def measure(targets: Sequence[Target], weights: Sequence[str | None], params: Pa
     scores = []
     for target in targets:
         torch.manual_seed(1)
-        model, _ = build(target, data.num_classes, data.image_size)
+        model, graph = build(target, data.num_classes, data.image_size)
         found = Score(target.id, target.split, [], [], score(model, batches).accuracy)
         for ghn in ghns:
-            model, graph = build(target, data.num_classes, data.image_size)
             found.predicted.append(score(ghn(model, graph), batches).accuracy)
-            found.apart.append(layers_apart(model))
+            found.apart.append(layer_distance(model.parameters()))
         scores.append(found)
     return scores
 

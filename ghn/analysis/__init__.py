@@ -1,7 +1,7 @@
 """Measurements of predicted parameters: diversity, activations, ensembles, and scores that rank architectures."""
 
 from ghn.analysis.activations import activation_variances
-from ghn.analysis.diversity import PAPER_SHAPES, matched, mean_cosine_distance
+from ghn.analysis.diversity import PAPER_SHAPES, layer_distance, matched, mean_cosine_distance
 from ghn.analysis.ensemble import accuracy, ensemble_accuracy
 from ghn.analysis.gradients import gradient_norm
 from ghn.analysis.nas import SCORES, kendall_tau
@@ -14,6 +14,7 @@ __all__ = [
     "ensemble_accuracy",
     "gradient_norm",
     "kendall_tau",
+    "layer_distance",
     "matched",
     "mean_cosine_distance",
 ]

@@ -5,7 +5,9 @@ Shape legend: T tensors of one shape, O out channels, P entries of a channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -42,6 +44,23 @@ def mean_cosine_distance(tensors: Sequence[Tensor], *, match: bool = False) -> f
         for second in tensors[place + 1 :]
     ]
     return sum(distances) / len(distances)
+
+
+def layer_distance(parameters: Iterable[Tensor]) -> float | None:
+    """How different the layers of one network are: the mean of `mean_cosine_distance` over shapes of convolutions.
+
+    Args:
+        parameters: of the network; those of other than four dimensions are left out.
+
+    Returns:
+        0 where all layers of a shape have the same weights; None if no shape occurs twice.
+    """
+    by_shape = defaultdict(list)
+    for parameter in parameters:
+        if parameter.dim() == 4:
+            by_shape[parameter.shape].append(parameter)
+    distances = [mean_cosine_distance(tensors) for tensors in by_shape.values() if len(tensors) > 1]
+    return mean(distances) if distances else None
 
 
 def matched(tensor: Tensor, reference: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ghn.analysis import (
     activation_variances,
     ensemble_accuracy,
     gradient_norm,
+    layer_distance,
     matched,
     mean_cosine_distance,
 )
@@ -20,6 +21,13 @@ class TestDiversity:
         tensors = [torch.tensor([[1.0, 0]]), torch.tensor([[-2.0, 0]]), torch.tensor([[1.0, 1]])]
         # |cos|: 1, 1/sqrt(2), 1/sqrt(2)
         assert mean_cosine_distance(tensors) == pytest.approx(2 * (1 - 1 / math.sqrt(2)) / 3)
+
+    def test_layers_of_one_shape_are_compared(self):
+        a, b = torch.tensor([1.0, 0]).view(1, 2, 1, 1), torch.tensor([0.0, 1]).view(1, 2, 1, 1)
+        alone = torch.ones(1, 3, 1, 1)
+        assert layer_distance([a, b, alone, torch.ones(4)]) == pytest.approx(1)
+        assert layer_distance([a, a * 2, alone]) == pytest.approx(0)
+        assert layer_distance([a, alone]) is None
 
     def test_matching_undoes_a_permutation_of_channels(self):
         weight = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(0))
