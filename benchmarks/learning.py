@@ -48,11 +48,11 @@ Step = Callable[[int, MetaBatch, Tensor, Tensor], tuple[float, float, float]]
 """From step, architectures, images and labels to cross-entropy, accuracy and gradient norm."""
 
 
-def architectures(params: Params, classes: int, pixels: int, pool: int) -> Iterator[MetaBatch]:
+def architectures(params: Params, seed: int, classes: int, pixels: int, pool: int) -> Iterator[MetaBatch]:
     """Meta-batches of the training split, without end; of its first `pool` architectures drawn, unless 0."""
     config = params.train
     split = open_split(paths.DEEPNETS, config.split)
-    drawn = MetaBatches(split, config.meta_batch_size, classes, pixels, params.base.seed, config=config.networks)
+    drawn = MetaBatches(split, config.meta_batch_size, classes, pixels, seed, config=config.networks)
     stream = meta_batches(drawn, 0)
     yield from itertools.cycle(itertools.islice(stream, pool // config.meta_batch_size)) if pool else stream
 
@@ -130,15 +130,15 @@ def run(options: argparse.Namespace) -> None:
     asked = {name: value for name in TrainConfig.model_fields if (value := getattr(options, name, None)) is not None}
     config = params.train.model_copy(update=asked)
     params = params.model_copy(update={"train": config})
-    recipe = TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
+    recipe = config.recipe_with(params.base.seed)
     data = load_split(params, "train")
     shape = config.hypernetwork(data.num_classes)
-    ghn = new_hypernetwork(shape, params.base.seed, config.output_gain)
+    ghn = new_hypernetwork(shape, recipe.seed, config.output_gain)
     if options.initial:
         ghn = trained_hypernetwork(options.initial, shape)
     emphasize_distance(ghn, options.distance_gain)
-    source = architectures(params, data.num_classes, options.pixels, options.architectures)
-    probe = next(architectures(params, data.num_classes, options.pixels, 0))
+    source = architectures(params, recipe.seed, data.num_classes, options.pixels, options.architectures)
+    probe = next(architectures(params, recipe.seed, data.num_classes, options.pixels, 0))
     if options.own:
         with torch.no_grad():
             start = ghn.decode(probe.graphs).parameters if options.own == "predicted" else random_parameters(probe)
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         step = through(ghn, recipe)
     seen: list[tuple[float, float, float]] = []
     print("| steps | cross-entropy | accuracy | gradient norm | layers apart |\n|---|---|---|---|---|")
-    batches = images(data, recipe.batch_size, params.base.seed, options.pixels)
+    batches = images(data, recipe.batch_size, recipe.seed, options.pixels)
     for number, batch, (x_BCHW, y_B) in zip(range(recipe.steps), source, batches, strict=False):
         seen.append(step(number, batch, x_BCHW, y_B))
         if len(seen) % WINDOW == 0:

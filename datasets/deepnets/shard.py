@@ -135,6 +135,35 @@ def hexadecimal(hashes: NDArray[np.uint64]) -> list[str]:
     return [f"{first:016x}{second:016x}" for first, second in hashes.tolist()]
 
 
+@dataclass
+class Supply:
+    """Whether rules still yield new architectures: counts since the last verdict, so that single rounds decide nothing.
+
+    Attributes:
+        drawn: architectures drawn.
+        built: those that no rule rejects.
+        new: those of them that are unlike all before.
+    """
+
+    drawn: int = 0
+    built: int = 0
+    new: int = 0
+
+    def count(self, drawn: int, built: int, new: int) -> None:
+        """Adds a round."""
+        self.drawn, self.built, self.new = self.drawn + drawn, self.built + built, self.new + new
+
+    def shortage(self) -> str:
+        """What there is too little of; empty if there is enough, or too early to tell."""
+        if self.built < 100 and self.drawn < 200_000:
+            return ""
+        drawn, built, new = self.drawn, self.built, self.new
+        self.drawn = self.built = self.new = 0
+        if built < 1e-4 * drawn:
+            return f"reject nearly every architecture ({drawn - built:,} of the last {drawn:,})"
+        return "yield hardly any new architecture" if new < 0.01 * built else ""
+
+
 def generate_shard(
     rules: SplitRules, seed: int, index: int, size: int, forbidden: frozenset[str] = frozenset()
 ) -> Shard:
@@ -155,13 +184,16 @@ def generate_shard(
     redrawn: list[str] = []
     seen: set[str] = set()
     parts: list[tuple[NDArray[np.uint8], GraphPack, NDArray[np.uint64], NDArray[np.int64]]] = []
+    supply = Supply()
     while len(seen) < size:
         # Four in five draws are accepted; a little more, so that one round is mostly enough.
-        drawn = draw(rules, int(1.3 * (size - len(seen))) + 64, rng)
+        n = int(1.3 * (size - len(seen))) + 64
+        drawn = draw(rules, n, rng)
         rejected.update(drawn.rejected)
-        before = len(seen)
+        before, built = len(seen), 0
         for code, n_params, structures in _built(drawn.table.encode(), drawn.n_params, size - len(seen), rejected):
             packed, hashes = pack(structures)
+            built += len(packed)
             keep = np.zeros(len(packed), dtype=bool)
             for i, key in enumerate(hexadecimal(hashes)):
                 if key in forbidden:
@@ -172,10 +204,11 @@ def generate_shard(
                     keep[i] = True
                     seen.add(key)
             parts.append((code[keep], packed.select(keep), hashes[keep], n_params[keep]))
-        if size - len(seen) > 0 and len(seen) - before < 0.01 * (size - before):
+        supply.count(n, built, len(seen) - before)
+        if len(seen) < size and (shortage := supply.shortage()):
             raise InvalidGraphError(
-                f"the rules of the split yield hardly any new architecture after {len(seen)} of {size}; widen them, or "
-                "make size or generate.shard_size smaller"
+                f"the rules of the split {shortage} after {len(seen)} of {size}; widen them, or make size or "
+                "generate.shard_size smaller"
             )
     code, hashes, n_params = (np.concatenate([part[i] for part in parts]) for i in (0, 2, 3))
     graphs = GraphPack(*(np.concatenate([getattr(part[1], name) for part in parts]) for name in GraphPack.names()))

@@ -101,7 +101,7 @@ class ArchitectureTable:
         )  # fmt: skip
         code[:, 5:7] = self.fc_dim[:, None].astype("<u2").view(np.uint8)
         code[:, 7:11] = np.ascontiguousarray(self.concat.astype("<u2")).view(np.uint8)
-        code[:, _HEADER:] = (self.operation << np.uint8(4) | self.source).reshape(g, -1)
+        code[:, _HEADER:] = (self.operation << np.uint8(4) | self.source).reshape(code[:, _HEADER:].shape)
         return code
 
     @staticmethod

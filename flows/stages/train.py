@@ -54,6 +54,9 @@ SUMMARY_NAME = "training.json"
 class TrainStageConfig(TrainConfig):
     """Section `train` of params.yaml: the recipe, and what it is applied to."""
 
+    seed: int | None = Field(  # type: ignore[assignment]  # a section may leave to `base` what a recipe must know
+        default=None, description="of the order of images and architectures, and of fresh weights; null: base.seed"
+    )
     split: str = Field(default="train", description="split of DeepNets-1M to train on; its rules: generate.splits")
     variant: str = Field(default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them")
     ghn: dict[str, Any] = Field(default_factory=dict, description="fields of GHNConfig that differ from the variant")
@@ -86,6 +89,15 @@ class TrainStageConfig(TrainConfig):
     curve_test: bool = Field(default=False, description="evaluate test architectures along the way too")
     curve_torchvision: tuple[str, ...] = Field(default=(), description="torchvision models per evaluation")
     curve_images: int = Field(default=256, ge=2, description="validation images per evaluation, in batches of 64")
+
+    def recipe_with(self, seed: int) -> TrainConfig:
+        """The recipe alone.
+
+        Args:
+            seed: where the section names none.
+        """
+        fields = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))
 
     def hypernetwork(self, num_classes: int) -> GHNConfig:
         """The configuration of the hypernetwork.
@@ -178,18 +190,17 @@ def run(params: Params, stage: StageRun | None) -> None:
     initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
     if initial is not None:
         identity["initial"] = _content(initial)
-    fields = {name: getattr(config, name) for name in TrainConfig.model_fields}
-    recipe = TrainConfig(**(fields | {"seed": params.base.seed}))
+    recipe = config.recipe_with(params.base.seed)
     output = paths.model(params.base.ghn)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(params.base.device) as group:
-        ghn = initial or new_hypernetwork(ghn_config, params.base.seed, config.output_gain)
+        ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
         callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
         result = train(
             recipe,
             ghn,
-            _meta_batches(params, split, images.num_classes, group),
+            _meta_batches(params, recipe.seed, split, images.num_classes, group),
             images,
             directory,
             callbacks=callbacks,
@@ -292,7 +303,9 @@ def curve(params: Params) -> Curve | None:
     return Curve(targets, batches, images.num_classes, images.image_size)
 
 
-def _meta_batches(params: Params, split: Split, num_classes: int, group: Ranks) -> Callable[[int], Iterator[MetaBatch]]:
+def _meta_batches(
+    params: Params, seed: int, split: Split, num_classes: int, group: Ranks
+) -> Callable[[int], Iterator[MetaBatch]]:
     """From a step number to this rank's share of the meta-batches from it on."""
     from datasets.deepnets import MetaBatches, meta_batches
 
@@ -302,7 +315,7 @@ def _meta_batches(params: Params, split: Split, num_classes: int, group: Ranks) 
         config.meta_batch_size,
         num_classes,
         params.images.image_size,
-        params.base.seed,
+        seed,
         group.rank,
         group.world,
         config.networks,

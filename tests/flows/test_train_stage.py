@@ -110,6 +110,17 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
         train.run(params.model_copy(update={"train": wider}), None)
 
 
+def test_a_training_takes_the_seed_of_the_pipeline_or_its_own(params: Params) -> None:
+    still = params.train.model_copy(update={"lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0})
+    assert still.recipe_with(5).seed == 5
+    for seed, section in ((params.base.seed, still), (7, still.model_copy(update={"seed": 7}))):
+        with stage_run("train", {}, connect_after_seconds=1e9) as run:
+            train.run(params.model_copy(update={"train": section}), run)
+        fresh = train.new_hypernetwork(section.hypernetwork(10), seed, section.output_gain).state_dict()
+        for name, tensor in from_pretrained(paths.weights(params.base.ghn)).state_dict().items():
+            torch.testing.assert_close(tensor, fresh[name], rtol=0, atol=1e-6)
+
+
 def test_distance_gain_scales_the_embeddings_of_distance_and_nothing_else(params: Params) -> None:
     config = params.train.hypernetwork(10)
     before = train.new_hypernetwork(config, 7, 1.0)

@@ -275,6 +275,14 @@ def test_rules_that_leave_nothing_to_draw_end():
                        operations=("skip_connect", "conv_1x1"))  # fmt: skip
     with pytest.raises(GHNError, match="hardly any new architecture"):
         generate_shard(rules, 1, 0, 5000)
+    with pytest.raises(GHNError, match="reject nearly every architecture"):
+        generate_shard(SplitRules(size=5, max_multiply_adds=1.0), 1, 0, 5)
+
+
+def test_rules_that_reject_most_draws_still_fill_a_shard():
+    shard = generate_shard(SplitRules(size=300, norm="always", max_multiply_adds=1e7), 1, 0, 300)
+    assert len(shard.code) == 300
+    assert shard.rejected["too_costly"] > 20 * 300
 
 
 @pytest.mark.slow
