@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ghn.files import atomic_path
+from ghn.files import atomic_path, sort_metadata
 
 if TYPE_CHECKING:
     from ghn.graph import Graph
@@ -53,6 +53,7 @@ def initialize(
     metadata = {"architecture": name, "num_classes": str(classes), "image_size": str(size), "ghn": source or "default"}
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata=metadata)
+        sort_metadata(temporary)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
     return f"{done}\n{hypernetwork.reports[0]}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datasets.images.augment import crop_and_flip, normalize
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path
+from ghn.files import atomic_path, sort_metadata
 
 FORMAT = "ghn-images-1"
 
@@ -159,6 +159,7 @@ class ImageTensors:
                 temporary,
                 metadata=about | (metadata or {}),
             )
+            sort_metadata(temporary)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: bool = True) -> ImageTensors:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ghn.files import atomic_path, sha256
+from ghn.files import atomic_path, sha256, sort_metadata
 
 
 def fails(path: Path) -> None:
@@ -44,3 +45,17 @@ def test_permissions_are_the_users(tmp_path: Path, umask: int, mode: int) -> Non
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == mode
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path) -> None:
+    metadata = {name: f'{name} \u00e9 \n \x1f "' for name in "fedcba"}
+    paths = [tmp_path / f"{i}.safetensors" for i in range(20)]
+    for path in paths:
+        save_file({"x": torch.arange(3.0)}, path, metadata=metadata)
+    assert len({sha256(path) for path in paths}) > 1  # else `sort_metadata` is not needed any more
+    for path in paths:
+        sort_metadata(path)
+    assert len({sha256(path) for path in paths}) == 1
+    with safe_open(paths[0], "pt") as file:
+        assert file.metadata() == metadata
+        assert file.get_tensor("x").tolist() == [0, 1, 2]
