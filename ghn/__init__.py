@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ghn.errors import GHNError
     from ghn.graph import Graph, GraphBatch, Primitive
     from ghn.graph.trace import trace
+    from ghn.initialize import load_initialized
     from ghn.models import GHN, VARIANTS, GHNConfig
     from ghn.predict import Report, batch_statistics, reestimate_batch_norm
 
@@ -30,6 +31,7 @@ _MODULES = {
     "GraphBatch": "ghn.graph",
     "Primitive": "ghn.graph",
     "trace": "ghn.graph.trace",
+    "load_initialized": "ghn.initialize",
     "GHN": "ghn.models",
     "GHNConfig": "ghn.models",
     "VARIANTS": "ghn.models",
@@ -50,6 +52,7 @@ __all__ = [
     "batch_statistics",
     "from_pretrained",
     "load_checkpoint",
+    "load_initialized",
     "reestimate_batch_norm",
     "save_checkpoint",
     "trace",

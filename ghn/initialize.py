@@ -1,15 +1,20 @@
-"""From names to files: a named architecture with predicted parameters, and a description of its graph."""
+"""From names to files and back: a named architecture with predicted parameters, and a description of its graph."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ghn.errors import DamagedFileError, UnsupportedFormatError
 from ghn.files import atomic_path, sort_metadata
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ghn.graph import Graph
 
 DEFAULT_IMAGE_SIZE = 224
@@ -56,7 +61,40 @@ def initialize(
         sort_metadata(temporary)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
-    return f"{done}\n{hypernetwork.reports[0]}"
+    return f"{done}\n{hypernetwork.reports[0]}\nIn Python: model = ghn.load_initialized({str(out)!r})"
+
+
+def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
+    """The network that `initialize` (`ghn init`) has written, built and with its parameters.
+
+    Its stem and head are those of the image size and the classes that it was made for, which the constructors of
+    torchvision do not know; and MNASNet asks for module versions, which a safetensors file cannot carry.
+
+    Raises:
+        DamagedFileError: the file is cut or no safetensors file.
+        UnsupportedFormatError: it is one, but not from `initialize`.
+        FileNotFoundError: there is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+    from torch import Tensor
+
+    from ghn.architectures import build
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; `ghn init NAME --out {path}` writes it")
+    try:
+        with safe_open(path, "pt") as file:
+            made = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedFileError(f"{path} cannot be read as safetensors: {error}") from error
+    if missing := {"architecture", "num_classes", "image_size"} - made.keys():
+        raise UnsupportedFormatError(f"{path} was not written by `ghn init`: it does not name its {sorted(missing)}")
+    model = build(made["architecture"], int(made["num_classes"]), int(made["image_size"]))
+    state = OrderedDict(tensors)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state)
+    return model
 
 
 def describe_graph(name: str, num_classes: int, image_size: int, out: Path | None = None) -> str:

@@ -1,0 +1,49 @@
+"""`ghn init` writes files that come back as the networks they were made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ghn
+from ghn.architectures import build
+from ghn.errors import DamagedFileError, UnsupportedFormatError
+from ghn.files import sha256
+from ghn.initialize import initialize
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size"),
+    [("resnet18", None, None), ("mnasnet0_5", 7, 64), ("squeezenet1_1", 10, 224)],
+)
+def test_a_written_network_comes_back(tmp_path: Path, name: str, classes: int | None, size: int | None) -> None:
+    file = tmp_path / "network.safetensors"
+    said = initialize(name, None, file, classes, size)
+    assert f"ghn.load_initialized({str(file)!r})" in said
+    model = ghn.load_initialized(file)
+    expected = ghn.from_pretrained()(build(name, classes or 10, size or 32))
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    logits = model.eval()(torch.randn(2, 3, size or 32, size or 32))
+    assert logits.shape == (2, classes or 10)
+
+
+def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for file in files:
+        initialize("squeezenet1_1", None, file)
+    assert sha256(files[0]) == sha256(files[1])
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    with pytest.raises(FileNotFoundError, match="ghn init NAME"):
+        ghn.load_initialized(file)
+    save_file({"x": torch.zeros(2)}, file, metadata={"architecture": "resnet18"})
+    with pytest.raises(UnsupportedFormatError, match=r"does not name its .*image_size"):
+        ghn.load_initialized(file)
+    file.write_bytes(b"half")
+    with pytest.raises(DamagedFileError, match=r"other\.safetensors"):
+        ghn.load_initialized(file)
