@@ -9,8 +9,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ghn.errors import DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path, sort_metadata
+from ghn.errors import UnsupportedFormatError
+from ghn.files import atomic_path, read_safetensors, sort_metadata
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,19 +75,11 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
         UnsupportedFormatError: it is one, but not from `initialize`.
         FileNotFoundError: there is no such file.
     """
-    from safetensors import SafetensorError, safe_open
-    from torch import Tensor
-
     from ghn.architectures import build
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; `ghn init NAME --out {path}` writes it")
-    try:
-        with safe_open(path, "pt") as file:
-            made = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise DamagedFileError(f"{path} cannot be read as safetensors: {error}") from error
+    tensors, made = read_safetensors(path)
     if missing := {"architecture", "num_classes", "image_size"} - made.keys():
         raise UnsupportedFormatError(f"{path} was not written by `ghn init`: it does not name its {sorted(missing)}")
     model = build(made["architecture"], int(made["num_classes"]), int(made["image_size"]))

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ghn.checkpoint.names import config_from_released, from_released, infer_config, is_released, to_released
 from ghn.checkpoint.unpickler import load_untrusted
 from ghn.errors import DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path
+from ghn.files import atomic_path, read_safetensors
 from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
 
@@ -83,12 +82,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"{path} cannot be read as safetensors: {error}") from error
+    state, header = read_safetensors(path)
     if _HEADER not in header:
         return None, state, {}
     try:
