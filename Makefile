@@ -16,7 +16,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 run: setup
-	$(BIN)/python -m flows.run
+	$(BIN)/python -m flows.commands.run
 
 # Every experiment of the paper at laptop size; resumable, less than three hours on two cores (docs/experiments.md).
 experiments: setup

@@ -1,11 +1,13 @@
-"""What an epoch of ImageNet costs for each of the 974 evaluation architectures: the numbers of docs/scale.md.
+"""What an epoch of ImageNet costs for each of the 974 evaluation architectures: the numbers of
+docs/scale.md.
 
     python benchmarks/architecture_cost.py [--measure 4] [--threads 1] [--out costs.json]
 
-Counts the multiply-accumulates of a forward pass of all 974 at 224 pixels and 1000 classes (on tensors without data),
-and measures a training step (forward, backward, SGD) of some of each split on this machine's CPU. A split's cost in
-training steps of ResNet-50 is its multiply-accumulates times the measured seconds per multiply-accumulate, both
-relative to ResNet-50's. Hours on GPUs follow from ResNet-50's, which the paper states.
+Counts the multiply-accumulates of a forward pass of all 974 at 224 pixels and 1000 classes (on
+tensors without data), and measures a training step (forward, backward, SGD) of some of each split
+on this machine's CPU. A split's cost in training steps of ResNet-50 is its multiply-accumulates
+times the measured seconds per multiply-accumulate, both relative to ResNet-50's. Hours on GPUs
+follow from ResNet-50's, which the paper states.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from datasets.deepnets import Network
-from flows import paths
-from flows.architectures import CHANNELS, ArchitecturesConfig, Target, gmacs, open_split, targets
 from flows.experiments.cost import A100_FLOPS, IMAGENET_IMAGES, RESNET50_GMACS
+from flows.networks.targets import CHANNELS, ArchitecturesConfig, Target, gmacs, open_split, targets
+from flows.settings import paths
 from ghn.architectures import build
 
 IMAGE_SIZE, CLASSES = 224, 1000
@@ -40,7 +42,7 @@ def image_size(target: Target) -> int:
 
 
 def network(target: Target, device: str = "cpu") -> nn.Module:
-    """Without its graph, which `flows.architectures.build` makes too."""
+    """Without its graph, which `flows.networks.targets.build` makes too."""
     if target.index is None:
         return build(target.id, num_classes=CLASSES, image_size=image_size(target), device=device)
     channels = CHANNELS * (2 if target.split == "wide" else 1)
@@ -53,7 +55,9 @@ def seconds_per_image(target: Target, batch: int, repeats: int) -> float:
     """Of a training step, the fastest of `repeats` (after one that does not count)."""
     model = network(target).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-9, momentum=0.9, weight_decay=3e-5)
-    images = torch.randn(batch, 3, image_size(target), image_size(target)).to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, image_size(target), image_size(target)).to(
+        memory_format=torch.channels_last
+    )
     labels = torch.randint(CLASSES, (batch,))
     seconds = []
     for _ in range(repeats + 1):
@@ -84,16 +88,23 @@ def main() -> None:
     for target in targets(ArchitecturesConfig()):
         splits[target.split].append(target)
     everything = [target for members in splits.values() for target in members]
-    counts = {target.id: gmacs(network(target, "meta"), image_size(target)) for target in tqdm(everything)}
+    counts = {
+        target.id: gmacs(network(target, "meta"), image_size(target)) for target in tqdm(everything)
+    }
     reference = seconds_per_image(RESNET50, options.batch, options.repeats)
     print(f"resnet50: {counts['resnet50']:.2f} GMACs, {1e3 * reference:.0f} ms an image")
 
     measured: dict[str, float] = {}
     total = longest = plain = 0.0
-    print("split, networks, mean and largest GMACs, ms a GMAC (median, of), resnet50 steps an image (mean)")
+    print(
+        "split, networks, mean and largest GMACs, ms a GMAC (median, of), resnet50 steps an image"
+        " (mean)"
+    )
     for split, members in splits.items():
         by_cost = sorted(members, key=lambda target: counts[target.id])
-        chosen = by_cost[len(members) // (2 * options.measure) :: max(1, len(members) // options.measure)]
+        chosen = by_cost[
+            len(members) // (2 * options.measure) :: max(1, len(members) // options.measure)
+        ]
         for target in chosen[: options.measure]:
             measured[target.id] = seconds_per_image(target, options.batch, options.repeats)
         rates = [measured[target.id] / counts[target.id] for target in chosen[: options.measure]]
@@ -109,12 +120,23 @@ def main() -> None:
         )
     hours = total * RESNET50_HOURS
     by_count = plain / counts["resnet50"] * RESNET50_HOURS
-    print(f"974 networks: {plain:.0f} GMACs an image; an epoch of ImageNet: {hours:.0f} GPU hours ({by_count:.0f} by")
-    print(f"multiply-accumulates alone), {RESNET50_HOURS:.3f} for resnet50, {longest * RESNET50_HOURS:.1f} the longest")
+    print(
+        f"974 networks: {plain:.0f} GMACs an image; an epoch of ImageNet: {hours:.0f} GPU hours"
+        f" ({by_count:.0f} by"
+    )
+    print(
+        f"multiply-accumulates alone), {RESNET50_HOURS:.3f} for resnet50,"
+        f" {longest * RESNET50_HOURS:.1f} the longest"
+    )
     for gpus in (8, 64, 512):
-        print(f"  {gpus:4} GPUs: {hours / gpus:6.1f} h by work, {max(hours / gpus, longest * RESNET50_HOURS):6.1f} h")
+        print(
+            f"  {gpus:4} GPUs: {hours / gpus:6.1f} h by work,"
+            f" {max(hours / gpus, longest * RESNET50_HOURS):6.1f} h"
+        )
     if options.out:
-        options.out.write_text(json.dumps({"gmacs": counts, "seconds": measured, "resnet50": reference}, indent=1))
+        options.out.write_text(
+            json.dumps({"gmacs": counts, "seconds": measured, "resnet50": reference}, indent=1)
+        )
 
 
 if __name__ == "__main__":

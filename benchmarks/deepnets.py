@@ -1,12 +1,14 @@
-"""Measures DeepNets-1M: generation, size, opening, reading, meta-batches, validation. See `deepnets.md` for results.
+"""Measures DeepNets-1M: generation, size, opening, reading, meta-batches, validation. See
+`deepnets.md` for results.
 
     python benchmarks/deepnets.py --sizes 10000 100000 1000000 --workers 2 --reference ../ppuda
     python benchmarks/deepnets.py --sizes 1000000 --directory kept --parts generate
     python benchmarks/deepnets.py --sizes 1000000 --directory kept --parts read load validate
 
-Each part runs in a process of its own and prints a line of JSON when it is done. Peak memory is the largest sum of the
-proportional set sizes of that process and its workers, looked at every two seconds. The reference's rate is measured
-with its generator script, if a checkout of facebookresearch/ppuda is given by --reference.
+Each part runs in a process of its own and prints a line of JSON when it is done. Peak memory is the
+largest sum of the proportional set sizes of that process and its workers, looked at every two
+seconds. The reference's rate is measured with its generator script, if a checkout of
+facebookresearch/ppuda is given by --reference.
 """
 
 from __future__ import annotations
@@ -26,12 +28,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_own_process(step: str, *arguments: object) -> dict:
-    """Runs `step` of this file in a fresh process; its figures, and the peak memory of it and its workers."""
+    """Runs `step` of this file in a fresh process; its figures, and the peak memory of it and its
+    workers.
+    """
     command = [sys.executable, __file__, "--step", step, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     peak = 0.0
     with tempfile.TemporaryFile("w+") as output:
-        with subprocess.Popen(command, stdout=output, text=True, env=environment, cwd=ROOT) as process:
+        with subprocess.Popen(
+            command, stdout=output, text=True, env=environment, cwd=ROOT
+        ) as process:
             while process.poll() is None:
                 peak = max(peak, sum(map(resident_megabytes, with_children(process.pid))))
                 time.sleep(2.0)
@@ -64,8 +70,8 @@ def resident_megabytes(pid: int) -> float:
 
 def generate(directory: str, size: str, workers: str) -> dict:
     from datasets.deepnets import GenerateConfig, generate_split
-    from datasets.deepnets.store import paths_of
-    from datasets.deepnets.workers import OnThisMachine
+    from datasets.deepnets.generation.workers import OnThisMachine
+    from datasets.deepnets.store.split import paths_of
 
     config = GenerateConfig(splits={"train": {"size": int(size)}})
     started = time.perf_counter()
@@ -88,7 +94,10 @@ def open_(directory: str) -> dict:
     open_split(directory, "train")
     seconds = time.perf_counter() - started
     status = Path("/proc/self/status").read_text()
-    return {"open_seconds": seconds, "high_water_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024}
+    return {
+        "open_seconds": seconds,
+        "high_water_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024,
+    }
 
 
 def read(directory: str) -> dict:
@@ -118,11 +127,13 @@ def load(directory: str) -> dict:
 
 
 def validate(directory: str, workers: str) -> dict:
-    from datasets.deepnets.validate import ValidateConfig, as_json, validate_splits
-    from datasets.deepnets.workers import OnThisMachine
+    from datasets.deepnets.generation.workers import OnThisMachine
+    from datasets.deepnets.validation.validate import ValidateConfig, as_json, validate_splits
 
     started = time.perf_counter()
-    report = validate_splits(directory, ValidateConfig(splits=("train",)), map_blocks=OnThisMachine(int(workers)))
+    report = validate_splits(
+        directory, ValidateConfig(splits=("train",)), map_blocks=OnThisMachine(int(workers))
+    )
     seconds = time.perf_counter() - started
     duplicates = next(check.note for check in report.checks if check.check == "duplicates")
     failed = [f"{c.check}: {c.failed} {c.examples[:3]}" for c in report.failures]
@@ -138,7 +149,11 @@ def reference(checkout: str, count: int) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         script = Path(checkout) / "experiments" / "net_generator.py"
         extra = os.environ.get("PYTHONPATH", "")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{checkout}{os.pathsep}{extra}"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{checkout}{os.pathsep}{extra}",
+        }
         output = subprocess.run(
             [sys.executable, str(script), "train", str(count), str(Path(directory) / "data")],
             check=True, capture_output=True, text=True, env=environment, cwd=directory,
@@ -157,7 +172,9 @@ STEPS: dict[str, Callable[..., dict]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--directory", default=None, help="kept; by default a temporary one")
@@ -171,10 +188,14 @@ def main() -> None:
         return
     import torch
 
-    print(json.dumps({"machine": machine(), "cpus": os.cpu_count(), "python": platform.python_version(),
+    print(json.dumps({"machine": machine(), "cpus": os.cpu_count(),
+                      "python": platform.python_version(),
                       "torch": torch.__version__}), flush=True)  # fmt: skip
     if options.reference:
-        print(json.dumps({"reference": reference(options.reference, options.reference_graphs)}), flush=True)
+        print(
+            json.dumps({"reference": reference(options.reference, options.reference_graphs)}),
+            flush=True,
+        )
     with tempfile.TemporaryDirectory() as temporary:
         for size in options.sizes:
             directory = Path(options.directory or temporary) / str(size)

@@ -1,4 +1,5 @@
-"""What fan-out costs per item: seconds that `fan_out` adds to a function that does nothing (docs/scale.md).
+"""What fan-out costs per item: seconds that `fan_out` adds to a function that does nothing
+(docs/scale.md).
 
     python benchmarks/fan_out.py [--items 2000] [--ray]
 
@@ -11,7 +12,7 @@ import argparse
 import platform
 import time
 
-from flows.fanout import FanOut, fan_out
+from flows.compute.fanout import FanOut, fan_out
 
 
 def nothing(item: int) -> int:
@@ -32,14 +33,19 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
     print(f"{platform.machine()}, Python {platform.python_version()}")
-    print(f"local, 2 workers: {1e3 * seconds_per_item(FanOut(workers=2), options.items):.2f} ms an item")
+    print(
+        f"local, 2 workers: {1e3 * seconds_per_item(FanOut(workers=2), options.items):.2f} ms an"
+        " item"
+    )
     if options.ray:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         config = FanOut(backend="ray", address=cluster.address)
-        print(f"Ray, 2 nodes of 1 CPU: {1e3 * seconds_per_item(config, options.items):.2f} ms an item")
+        print(
+            f"Ray, 2 nodes of 1 CPU: {1e3 * seconds_per_item(config, options.items):.2f} ms an item"
+        )
         cluster.shutdown()
 
 

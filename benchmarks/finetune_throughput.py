@@ -1,10 +1,13 @@
-"""How many small networks can be fine-tuned per hour: one after the other, in processes, or batched with torch.func.
+"""How many small networks can be fine-tuned per hour: one after the other, in processes, or batched
+with torch.func.
 
-    python benchmarks/finetune_throughput.py [--networks 8] [--steps 10] [--architecture NAME] [--out FILE]
+    python benchmarks/finetune_throughput.py [--networks 8] [--steps 10] [--architecture NAME]
+    [--out FILE]
 
-All three train the same number of copies of one architecture from different seeds on the same images with the same SGD:
-`plain` in a loop, `processes` as `flows.fanout` does (one thread each), `batched` with their parameters stacked and
-`vmap(grad(loss))` over them (one process, all threads). Batching needs equal architectures; the other two do not.
+All three train the same number of copies of one architecture from different seeds on the same
+images with the same SGD: `plain` in a loop, `processes` as `flows.compute.fanout` does (one thread
+each), `batched` with their parameters stacked and `vmap(grad(loss))` over them (one process, all
+threads). Batching needs equal architectures; the other two do not.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional
 
 from datasets.images import load
-from flows.fanout import FanOut, fan_out
+from flows.compute.fanout import FanOut, fan_out
 from ghn.architectures import build
 from ghn.finetune import FinetuneConfig, finetune
 
@@ -35,14 +38,18 @@ def network(architecture: str, seed: int) -> nn.Module:
 
 
 class Train:
-    """Trains one network; evaluations are kept to a minimum so that the steps are what is measured."""
+    """Trains one network; evaluations are kept to a minimum so that the steps are what is
+    measured.
+    """
 
     def __init__(self, architecture: str, steps: int) -> None:
         self.architecture = architecture
         self.config = CONFIG.model_copy(update={"steps": steps})
 
     def __call__(self, seed: int) -> tuple[float, float, float]:
-        """When training began and ended (seconds of the wall clock), and the processor seconds in between."""
+        """When training began and ended (seconds of the wall clock), and the processor seconds in
+        between.
+        """
         train = load("digits", split="train", cache=None)
         model = network(self.architecture, seed)
         began, used = time.time(), time.process_time()
@@ -51,11 +58,15 @@ class Train:
 
 
 def plain(architecture: str, networks: int, steps: int) -> float:
-    return sum(ended - began for began, ended, _ in map(Train(architecture, steps), range(networks)))
+    return sum(
+        ended - began for began, ended, _ in map(Train(architecture, steps), range(networks))
+    )
 
 
 def processes(architecture: str, networks: int, steps: int, workers: int) -> tuple[float, float]:
-    """Seconds from the first beginning to the last end, starting workers left out, and mean processor seconds."""
+    """Seconds from the first beginning to the last end, starting workers left out, and mean
+    processor seconds.
+    """
     began, ended, used = zip(
         *fan_out(Train(architecture, steps), range(networks), FanOut(workers=workers)), strict=True
     )
@@ -98,7 +109,9 @@ def batched(architecture: str, networks: int, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--architecture", default="shufflenet_v2_x0_5")
@@ -107,7 +120,10 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))  # those that this process may use
     arguments = (options.architecture, options.networks, options.steps)
     result: dict[str, object] = {
-        "machine": f"{platform.processor() or platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}",
+        "machine": (
+            f"{platform.processor() or platform.machine()}, {cores} cores, load"
+            f" {os.getloadavg()[0]:.1f}"
+        ),
         "torch": torch.__version__,
         "architecture": options.architecture,
         "networks": options.networks,
@@ -118,7 +134,10 @@ def main() -> None:
 
     def report(name: str, seconds: float) -> None:
         result[name] = seconds
-        print(f"{name:<40}{seconds:8.1f} s{options.networks * 3600 / seconds:10.0f} networks an hour", flush=True)
+        print(
+            f"{name:<40}{seconds:8.1f} s{options.networks * 3600 / seconds:10.0f} networks an hour",
+            flush=True,
+        )
 
     for threads in sorted({1, cores}):
         torch.set_num_threads(threads)

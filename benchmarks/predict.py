@@ -1,13 +1,14 @@
-"""Times prediction for the 74 torchvision models, and its memory, against the reference implementation.
+"""Times prediction for the 74 torchvision models, and its memory, against the reference
+implementation.
 
     python benchmarks/predict.py --variant ghn3-t --reference DIRECTORY
 
-DIRECTORY holds checkouts of the public repositories ppuda and ghn3 (or set GHN_REFERENCE); nothing is fetched, and
-without it only our own numbers are taken. Both sides get the same weights, their own graph of the model, built
-beforehand, and predict into the same model; what they predict is compared. Times are medians after a call to warm up
-(with one repeat the reference gets none); memory is the growth of
-the resident set during a call in a process of its own, sampled every millisecond: weights and the model's parameters
-are there before.
+DIRECTORY holds checkouts of the public repositories ppuda and ghn3 (or set GHN_REFERENCE); nothing
+is fetched, and without it only our own numbers are taken. Both sides get the same weights, their
+own graph of the model, built beforehand, and predict into the same model; what they predict is
+compared. Times are medians after a call to warm up (with one repeat the reference gets none);
+memory is the growth of the resident set during a call in a process of its own, sampled every
+millisecond: weights and the model's parameters are there before.
 """
 
 from __future__ import annotations
@@ -38,20 +39,28 @@ MEMORY_MODEL = "efficientnet_v2_l"  # the largest graph of the 74
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variant", default="ghn3-t", help="a name of ghn.VARIANTS")
     parser.add_argument("--models", nargs="*", default=list(TORCHVISION_74))
     parser.add_argument("--reference", type=Path, default=os.environ.get("GHN_REFERENCE"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write all numbers here, after each model")
-    parser.add_argument("--profile", action="store_true", help="print where our time goes, over all models")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where our time goes, over all models"
+    )
     parser.add_argument("--memory-of", choices=("ours", "reference"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ours = GHN(GHNConfig.variant(args.variant)).eval()
-    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference), "ghn3.nn")
+    reason = (
+        "no --reference given"
+        if args.reference is None
+        else add_reference(Path(args.reference), "ghn3.nn")
+    )
     if args.memory_of:
         print(json.dumps(memory(ours, args.memory_of)))
         return
@@ -59,14 +68,27 @@ def main() -> None:
         print(f"reference skipped: {reason}")
     reference = None if reason else load_reference(ours)
 
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}")
-    print("| model | nodes | reference, s | ours, s | ratio | largest difference |\n|---|---|---|---|---|---|")
+    print(
+        f"{platform.processor() or platform.machine()}, {args.threads} threads, torch"
+        f" {torch.__version__}"
+    )
+    print(
+        "| model | nodes | reference, s | ours, s | ratio | largest difference"
+        " |\n|---|---|---|---|---|---|"
+    )
     rows = []
     for name in args.models:
         rows.append(row := compare(name, ours, reference, args.repeats))
-        theirs, ratio = ("", "") if row["reference"] is None else (f"{row['reference']:.3f}", f"{row['ratio']:.1f}")
+        theirs, ratio = (
+            ("", "")
+            if row["reference"] is None
+            else (f"{row['reference']:.3f}", f"{row['ratio']:.1f}")
+        )
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
-        print(f"| {name} | {row['nodes']} | {theirs} | {row['ours']:.3f} | {ratio} | {difference} |", flush=True)
+        print(
+            f"| {name} | {row['nodes']} | {theirs} | {row['ours']:.3f} | {ratio} | {difference} |",
+            flush=True,
+        )
         if args.json:
             args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     total = sum(row["ours"] for row in rows)
@@ -77,9 +99,14 @@ def main() -> None:
         summary["reference"] = sum(row["reference"] for row in rows)
         summary["ratio"] = summary["reference"] / total
         print(f"| total | | {summary['reference']:.2f} | {total:.2f} | {summary['ratio']:.1f} | |")
-    summary["memory"] = {side: measure_memory(side, args) for side in ("ours", *(() if reason else ("reference",)))}
+    summary["memory"] = {
+        side: measure_memory(side, args) for side in ("ours", *(() if reason else ("reference",)))
+    }
     for side, numbers in summary["memory"].items():
-        print(f"{side}, {MEMORY_MODEL}: {numbers['peak'] / 2**20:.0f} MiB beyond weights and parameters")
+        print(
+            f"{side}, {MEMORY_MODEL}: {numbers['peak'] / 2**20:.0f} MiB beyond weights and"
+            " parameters"
+        )
     if args.json:
         args.json.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n")
     if args.profile:
@@ -91,17 +118,27 @@ def compare(name: str, ours: GHN, reference: nn.Module | None, repeats: int) -> 
     model = real(name)
     graph = trace(model)
     _ = graph.distance
-    row: dict[str, Any] = {"model": name, "nodes": graph.n_nodes, "reference": None, "ratio": None, "difference": None}
+    row: dict[str, Any] = {
+        "model": name,
+        "nodes": graph.n_nodes,
+        "reference": None,
+        "ratio": None,
+        "difference": None,
+    }
     row["ours"] = median(lambda: ours(model, graph), repeats)
     if reference is None:
         return row
     names = set(ours.reports[0].predicted)
-    predicted = {key: value.detach().clone() for key, value in model.named_parameters() if key in names}
+    predicted = {
+        key: value.detach().clone() for key, value in model.named_parameters() if key in names
+    }
     theirs = reference_call(model, reference)
     row["reference"] = median(theirs, repeats, warm_up=repeats > 1)
     row["ratio"] = row["reference"] / row["ours"]
     after = dict(model.named_parameters())
-    skip_class_token = {key for key in predicted if key.endswith("pos_embedding")}  # random in the reference
+    skip_class_token = {
+        key for key in predicted if key.endswith("pos_embedding")
+    }  # random in the reference
     row["difference"] = max(
         float((after[key].detach() - value).abs().max())
         for key, value in predicted.items()
@@ -111,7 +148,9 @@ def compare(name: str, ours: GHN, reference: nn.Module | None, repeats: int) -> 
 
 
 def real(name: str) -> nn.Module:
-    """A model with memory for its parameters, which are zero: initialising 74 models takes longer than predicting."""
+    """A model with memory for its parameters, which are zero: initialising 74 models takes longer
+    than predicting.
+    """
     model = build(name, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -165,7 +204,9 @@ def reference_call(model: nn.Module, reference: nn.Module) -> Callable[[], Any]:
 
 
 def profile(ours: GHN, names: list[str]) -> None:
-    """Prints the share of each kind of operation in the time of predicting for all models, one call each."""
+    """Prints the share of each kind of operation in the time of predicting for all models, one call
+    each.
+    """
     seconds: Counter[str] = Counter()
     for name in names:
         model = real(name)
@@ -184,9 +225,20 @@ def profile(ours: GHN, names: list[str]) -> None:
 
 def measure_memory(side: str, args: argparse.Namespace) -> dict[str, float]:
     """`memory` in a process of its own."""
-    command = [sys.executable, __file__, "--variant", args.variant, "--threads", str(args.threads), "--memory-of", side]
+    command = [
+        sys.executable,
+        __file__,
+        "--variant",
+        args.variant,
+        "--threads",
+        str(args.threads),
+        "--memory-of",
+        side,
+    ]
     command += ["--reference", str(args.reference)] if args.reference else []
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def memory(ours: GHN, side: str) -> dict[str, float]:

@@ -1,12 +1,15 @@
-"""Accuracy of predicted, untrained parameters on architectures a hypernetwork has not seen: the model card's numbers.
+"""Accuracy of predicted, untrained parameters on architectures a hypernetwork has not seen: the
+model card's numbers.
 
-    python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors
-    python benchmarks/pretrained.py --plot curve.png models/ghn3/checkpoints/*/checkpoints/step-*.safetensors
+    python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors python
+    benchmarks/pretrained.py --plot curve.png
+    models/ghn3/checkpoints/*/checkpoints/step-*.safetensors
 
-The second form gives a line for each of several files and, of the checkpoints of a run, the curve against steps. Run
-where `ghn generate` (val, test) and `ghn images` have left their files. Networks of val and test have C = 32,
-torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test images. "Layers apart"
-is the mean cosine distance between predicted convolution weights of one shape in one network: 0 where all are alike.
+The second form gives a line for each of several files and, of the checkpoints of a run, the curve
+against steps. Run where `ghn generate` (val, test) and `ghn images` have left their files. Networks
+of val and test have C = 32, torchvision models the small-image stem; batch norm uses batch
+statistics, batches of 64 test images. "Layers apart" is the mean cosine distance between predicted
+convolution weights of one shape in one network: 0 where all are alike.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from flows import paths
-from flows.architectures import TORCHVISION, Target, build, open_split
+from flows.networks.targets import TORCHVISION, Target, build, open_split
 from flows.params import load_params
+from flows.settings import paths
 from flows.stages.evaluate import score
 from flows.stages.images import load_split
 from ghn.analysis.diversity import layer_distance
@@ -39,7 +42,9 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Score:
-    """Of one network: accuracy and how far its layers are apart, for each hypernetwork; accuracy at random."""
+    """Of one network: accuracy and how far its layers are apart, for each hypernetwork; accuracy at
+    random.
+    """
 
     target: str
     split: str
@@ -48,7 +53,9 @@ class Score:
     random: float
 
 
-def measure(targets: Sequence[Target], weights: Sequence[str | None], params: Path, images: int) -> list[Score]:
+def measure(
+    targets: Sequence[Target], weights: Sequence[str | None], params: Path, images: int
+) -> list[Score]:
     """Builds each network once; the hypernetworks take turns to predict into it."""
     torch.set_num_threads(1)
     ghns = [from_pretrained(file) for file in weights]
@@ -76,15 +83,28 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> str:
     single = [found for found in scores if found.split == TORCHVISION]
     several = [[found for found in scores if found.split == split] for split in SPLITS]
     head = ["parameters"]
-    head += [f"{what} of {len(group)} {group[0].split}" for group in several if group for what in ("mean", "best")]
+    head += [
+        f"{what} of {len(group)} {group[0].split}"
+        for group in several
+        if group
+        for what in ("mean", "best")
+    ]
     head += [found.target for found in single] + ["layers apart"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for i, name in enumerate(names):
-        cells = [name, *(mean_and_best(found.predicted[i] for found in group) for group in several if group)]
+        cells = [
+            name,
+            *(mean_and_best(found.predicted[i] for found in group) for group in several if group),
+        ]
         cells += [f"{found.predicted[i]:.1%}" for found in single]
-        apart = [value for group in several for found in group if (value := found.apart[i]) is not None]
+        apart = [
+            value for group in several for found in group if (value := found.apart[i]) is not None
+        ]
         lines.append(" | ".join([*cells, f"{statistics.mean(apart):.4f}" if apart else ""]))
-    cells = ["random", *(mean_and_best(found.random for found in group) for group in several if group)]
+    cells = [
+        "random",
+        *(mean_and_best(found.random for found in group) for group in several if group),
+    ]
     lines.append(" | ".join([*cells, *(f"{found.random:.1%}" for found in single), ""]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -94,14 +114,23 @@ def plot(steps: Sequence[int], scores: Sequence[Score], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="training steps", ylabel="accuracy without training")
     for color, split in enumerate(SPLITS):
-        columns = list(zip(*(found.predicted for found in scores if found.split == split), strict=True))
+        columns = list(
+            zip(*(found.predicted for found in scores if found.split == split), strict=True)
+        )
         if columns:
-            axes.plot(steps, [statistics.mean(c) for c in columns], f"C{color}-o", label=f"{split}, mean")
+            axes.plot(
+                steps, [statistics.mean(c) for c in columns], f"C{color}-o", label=f"{split}, mean"
+            )
             axes.plot(steps, [max(c) for c in columns], f"C{color}--^", label=f"{split}, best")
     singles = [found for found in scores if found.split == TORCHVISION]
     for color, found in enumerate(singles, start=len(SPLITS)):
         axes.plot(steps, found.predicted, f"C{color}-s", label=found.target)
-    axes.axhline(statistics.mean(found.random for found in scores), color="0.5", linestyle=":", label="random, mean")
+    axes.axhline(
+        statistics.mean(found.random for found in scores),
+        color="0.5",
+        linestyle=":",
+        label="random, mean",
+    )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
@@ -109,15 +138,23 @@ def plot(steps: Sequence[int], scores: Sequence[Score], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", nargs="*", help="files, or nothing for the hypernetwork of the package")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "weights", nargs="*", help="files, or nothing for the hypernetwork of the package"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--architectures", type=int, default=100, help="of val and of test")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--torchvision", nargs="*", default=["resnet18", "resnet50"])
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--json", type=Path, help="gets all accuracies")
-    parser.add_argument("--plot", type=Path, help="a picture of the curve; steps are the numbers in the files' names")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="a picture of the curve; steps are the numbers in the files' names",
+    )
     options = parser.parse_args()
     files: list[str | None] = options.weights or [None]
     names = [Path(file).stem if file else "of the package" for file in files]
@@ -136,7 +173,9 @@ def main() -> None:
     seconds = time.perf_counter() - begin
     print(f"{options.images // 64 * 64} test images, {seconds:.0f} s\n\n{table(names, scores)}")
     if options.json:
-        options.json.write_text(json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2))
+        options.json.write_text(
+            json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2)
+        )
     if options.plot:
         plot([int(re.sub(r"\D", "", name)) for name in names], scores, options.plot)
 

@@ -1,9 +1,12 @@
-"""Evaluates architectures on this machine and on a Ray cluster of two local nodes, and compares the rows.
+"""Evaluates architectures on this machine and on a Ray cluster of two local nodes, and compares the
+rows.
 
-    python benchmarks/ray_rows.py --ghn models/ghn3/ghn.safetensors [--per-split 100] [--kill 3] [--out rows.json]
+    python benchmarks/ray_rows.py --ghn models/ghn3/ghn.safetensors [--per-split 100] [--kill 3]
+    [--out rows.json]
 
-While the cluster works, `--kill` of its worker processes are killed (SIGKILL), spread over the run. Exit code 1 unless
-both give the same rows in every column but `seconds`. Prints what the architectures of each split cost.
+While the cluster works, `--kill` of its worker processes are killed (SIGKILL), spread over the run.
+Exit code 1 unless both give the same rows in every column but `seconds`. Prints what the
+architectures of each split cost.
 """
 
 from __future__ import annotations
@@ -21,15 +24,17 @@ from pathlib import Path
 import psutil
 import torch
 
-from flows.architectures import ArchitecturesConfig, Target, targets
-from flows.fanout import FanOut, fan_out
+from flows.compute.fanout import FanOut, fan_out
+from flows.networks.targets import ArchitecturesConfig, Target, targets
 from flows.params import load_params
-from flows.results import Row
+from flows.rows.results import Row
 from flows.stages.evaluate import Evaluate, EvaluateConfig, test_images
 
 
 class Named:
-    """Results come in order of completion, so each brings its architecture along; one that failed, its error."""
+    """Results come in order of completion, so each brings its architecture along; one that failed,
+    its error.
+    """
 
     def __init__(self, evaluate: Evaluate) -> None:
         self.evaluate = evaluate
@@ -55,7 +60,11 @@ def collect(
 
 def kill_a_worker() -> None:
     """One that is at work."""
-    mine = [p for p in psutil.process_iter(["name", "cmdline"]) if "ray::_call_on_node" in " ".join(p.info["cmdline"])]
+    mine = [
+        p
+        for p in psutil.process_iter(["name", "cmdline"])
+        if "ray::_call_on_node" in " ".join(p.info["cmdline"])
+    ]
     if mine:
         os.kill(mine[0].pid, signal.SIGKILL)
         print(f"killed worker {mine[0].pid}", file=sys.stderr)
@@ -65,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ghn", type=Path, required=True)
     parser.add_argument("--per-split", type=int, help="by default all, that is 974 architectures")
-    parser.add_argument("--torchvision", type=int, default=74, help="the first so many of torchvision")
+    parser.add_argument(
+        "--torchvision", type=int, default=74, help="the first so many of torchvision"
+    )
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--kill", type=int, default=3)
     parser.add_argument("--out", type=Path)
@@ -81,7 +92,9 @@ def main() -> None:
     deepnets = [t for t in chosen if t.index is not None]
     chosen = deepnets + chosen[len(deepnets) :][: options.torchvision]
     chosen.reverse()  # the largest first, as the stage does
-    config = EvaluateConfig(images=options.images, batch_size=options.images, min_images=options.images)
+    config = EvaluateConfig(
+        images=options.images, batch_size=options.images, min_images=options.images
+    )
     images = test_images(load_params()).subset(range(options.images))
     evaluate = Evaluate(from_pretrained(options.ghn), images, config, seed=1, device="cpu")
 
@@ -107,16 +120,27 @@ def main() -> None:
     for target in chosen:
         cost[target.split].append(local[target.id]["seconds"])
     print(
-        f"ray {ray.__version__}, torch {torch.__version__}; {len(chosen)} architectures, {options.images} images each"
+        f"ray {ray.__version__}, torch {torch.__version__}; {len(chosen)} architectures,"
+        f" {options.images} images each"
     )
-    print(f"local, 2 processes: {local_seconds:.0f} s; Ray, 2 nodes of 1 CPU, {options.kill} workers killed: ", end="")
+    print(
+        f"local, 2 processes: {local_seconds:.0f} s; Ray, 2 nodes of 1 CPU, {options.kill} workers"
+        " killed: ",
+        end="",
+    )
     print(f"{ray_seconds:.0f} s")
     print(
-        f"errors: {sum('error' in row for row in local.values())} local, {sum('error' in r for r in on_ray.values())}"
+        f"errors: {sum('error' in row for row in local.values())} local,"
+        f" {sum('error' in r for r in on_ray.values())}"
     )
     for split, seconds in cost.items():
-        print(f"  {split:12} {len(seconds):4} architectures, {sum(seconds) / len(seconds):.2f} s each")
-    print(f"{len(local) - len(differ)} of {len(local)} rows are the same" + (f"; not {differ[:10]}" if differ else ""))
+        print(
+            f"  {split:12} {len(seconds):4} architectures, {sum(seconds) / len(seconds):.2f} s each"
+        )
+    print(
+        f"{len(local) - len(differ)} of {len(local)} rows are the same"
+        + (f"; not {differ[:10]}" if differ else "")
+    )
     if options.out:
         options.out.write_text(json.dumps({"local": local, "ray": on_ray}))
     if differ or local.keys() != on_ray.keys():

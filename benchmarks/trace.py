@@ -1,11 +1,12 @@
-"""Times the construction of the 74 torchvision graphs, virtual edges included, against the reference implementation.
+"""Times the construction of the 74 torchvision graphs, virtual edges included, against the
+reference implementation.
 
     python benchmarks/trace.py --reference DIRECTORY
 
-DIRECTORY holds checkouts of the public repositories ppuda and ghn3 (or set GHN_REFERENCE), and their requirements must
-be installed; nothing is fetched, and without it only our own numbers are taken. Both sides get the same model, with
-parameters on the CPU; building it is not timed. Times are medians. Graphs are compared by their numbers of nodes and
-edges and the sum of their distances.
+DIRECTORY holds checkouts of the public repositories ppuda and ghn3 (or set GHN_REFERENCE), and
+their requirements must be installed; nothing is fetched, and without it only our own numbers are
+taken. Both sides get the same model, with parameters on the CPU; building it is not timed. Times
+are medians. Graphs are compared by their numbers of nodes and edges and the sum of their distances.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ AUXILIARY_HEADS = ("googlenet", "inception_v3")  # which the reference sees only
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="*", default=list(TORCHVISION_74))
     parser.add_argument("--reference", type=Path, default=os.environ.get("GHN_REFERENCE"))
     parser.add_argument("--repeats", type=int, default=3)
@@ -42,10 +45,17 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where our time goes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    reason = "no --reference given" if args.reference is None else add_reference(Path(args.reference), "ghn3.graph")
+    reason = (
+        "no --reference given"
+        if args.reference is None
+        else add_reference(Path(args.reference), "ghn3.graph")
+    )
     if reason:
         print(f"reference skipped: {reason}")
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {args.threads} threads, torch"
+        f" {torch.__version__}"
+    )
     print("| model | nodes | reference, ms | ours, ms | ratio | same |\n|---|---|---|---|---|---|")
     trace(build("resnet18", device="meta"))  # imports and caches
     rows = []
@@ -54,7 +64,10 @@ def main() -> None:
         theirs = "" if reason else f"{row['reference'] * 1e3:.0f}"
         ratio = "" if reason else f"{row['reference'] / row['ours']:.1f}"
         same = "" if reason else "yes" if row["same"] else "NO"
-        print(f"| {name} | {row['nodes']} | {theirs} | {row['ours'] * 1e3:.1f} | {ratio} | {same} |", flush=True)
+        print(
+            f"| {name} | {row['nodes']} | {theirs} | {row['ours'] * 1e3:.1f} | {ratio} | {same} |",
+            flush=True,
+        )
     summary: dict[str, Any] = {"threads": args.threads, "ours": sum(row["ours"] for row in rows)}
     if not reason:
         summary["reference"] = sum(row["reference"] for row in rows)
@@ -71,15 +84,26 @@ def compare(name: str, repeats: int, with_reference: bool) -> dict[str, Any]:
     """Times both sides on one model."""
     model = real(name)
     graph, seconds = median(lambda: with_distances(trace(model)), repeats)
-    row: dict[str, Any] = {"model": name, "nodes": graph.n_nodes, "edges": len(graph.edges), "ours": seconds}
+    row: dict[str, Any] = {
+        "model": name,
+        "nodes": graph.n_nodes,
+        "edges": len(graph.edges),
+        "ours": seconds,
+    }
     if with_reference:
         from ghn3.graph import Graph
 
         model.train(name in AUXILIARY_HEADS)
-        theirs, row["reference"] = median(lambda: Graph(model, ve_cutoff=50, verbose=False), repeats, warm_up=False)
+        theirs, row["reference"] = median(
+            lambda: Graph(model, ve_cutoff=50, verbose=False), repeats, warm_up=False
+        )
         distance = theirs.edges[:, 2]
         numbers = (theirs.n_nodes, int((distance == 1).sum()), int(distance.sum()))
-        row["same"] = numbers == (graph.n_nodes, len(graph.edges), int(graph.distance.sum(dtype=int)))
+        row["same"] = numbers == (
+            graph.n_nodes,
+            len(graph.edges),
+            int(graph.distance.sum(dtype=int)),
+        )
     return row
 
 
@@ -90,7 +114,9 @@ def with_distances(graph: Any) -> Any:
 
 
 def real(name: str) -> nn.Module:
-    """A model with memory for its parameters: zeros, as initialising 74 models takes longer than tracing them."""
+    """A model with memory for its parameters: zeros, as initialising 74 models takes longer than
+    tracing them.
+    """
     model = build(name, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:

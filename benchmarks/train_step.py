@@ -1,14 +1,17 @@
-"""How long a training step takes, next to the same target networks with ordinary parameters and to the reference.
+"""How long a training step takes, next to the same target networks with ordinary parameters and to
+the reference.
 
-    python benchmarks/train_step.py --meta-batch 4 --batch 32 --hidden 32 --reference ppuda=PATH ghn3=PATH
-    python benchmarks/train_step.py --meta-batch 8 --batch 64 --hidden 64 --reference ppuda=PATH ghn3=PATH
+    python benchmarks/train_step.py --meta-batch 4 --batch 32 --hidden 32 --reference ppuda=PATH
+    ghn3=PATH python benchmarks/train_step.py --meta-batch 8 --batch 64 --hidden 64 --reference
+    ppuda=PATH ghn3=PATH
 
-Meta-batches come from a split of the published train rules through the loader of training (widths of 32-pixel images,
-node budget), all by `--seed`. Every contender is a process of its own; they take turns on each meta-batch, with the
-same architectures, images and number of threads, while the others wait. A contender does the step twice and the faster
-one counts, so that neither new memory nor kernels made for a new shape are in it; a first round warms up and is not
-counted. A step is the whole of it: prediction, forward and backward of all networks, penalty, clipping, AdamW.
-Building graphs and networks is loaders' work in both implementations and is not counted.
+Meta-batches come from a split of the published train rules through the loader of training (widths
+of 32-pixel images, node budget), all by `--seed`. Every contender is a process of its own; they
+take turns on each meta-batch, with the same architectures, images and number of threads, while the
+others wait. A contender does the step twice and the faster one counts, so that neither new memory
+nor kernels made for a new shape are in it; a first round warms up and is not counted. A step is the
+whole of it: prediction, forward and backward of all networks, penalty, clipping, AdamW. Building
+graphs and networks is loaders' work in both implementations and is not counted.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ from datasets.deepnets import (
     generate_split,
 )
 from datasets.deepnets.loader import Networks
-from ghn.graph import GraphBatch
 from ghn.models import GHN, GHNConfig
+from ghn.models.batch import GraphBatch
 from ghn.train import TrainConfig, meta_batch_losses
 from ghn.train.optimizer import LossScaler, make_optimizer
 
@@ -85,7 +88,9 @@ Prepare = Callable[[list[Sample], Tensor, Tensor], Step | Once]
 
 def draw(rounds: int, m: int, seed: int) -> list[list[Sample]]:
     """Meta-batches as the training loop would see them."""
-    config = GenerateConfig(shard_size=100, splits={"benchmark": {"size": max(200, 2 * rounds * m)}})
+    config = GenerateConfig(
+        shard_size=100, splits={"benchmark": {"size": max(200, 2 * rounds * m)}}
+    )
     with tempfile.TemporaryDirectory() as directory:
         split = generate_split(directory, "benchmark", config, seed).split
         batches = MetaBatches(split, m, seed=seed, config=MetaBatchConfig(wider_nets=False))
@@ -100,7 +105,16 @@ def draw(rounds: int, m: int, seed: int) -> list[list[Sample]]:
 
 def ours(hidden: int) -> Prepare:
     """The step of `ghn.train`."""
-    ghn = GHN(GHNConfig(hidden=hidden, layers=3, heads=8, num_classes=10, decoder_channels=hidden, decoder_kernel=11))
+    ghn = GHN(
+        GHNConfig(
+            hidden=hidden,
+            layers=3,
+            heads=8,
+            num_classes=10,
+            decoder_channels=hidden,
+            decoder_kernel=11,
+        )
+    )
     optimizer = make_optimizer(ghn, TrainConfig(lr=LEARNING_RATE))
 
     def prepare(samples: list[Sample], images: Tensor, labels: Tensor) -> Step:
@@ -131,7 +145,8 @@ def plain(memory_format: torch.memory_format) -> Prepare:
     def prepare(samples: list[Sample], images: Tensor, labels: Tensor) -> Step:
         images = images.contiguous(memory_format=memory_format)
         networks = [
-            Network(s.architecture, s.channels, s.fc_dim).to(memory_format=memory_format).train() for s in samples
+            Network(s.architecture, s.channels, s.fc_dim).to(memory_format=memory_format).train()
+            for s in samples
         ]
 
         def step() -> None:
@@ -145,7 +160,9 @@ def plain(memory_format: torch.memory_format) -> Prepare:
 
 
 def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
-    """The reference implementation's step or, `alone`, its target networks with parameters of their own."""
+    """The reference implementation's step or, `alone`, its target networks with parameters of their
+    own.
+    """
     sys.path[:0] = [str(checkouts["ppuda"]), str(checkouts["ghn3"])]
     from ghn3 import GHN3
     from ghn3.graph import Graph, GraphBatch
@@ -153,7 +170,8 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
     from ppuda.deepnets1m.genotypes import from_dict
 
     ghn = GHN3(
-        max_shape=(hidden, hidden, 11, 11), num_classes=10, hypernet="gatedgnn", decoder="conv", weight_norm=True,
+        max_shape=(hidden, hidden, 11, 11), num_classes=10, hypernet="gatedgnn", decoder="conv",
+        weight_norm=True,
         ve=True, layernorm=True, hid=hidden, layers=3, heads=8, is_ghn2=False,
     ).train()  # fmt: skip
     optimizer = torch.optim.AdamW(ghn.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
@@ -162,7 +180,11 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
         arguments = []
         for sample in samples:
             fields = sample.architecture.to_dict()
-            fields |= {"C": sample.channels, "fc_dim": sample.fc_dim, "genotype": from_dict(fields["genotype"])}
+            fields |= {
+                "C": sample.channels,
+                "fc_dim": sample.fc_dim,
+                "genotype": from_dict(fields["genotype"]),
+            }
             arguments.append({**fields, "is_imagenet_input": False, "num_classes": 10})
 
         def loss_of(model: Any) -> Tensor:
@@ -186,7 +208,9 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
 
         def step(networks: list[Any]) -> None:
             optimizer.zero_grad()
-            models = ghn(networks, batch, bn_track_running_stats=True, keep_grads=True, reduce_graph=True)
+            models = ghn(
+                networks, batch, bn_track_running_stats=True, keep_grads=True, reduce_graph=True
+            )
             penalty = sum(torch.norm(p, p="fro") for model in models for p in model.parameters())
             loss = 3e-5 * penalty
             for model in models:
@@ -203,7 +227,13 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
     return prepare
 
 
-def work(pipe: Connection, name: str, make: Callable[..., Prepare], arguments: tuple[Any, ...], threads: int) -> None:
+def work(
+    pipe: Connection,
+    name: str,
+    make: Callable[..., Prepare],
+    arguments: tuple[Any, ...],
+    threads: int,
+) -> None:
     """A contender's process: for each meta-batch that comes, seconds of a step."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -237,13 +267,18 @@ KINDS = {
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Prints where our step spends its time: shares of self time, by phase and kind of operation."""
+    """Prints where our step spends its time: shares of self time, by phase and kind of
+    operation.
+    """
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     prepare = ours(options.hidden)
     images = torch.randn(options.batch, 3, 32, 32)
     labels = torch.randint(10, (options.batch,))
-    steps = [prepare(samples, images, labels) for samples in draw(options.rounds, options.meta_batch, options.seed)]
+    steps = [
+        prepare(samples, images, labels)
+        for samples in draw(options.rounds, options.meta_batch, options.seed)
+    ]
     for step in steps:
         step()
     shares: Counter[tuple[str, str]] = Counter()
@@ -251,7 +286,10 @@ def profile(options: argparse.Namespace) -> None:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as record:
             step()
         for event in record.events():
-            root, kind = event, next((v for k, v in KINDS.items() if k in event.name.lower()), "everything else")
+            root, kind = (
+                event,
+                next((v for k, v in KINDS.items() if k in event.name.lower()), "everything else"),
+            )
             while root.cpu_parent is not None and root.name not in PHASES:
                 root = root.cpu_parent
             phase = root.name if root.name in PHASES else "clipping, AdamW, the rest"
@@ -266,17 +304,23 @@ def profile(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--meta-batch", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=8, help="meta-batches")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--reference", nargs=2, metavar="NAME=PATH", help="checkouts: ppuda=... ghn3=...")
+    parser.add_argument(
+        "--reference", nargs=2, metavar="NAME=PATH", help="checkouts: ppuda=... ghn3=..."
+    )
     parser.add_argument("--only", nargs="*", help="contenders to run, beside ours")
     parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--profile", action="store_true", help="print where our step spends its time instead")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where our step spends its time instead"
+    )
     options = parser.parse_args()
     if options.profile:
         profile(options)
@@ -292,26 +336,37 @@ def compare(options: argparse.Namespace) -> None:
         "networks alone, contiguous": (plain, (torch.contiguous_format,)),
     }
     if options.reference:
-        checkouts = {name: Path(path) for name, path in (pair.split("=", 1) for pair in options.reference)}
+        checkouts = {
+            name: Path(path) for name, path in (pair.split("=", 1) for pair in options.reference)
+        }
         contenders[REFERENCE] = (reference, (checkouts, options.hidden, False))
         contenders["reference's networks alone"] = (reference, (checkouts, options.hidden, True))
     if options.only is not None:
-        contenders = {name: value for name, value in contenders.items() if name in (OURS, *options.only)}
+        contenders = {
+            name: value for name, value in contenders.items() if name in (OURS, *options.only)
+        }
 
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     for name, (make, arguments) in contenders.items():
         pipes[name], there = context.Pipe()
-        context.Process(target=work, args=(there, name, make, arguments, options.threads), daemon=True).start()
+        context.Process(
+            target=work, args=(there, name, make, arguments, options.threads), daemon=True
+        ).start()
         there.close()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     meta_batches = draw(options.rounds, options.meta_batch, options.seed)
     try:
-        for number, samples in enumerate([meta_batches[0], *meta_batches]):  # the first twice: it warms up
+        for number, samples in enumerate(
+            [meta_batches[0], *meta_batches]
+        ):  # the first twice: it warms up
             for name, pipe in pipes.items():
                 pipe.send((samples, options.batch, number))
                 seconds[name].append(pipe.recv())
-            print(f"round {number}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items()), file=sys.stderr)
+            print(
+                f"round {number}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items()),
+                file=sys.stderr,
+            )
     except KeyboardInterrupt:
         print("stopped; the table has the meta-batches that are complete", file=sys.stderr)
     complete = min(len(values) for values in seconds.values())
@@ -320,11 +375,18 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
-    """Prints the table; ratios are of sums over all meta-batches and, for their spread, of single ones."""
-    print(f"\nm={options.meta_batch} b={options.batch} d={options.hidden}, {options.threads} threads, "
-          f"{len(seconds[OURS])} meta-batches")  # fmt: skip
+    """Prints the table; ratios are of sums over all meta-batches and, for their spread, of single
+    ones.
+    """
+    print(
+        f"\nm={options.meta_batch} b={options.batch} d={options.hidden}, "
+        f"{options.threads} threads, {len(seconds[OURS])} meta-batches"
+    )
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}\n")
-    print("| contender | seconds a step, mean | it / ours | of single meta-batches |\n|---|---|---|---|")
+    print(
+        "| contender | seconds a step, mean | it / ours | of single meta-batches"
+        " |\n|---|---|---|---|"
+    )
     total = sum(seconds[OURS])
     for name, values in seconds.items():
         ratios = sorted(value / own for value, own in zip(values, seconds[OURS], strict=True))
@@ -334,7 +396,9 @@ def report(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None
     if alone:
         print(f"\nours / networks alone: {total / alone:.3f}")
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options), "seconds": seconds}, default=str))
+        options.json.write_text(
+            json.dumps({"options": vars(options), "seconds": seconds}, default=str)
+        )
 
 
 if __name__ == "__main__":

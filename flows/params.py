@@ -1,8 +1,9 @@
 """params.yaml as a typed object: one section per stage, plus `base` and what several stages share.
 
-A section's class stands beside the code that it configures; this module only composes them, so importing it imports
-the stages' libraries, and commands that do not need parameters do not import it. Profiles are files of the same shape
-in params/ that hold only what differs (`ghn params use paper`).
+A section's class stands beside the code that it configures; this module only composes them, so
+importing it imports the stages' libraries, and commands that do not need parameters do not import
+it. Profiles are files of the same shape in params/ that hold only what differs (`ghn params use
+paper`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datasets.deepnets.generate import GenerateConfig
-from datasets.deepnets.validate import ValidateConfig
-from flows.architectures import ArchitecturesConfig
-from flows.fanout import FanOut
+from datasets.deepnets.generation.config import GenerateConfig
+from datasets.deepnets.validation.config import ValidateConfig
+from flows.compute.fanout import FanOut
+from flows.networks.targets import ArchitecturesConfig
 from flows.report.config import ReportConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.finetune import FinetuneStageConfig
@@ -39,16 +40,26 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ghn: str = Field(default="ghn3", pattern=r"^[A-Za-z0-9._-]+$", description="name of the hypernetwork: models/<ghn>")
+    ghn: str = Field(
+        default="ghn3",
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="name of the hypernetwork: models/<ghn>",
+    )
     seed: int = Field(default=1, ge=0, description="every random draw of every stage hangs on it")
-    experiment: str = Field(default="ghn3", min_length=1, description="MLflow experiment of the stages' runs")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
+    experiment: str = Field(
+        default="ghn3", min_length=1, description="MLflow experiment of the stages' runs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU if there is one"
+    )
 
     def torch_device(self) -> str:
         """The device by PyTorch's name."""
         import torch
 
-        return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return (
+            self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
 
 
 class Params(BaseModel):
@@ -75,8 +86,9 @@ def load_params(path: str | Path = PARAMS_FILE, profile: str | None = None) -> P
     """Reads and checks params.yaml, with the overlay of `profile` if one is named.
 
     Raises:
-        ConfigError: the file is absent or not YAML, or a field is missing, unknown or has a value that is not allowed;
-            the message has a line per problem with field, value and what is allowed.
+        ConfigError: the file is absent or not YAML, or a field is missing, unknown or has a value
+            that is not allowed; the message has a line per problem with field, value and what is
+            allowed.
     """
     tree = read_yaml(path)
     source = str(path)
@@ -88,12 +100,16 @@ def load_params(path: str | Path = PARAMS_FILE, profile: str | None = None) -> P
 
 
 def validate(tree: Mapping[str, Any], source: str) -> Params:
-    """`tree` as `Params`; `source` names it in messages. Raises ConfigError as `load_params` does."""
+    """`tree` as `Params`; `source` names it in messages. Raises ConfigError as `load_params`
+    does.
+    """
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
-        raise ConfigError("\n".join([f"{source}: {len(lines)} problem{'s' * (len(lines) > 1)}", *lines])) from None
+        raise ConfigError(
+            "\n".join([f"{source}: {len(lines)} problem{'s' * (len(lines) > 1)}", *lines])
+        ) from None
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -101,7 +117,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; run this in the root of the tree, where params.yaml is") from None
+        raise ConfigError(
+            f"{path} does not exist; run this in the root of the tree, where params.yaml is"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -132,12 +150,17 @@ def merge(tree: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
-    """Writes the overlay of `profile` into params.yaml, comments kept, after checking that the result is valid."""
+    """Writes the overlay of `profile` into params.yaml, comments kept, after checking that the
+    result is valid.
+    """
     return set_params({}, profile, path)
 
 
-def set_params(values: Mapping[str, Any], profile: str | None = None, path: str | Path = PARAMS_FILE) -> Params:
-    """Writes `values` (by dotted name) over an optional profile into params.yaml, comments kept, if that is valid.
+def set_params(
+    values: Mapping[str, Any], profile: str | None = None, path: str | Path = PARAMS_FILE
+) -> Params:
+    """Writes `values` (by dotted name) over an optional profile into params.yaml, comments kept, if
+    that is valid.
 
     Raises:
         ConfigError: as `load_params`.
@@ -191,10 +214,14 @@ def _siblings(location: tuple[str | int, ...]) -> list[str]:
     """The fields that may stand where `location` does."""
     model: Any = Params
     for part in location[:-1]:
-        fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
+        fields = {
+            field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()
+        }
         if part not in fields:
             return []
         annotation = fields[str(part)].annotation
         candidates = [annotation, *get_args(annotation)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
     return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]

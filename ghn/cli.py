@@ -1,7 +1,8 @@
 """The command line of the library, `ghn`: initialise a network, look at its graph.
 
-A checkout adds the pipeline's stages through the entry point group `ghn.commands`; a wheel, which ships the library
-alone, does without. Libraries that take long to import are imported inside the commands, so that `--help` is quick.
+A checkout adds the pipeline's stages through the entry point group `ghn.commands`; a wheel, which
+ships the library alone, does without. Libraries that take long to import are imported inside the
+commands, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ TRACEBACK_VARIABLE = "GHN_TRACEBACK"
 
 
 class _Group(TyperGroup):
-    """Turns errors that a user can act on into a message and an exit code; bugs keep their traceback."""
+    """Turns errors that a user can act on into a message and an exit code; bugs keep their
+    traceback.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -34,7 +37,11 @@ class _Group(TyperGroup):
         except GHNError as error:
             _fail(error, str(error), error.exit_code)
         except KeyboardInterrupt as error:
-            _fail(error, "interrupted; what was finished is kept, and the same command continues", _INTERRUPTED)
+            _fail(
+                error,
+                "interrupted; what was finished is kept, and the same command continues",
+                _INTERRUPTED,
+            )
         except OSError as error:
             if error.errno == errno.EPIPE:  # `ghn list | head`
                 raise
@@ -68,7 +75,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options of `ghn` itself."""
@@ -76,32 +86,44 @@ def _root(
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="A torchvision model or another name from `ghn list`.")],
+    name: Annotated[
+        str, typer.Argument(help="A torchvision model or another name from `ghn list`.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The safetensors file to write; by default NAME.safetensors, here."),
+        typer.Option(
+            "--out", "-o", help="The safetensors file to write; by default NAME.safetensors, here."
+        ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
             "--from",
-            help="The hypernetwork: models:/NAME@ALIAS or models:/NAME/VERSION of an MLflow registry, a local file or "
-            "directory, or a released name such as ghn3xlm16.pt. By default the one that comes with the package.",
+            help=(
+                "The hypernetwork: models:/NAME@ALIAS or models:/NAME/VERSION of an MLflow"
+                " registry, a local file or "
+                "directory, or a released name such as ghn3xlm16.pt. By default the one that comes"
+                " with the package."
+            ),
         ),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=1, help="Classes; by default those of the hypernetwork.")
+        int | None,
+        typer.Option("--classes", min=1, help="Classes; by default those of the hypernetwork."),
     ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
-            "--image-size", min=1, help="Side of the images; by default what the hypernetwork was trained on."
+            "--image-size",
+            min=1,
+            help="Side of the images; by default what the hypernetwork was trained on.",
         ),
     ] = None,
 ) -> None:
     """Predict the parameters of an architecture and write them as a state dict.
 
-    Parameters that the hypernetwork does not predict keep their standard initialisation and are listed.
+    Parameters that the hypernetwork does not predict keep their standard initialisation and are
+    listed.
     """
     from ghn.initialize import initialize
 
@@ -123,11 +145,16 @@ def list_architectures(
 
 @app.command()
 def trace(
-    name: Annotated[str, typer.Argument(help="A torchvision model or another name from `ghn list`.")],
-    image_size: Annotated[int, typer.Option("--image-size", min=1, help="Side of the images.")] = 224,
+    name: Annotated[
+        str, typer.Argument(help="A torchvision model or another name from `ghn list`.")
+    ],
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=1, help="Side of the images.")
+    ] = 224,
     classes: Annotated[int, typer.Option("--classes", min=1)] = 1000,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json.")
+        Path | None,
+        typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."),
     ] = None,
 ) -> None:
     """Show what a network's graph is made of, with the statistics of paper table 3."""
@@ -137,19 +164,25 @@ def trace(
 
 
 def add_commands(target: typer.Typer) -> None:
-    """Adds the commands of installed extensions; one whose package is absent (a wheel has no `flows`) is left out."""
+    """Adds the commands of installed extensions; one whose package is absent (a wheel has no
+    `flows`) is left out.
+    """
     for entry_point in metadata.entry_points(group=COMMAND_GROUP):
         try:
             register = entry_point.load()
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] != entry_point.module.split(".")[0]:
-                typer.echo(f"ghn: the commands of {entry_point.value} are left out: {error}", err=True)
+                typer.echo(
+                    f"ghn: the commands of {entry_point.value} are left out: {error}", err=True
+                )
             continue
         register(target)
 
 
 def main() -> None:
-    """Runs the command line. Exit code 0 for success, 1 for bad data, 2 for bad usage or parameters, 130 for Ctrl-C."""
+    """Runs the command line. Exit code 0 for success, 1 for bad data, 2 for bad usage or
+    parameters, 130 for Ctrl-C.
+    """
     add_commands(app)
     app()
 

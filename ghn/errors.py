@@ -1,8 +1,9 @@
 """Errors that a user can act on.
 
-Every exception that crosses a public boundary because of *input* (a file, a field, a name, a value) derives from
-`GHNError`; its message names the offending thing and says what to do. The command line prints such a message without a
-traceback and exits with `exit_code`; anything else is a bug and keeps its traceback.
+Every exception that crosses a public boundary because of *input* (a file, a field, a name, a value)
+derives from `GHNError`; its message names the offending thing and says what to do. The command line
+prints such a message without a traceback and exits with `exit_code`; anything else is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -39,15 +40,21 @@ class UntrustedPickleError(GHNError):
 
 
 class InvalidGraphError(GHNError):
-    """Arrays do not describe a computational graph (cycle, wrong order, primitive out of range, ...)."""
+    """Arrays do not describe a computational graph (cycle, wrong order, primitive out of range,
+    ...).
+    """
 
 
 class TraceError(GHNError):
-    """A network could not be run to find its graph: wrong example inputs, or a forward pass that fails."""
+    """A network could not be run to find its graph: wrong example inputs, or a forward pass that
+    fails.
+    """
 
 
 class MissingDependencyError(GHNError):
-    """A feature needs a package that is not installed; the message has the command that installs it."""
+    """A feature needs a package that is not installed; the message has the command that installs
+    it.
+    """
 
 
 class UnreachableError(GHNError):

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary sibling of `path` to write to; on success it is flushed to disk and renamed to `path`.
+    """Yields a temporary sibling of `path` to write to; on success it is flushed to disk and
+    renamed to `path`.
 
-    On any exception, `KeyboardInterrupt` included, the temporary file is removed and `path` is left as it was. The
-    temporary name keeps the suffixes of `path` (writers that look at them behave) and is unique, so two writers at once
-    leave one whole file. A new file gets the permissions that `open` would give it, whatever the writer asked for.
+    On any exception, `KeyboardInterrupt` included, the temporary file is removed and `path` is left
+    as it was. The temporary name keeps the suffixes of `path` (writers that look at them behave)
+    and is unique, so two writers at once leave one whole file. A new file gets the permissions that
+    `open` would give it, whatever the writer asked for.
 
     Raises:
         OSError: as the writer or the file system raises it (for example a full disk).
@@ -42,7 +44,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """The permissions that new files of this process lack; there is no way to read it but to set it."""
+    """The permissions that new files of this process lack; there is no way to read it but to set
+    it.
+    """
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -71,9 +75,11 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 
 
 def sort_metadata(path: str | os.PathLike[str]) -> None:
-    """Sorts the metadata of a safetensors file by name, in place, so that equal content is equal bytes.
+    """Sorts the metadata of a safetensors file by name, in place, so that equal content is equal
+    bytes.
 
-    The library keeps metadata in a hash map, and several entries come out in another order each time.
+    The library keeps metadata in a hash map, and several entries come out in another order each
+    time.
     """
     with open(path, "rb+") as file:
         n = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,6 @@
-"""From names to files and back: a named architecture with predicted parameters, and a description of its graph."""
+"""From names to files and back: a named architecture with predicted parameters, and a description
+of its graph.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
 
 DEFAULT_IMAGE_SIZE = 224
 SMALL_DECODER = 11
-"""Side of the decoded kernels of hypernetworks that were trained on 32-pixel images (16 for ImageNet)."""
+"""Side of the decoded kernels of hypernetworks that were trained on 32-pixel images (16 for
+ImageNet).
+"""
 
 
 def initialize(
-    name: str, source: str | None, out: str | Path, num_classes: int | None = None, image_size: int | None = None
+    name: str,
+    source: str | None,
+    out: str | Path,
+    num_classes: int | None = None,
+    image_size: int | None = None,
 ) -> str:
     """Writes the state dict of architecture `name`, its parameters predicted, as safetensors.
 
     Args:
         name: of the architecture (`ghn.architectures.available`).
-        source: of the hypernetwork, as `ghn.from_pretrained` takes it; None for the one in the package.
+        source: of the hypernetwork, as `ghn.from_pretrained` takes it; None for the one in the
+            package.
         out: the file.
         num_classes: by default those that the hypernetwork was trained on.
         image_size: side in pixels; by default 32 for a hypernetwork of small images, else 224.
@@ -55,20 +64,31 @@ def initialize(
     hypernetwork(model)
     seconds = time.perf_counter() - started
     state = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
-    metadata = {"architecture": name, "num_classes": str(classes), "image_size": str(size), "ghn": source or "default"}
+    metadata = {
+        "architecture": name,
+        "num_classes": str(classes),
+        "image_size": str(size),
+        "ghn": source or "default",
+    }
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata=metadata)
         sort_metadata(temporary)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    done = f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in {seconds:.2f} s"
-    return f"{done}\n{hypernetwork.reports[0]}\nIn Python: model = ghn.load_initialized({str(out)!r})"
+    done = (
+        f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in"
+        f" {seconds:.2f} s"
+    )
+    return (
+        f"{done}\n{hypernetwork.reports[0]}\nIn Python: model = ghn.load_initialized({str(out)!r})"
+    )
 
 
 def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
     """The network that `initialize` (`ghn init`) has written, built and with its parameters.
 
-    Its stem and head are those of the image size and the classes that it was made for, which the constructors of
-    torchvision do not know; and MNASNet asks for module versions, which a safetensors file cannot carry.
+    Its stem and head are those of the image size and the classes that it was made for, which the
+    constructors of torchvision do not know; and MNASNet asks for module versions, which a
+    safetensors file cannot carry.
 
     Raises:
         DamagedFileError: the file is cut or no safetensors file.
@@ -81,7 +101,9 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
         raise FileNotFoundError(f"{path} does not exist; `ghn init NAME --out {path}` writes it")
     tensors, made = read_safetensors(path)
     if missing := {"architecture", "num_classes", "image_size"} - made.keys():
-        raise UnsupportedFormatError(f"{path} was not written by `ghn init`: it does not name its {sorted(missing)}")
+        raise UnsupportedFormatError(
+            f"{path} was not written by `ghn init`: it does not name its {sorted(missing)}"
+        )
     model = build(made["architecture"], int(made["num_classes"]), int(made["image_size"]))
     state = OrderedDict(tensors)
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -96,7 +118,8 @@ def describe_graph(name: str, num_classes: int, image_size: int, out: Path | Non
         name: of the architecture.
         num_classes: of its head.
         image_size: side in pixels.
-        out: where to write the graph itself, as JSON or, with the suffix of a picture format, as a picture.
+        out: where to write the graph itself, as JSON or, with the suffix of a picture format, as a
+            picture.
 
     Raises:
         UnknownArchitectureError: no such architecture.
@@ -111,11 +134,17 @@ def describe_graph(name: str, num_classes: int, image_size: int, out: Path | Non
     statistics = graph.statistics()
     from ghn.graph import Primitive
 
-    counts = {primitive.name: count for primitive in Primitive if (count := int((graph.primitive == primitive).sum()))}
+    counts = {
+        primitive.name: count
+        for primitive in Primitive
+        if (count := int((graph.primitive == primitive).sum()))
+    }
     return "\n".join(
         [
-            f"{name}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average degree {statistics['degree']:.2f}, "
-            f"average path {statistics['path']:.1f}",
+            (
+                f"{name}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average degree"
+                f" {statistics['degree']:.2f}, average path {statistics['path']:.1f}"
+            ),
             *(f"  {primitive:<10}{count:>6}" for primitive, count in counts.items()),
         ]
     )
@@ -124,6 +153,6 @@ def describe_graph(name: str, num_classes: int, image_size: int, out: Path | Non
 def trace_architecture(name: str, num_classes: int, image_size: int) -> Graph:
     """The graph of a named architecture, traced from its shapes."""
     from ghn.architectures import build
-    from ghn.graph import trace
+    from ghn.tracing import trace
 
     return trace(build(name, num_classes=num_classes, image_size=image_size, device="meta"))

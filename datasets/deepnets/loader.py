@@ -1,8 +1,10 @@
-"""Meta-batches of training architectures: graphs as padded tensors, networks on the meta device, widths drawn.
+"""Meta-batches of training architectures: graphs as padded tensors, networks on the meta device,
+widths drawn.
 
-A meta-batch is a function of (seed, step), so training resumes at any step, and ranks and loader workers agree without
-talking. The train split is shuffled anew each epoch and cut into meta-batches; one whose graphs hold too many nodes is
-left out, so that memory stays bounded (Knyazev et al., 2021).
+A meta-batch is a function of (seed, step), so training resumes at any step, and ranks and loader
+workers agree without talking. The train split is shuffled anew each epoch and cut into
+meta-batches; one whose graphs hold too many nodes is left out, so that memory stays bounded
+(Knyazev et al., 2021).
 """
 
 from __future__ import annotations
@@ -13,51 +15,24 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.deepnets.network import Network
-from datasets.deepnets.scaling import LARGE_IMAGE, Scaling
-from datasets.deepnets.search_space import Architecture
-from datasets.deepnets.store import Split
+from datasets.deepnets.networks.network import Network
+from datasets.deepnets.space.architecture import Architecture
+from datasets.deepnets.space.scaling import LARGE_IMAGE, Scaling
+from datasets.deepnets.space.widths import MetaBatchConfig
+from datasets.deepnets.store.split import Split
 from ghn.errors import ConfigError
-from ghn.graph import GraphBatch
+from ghn.models.batch import GraphBatch
 
 CHANNEL_STEP, FC_STEP = 16, 64
 
 
-class MetaBatchConfig(BaseModel):
-    """How networks are sized in training.
-
-    Attributes:
-        channels: least and most width C, in steps of 16.
-        fc_dim: least and most width of the classifier's hidden layers, in steps of 64.
-        wider_nets: the rule of GHN-3, which narrows fewer networks than that of GHN-2 and, on large images, sometimes
-            takes a stem of stride 2 instead of 4.
-        max_nodes: most nodes in a meta-batch of up to 8 architectures, proportionally more in a larger one; no bound
-            for single architectures.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    channels: tuple[int, int] = Field(default=(32, 128), description="least and most width C, in steps of 16")
-    fc_dim: tuple[int, int] = Field(default=(64, 512), description="least and most hidden width, in steps of 64")
-    wider_nets: bool = Field(default=True, description="the wider networks of GHN-3 (false: GHN-2's rule)")
-    max_nodes: int = Field(default=2200, gt=0, description="nodes per 8 architectures of a meta-batch")
-
-    @model_validator(mode="after")
-    def _check(self) -> MetaBatchConfig:
-        low, high = self.channels
-        if low <= 0 or low % 8 or high < low:
-            raise ValueError(f"channels must be an increasing pair, the first a multiple of 8, is {[low, high]}")
-        if not 0 < self.fc_dim[0] <= self.fc_dim[1]:
-            raise ValueError(f"fc_dim must be an increasing pair of positive numbers, is {list(self.fc_dim)}")
-        return self
-
-
 class Networks(Sequence[nn.Module]):
-    """Networks on the meta device, each built when it is first asked for: a loader's workers need not send modules."""
+    """Networks on the meta device, each built when it is first asked for: a loader's workers need
+    not send modules.
+    """
 
     def __init__(self, architectures: Sequence[Architecture], scalings: Sequence[Scaling]) -> None:
         self.architectures, self.scalings = tuple(architectures), tuple(scalings)
@@ -79,7 +54,8 @@ class Networks(Sequence[nn.Module]):
         if index not in self._built:
             scaling = self.scalings[index]
             self._built[index] = Network(
-                self.architectures[index], scaling.channels, scaling.fc_dim, scaling.num_classes, scaling.image_size,
+                self.architectures[index], scaling.channels, scaling.fc_dim, scaling.num_classes,
+                scaling.image_size,
                 scaling.imagenet_stride, device="meta",
             )  # fmt: skip
         return self._built[index]
@@ -121,7 +97,8 @@ class MetaBatches(Dataset[MetaBatch]):
         config: how networks are sized.
 
     Raises:
-        ConfigError: `size` is not a multiple of `world` or larger than the split, or no meta-batch is small enough.
+        ConfigError: `size` is not a multiple of `world` or larger than the split, or no meta-batch
+            is small enough.
     """
 
     def __init__(
@@ -141,8 +118,8 @@ class MetaBatches(Dataset[MetaBatch]):
         self.n_nodes = split.n_nodes.astype(np.int64)
         if size % world or size > len(split):
             raise ConfigError(
-                f"a meta-batch of {size} must divide among {world} processes and fit split {split.name!r} "
-                f"of {len(split)} architectures"
+                f"a meta-batch of {size} must divide among {world} processes and fit split"
+                f" {split.name!r} of {len(split)} architectures"
             )
         self._before = [0]  # number of meta-batches before each epoch, as far as known
         self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
@@ -165,8 +142,8 @@ class MetaBatches(Dataset[MetaBatch]):
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
         if not len(batches):
             raise ConfigError(
-                f"no meta-batch of {self.size} from split {self.split.name!r} has at most {self.budget} nodes; raise "
-                "max_nodes or take fewer architectures"
+                f"no meta-batch of {self.size} from split {self.split.name!r} has at most"
+                f" {self.budget} nodes; raise max_nodes or take fewer architectures"
             )
         return batches
 
@@ -179,7 +156,9 @@ class MetaBatches(Dataset[MetaBatch]):
         return indices
 
     def share(self, indices: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Positions of this rank's architectures: dealt out by size, back and forth, so that ranks work alike."""
+        """Positions of this rank's architectures: dealt out by size, back and forth, so that ranks
+        work alike.
+        """
         by_size = np.argsort(-self.n_nodes[indices], kind="stable")
         rounds = by_size.reshape(-1, self.world)
         rounds[1::2] = rounds[1::2, ::-1]
@@ -195,20 +174,28 @@ class MetaBatches(Dataset[MetaBatch]):
         n_params = self.split.n_params[chosen, self._column].tolist()
         scalings = [
             self._scaling(architecture, n, *uniform)
-            for architecture, n, uniform in zip(architectures, n_params, drawn[share].tolist(), strict=True)
+            for architecture, n, uniform in zip(
+                architectures, n_params, drawn[share].tolist(), strict=True
+            )
         ]
         graphs = self.split.scaled_graphs(chosen, architectures, scalings)
         batch = GraphBatch.from_graphs(graphs)
         for graph in graphs:
-            graph.__dict__.pop("distance", None)  # it is in the batch; sending it twice costs more than the rest
+            graph.__dict__.pop(
+                "distance", None
+            )  # it is in the batch; sending it twice costs more than the rest
         return MetaBatch(batch, Networks(architectures, scalings), tuple(chosen))
 
     @property
     def _column(self) -> int:
-        """Which parameter count the width rule looks at; GHN-3 takes that at 32 pixels for both image sizes."""
+        """Which parameter count the width rule looks at; GHN-3 takes that at 32 pixels for both
+        image sizes.
+        """
         return int(self.base.image_size > LARGE_IMAGE and not self.config.wider_nets)
 
-    def _scaling(self, architecture: Architecture, n_params: int, u: float, v: float, w: float) -> Scaling:
+    def _scaling(
+        self, architecture: Architecture, n_params: int, u: float, v: float, w: float
+    ) -> Scaling:
         """Draws the width: large networks stay narrow.
 
         Args:
@@ -224,7 +211,12 @@ class MetaBatches(Dataset[MetaBatch]):
         n_cells = architecture.n_cells
         dense = not architecture.genotype.operations.isdisjoint(("conv_5x5", "conv_7x7"))
         n_fc = 4
-        if millions > (2.0 if wider else 0.8) or not architecture.glob_avg or dense or n_cells > (14 if wider else 12):
+        if (
+            millions > (2.0 if wider else 0.8)
+            or not architecture.glob_avg
+            or dense
+            or n_cells > (14 if wider else 12)
+        ):
             n_widths = 1
         elif millions > 0.4 or n_cells > 10:
             n_widths = 4 if wider else 2

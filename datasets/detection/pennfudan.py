@@ -1,4 +1,6 @@
-"""Penn-Fudan pedestrians: 170 photographs with 423 people in boxes (Wang et al., 2007; paper table 8)."""
+"""Penn-Fudan pedestrians: 170 photographs with 423 people in boxes (Wang et al., 2007; paper table
+8).
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,13 @@ class DetectionImages:
         return self.subset(order[n_test:]), self.subset(order[:n_test])
 
     def batches(
-        self, batch_size: int, *, seed: int = 0, epoch: int = 0, augment: bool = False, shuffle: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: bool = False,
+        shuffle: bool = True,
     ) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
         """Lists of images, float 0..1, and of targets as torchvision's detectors take them.
 
@@ -92,8 +100,8 @@ def load_pennfudan(root: str | os.PathLike[str] | None = None) -> DetectionImage
     """All photographs and boxes, in the order of their names.
 
     Args:
-        root: the directory that holds `PennFudanPed.zip` or the unpacked `PennFudanPed/`; by default the environment's
-            GHN_DATA_ROOT, else ../shared/data.
+        root: the directory that holds `PennFudanPed.zip` or the unpacked `PennFudanPed/`; by
+            default the environment's GHN_DATA_ROOT, else ../shared/data.
 
     Raises:
         ConfigError: neither is there.
@@ -113,8 +121,8 @@ def load_pennfudan(root: str | os.PathLike[str] | None = None) -> DetectionImage
         except zipfile.BadZipFile as error:
             raise DamagedFileError(f"{archive}: {error}; download it again") from error
     raise ConfigError(
-        f"Penn-Fudan is not in {base}: neither PennFudanPed.zip nor PennFudanPed/; set GHN_DATA_ROOT to its directory "
-        "(https://www.cis.upenn.edu/~jshi/ped_html/)"
+        f"Penn-Fudan is not in {base}: neither PennFudanPed.zip nor PennFudanPed/; set"
+        " GHN_DATA_ROOT to its directory (https://www.cis.upenn.edu/~jshi/ped_html/)"
     )
 
 
@@ -138,7 +146,9 @@ def _read(stems: Sequence[str], read: Callable[[str], bytes], where: str) -> Det
 
 
 def parse_boxes(annotation: str) -> Tensor:
-    """The boxes of an annotation in the format PASCAL 1.00, whose pixels count from 1 and include the last."""
+    """The boxes of an annotation in the format PASCAL 1.00, whose pixels count from 1 and include
+    the last.
+    """
     corners = [[float(number) for number in match.groups()] for match in _BOX.finditer(annotation)]
     boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
     boxes[:, :2] -= 1

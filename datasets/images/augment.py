@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def crop_and_flip(images_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
-    """Pads every image with black, cuts a window of the old size at a random place, mirrors half of them.
+def crop_and_flip(
+    images_BCHW: Tensor, generator: torch.Generator, padding: int, flip: bool
+) -> Tensor:
+    """Pads every image with black, cuts a window of the old size at a random place, mirrors half of
+    them.
 
     Args:
         images_BCHW: uint8 (or any type), square or not.
-        generator: source of the draws, on the CPU, so that they do not depend on the device of the images.
+        generator: source of the draws, on the CPU, so that they do not depend on the device of the
+            images.
         padding: pixels on each side; 4 is customary at 32 pixels.
         flip: whether to mirror left to right with probability 1/2.
 
@@ -40,7 +44,8 @@ def crop_and_flip(images_BCHW: Tensor, generator: torch.Generator, padding: int,
 
 
 def normalize(images_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 images to float32 with mean 0 and deviation 1 per channel, in channels-last memory order.
+    """uint8 images to float32 with mean 0 and deviation 1 per channel, in channels-last memory
+    order.
 
     Args:
         images_BCHW: uint8.
@@ -49,6 +54,8 @@ def normalize(images_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ..
     """
     device = images_BCHW.device
     scale_C11 = (1 / (255 * torch.tensor(std, device=device)))[:, None, None]
-    shift_C11 = (torch.tensor(mean, device=device) / torch.tensor(std, device=device))[:, None, None]
+    shift_C11 = (torch.tensor(mean, device=device) / torch.tensor(std, device=device))[
+        :, None, None
+    ]
     images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
     return images.mul_(scale_C11).sub_(shift_C11)

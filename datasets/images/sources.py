@@ -1,7 +1,8 @@
-"""Where encoded images come from: Parquet in the Hugging Face layout, folder trees, torchvision data sets, digits.
+"""Where encoded images come from: Parquet in the Hugging Face layout, folder trees, torchvision
+data sets, digits.
 
-A source is a table of encoded images and labels that can be read in any order, a few rows at a time, by many workers;
-`find_source` turns a name and a directory into the tables of its splits.
+A source is a table of encoded images and labels that can be read in any order, a few rows at a
+time, by many workers; `find_source` turns a name and a directory into the tables of its splits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 
 DEFAULT_ROOT = Path("../shared/data")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
-TEST_NAMES = ("test", "val", "validation")  # in this order: ImageNet's public "val" is what one tests on
+TEST_NAMES = (
+    "test",
+    "val",
+    "validation",
+)  # in this order: ImageNet's public "val" is what one tests on
 
 
 class Table(Protocol):
@@ -59,9 +64,9 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> dict[s
     """The stored splits of a data set, by the first of these that exists.
 
     - `digits`: the 1,797 digits that scikit-learn brings along.
-    - a path, or `name` below `root`: one Parquet file; a directory with one Parquet file or more per split
-      (`train-00000-of-00008.parquet`, `data/test-…`); a directory with a folder per split and in it a folder per class;
-      a directory with a folder per class.
+    - a path, or `name` below `root`: one Parquet file; a directory with one Parquet file or more
+      per split (`train-00000-of-00008.parquet`, `data/test-…`); a directory with a folder per split
+      and in it a folder per class; a directory with a folder per class.
     - `<root>/<name>-<split>.parquet`.
     - a torchvision data set of that name (in any case), already downloaded to `root`.
 
@@ -84,8 +89,9 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> dict[s
     if found := _torchvision(name, base):
         return found
     raise ConfigError(
-        f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')} exists, nor is it a "
-        f"torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to the directory that holds it"
+        f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')}"
+        f" exists, nor is it a torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to"
+        " the directory that holds it"
     )
 
 
@@ -104,10 +110,11 @@ def _directory(path: Path) -> dict[str, Table]:
 
 @dataclass(frozen=True)
 class ParquetTable:
-    """Parquet files with `image: struct<bytes, path>` (or plain bytes) and `label: int64`; blocks are row groups.
+    """Parquet files with `image: struct<bytes, path>` (or plain bytes) and `label: int64`; blocks
+    are row groups.
 
-    Opens a file anew in each worker and holds the last few row groups, so that reading in (roughly) stored order is
-    sequential.
+    Opens a file anew in each worker and holds the last few row groups, so that reading in (roughly)
+    stored order is sequential.
     """
 
     paths: Sequence[Path]
@@ -123,8 +130,8 @@ class ParquetTable:
                 raise DamagedFileError(f"{path}: not a whole Parquet file ({error})") from error
             if missing := {"image", "label"} - set(schema.names):
                 raise UnsupportedFormatError(
-                    f"{path}: lacks column {', '.join(sorted(missing))}; expected are image: struct<bytes, path> "
-                    f"and label: int64, found {', '.join(schema.names)}"
+                    f"{path}: lacks column {', '.join(sorted(missing))}; expected are image:"
+                    f" struct<bytes, path> and label: int64, found {', '.join(schema.names)}"
                 )
 
     @cached_property
@@ -137,7 +144,9 @@ class ParquetTable:
 
     @cached_property
     def classes(self) -> Sequence[str]:
-        """From the schema's metadata (`class_names`, or the Hugging Face `ClassLabel` feature), else numbers."""
+        """From the schema's metadata (`class_names`, or the Hugging Face `ClassLabel` feature),
+        else numbers.
+        """
         import pyarrow.parquet as pq
 
         metadata = pq.read_schema(self.paths[0]).metadata or {}
@@ -174,7 +183,9 @@ class ParquetTable:
 
     def read(self, row: int) -> Image.Image:
         """The decoded image of a row."""
-        begin, _, path, group = self._groups[int(np.searchsorted(self._starts, row, side="right")) - 1]
+        begin, _, path, group = self._groups[
+            int(np.searchsorted(self._starts, row, side="right")) - 1
+        ]
         return _decode(
             _row_group(str(path), path.stat().st_mtime_ns, group)[row - begin],
             f"{path}, row {row - begin} of row group {group}",
@@ -184,7 +195,10 @@ class ParquetTable:
         """Of names, sizes and footers (which hold the statistics of every column)."""
         import pyarrow.parquet as pq
 
-        parts = [(path.name, path.stat().st_size, str(pq.read_metadata(path).to_dict())) for path in self.paths]
+        parts = [
+            (path.name, path.stat().st_size, str(pq.read_metadata(path).to_dict()))
+            for path in self.paths
+        ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -195,13 +209,17 @@ def _row_group(path: str, _modified_ns: int, group: int) -> list[bytes]:
     import pyarrow.parquet as pq
 
     image = pq.ParquetFile(path).read_row_group(group, columns=["image"])["image"]
-    encoded: list[bytes] = (pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image).to_pylist()
+    encoded: list[bytes] = (
+        pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
+    ).to_pylist()
     return encoded
 
 
 @dataclass(frozen=True)
 class FolderTable:
-    """A folder per class with image files in it (at any depth); blocks are classes' runs of 256 files."""
+    """A folder per class with image files in it (at any depth); blocks are classes' runs of 256
+    files.
+    """
 
     path: Path
 
@@ -219,7 +237,9 @@ class FolderTable:
             if file.suffix.lower() in IMAGE_SUFFIXES
         ]
         if not files:
-            raise ConfigError(f"{self.path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its folders")
+            raise ConfigError(
+                f"{self.path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its folders"
+            )
         return files
 
     @cached_property
@@ -241,13 +261,17 @@ class FolderTable:
         """Of paths and sizes."""
         sha = hashlib.sha256()
         for path, _ in self._files:
-            sha.update(f"{Path(path).relative_to(self.path)} {Path(path).stat().st_size}\n".encode())
+            sha.update(
+                f"{Path(path).relative_to(self.path)} {Path(path).stat().st_size}\n".encode()
+            )
         return sha.hexdigest()
 
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits of scikit-learn: 1,797 images of 8 x 8 pixels, 17 grey levels, 10 classes; no file, no network."""
+    """The digits of scikit-learn: 1,797 images of 8 x 8 pixels, 17 grey levels, 10 classes; no
+    file, no network.
+    """
 
     @cached_property
     def _data(self) -> Any:
@@ -299,7 +323,11 @@ class TorchvisionTable:
     def classes(self) -> Sequence[str]:
         """Names as the data set gives them, else numbers."""
         names = getattr(self.dataset, "classes", None)
-        return tuple(names) if names else tuple(str(label) for label in range(int(self.labels.max()) + 1))
+        return (
+            tuple(names)
+            if names
+            else tuple(str(label) for label in range(int(self.labels.max()) + 1))
+        )
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
@@ -319,19 +347,30 @@ class TorchvisionTable:
 def _torchvision(name: str, root: Path) -> dict[str, Table]:
     import torchvision.datasets as tv
 
-    known = {key.lower(): key for key in tv.__all__ if key not in ("ImageFolder", "DatasetFolder", "FakeData")}
+    known = {
+        key.lower(): key
+        for key in tv.__all__
+        if key not in ("ImageFolder", "DatasetFolder", "FakeData")
+    }
     if name.lower() not in known:
         return {}
     cls = getattr(tv, known[name.lower()])
     keyword = "train" if "train" in inspect.signature(cls).parameters else "split"
     options: dict[str, Any] = (
-        {"train": True, "test": False} if keyword == "train" else {s: s for s in ("train", *TEST_NAMES)}
+        {"train": True, "test": False}
+        if keyword == "train"
+        else {s: s for s in ("train", *TEST_NAMES)}
     )
     found: dict[str, Table] = {}
     for split, value in options.items():
         try:
             found[split] = TorchvisionTable(cls(root, **{keyword: value}), f"{name}/{split}")
-        except (RuntimeError, ValueError, TypeError, FileNotFoundError):  # not downloaded, or has no such split
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            FileNotFoundError,
+        ):  # not downloaded, or has no such split
             continue
     return found
 

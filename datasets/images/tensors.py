@@ -1,4 +1,6 @@
-"""A labelled image data set in memory: decoded once, uint8, cut into augmented batches on demand."""
+"""A labelled image data set in memory: decoded once, uint8, cut into augmented batches on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,8 @@ class ImageTensors:
         drop_last: bool | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch: float32 (B, 3, S, S) normalised, channels last, and int64 labels (B,).
+        """The batches of one epoch: float32 (B, 3, S, S) normalised, channels last, and int64
+        labels (B,).
 
         Batch k depends on the arguments and k alone, so that `start` resumes an epoch exactly.
 
@@ -89,10 +92,12 @@ class ImageTensors:
             batch_size: images per batch B.
             seed: of shuffling and augmentation.
             epoch: another epoch, another order.
-            augment: random crops after padding by an eighth of the side, and mirroring where it is allowed.
+            augment: random crops after padding by an eighth of the side, and mirroring where it is
+                allowed.
             start: first batch to give.
             shuffle: in a random order; else as stored.
-            drop_last: whether to leave out a smaller last batch; by default when augmenting, i.e. training.
+            drop_last: whether to leave out a smaller last batch; by default when augmenting, i.e.
+                training.
             device: where the batch goes, while it is still uint8.
 
         Raises:
@@ -101,7 +106,8 @@ class ImageTensors:
         drop_last = augment if drop_last is None else drop_last
         if drop_last and len(self) < batch_size:
             raise ConfigError(
-                f"{self.name or 'the data set'} has {len(self)} images, fewer than batch_size={batch_size}"
+                f"{self.name or 'the data set'} has {len(self)} images, fewer than"
+                f" batch_size={batch_size}"
             )
         order = torch.arange(len(self))
         if shuffle:
@@ -110,9 +116,14 @@ class ImageTensors:
             index = order[k * batch_size : (k + 1) * batch_size]
             images, labels = self.images[index], self.labels[index]
             if device is not None:
-                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+                images, labels = (
+                    images.to(device, non_blocking=True),
+                    labels.to(device, non_blocking=True),
+                )
             if augment:
-                images = crop_and_flip(images, _generator(seed, epoch, k + 1), self.image_size // 8, self.flip)
+                images = crop_and_flip(
+                    images, _generator(seed, epoch, k + 1), self.image_size // 8, self.flip
+                )
             yield normalize(images, self.mean, self.std), labels
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageTensors:
@@ -121,19 +132,24 @@ class ImageTensors:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def few_shot(self, n_labels: int, seed: int = 0) -> ImageTensors:
-        """`n_labels` images, spread over the classes as evenly as their number allows, drawn by `seed`.
+        """`n_labels` images, spread over the classes as evenly as their number allows, drawn by
+        `seed`.
 
         Raises:
             ConfigError: a class has too few images.
         """
         order = torch.randperm(len(self), generator=_generator(seed, 0, 0))
-        quota = [n_labels // self.num_classes + (c < n_labels % self.num_classes) for c in range(self.num_classes)]
+        quota = [
+            n_labels // self.num_classes + (c < n_labels % self.num_classes)
+            for c in range(self.num_classes)
+        ]
         chosen = []
         for label, n in enumerate(quota):
             of_class = order[self.labels[order] == label]
             if len(of_class) < n:
                 raise ConfigError(
-                    f"{self.name}: class {self.classes[label]} has {len(of_class)} images, {n} are asked for"
+                    f"{self.name}: class {self.classes[label]} has {len(of_class)} images, {n} are"
+                    " asked for"
                 )
             chosen.append(of_class[:n])
         return self.subset(torch.cat(chosen).sort().values)
@@ -181,7 +197,9 @@ class ImageTensors:
         about["mean"], about["std"] = tuple(about["mean"]), tuple(about["std"])
         images = cls(**tensors, **about)
         if verify and images.digest != metadata["digest"]:
-            raise DamagedFileError(f"{path}: its content does not match its digest; delete it and build it again")
+            raise DamagedFileError(
+                f"{path}: its content does not match its digest; delete it and build it again"
+            )
         return images
 
 
@@ -201,11 +219,15 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     except SafetensorError as error:
         raise DamagedFileError(f"{path}: {error}; delete it and build it again") from error
     if metadata.get("format") != FORMAT:
-        raise UnsupportedFormatError(f"{path}: format {metadata.get('format')!r}, this program reads {FORMAT!r}")
+        raise UnsupportedFormatError(
+            f"{path}: format {metadata.get('format')!r}, this program reads {FORMAT!r}"
+        )
     return metadata
 
 
 def _generator(seed: int, epoch: int, k: int) -> torch.Generator:
-    """A generator of its own for every (seed, epoch, k), so that no draw depends on what was drawn before."""
+    """A generator of its own for every (seed, epoch, k), so that no draw depends on what was drawn
+    before.
+    """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{k}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))

@@ -1,4 +1,6 @@
-"""Command line of the experiments: `python -m flows.experiments {list,plan,run,report,hypernetwork,stages}`."""
+"""Command line of the experiments: `python -m flows.experiments
+{list,plan,run,report,hypernetwork,stages}`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,17 @@ import typer
 from ghn.errors import GHNError
 
 app = typer.Typer(
-    help="Every experiment of the paper: on a laptop (profile laptop) or at its sizes (profile paper).",
+    help=(
+        "Every experiment of the paper: on a laptop (profile laptop) or at its sizes (profile"
+        " paper)."
+    ),
     no_args_is_help=True,
     add_completion=False,
 )
 
-ProfileOption = Annotated[str, typer.Option("--profile", help="laptop, paper, or a YAML file of the same form.")]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="laptop, paper, or a YAML file of the same form.")
+]
 Names = Annotated[list[str] | None, typer.Argument(help="Experiments; by default all.")]
 
 
@@ -33,7 +40,9 @@ def list_experiments(profile: ProfileOption = "laptop") -> None:
 @app.command()
 def plan(
     profile: ProfileOption = "paper",
-    csv_file: Annotated[str | None, typer.Option("--csv", help="Write every job to this file.")] = None,
+    csv_file: Annotated[
+        str | None, typer.Option("--csv", help="Write every job to this file.")
+    ] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Totals only.")] = False,
 ) -> None:
     """Dry run: list every job with its estimated GPU hours (A100); nothing is computed."""
@@ -67,10 +76,15 @@ def run(
         int | None, typer.Option("--workers", help="Processes; by default those of params.yaml.")
     ] = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="What they need is there (DVC sees to it); no hypernetworks, no pages.")
+        bool,
+        typer.Option(
+            "--alone", help="What they need is there (DVC sees to it); no hypernetworks, no pages."
+        ),
     ] = False,
 ) -> None:
-    """Run experiments, train the hypernetworks that they need first, and write their pages; resumes where it was."""
+    """Run experiments, train the hypernetworks that they need first, and write their pages; resumes
+    where it was.
+    """
     from flows.experiments.pages import write_pages
     from flows.experiments.run import runner
 
@@ -85,7 +99,9 @@ def run(
 def hypernetwork(
     name: Annotated[str, typer.Argument(help="Of the profile.")], profile: ProfileOption = "laptop"
 ) -> None:
-    """Train one hypernetwork of a profile, or fetch it, into models/NAME; goes on from the last checkpoint."""
+    """Train one hypernetwork of a profile, or fetch it, into models/NAME; goes on from the last
+    checkpoint.
+    """
     from flows.experiments.hypernetworks import obtain
 
     obtain(profile, name)

@@ -1,8 +1,9 @@
-"""What the experiments of the paper are: typed entries read from `laptop.yaml` or `paper.yaml` beside this file.
+"""What the experiments of the paper are: typed entries read from `laptop.yaml` or `paper.yaml`
+beside this file.
 
-An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`, measures) under the
-number of the paper's table or figure; hypernetworks that entries name are entries too, to be trained or already
-released.
+An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`,
+measures) under the number of the paper's table or figure; hypernetworks that entries name are
+entries too, to be trained or already released.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.architectures import ArchitecturesConfig, EvaluationSplit
+from flows.networks.targets import ArchitecturesConfig, EvaluationSplit
 from flows.stages.detect import DetectConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.train import TrainStageConfig
 from flows.trials.images import ImagesSpec
-from flows.trials.trial import Grid
+from flows.trials.spec import Grid
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune import FinetuneConfig
@@ -30,7 +31,9 @@ class _Entry(BaseModel):
     title: str
     paper: str = Field(description="tables and figures of the paper")
     difference: str = Field(description="how the setting differs from the paper's, in one line")
-    needs: tuple[str, ...] = Field(default=(), description="experiments whose results this one reads")
+    needs: tuple[str, ...] = Field(
+        default=(), description="experiments whose results this one reads"
+    )
 
 
 class Selection(BaseModel):
@@ -50,8 +53,12 @@ class Selection(BaseModel):
     )
     top_k: int | None = Field(default=1, ge=1)
     max_gmacs: float | None = Field(default=None, gt=0)
-    cheapest: int | None = Field(default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost")
-    primitive: str | None = Field(default=None, description="with `cheapest`: only networks that have this node type")
+    cheapest: int | None = Field(
+        default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost"
+    )
+    primitive: str | None = Field(
+        default=None, description="with `cheapest`: only networks that have this node type"
+    )
 
 
 class Part(BaseModel):
@@ -62,7 +69,9 @@ class Part(BaseModel):
     name: str = "main"
     grid: Grid = Grid()
     train: FinetuneConfig = FinetuneConfig()
-    architectures: tuple[str, ...] | None = Field(default=None, description="only these of the selection")
+    architectures: tuple[str, ...] | None = Field(
+        default=None, description="only these of the selection"
+    )
 
 
 class TrialsEntry(_Entry):
@@ -74,7 +83,9 @@ class TrialsEntry(_Entry):
     seeds: int = Field(default=3, ge=1)
     parts: tuple[Part, ...] = Field(min_length=1)
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
-    source_images: ImagesSpec | None = Field(default=None, description="transfer: what the hypernetworks know")
+    source_images: ImagesSpec | None = Field(
+        default=None, description="transfer: what the hypernetworks know"
+    )
     pretrain: FinetuneConfig | None = None
     keep_logits: bool = False
     gradinit: GradInitConfig = GradInitConfig()
@@ -96,7 +107,9 @@ class GeneralisationEntry(_Entry):
     architectures: ArchitecturesConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
-    cheapest: int | None = Field(default=None, ge=1, description="only so many of each split, those of least cost")
+    cheapest: int | None = Field(
+        default=None, ge=1, description="only so many of each split, those of least cost"
+    )
 
 
 class DiversityEntry(_Entry):
@@ -130,15 +143,21 @@ class GradientsEntry(_Entry):
     images: int = 8
     chunk: int = 4
     seeds: int = 1
-    workers: int | None = Field(default=None, ge=1, description="at once; the largest networks take 10 GB each")
+    workers: int | None = Field(
+        default=None, ge=1, description="at once; the largest networks take 10 GB each"
+    )
 
 
 class NasEntry(_Entry):
-    """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained accuracy."""
+    """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained
+    accuracy.
+    """
 
     kind: Literal["nas"] = "nas"
     truth: str = Field(description="the entry that trains")
-    ghns: tuple[str, ...] = Field(default=(), description="whose accuracy without training is a score too")
+    ghns: tuple[str, ...] = Field(
+        default=(), description="whose accuracy without training is a score too"
+    )
     images: int = Field(default=256, ge=2, description="on which it is measured")
     batch_size: int = 64
     seeds: int = 1
@@ -170,9 +189,13 @@ class Hypernetwork(BaseModel):
 
     released: str | None = Field(default=None, description="what from_pretrained takes")
     seed: int | None = Field(default=None, description="by default the profile's")
-    train: dict[str, Any] = Field(default_factory=dict, description="what differs from the profile's `train`")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="what differs from the profile's `train`"
+    )
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
-    gpu_days: float | None = Field(default=None, description="published cost of training, for the dry run")
+    gpu_days: float | None = Field(
+        default=None, description="published cost of training, for the dry run"
+    )
 
 
 class Profile(BaseModel):
@@ -183,7 +206,9 @@ class Profile(BaseModel):
     seed: int = 1
     images: ImagesSpec
     num_classes: int
-    train: dict[str, Any] = Field(default_factory=dict, description="recipe shared by the hypernetworks trained here")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="recipe shared by the hypernetworks trained here"
+    )
     hypernetworks: dict[str, Hypernetwork] = Field(default_factory=dict)
     experiments: dict[str, Entry]
 
@@ -211,7 +236,9 @@ class Profile(BaseModel):
 
 def profile_path(name: str) -> Path:
     """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
+    return (
+        Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
+    )
 
 
 def load_profile(name: str) -> Profile:
@@ -229,13 +256,18 @@ def load_profile(name: str) -> Profile:
         for hypernetwork in profile.hypernetworks:
             profile.train_config(hypernetwork)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()
+        ]
         raise ConfigError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     for entry_name, entry in profile.experiments.items():
         if missing := [need for need in entry.needs if need not in profile.experiments]:
-            raise ConfigError(f"{path}: experiments.{entry_name}.needs names {', '.join(missing)}, which do not exist")
+            raise ConfigError(
+                f"{path}: experiments.{entry_name}.needs names {', '.join(missing)}, which do not"
+                " exist"
+            )
     return profile
 
 

@@ -1,7 +1,8 @@
 """What the jobs of a profile cost: a dry run that lists every job with its estimated GPU hours.
 
-A training step costs three forward passes (one forward, two backward) of two operations per multiply-accumulate. The
-rate of a GPU is taken from the paper itself: ResNet-50 trains for 90 epochs in 0.4 days on four A100 (section 5).
+A training step costs three forward passes (one forward, two backward) of two operations per
+multiply-accumulate. The rate of a GPU is taken from the paper itself: ResNet-50 trains for 90
+epochs in 0.4 days on four A100 (section 5).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flows.experiments.catalogue import (
     Selection,
     TrialsEntry,
 )
-from flows.trials.networks import NO_NORM, forward_gmacs
+from flows.networks.build import NO_NORM, forward_gmacs
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09
@@ -30,7 +31,9 @@ A100_FLOPS = 2 * 3 * RESNET50_GMACS * 1e9 * IMAGENET_IMAGES * 90 / (0.4 * 4 * 86
 """Operations per second of one A100 in practice: 2.0e13."""
 
 DEEPNETS_GMACS = {"test": 0.5, "wide": 1.9, "deep": 0.9, "dense": 0.9, "bnfree": 0.4, "search": 0.5}
-"""Mean cost of a network of DeepNets-1M at 224 pixels, for splits that are not generated when the plan is made."""
+"""Mean cost of a network of DeepNets-1M at 224 pixels, for splits that are not generated when the
+plan is made.
+"""
 
 PREDICTION_HOURS = 2 / 3600
 """Building a network, predicting its parameters and putting it on a device."""
@@ -49,7 +52,11 @@ def plan(profile: Profile) -> Iterator[PlannedJob]:
     """Every job of a profile, hypernetworks first; nothing is run, no file is needed."""
     for name, hypernetwork in profile.hypernetworks.items():
         if hypernetwork.released is None:
-            hours = 24 * hypernetwork.gpu_days if hypernetwork.gpu_days is not None else _ghn_hours(profile, name)
+            hours = (
+                24 * hypernetwork.gpu_days
+                if hypernetwork.gpu_days is not None
+                else _ghn_hours(profile, name)
+            )
             yield PlannedJob("hypernetworks", f"train {name}", hours)
     for name, entry in profile.experiments.items():
         for job, hours in _jobs(profile, entry):
@@ -63,19 +70,28 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                 for architecture, gmacs in _networks(profile, entry.select, part):
                     for init in entry.inits:
                         for seed in range(entry.seeds):
-                            label = f"{architecture} from {init}, seed {profile.seed + seed}, {_describe(part)}"
+                            label = (
+                                f"{architecture} from {init}, seed {profile.seed + seed},"
+                                f" {_describe(part)}"
+                            )
                             yield label, _trial_hours(profile, entry, part, init, gmacs)
         case DetectEntry():
             for backbone in entry.detect.backbones:
                 for init in entry.detect.inits:
                     for seed in range(entry.detect.seeds):
-                        yield f"{backbone} from {init}, seed {profile.seed + seed}", _detect_hours(entry, backbone)
+                        yield (
+                            f"{backbone} from {init}, seed {profile.seed + seed}",
+                            _detect_hours(entry, backbone),
+                        )
         case GeneralisationEntry():
             images = entry.evaluate.images or _n_test(profile)
             for ghn in entry.ghns:
                 for split in entry.architectures.splits:
                     n = entry.architectures.per_split or {"test": 500}.get(split, 100)
-                    hours = n * (_forward_hours(_deepnets_gmacs(profile, split), 2 * images) + PREDICTION_HOURS)
+                    hours = n * (
+                        _forward_hours(_deepnets_gmacs(profile, split), 2 * images)
+                        + PREDICTION_HOURS
+                    )
                     yield f"{n} networks of {split} from {ghn}", hours
                 for name in _torchvision(entry):
                     hours = _forward_hours(_gmacs(profile, name), 2 * images) + PREDICTION_HOURS
@@ -89,20 +105,29 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                 for init in entry.inits:
                     yield (
                         f"{name} from {init}",
-                        entry.seeds * (PREDICTION_HOURS + _forward_hours(_gmacs(profile, name), 3 * entry.images)),
+                        entry.seeds
+                        * (
+                            PREDICTION_HOURS
+                            + _forward_hours(_gmacs(profile, name), 3 * entry.images)
+                        ),
                     )
         case NasEntry():
             truth = profile.experiments[entry.truth]
             if isinstance(truth, TrialsEntry):
                 for architecture, gmacs in _networks(profile, truth.select, Part()):
-                    yield f"7 scores of {architecture}", 7 * _forward_hours(gmacs, 3 * entry.batch_size)
+                    yield (
+                        f"7 scores of {architecture}",
+                        7 * _forward_hours(gmacs, 3 * entry.batch_size),
+                    )
                     for ghn in entry.ghns:
                         hours = _forward_hours(gmacs, entry.images) + PREDICTION_HOURS
                         yield f"accuracy of {architecture} from {ghn}", hours
 
 
 def _networks(profile: Profile, select: Selection, part: Part) -> Iterator[tuple[str, float]]:
-    """Architectures of a selection with their cost; those chosen by results stand as places in a ranking."""
+    """Architectures of a selection with their cost; those chosen by results stand as places in a
+    ranking.
+    """
     for name in select.names:
         if part.architectures is None or name in part.architectures:
             yield name, _gmacs(profile, name)
@@ -110,18 +135,28 @@ def _networks(profile: Profile, select: Selection, part: Part) -> Iterator[tuple
         for split in select.splits:
             n = select.top_k or {"test": 500, "torchvision": 74}.get(split, 100)
             for place in range(n):
-                yield f"{split} number {place + 1} by {select.best_of}", _deepnets_gmacs(profile, split)
+                yield (
+                    f"{split} number {place + 1} by {select.best_of}",
+                    _deepnets_gmacs(profile, split),
+                )
     for place in range(select.cheapest or 0):
         kind = f" with {select.primitive}" if select.primitive else ""
-        yield f"{'/'.join(select.splits)} number {place + 1} by cost{kind}", _deepnets_gmacs(profile, select.splits[0])
+        yield (
+            f"{'/'.join(select.splits)} number {place + 1} by cost{kind}",
+            _deepnets_gmacs(profile, select.splits[0]),
+        )
 
 
-def _trial_hours(profile: Profile, entry: TrialsEntry, part: Part, init: str, gmacs: float) -> float:
+def _trial_hours(
+    profile: Profile, entry: TrialsEntry, part: Part, init: str, gmacs: float
+) -> float:
     points = part.grid.points(part.train)
     hours = sum(_forward_hours(gmacs, 3 * point.batch_size * point.steps) for point in points)
     evaluations = sum(2 + len(point.evaluate_at) for point in points)
     images = profile.images.max_val or 10_000
-    hours += _forward_hours(gmacs, evaluations * (images + part.train.statistics_images) + _n_test(profile))
+    hours += _forward_hours(
+        gmacs, evaluations * (images + part.train.statistics_images) + _n_test(profile)
+    )
     if entry.pretrain is not None:
         hours += _forward_hours(gmacs, 3 * entry.pretrain.batch_size * entry.pretrain.steps)
     if init == "gradinit":  # two passes, the gradient of one of them differentiated again
@@ -136,7 +171,9 @@ def _detect_hours(entry: DetectEntry, backbone: str) -> float:
     pixels = config.min_size * min(config.max_size, 1.3 * config.min_size)
     backbone_gmacs = forward_gmacs(backbone, 1000, 224) * pixels / 224**2
     channels = 512 if backbone in ("resnet18", "resnet34") else 2048
-    head_gmacs = config.rois * (49 * channels * config.representation + config.representation**2) / 1e9
+    head_gmacs = (
+        config.rois * (49 * channels * config.representation + config.representation**2) / 1e9
+    )
     images = (entry.detect.n_images or 170) * config.epochs
     return _forward_hours(backbone_gmacs + head_gmacs, 3 * images)
 
@@ -167,7 +204,11 @@ def _deepnets_gmacs(profile: Profile, split: str) -> float:
 def _torchvision(entry: GeneralisationEntry) -> tuple[str, ...]:
     from ghn.architectures import TORCHVISION_74
 
-    return TORCHVISION_74 if entry.architectures.torchvision == "all" else entry.architectures.torchvision
+    return (
+        TORCHVISION_74
+        if entry.architectures.torchvision == "all"
+        else entry.architectures.torchvision
+    )
 
 
 def _n_test(profile: Profile) -> int:

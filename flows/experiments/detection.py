@@ -1,7 +1,8 @@
-"""A Faster R-CNN on a ResNet's last feature map, trained on Penn-Fudan, scored by AP at IoU 0.50 (paper table 8).
+"""A Faster R-CNN on a ResNet's last feature map, trained on Penn-Fudan, scored by AP at IoU 0.50
+(paper table 8).
 
-The setting is that of Knyazev et al. (2021): one feature map, five sizes of anchors, SGD with the learning rate divided
-by 10 every three epochs, 50 of the 170 images to test on.
+The setting is that of Knyazev et al. (2021): one feature map, five sizes of anchors, SGD with the
+learning rate divided by 10 every three epochs, 50 of the 170 images to test on.
 """
 
 from __future__ import annotations
@@ -50,14 +51,18 @@ def detector(resnet: nn.Module, config: DetectorConfig) -> FasterRCNN:
         ConfigError: the backbone is not a ResNet of torchvision.
     """
     if not isinstance(resnet, ResNet):
-        raise ConfigError(f"the detector takes a ResNet of torchvision as backbone, not {type(resnet).__name__}")
+        raise ConfigError(
+            f"the detector takes a ResNet of torchvision as backbone, not {type(resnet).__name__}"
+        )
     backbone = Features(resnet)
     pooled = 7
     return FasterRCNN(
         backbone,
         min_size=config.min_size,
         max_size=config.max_size,
-        rpn_anchor_generator=AnchorGenerator(sizes=(config.anchors,), aspect_ratios=((0.5, 1.0, 2.0),)),
+        rpn_anchor_generator=AnchorGenerator(
+            sizes=(config.anchors,), aspect_ratios=((0.5, 1.0, 2.0),)
+        ),
         box_roi_pool=MultiScaleRoIAlign(featmap_names=["0"], output_size=pooled, sampling_ratio=2),
         box_head=TwoMLPHead(backbone.out_channels * pooled**2, config.representation),
         box_predictor=FastRCNNPredictor(config.representation, N_CLASSES),
@@ -78,7 +83,9 @@ def train_detector(
     device: torch.device | str = "cpu",
     on_epoch: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Trains in place; the mean loss of each epoch. A loss that is not finite ends the training there."""
+    """Trains in place; the mean loss of each epoch. A loss that is not finite ends the training
+    there.
+    """
     model.to(device).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -89,7 +96,9 @@ def train_detector(
         torch.manual_seed(seed)
         for epoch in range(config.epochs):
             losses = []
-            for pictures, targets in images.batches(config.batch_size, seed=seed, epoch=epoch, augment=True):
+            for pictures, targets in images.batches(
+                config.batch_size, seed=seed, epoch=epoch, augment=True
+            ):
                 output = model(_to(pictures, device), _to(targets, device))
                 loss = torch.stack(list(output.values())).sum()
                 losses.append(float(loss.detach()))
@@ -108,7 +117,9 @@ def train_detector(
 
 
 @torch.no_grad()
-def average_precision(model: FasterRCNN, images: DetectionImages, device: torch.device | str = "cpu") -> float:
+def average_precision(
+    model: FasterRCNN, images: DetectionImages, device: torch.device | str = "cpu"
+) -> float:
     """AP at IoU 0.50 of the class person, as a fraction (COCO's interpolation at 101 recalls)."""
     from torchmetrics.detection import MeanAveragePrecision
 
@@ -121,7 +132,12 @@ def average_precision(model: FasterRCNN, images: DetectionImages, device: torch.
 
 
 def run_detection(
-    resnet: nn.Module, images: DetectionImages, n_test: int, config: DetectorConfig, seed: int, device: str
+    resnet: nn.Module,
+    images: DetectionImages,
+    n_test: int,
+    config: DetectorConfig,
+    seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """Trains a detector on `resnet` and scores it on the images set aside by `seed`."""
     started = time.perf_counter()
@@ -141,6 +157,10 @@ def run_detection(
 
 def _to(values: list[Any], device: torch.device | str) -> list[Any]:
     return [
-        value.to(device) if isinstance(value, Tensor) else {key: tensor.to(device) for key, tensor in value.items()}
+        (
+            value.to(device)
+            if isinstance(value, Tensor)
+            else {key: tensor.to(device) for key, tensor in value.items()}
+        )
         for value in values
     ]

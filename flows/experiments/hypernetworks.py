@@ -1,6 +1,8 @@
-"""The hypernetworks that experiments name: trained by a recipe of the profile, or fetched, into models/<name>.
+"""The hypernetworks that experiments name: trained by a recipe of the profile, or fetched, into
+models/<name>.
 
-They train as the pipeline's does, by stage `train`: with as many ranks as the recipe says, from the last checkpoint on.
+They train as the pipeline's does, by stage `train`: with as many ranks as the recipe says, from the
+last checkpoint on.
 """
 
 from __future__ import annotations
@@ -11,20 +13,27 @@ import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-from flows import paths
+from flows.compute.ranks import run_ranks
+from flows.compute.shell import exit_with_parent
 from flows.experiments.catalogue import Profile, load_profile
-from flows.local_ranks import run_ranks
 from flows.params import Params, load_params
-from flows.results import code_digest
-from flows.shell import exit_with_parent
+from flows.rows.results import code_digest
+from flows.settings import paths
 from flows.stages import train
 from flows.stages.images import ImagesConfig
-from flows.tracking import StageRun, stage_run
+from flows.tracking.run import StageRun, stage_run
 from flows.trials.images import ImagesSpec, trial_images
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 
-CODE = ("ghn/graph", "ghn/models", "ghn/train", "datasets/deepnets", "datasets/images", "flows/stages/train.py")
+CODE = (
+    "ghn/graph",
+    "ghn/models",
+    "ghn/train",
+    "datasets/deepnets",
+    "datasets/images",
+    "flows/stages/train.py",
+)
 """Sources that trained weights depend on."""
 
 RECIPE_NAME = "recipe.json"
@@ -36,7 +45,8 @@ class TrainingFailedError(GHNError):
 
 
 def obtain(profile_name: str, name: str) -> None:
-    """Puts hypernetwork `name` of a profile into models/<name>, unless it is there by the same recipe.
+    """Puts hypernetwork `name` of a profile into models/<name>, unless it is there by the same
+    recipe.
 
     Raises:
         TrainingFailedError: training failed.
@@ -58,7 +68,9 @@ def obtain(profile_name: str, name: str) -> None:
         elif code := run_ranks(processes, __name__, profile_name, name):
             if code == 128 + signal.SIGINT:
                 raise KeyboardInterrupt
-            raise TrainingFailedError(f"training {name} ended with exit code {code}; the same command continues")
+            raise TrainingFailedError(
+                f"training {name} ended with exit code {code}; the same command continues"
+            )
     # A metric of the pipeline's only, which git keeps; curve.json ends with the same.
     (paths.model(name) / train.SUMMARY_NAME).unlink(missing_ok=True)
     with atomic_path(paths.model(name) / RECIPE_NAME) as temporary:
@@ -98,7 +110,12 @@ def _train(profile: Profile, name: str) -> None:
     told = {"base": params.base, "images": params.images, "train": params.train}
     tree = {key: section.model_dump(mode="json") for key, section in told.items()}
     tracked: AbstractContextManager[StageRun | None] = (
-        stage_run(f"hypernetwork@{name}", tree, outputs=[paths.weights(name)], experiment=params.base.experiment)
+        stage_run(
+            f"hypernetwork@{name}",
+            tree,
+            outputs=[paths.weights(name)],
+            experiment=params.base.experiment,
+        )
         if is_main
         else nullcontext()
     )
@@ -112,7 +129,9 @@ def _stage_params(profile: Profile, name: str, params: Params) -> Params:
     fields = {field: getattr(spec, field) for field in ImagesConfig.model_fields}
     base = params.base.model_copy(update={"ghn": name, "seed": _seed(profile, name)})
     config = profile.train_config(name)
-    return params.model_copy(update={"base": base, "images": ImagesConfig(**fields), "train": config})
+    return params.model_copy(
+        update={"base": base, "images": ImagesConfig(**fields), "train": config}
+    )
 
 
 def main() -> None:
@@ -122,7 +141,9 @@ def main() -> None:
     try:
         _train(load_profile(profile_name), name)
     except GHNError as error:
-        sys.exit(f"experiments: {error}" if int(os.environ.get("RANK", "0")) == 0 else error.exit_code)
+        sys.exit(
+            f"experiments: {error}" if int(os.environ.get("RANK", "0")) == 0 else error.exit_code
+        )
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

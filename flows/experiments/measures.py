@@ -1,6 +1,7 @@
 """Measurements of networks at their initialisation (tables 9, 13, 19; figs. 6, bottom, and 9).
 
-Each measure is a list of jobs and a function from a job to a row; jobs run in workers and finished rows are cached.
+Each measure is a list of jobs and a function from a job to a row; jobs run in workers and finished
+rows are cached.
 """
 
 from __future__ import annotations
@@ -15,16 +16,28 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from flows import paths
-from flows.experiments.catalogue import ActivationsEntry, DiversityEntry, GradientsEntry, NasEntry, Profile
-from flows.fanout import FanOut, fan_out
-from flows.results import Row, RowCache, code_digest, digest, finite, identity
+from flows.compute.fanout import FanOut, fan_out
+from flows.experiments.catalogue import (
+    ActivationsEntry,
+    DiversityEntry,
+    GradientsEntry,
+    NasEntry,
+    Profile,
+)
+from flows.networks.build import build_network, split_of
+from flows.rows.results import Row, RowCache, code_digest, digest, finite, identity
+from flows.settings import paths
 from flows.stages.evaluate import score
 from flows.trials.images import ImagesSpec, images_digest, trial_images
 from flows.trials.initialise import BASELINES, hypernetwork, initialise, is_hypernetwork, source
-from flows.trials.networks import build_network, split_of
-from flows.trials.trial import weights_digest
-from ghn.analysis import PAPER_SHAPES, SCORES, activation_variances, gradient_norm, mean_cosine_distance
+from flows.trials.spec import weights_digest
+from ghn.analysis import (
+    PAPER_SHAPES,
+    SCORES,
+    activation_variances,
+    gradient_norm,
+    mean_cosine_distance,
+)
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.predict import batch_statistics
 
@@ -32,17 +45,19 @@ CODE = (
     "ghn",
     "datasets/deepnets",
     "datasets/images",
-    "flows/architectures.py",
+    "flows/networks/targets.py",
     "flows/stages/evaluate.py",
     "flows/experiments/measures.py",
     "flows/trials/initialise.py",
-    "flows/trials/networks.py",
+    "flows/networks/build.py",
 )
 """Sources that a row depends on."""
 
 
 class Job(BaseModel):
-    """One measurement: of an architecture, or for diversity of a shape over many, from one initialisation."""
+    """One measurement: of an architecture, or for diversity of a shape over many, from one
+    initialisation.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +75,9 @@ class Job(BaseModel):
 
 
 def jobs(
-    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry, profile: Profile, truth: Sequence[str] = ()
+    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry,
+    profile: Profile,
+    truth: Sequence[str] = (),
 ) -> list[Job]:
     """The measurements of an entry; of a NasEntry those of the architectures in `truth`."""
     seed, classes, images = profile.seed, profile.num_classes, profile.images
@@ -68,7 +85,13 @@ def jobs(
     common = {"num_classes": classes, "image_size": images.image_size, "images_spec": spec}
 
     def job(architecture: str, init: str, seed: int, **settings: object) -> Job:
-        return Job(measure=entry.kind, architecture=architecture, init=init, seed=seed, settings={**common, **settings})
+        return Job(
+            measure=entry.kind,
+            architecture=architecture,
+            init=init,
+            seed=seed,
+            settings={**common, **settings},
+        )
 
     match entry:
         case DiversityEntry():
@@ -78,7 +101,15 @@ def jobs(
             options = {"names": names, "image_size": entry.image_size, "images_spec": None}
             limits = {"max_tensors": entry.max_tensors, "max_matched": entry.max_matched}
             return [
-                job("torchvision", init, seed, **options, **limits, shape=list(shape), matched=matched)
+                job(
+                    "torchvision",
+                    init,
+                    seed,
+                    **options,
+                    **limits,
+                    shape=list(shape),
+                    matched=matched,
+                )
                 for shape in SHAPES
                 for init in entry.inits
                 for matched in ((False, True) if init in BASELINES else (False,))
@@ -100,9 +131,13 @@ def jobs(
             ]
         case NasEntry():
             scores = [
-                job(name, "randinit", seed + i, images=entry.batch_size) for name in truth for i in range(entry.seeds)
+                job(name, "randinit", seed + i, images=entry.batch_size)
+                for name in truth
+                for i in range(entry.seeds)
             ]
-            return scores + [job(name, ghn, seed, images=entry.images) for name in truth for ghn in entry.ghns]
+            return scores + [
+                job(name, ghn, seed, images=entry.images) for name in truth for ghn in entry.ghns
+            ]
 
 
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
@@ -123,7 +158,9 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "init_seconds": pa.float64(),
         "images": pa.int64(),
     },
-    "nas": {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()},
+    "nas": (
+        {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()}
+    ),
 }
 
 
@@ -136,14 +173,20 @@ def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
         return digest(weights_digest(source(job.init)), of_images)
 
     hashes = {job: data_hash(job) for job in jobs}
-    keys = {job: digest(job.model_dump(mode="json"), hashes[job], code_digest(*CODE)) for job in jobs}
+    keys = {
+        job: digest(job.model_dump(mode="json"), hashes[job], code_digest(*CODE)) for job in jobs
+    }
     rows: dict[Job, Row] = {}
     with RowCache(paths.CACHE / "measures.jsonl") as cache:
         rows.update({job: row for job, key in keys.items() if (row := cache.get(key)) is not None})
         rest = [job for job in jobs if job not in rows]
         if rows:
             tqdm.write(f"{title}: {len(rows)} of {len(jobs)} rows are there already")
-        outcomes = fan_out(_measure, rest, fanout, describe=str, failed=_failed, title=title) if rest else ()
+        outcomes = (
+            fan_out(_measure, rest, fanout, describe=str, failed=_failed, title=title)
+            if rest
+            else ()
+        )
         for job, outcome in outcomes:
             error = outcome if isinstance(outcome, str) else None
             split = "" if job.measure == "diversity" else split_of(job.architecture)
@@ -175,17 +218,25 @@ def _diversity(job: Job) -> Row:
         "shape": "x".join(map(str, shape)),
         "matched": job.settings["matched"],
         "tensors": len(tensors),
-        "distance": mean_cosine_distance(tensors, match=job.settings["matched"]) if len(tensors) > 1 else None,
+        "distance": (
+            mean_cosine_distance(tensors, match=job.settings["matched"])
+            if len(tensors) > 1
+            else None
+        ),
     }
 
 
 def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
-    """Parameters of this shape of one network, linear weights among them; one without any is not initialised."""
+    """Parameters of this shape of one network, linear weights among them; one without any is not
+    initialised.
+    """
     from ghn.architectures import build
 
     classes, size, wanted = job.settings["num_classes"], job.settings["image_size"], _padded(shape)
     model = build(name, classes, size, device="meta")
-    names = [key for key, parameter in model.named_parameters() if _padded(parameter.shape) == wanted]
+    names = [
+        key for key, parameter in model.named_parameters() if _padded(parameter.shape) == wanted
+    ]
     if not names:
         return []
     state: Mapping[str, Tensor]
@@ -223,7 +274,9 @@ def _gradients(job: Job) -> Row:
     x_BCHW, y_B = next(iter(images.batches(len(images), shuffle=False)))
     size = job.settings["image_size"]
     if x_BCHW.shape[-1] != size:
-        x_BCHW = nn.functional.interpolate(x_BCHW, size=(size, size), mode="bilinear", antialias=True)
+        x_BCHW = nn.functional.interpolate(
+            x_BCHW, size=(size, size), mode="bilinear", antialias=True
+        )
     return {
         "gradient_norm": finite(gradient_norm(model, x_BCHW, y_B, chunk=job.settings["chunk"])),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -233,18 +286,26 @@ def _gradients(job: Job) -> Row:
 
 
 def _nas(job: Job) -> Row:
-    """The scores of a random network, or the accuracy of a predicted one as the stage evaluate measures it."""
+    """The scores of a random network, or the accuracy of a predicted one as the stage evaluate
+    measures it.
+    """
     model, spec = _initialised(job)
     train, _, test = trial_images(spec)
     if is_hypernetwork(job.init):
         images = test.subset(range(min(job.settings["images"], len(test))))
-        return {"accuracy": score(model, list(images.batches(64, shuffle=False))).accuracy, "images": len(images)}
+        return {
+            "accuracy": score(model, list(images.batches(64, shuffle=False))).accuracy,
+            "images": len(images),
+        }
     x_BCHW, y_B = next(iter(train.batches(job.settings["images"], job.seed)))
     scores: Row = {"images": len(y_B)}
     for name, measured in SCORES.items():
         try:
             scores[name] = finite(measured(model, x_BCHW, y_B))
-        except (RuntimeError, ValueError):  # no second derivative, a shape that the score does not know
+        except (
+            RuntimeError,
+            ValueError,
+        ):  # no second derivative, a shape that the score does not know
             scores[name] = None
     return scores
 

@@ -1,4 +1,6 @@
-"""A page per table or figure of the paper, ours and the published one together, and an index of them."""
+"""A page per table or figure of the paper, ours and the published one together, and an index of
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flows import paths
 from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
 from flows.experiments.run import RESULTS, path_of
 from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
 from flows.experiments.summaries.common import counted
 from flows.report import Block, Section, Table, Text, render
-from flows.results import read_rows
+from flows.rows.results import read_rows
+from flows.settings import paths
 from flows.trials.images import ImagesSpec
 from ghn.files import atomic_path
 
@@ -64,7 +66,14 @@ def summarise(name: str, entry: Entry, rows: Rows) -> Summary:
     return (SUMMARIES.get(name) or SUMMARIES[entry.kind])(rows)
 
 
-def _page(name: str, entry: Entry, profile: Profile, rows: Rows, summary: Summary, published: dict[str, object]) -> str:
+def _page(
+    name: str,
+    entry: Entry,
+    profile: Profile,
+    rows: Rows,
+    summary: Summary,
+    published: dict[str, object],
+) -> str:
     setting = Text(f"Setting here: {entry.difference}.", "note")
     blocks: list[Block] = [*summary.blocks, setting]
     if (protocol := _protocol(entry)) is not None:
@@ -74,7 +83,9 @@ def _page(name: str, entry: Entry, profile: Profile, rows: Rows, summary: Summar
         blocks.append(Text(f"{counted(count, 'row')} failed: {error}", "warning"))
     sections = [Section("ours", "Ours", blocks)]
     if (table := _published_table(name, published)) is not None:
-        sections.append(Section("published", "Published", [table, Text(f"{published['source']}.", "note")]))
+        sections.append(
+            Section("published", "Published", [table, Text(f"{published['source']}.", "note")])
+        )
     images = getattr(entry, "images", None)
     images = images if isinstance(images, ImagesSpec) else profile.images
     provenance = {
@@ -97,18 +108,24 @@ def _protocol(entry: Entry) -> str | None:
             rates = ", ".join(f"{lr:g}" for lr in grid.lr)
             decays = ", ".join(f"{decay:g}" for decay in grid.weight_decay)
             told.append(
-                f"{part.name}: {counted(points, 'grid point')} (learning rate {rates}; weight decay {decays}; "
-                f"{', '.join(grid.optimizer)}), {part.train.steps} steps of {part.train.batch_size} images each"
+                f"{part.name}: {counted(points, 'grid point')} (learning rate {rates}; weight decay"
+                f" {decays}; {', '.join(grid.optimizer)}), {part.train.steps} steps of"
+                f" {part.train.batch_size} images each"
             )
         seeds = counted(entry.seeds, "seed")
-        shared = f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {seeds}"
-        chosen = "the point is chosen on held-out validation images and the test images are used once"
+        shared = (
+            f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {seeds}"
+        )
+        chosen = (
+            "the point is chosen on held-out validation images and the test images are used once"
+        )
         return f"Protocol: {'; '.join(told)}; {shared}; {chosen}."
     if isinstance(entry, DetectEntry):
         config = entry.detect.detector
         return (
-            f"Protocol: one setting for every initialisation (lr {config.lr:g}, {config.epochs} epochs, images of "
-            f"{config.min_size} pixels), {counted(entry.detect.seeds, 'seed')}, {entry.detect.n_test} test images each."
+            f"Protocol: one setting for every initialisation (lr {config.lr:g}, {config.epochs}"
+            f" epochs, images of {config.min_size} pixels), {counted(entry.detect.seeds, 'seed')},"
+            f" {entry.detect.n_test} test images each."
         )
     return None
 

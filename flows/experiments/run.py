@@ -1,6 +1,8 @@
-"""Runs the experiments of a profile one after the other, each into results/experiments/<name>.parquet.
+"""Runs the experiments of a profile one after the other, each into
+results/experiments/<name>.parquet.
 
-Everything is resumable: hypernetworks train from their last checkpoint, trials and measurements are cached as they
+Everything is resumable: hypernetworks train from their last checkpoint, trials and measurements are
+cached as they
 finish, and a finished experiment costs the look-up of its rows.
 """
 
@@ -14,8 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from flows import paths
-from flows.architectures import ArchitecturesConfig, forward_gmacs, open_split, targets
+from flows.compute.fanout import FanOut
 from flows.experiments import measures
 from flows.experiments.catalogue import (
     ActivationsEntry,
@@ -31,15 +32,16 @@ from flows.experiments.catalogue import (
     load_profile,
 )
 from flows.experiments.hypernetworks import obtain
-from flows.fanout import FanOut
+from flows.networks.targets import ArchitecturesConfig, forward_gmacs, open_split, targets
 from flows.params import Params, load_params
-from flows.results import Row, digest, read_rows, write_rows
+from flows.rows.results import Row, digest, read_rows, write_rows
+from flows.rows.sweep import Provenance, sweep
+from flows.settings import paths
 from flows.stages import detect, evaluate, finetune
-from flows.sweep import Provenance, sweep
 from flows.trials.images import trial_images
 from flows.trials.initialise import hypernetwork, source
 from flows.trials.run import run_trials
-from flows.trials.trial import COLUMNS, Trial
+from flows.trials.spec import COLUMNS, Trial
 from ghn.errors import ConfigError
 from ghn.files import sha256
 
@@ -118,9 +120,15 @@ class Runner:
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
             case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
-                jobs = measures.jobs(entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ())
+                jobs = measures.jobs(
+                    entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ()
+                )
                 workers = entry.workers if isinstance(entry, GradientsEntry) else None
-                fanout = self.fanout if workers is None else self.fanout.model_copy(update={"workers": workers})
+                fanout = (
+                    self.fanout
+                    if workers is None
+                    else self.fanout.model_copy(update={"workers": workers})
+                )
                 write_rows(path, measures.measure(jobs, fanout, name), measures.COLUMNS[entry.kind])
             case _:
                 return None
@@ -128,13 +136,19 @@ class Runner:
 
     def truth(self, entry: NasEntry) -> list[str]:
         """The architectures whose trained accuracy is known."""
-        return list(dict.fromkeys(row["architecture"] for row in read_rows(path_of(entry.truth), ["architecture"])))
+        return list(
+            dict.fromkeys(
+                row["architecture"] for row in read_rows(path_of(entry.truth), ["architecture"])
+            )
+        )
 
     def trials(self, entry: TrialsEntry, title: str) -> list[Row]:
         """Rows of all parts of an entry."""
         rows: list[Row] = []
         for part in entry.parts:
-            found = run_trials(self.plan_trials(entry)[part.name], self.fanout, title=f"{title} {part.name}")
+            found = run_trials(
+                self.plan_trials(entry)[part.name], self.fanout, title=f"{title} {part.name}"
+            )
             rows += [row | {"part": part.name} for row in found]
         return rows
 
@@ -182,7 +196,9 @@ class Runner:
             candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
             if select.primitive is not None:
                 candidates = [c for c in candidates if _has(c.split, c.index, select.primitive)]
-            ranked = sorted((forward_gmacs(c, classes, size), place) for place, c in enumerate(candidates))
+            ranked = sorted(
+                (forward_gmacs(c, classes, size), place) for place, c in enumerate(candidates)
+            )
             chosen += [candidates[place].id for _, place in ranked[: select.cheapest]]
         return chosen
 
@@ -207,7 +223,9 @@ class Runner:
             rows += sweep(
                 f"experiments-{ghn}",
                 chosen,
-                evaluate.Evaluate(hypernetwork(location), images, entry.evaluate, self.profile.seed, self.device),
+                evaluate.Evaluate(
+                    hypernetwork(location), images, entry.evaluate, self.profile.seed, self.device
+                ),
                 Provenance(ghn, self.profile.seed, data),
                 entry.evaluate.model_dump(mode="json"),
                 self.fanout,
@@ -219,7 +237,9 @@ class Runner:
 def runner(profile_name: str, workers: int | None = None) -> Runner:
     """A runner with the machine's settings of params.yaml."""
     params = load_params()
-    fanout = params.fanout if workers is None else params.fanout.model_copy(update={"workers": workers})
+    fanout = (
+        params.fanout if workers is None else params.fanout.model_copy(update={"workers": workers})
+    )
     return Runner(profile_name, load_profile(profile_name), params, fanout)
 
 

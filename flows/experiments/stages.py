@@ -1,8 +1,8 @@
 """The experiments of a profile as stages of DVC: experiments/dvc.yaml, written from the profile.
 
-A stage per hypernetwork, a stage per experiment, and one for the pages. DVC's templates cannot give the stages of a
-`foreach` lists of dependencies of their own (treeverse/dvc issue 8171), so the file is written out; nothing in it is
-decided there.
+A stage per hypernetwork, a stage per experiment, and one for the pages. DVC's templates cannot give
+the stages of a `foreach` lists of dependencies of their own (treeverse/dvc issue 8171), so the file
+is written out; nothing in it is decided there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import yaml
 
-from flows import paths
-from flows.architectures import TORCHVISION
 from flows.experiments import hypernetworks, measures
 from flows.experiments.catalogue import (
     DetectEntry,
@@ -28,8 +26,10 @@ from flows.experiments.catalogue import (
 )
 from flows.experiments.pages import PAGES
 from flows.experiments.run import path_of
+from flows.networks.targets import TORCHVISION
+from flows.settings import paths
 from flows.stages import detect, evaluate
-from flows.trials import trial
+from flows.trials import spec as trial
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")
@@ -37,7 +37,8 @@ PAGES_CODE = ("flows/experiments", "flows/report", "flows/trials/statistics.py",
 
 _HEAD = """\
 # Written by `python -m flows.experiments stages{option}` from {source}; change that, not this.
-# `dvc repro {file}` runs what has changed: a stage per hypernetwork and per experiment, and their pages.
+# `dvc repro {file}` runs what has changed: a stage per hypernetwork and per experiment,
+# and their pages.
 """
 
 
@@ -59,7 +60,11 @@ def text_of(profile_name: str) -> str:
 
 
 def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    profile, option, source = load_profile(profile_name), _option(profile_name), _source(profile_name)
+    profile, option, source = (
+        load_profile(profile_name),
+        _option(profile_name),
+        _source(profile_name),
+    )
     command = "python -m flows.experiments"
     released = [name for name, known in profile.hypernetworks.items() if known.released is not None]
     trained = [name for name in profile.hypernetworks if name not in released]
@@ -73,9 +78,14 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "released", {"foreach": released, "do": obtained | params}
     if trained:
         recipe = ["seed", "num_classes", "images", "train", "hypernetworks.${item}"]
-        inputs = {"params": [{source: recipe}], "deps": [*_splits(["train", "val"]), *hypernetworks.CODE]}
+        inputs = {
+            "params": [{source: recipe}],
+            "deps": [*_splits(["train", "val"]), *hypernetworks.CODE],
+        }
         yield "hypernetwork", {"foreach": trained, "do": obtained | inputs}
-    with_rows = {name: entry for name, entry in profile.experiments.items() if entry.kind != "derived"}
+    with_rows = {
+        name: entry for name, entry in profile.experiments.items() if entry.kind != "derived"
+    }
     for name, entry in with_rows.items():
         stage = {
             "wdir": "..",
@@ -99,7 +109,9 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _outs(*files: Path) -> list[dict[str, dict[str, bool]]]:
-    """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments that nobody ran."""
+    """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments
+    that nobody ran.
+    """
     return [{str(file): {"cache": False}} for file in files]
 
 
@@ -128,7 +140,9 @@ def _splits_of(profile: Profile, entry: Entry) -> list[str]:
 
 def _splits(names: Sequence[str]) -> list[str]:
     """The files of splits, which are sound if the stage validate says so."""
-    files = [str(paths.DEEPNETS / f"{name}{suffix}") for name in names for suffix in (".h5", ".parquet")]
+    files = [
+        str(paths.DEEPNETS / f"{name}{suffix}") for name in names for suffix in (".h5", ".parquet")
+    ]
     return [*files, str(paths.VALIDATION)] if files else []
 
 
@@ -139,7 +153,7 @@ def _code(entry: Entry) -> tuple[str, ...]:
         case DetectEntry():
             return detect.CODE
         case GeneralisationEntry():
-            return (*evaluate.CODE, "flows/sweep.py")
+            return (*evaluate.CODE, "flows/rows/sweep.py")
         case _:
             return measures.CODE
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. `kind`: "lead" tells what a section shows, "note" the setting, "warning" that something failed."""
+    """A paragraph. `kind`: "lead" tells what a section shows, "note" the setting, "warning" that
+    something failed.
+    """
 
     text: str
     kind: str = "body"
@@ -16,7 +18,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Figure:
-    """An inline SVG (`flows.report.figures`) with its caption; `alt` says in words what it shows."""
+    """An inline SVG (`flows.report.figures`) with its caption; `alt` says in words what it
+    shows.
+    """
 
     svg: str
     caption: str

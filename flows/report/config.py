@@ -10,5 +10,7 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    title: str = Field(default="Parameters predicted by GHN-3", min_length=1, description="heading of the page")
+    title: str = Field(
+        default="Parameters predicted by GHN-3", min_length=1, description="heading of the page"
+    )
     bins: int = Field(default=25, ge=5, le=100, description="bins of the accuracy histograms")

@@ -1,4 +1,6 @@
-"""Sections on predicted parameters without training: paper tables 2, 11, 12 and 20, figures 5 and 7."""
+"""Sections on predicted parameters without training: paper tables 2, 11, 12 and 20, figures 5 and
+7.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
-from flows.results import Row
+from flows.rows.results import Row
 
 SPLIT_TITLES = {
     "test": "Test",
@@ -46,14 +48,19 @@ class Setting:
         """The difference in setting, in a sentence or two."""
         steps = f" for {self.steps:,} steps" if self.steps else ""
         fewest, most = self.test_images
-        measured = f"{most:,} test images" if fewest == most else f"{fewest:,} (large networks) to {most:,} test images"
+        measured = (
+            f"{most:,} test images"
+            if fewest == most
+            else f"{fewest:,} (large networks) to {most:,} test images"
+        )
         return (
-            f"Published: ImageNet at 224 pixels, 1000 classes (chance 0.1 %), a GHN-3-XL/m16 of 654 million parameters "
-            f"trained on a million architectures for 75 epochs on eight A100. Ours: {self.images} at "
-            f"{self.image_size} pixels, {self.classes} classes (chance {percent(self.chance)}), {measured} "
-            f"a network, a GHN of {self.ghn_parameters / 1e6:.1f} million parameters trained on "
-            f"{self.train_architectures:,} architectures{steps} on this machine. The columns show the same quantity in "
-            f"another setting; their values are not comparable one to one."
+            "Published: ImageNet at 224 pixels, 1000 classes (chance 0.1 %), a GHN-3-XL/m16 of 654"
+            " million parameters trained on a million architectures for 75 epochs on eight A100."
+            f" Ours: {self.images} at {self.image_size} pixels, {self.classes} classes (chance"
+            f" {percent(self.chance)}), {measured} a network, a GHN of"
+            f" {self.ghn_parameters / 1e6:.1f} million parameters trained on"
+            f" {self.train_architectures:,} architectures{steps} on this machine. The columns show"
+            " the same quantity in another setting; their values are not comparable one to one."
         )
 
 
@@ -64,7 +71,9 @@ def percent(value: float | None, decimals: int = 1) -> str | None:
 
 def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
     """Mean and standard deviation of fractions as text."""
-    return f"{100 * values.mean():.{decimals}f} ± {100 * values.std():.{decimals}f}\N{NO-BREAK SPACE}%"
+    return (
+        f"{100 * values.mean():.{decimals}f} ± {100 * values.std():.{decimals}f}\N{NO-BREAK SPACE}%"
+    )
 
 
 def good(rows: Sequence[Row], *splits: str) -> list[Row]:
@@ -77,7 +86,9 @@ def column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
     return np.array([row[name] for row in rows], dtype=np.float64)
 
 
-def generalisation(rows: Sequence[Row], setting: Setting, bins: int, published: Mapping[str, Any]) -> Section:
+def generalisation(
+    rows: Sequence[Row], setting: Setting, bins: int, published: Mapping[str, Any]
+) -> Section:
     """Histograms per split and the table of means (figs. 5 and 7, tables 11 and 12)."""
     panels = []
     for split in (*DEEPNETS, "torchvision"):
@@ -87,9 +98,16 @@ def generalisation(rows: Sequence[Row], setting: Setting, bins: int, published: 
         title = f"{SPLIT_TITLES[split]} ({len(members)})"
         panels.append(
             Figure(
-                figures.histogram({"predicted": predicted, "random": random}, title, "accuracy", bins, setting.chance),
+                figures.histogram(
+                    {"predicted": predicted, "random": random},
+                    title,
+                    "accuracy",
+                    bins,
+                    setting.chance,
+                ),
                 "",
-                f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random {spread(random)}.",
+                f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random"
+                f" {spread(random)}.",
             )
         )
     table_rows: list[list[str | None]] = []
@@ -117,20 +135,32 @@ def generalisation(rows: Sequence[Row], setting: Setting, bins: int, published: 
         )
     blocks: list[Block] = [
         Text(
-            "Accuracy on held-out images of networks that the hypernetwork never saw, with predicted parameters and no "
-            "training at all, next to the same networks initialised at random and measured on the same batches.",
+            "Accuracy on held-out images of networks that the hypernetwork never saw, with"
+            " predicted parameters and no training at all, next to the same networks initialised at"
+            " random and measured on the same batches.",
             "lead",
         ),
         Panels(
             panels,
-            "Accuracies per split, as in figures 5 and 7 of the paper. Triangles mark means, the dotted line is "
-            "chance. Batch norm uses the statistics of the batch.",
+            "Accuracies per split, as in figures 5 and 7 of the paper. Triangles mark means, the"
+            " dotted line is chance. Batch norm uses the statistics of the batch.",
         ),
         Table(
-            ["split", "networks", "predicted", "random", "wins", "best", "top 10", "GHN-2", "GHN-3-T", "GHN-3-XL"],
+            [
+                "split",
+                "networks",
+                "predicted",
+                "random",
+                "wins",
+                "best",
+                "top 10",
+                "GHN-2",
+                "GHN-3-T",
+                "GHN-3-XL",
+            ],
             table_rows,
-            "Accuracy without training: mean ± standard deviation over architectures (as tables 11 and 12). Wins: "
-            "networks on which predicted beat random parameters.",
+            "Accuracy without training: mean ± standard deviation over architectures (as tables 11"
+            " and 12). Wins: networks on which predicted beat random parameters.",
             groups=[("", 2), ("ours", 5), ("published, ImageNet", 3)],
         ),
         Text(setting.difference(), "note"),
@@ -139,7 +169,11 @@ def generalisation(rows: Sequence[Row], setting: Setting, bins: int, published: 
 
 
 def _published(method: Mapping[str, Sequence[float]], split: str) -> str | None:
-    return f"{method[split][0]:.1f} ± {method[split][1]:.1f}\N{NO-BREAK SPACE}%" if split in method else None
+    return (
+        f"{method[split][0]:.1f} ± {method[split][1]:.1f}\N{NO-BREAK SPACE}%"
+        if split in method
+        else None
+    )
 
 
 def torchvision_table(
@@ -181,10 +215,12 @@ def torchvision_table(
     shared = [row for row in good(rows, "torchvision") if row["architecture"] in models]
     blocks: list[Block] = [
         Text(
-            f"The 74 torchvision classification models, an even harder test: none of them resembles a training "
-            f"architecture. Ours without training: {spread(ours)}."
-            if ours.size
-            else "No model of torchvision was evaluated.",
+            (
+                "The 74 torchvision classification models, an even harder test: none of them"
+                f" resembles a training architecture. Ours without training: {spread(ours)}."
+                if ours.size
+                else "No model of torchvision was evaluated."
+            ),
             "lead",
         ),
         Table(
@@ -208,20 +244,23 @@ def torchvision_table(
         ),
         Text(
             setting.difference()
-            + " At 64 pixels and below, models get a stem for small images. Fine-tuned: test accuracy at the end of "
-            "our short fine-tuning, for the models in its budget.",
+            + " At 64 pixels and below, models get a stem for small images. Fine-tuned: test"
+            " accuracy at the end of our short fine-tuning, for the models in its budget.",
             "note",
         ),
     ]
     if len(shared) > 2:
         from scipy.stats import kendalltau
 
-        tau = kendalltau([row["accuracy"] for row in shared], [models[row["architecture"]]["ghn3"] for row in shared])
+        tau = kendalltau(
+            [row["accuracy"] for row in shared],
+            [models[row["architecture"]]["ghn3"] for row in shared],
+        )
         blocks.insert(
             2,
             Text(
-                f"Kendall's rank correlation of our accuracies without training with the published ones: "
-                f"{tau.statistic:.2f} (p = {tau.pvalue:.2g}, n = {len(shared)})."
+                "Kendall's rank correlation of our accuracies without training with the published"
+                f" ones: {tau.statistic:.2f} (p = {tau.pvalue:.2g}, n = {len(shared)})."
             ),
         )
     return Section("torchvision", "The 74 models of torchvision", blocks)
@@ -264,12 +303,20 @@ def cost(predictions: Sequence[Row]) -> Section:
             ]
         )
     blocks: list[Block] = [
-        Text("What it costs to build the graph of a network and to predict its parameters on this machine.", "lead"),
+        Text(
+            "What it costs to build the graph of a network and to predict its parameters on this"
+            " machine.",
+            "lead",
+        ),
     ]
     if points:
         svg = figures.scatter(points, "Time to predict", "million parameters", "seconds", log=True)
         blocks.append(
-            Figure(svg, "Each point is a network; both axes are logarithmic.", "Scatter plot of time over size.")
+            Figure(
+                svg,
+                "Each point is a network; both axes are logarithmic.",
+                "Scatter plot of time over size.",
+            )
         )
     blocks.append(
         Table(
@@ -304,7 +351,15 @@ def failures(*tables: tuple[str, Sequence[Row]]) -> Section | None:
         "failures",
         "What failed",
         [
-            Text(f"{len(rows)} measurements ended with an error and are missing from the figures above.", "warning"),
-            Table(["architecture", "stage", "initialisation", "error"], rows[:100], "At most 100 are shown."),
+            Text(
+                f"{len(rows)} measurements ended with an error and are missing from the figures"
+                " above.",
+                "warning",
+            ),
+            Table(
+                ["architecture", "stage", "initialisation", "error"],
+                rows[:100],
+                "At most 100 are shown.",
+            ),
         ],
     )

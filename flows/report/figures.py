@@ -1,8 +1,9 @@
 """Plots as inline SVG that takes the page's font and colours, in light, in dark and on paper.
 
-Matplotlib draws in placeholder colours that are then replaced by the page's CSS variables. Nothing in a figure depends
-on time or machine, so the same rows give the same bytes. Series colours are Okabe and Ito's, told apart by readers with
-colour-blindness; series differ in line style or filling too.
+Matplotlib draws in placeholder colours that are then replaced by the page's CSS variables. Nothing
+in a figure depends on time or machine, so the same rows give the same bytes. Series colours are
+Okabe and Ito's, told apart by readers with colour-blindness; series differ in line style or filling
+too.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def lines(
     chance: float | None = None,
     log: bool = False,
 ) -> str:
-    """A line per series, bands for spreads, a dotted line at chance; `log`: a logarithmic axis of values."""
+    """A line per series, bands for spreads, a dotted line at chance; `log`: a logarithmic axis of
+    values.
+    """
 
     def draw(axes: Axes) -> None:
         for entry in series:
@@ -102,7 +105,12 @@ def lines(
         if chance is not None:
             axes.axhline(chance, color=_MUTED, linestyle=":", linewidth=1)
             axes.annotate(
-                "chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5
+                "chance",
+                (1, chance),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=7.5,
             )
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -118,10 +126,13 @@ def lines(
     return _svg(draw, title)
 
 
-def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: str, bins: int, chance: float) -> str:
+def histogram(
+    values: Mapping[str, NDArray[np.float64]], title: str, x_label: str, bins: int, chance: float
+) -> str:
     """Accuracies of each series: the first filled, the others outlined; means as ticks on the axis.
 
-    The axis runs to 25, 50 or 100 %, whatever holds all of them, so that small accuracies do not fall into one bin.
+    The axis runs to 25, 50 or 100 %, whatever holds all of them, so that small accuracies do not
+    fall into one bin.
     """
     largest = max((sample.max(initial=0) for sample in values.values()), default=0)
     end = next(end for end in (0.25, 0.5, 1.0) if largest <= end)
@@ -136,11 +147,28 @@ def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: st
             if number == 0:
                 axes.stairs(counts, edges, fill=True, color=colour, alpha=0.75, label=name)
             else:
-                axes.stairs(counts, edges, color=colour, linewidth=1.4, linestyle=_DASHES[number], label=name)
+                axes.stairs(
+                    counts,
+                    edges,
+                    color=colour,
+                    linewidth=1.4,
+                    linestyle=_DASHES[number],
+                    label=name,
+                )
             if sample.size:
-                axes.plot([sample.mean()], [0], marker="^", color=colour, markersize=6, clip_on=False, zorder=5)
+                axes.plot(
+                    [sample.mean()],
+                    [0],
+                    marker="^",
+                    color=colour,
+                    markersize=6,
+                    clip_on=False,
+                    zorder=5,
+                )
         axes.axvline(chance, color=_MUTED, linestyle=":", linewidth=1)
-        axes.set(xlabel=x_label, ylabel="architectures", xlim=(0, end), ylim=(0, max(1.0, top * 1.08)))
+        axes.set(
+            xlabel=x_label, ylabel="architectures", xlim=(0, end), ylim=(0, max(1.0, top * 1.08))
+        )
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.legend(loc="upper right", fontsize=8)
@@ -149,7 +177,12 @@ def histogram(values: Mapping[str, NDArray[np.float64]], title: str, x_label: st
 
 
 def scatter(
-    points: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, x_label: str, y_label: str, *, log: bool
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool,
 ) -> str:
     """Points of each series, the smaller the more there are."""
     most = max((len(x) for x, _ in points.values()), default=0)
@@ -175,7 +208,9 @@ def scatter(
 
 
 def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
-    """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches: a phone is about 3.7 wide."""
+    """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches: a phone is about
+    3.7 wide.
+    """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
         canvas = Canvas(figsize=size, layout="constrained")
         FigureCanvasSVG(canvas)
@@ -183,7 +218,9 @@ def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
         axes.set_title(title)
         draw(axes)
         buffer = io.StringIO()
-        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        canvas.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)

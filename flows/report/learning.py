@@ -1,4 +1,6 @@
-"""Sections on training: the hypernetwork's learning curve, fine-tuning (fig. 6, table 2) and transfer (table 7)."""
+"""Sections on training: the hypernetwork's learning curve, fine-tuning (fig. 6, table 2) and
+transfer (table 7).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
-from flows.results import Row
+from flows.rows.results import Row
 from flows.trials.statistics import compare
 
 COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}
@@ -25,8 +27,10 @@ def learning_curve(
     """Accuracy of unseen networks and training loss over the hypernetwork's training.
 
     Args:
-        curve: an entry per evaluation: `step`, and of unseen networks of the val split `val_mean` and `val_best`.
-        steps: an entry per stretch of steps: `step`, `cross_entropy`, `accuracy` on the training batch.
+        curve: an entry per evaluation: `step`, and of unseen networks of the val split `val_mean`
+            and `val_best`.
+        steps: an entry per stretch of steps: `step`, `cross_entropy`, `accuracy` on the training
+            batch.
         setting: for chance.
     """
     panels = []
@@ -34,16 +38,23 @@ def learning_curve(
         x = [entry["step"] for entry in curve]
         series = [
             figures.Series("unseen networks, mean", x, [entry["val_mean"] for entry in curve]),
-            figures.Series("unseen networks, best", x, [entry["val_best"] for entry in curve], colour=2),
+            figures.Series(
+                "unseen networks, best", x, [entry["val_best"] for entry in curve], colour=2
+            ),
         ]
         if steps:
             smooth = _smooth(steps, "accuracy")
             series.append(figures.Series("training networks, mean", *smooth, colour=1))
-        svg = figures.lines(series, "Accuracy with predicted parameters", "step", "accuracy", chance=setting.chance)
+        svg = figures.lines(
+            series, "Accuracy with predicted parameters", "step", "accuracy", chance=setting.chance
+        )
         last = curve[-1]
         panels.append(
             Figure(
-                svg, "", f"Line plot of accuracy over steps, ending at {percent(last['val_mean'])} on unseen networks."
+                svg,
+                "",
+                f"Line plot of accuracy over steps, ending at {percent(last['val_mean'])} on unseen"
+                " networks.",
             )
         )
     if steps:
@@ -58,8 +69,8 @@ def learning_curve(
         panels.append(Figure(svg, "", "Line plot of the training loss over steps."))
     blocks: list[Block] = [
         Text(
-            "The hypernetwork learns by predicting parameters for architectures of the train split and following the "
-            "gradient of their loss; the evaluated networks are not among them.",
+            "The hypernetwork learns by predicting parameters for architectures of the train split"
+            " and following the gradient of their loss; the evaluated networks are not among them.",
             "lead",
         )
     ]
@@ -67,8 +78,8 @@ def learning_curve(
         blocks.append(
             Panels(
                 panels,
-                "Unseen networks: of the val split, on validation images. Training networks: those of each meta-batch, "
-                "on its images, averaged over neighbouring steps.",
+                "Unseen networks: of the val split, on validation images. Training networks: those"
+                " of each meta-batch, on its images, averaged over neighbouring steps.",
             )
         )
     else:
@@ -76,15 +87,21 @@ def learning_curve(
     return Section("learning", "How the hypernetwork learned", blocks)
 
 
-def _smooth(entries: Sequence[Mapping[str, float]], key: str, points: int = 80) -> tuple[list[float], list[float]]:
+def _smooth(
+    entries: Sequence[Mapping[str, float]], key: str, points: int = 80
+) -> tuple[list[float], list[float]]:
     """Steps and means of `key` in at most `points` equal windows."""
     found = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
     chunks = np.array_split(np.array(found, dtype=float), min(points, len(found))) if found else []
-    return [float(chunk[:, 0].mean()) for chunk in chunks], [float(chunk[:, 1].mean()) for chunk in chunks]
+    return [float(chunk[:, 0].mean()) for chunk in chunks], [
+        float(chunk[:, 1].mean()) for chunk in chunks
+    ]
 
 
 def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, Any]) -> Section:
-    """Accuracy per step from predicted and from random parameters, at each one's best learning rate."""
+    """Accuracy per step from predicted and from random parameters, at each one's best learning
+    rate.
+    """
     chosen = [row for row in rows if row["error"] is None and row.get("selected")]
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
@@ -96,12 +113,24 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             runs = [row for row in members if row["ghn"] == init]
             common = sorted(set.intersection(*(set(row["step"]) for row in runs)))
             values = np.array(
-                [[dict(zip(row["step"], row["val_accuracy"], strict=True))[s] for s in common] for row in runs]
+                [
+                    [dict(zip(row["step"], row["val_accuracy"], strict=True))[s] for s in common]
+                    for row in runs
+                ]
             )
             series.append(
-                figures.Series(_name(init), common, values.mean(0).tolist(), values.std(0).tolist(), _order(init))
+                figures.Series(
+                    _name(init),
+                    common,
+                    values.mean(0).tolist(),
+                    values.std(0).tolist(),
+                    _order(init),
+                )
             )
-            tests = np.array([row["test_accuracy"] for row in runs if row["test_accuracy"] is not None], dtype=float)
+            tests = np.array(
+                [row["test_accuracy"] for row in runs if row["test_accuracy"] is not None],
+                dtype=float,
+            )
             cells.append(
                 [
                     f"{SPLIT_TITLES[split]}, {_name(init)}",
@@ -122,28 +151,43 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             chance=setting.chance,
         )
         ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
-        panels.append(Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}."))
+        panels.append(
+            Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
+        )
     first = chosen[0]
     grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
     inits = sorted({row["ghn"] for row in chosen}, key=_order)
     blocks: list[Block] = [
         Text(
-            "What predicted parameters are for: training that starts from them. Each network is trained from each "
-            "initialisation at every learning rate of the same grid; the best by validation accuracy is shown.",
+            "What predicted parameters are for: training that starts from them. Each network is"
+            " trained from each initialisation at every learning rate of the same grid; the best by"
+            " validation accuracy is shown.",
             "lead",
         ),
-        Panels(panels, "Mean over networks, bands ± 1 standard deviation (as figure 6 of the paper)."),
+        Panels(
+            panels, "Mean over networks, bands ± 1 standard deviation (as figure 6 of the paper)."
+        ),
         Table(
-            ["networks from", "networks", "step 0", "half-way", "end", "test, end", "learning rates chosen"],
+            [
+                "networks from",
+                "networks",
+                "step 0",
+                "half-way",
+                "end",
+                "test, end",
+                "learning rates chosen",
+            ],
             cells,
-            "Validation accuracy at three points and test accuracy at the end, mean ± standard deviation.",
+            "Validation accuracy at three points and test accuracy at the end, mean ± standard"
+            " deviation.",
         ),
         *_comparisons(rows, inits),
         Text(
-            f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of batch "
-            f"{first['batch_size']} on {first['n_train']:,} images of {first['images']}, chosen on {first['n_val']:,} "
-            f"validation images, tested once on {first['n_test']:,}; {len({row['seed'] for row in chosen})} seed(s). "
-            "Published (table 2, top-10 networks, ImageNet, GHN-3-XL/m16): DeepNets-1M "
+            f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
+            f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
+            f" chosen on {first['n_val']:,} validation images, tested once on {first['n_test']:,};"
+            f" {len({row['seed'] for row in chosen})} seed(s). Published (table 2, top-10 networks,"
+            " ImageNet, GHN-3-XL/m16): DeepNets-1M "
             + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
             + " against random "
             + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
@@ -165,10 +209,15 @@ def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
         if result is not None:
             sentences.append(
                 Text(
-                    f"Predicted against {_name(other)}, test accuracy, paired over {result.n} networks: "
-                    f"{100 * result.mean_difference:+.1f} points (95 % bootstrap interval {100 * result.low:+.1f} to "
-                    f"{100 * result.high:+.1f}), ahead on {result.wins:.0%}"
-                    + (f", Wilcoxon p = {result.p_value:.2g}." if math.isfinite(result.p_value) else ".")
+                    f"Predicted against {_name(other)}, test accuracy, paired over {result.n}"
+                    f" networks: {100 * result.mean_difference:+.1f} points (95 % bootstrap"
+                    f" interval {100 * result.low:+.1f} to {100 * result.high:+.1f}), ahead on"
+                    f" {result.wins:.0%}"
+                    + (
+                        f", Wilcoxon p = {result.p_value:.2g}."
+                        if math.isfinite(result.p_value)
+                        else "."
+                    )
                 )
             )
     return sentences
@@ -190,7 +239,9 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
     bold = set()
     for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
         values = [accuracy.get((architecture, init)) for init in inits]
-        cells.append([architecture, *(spread(np.array(found)) if found else None for found in values)])
+        cells.append(
+            [architecture, *(spread(np.array(found)) if found else None for found in values)]
+        )
         means = [float(np.mean(found)) if found else -1.0 for found in values]
         bold.add((number, 1 + int(np.argmax(means))))
     first = chosen[0]
@@ -205,22 +256,23 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
         "Transfer from few labels",
         [
             Text(
-                f"The hypernetwork was trained on {first['source']}; here its parameters, with a fresh class head, are "
-                f"the start of training on {first['images']} from {first['n_train'] + first['n_val']:,} labels.",
+                f"The hypernetwork was trained on {first['source']}; here its parameters, with a"
+                f" fresh class head, are the start of training on {first['images']} from"
+                f" {first['n_train'] + first['n_val']:,} labels.",
                 "lead",
             ),
             Table(
                 ["network", *(_name(init) for init in inits)],
                 cells,
-                f"Test accuracy, mean ± standard deviation over {len({row['seed'] for row in chosen})} seeds; the best "
-                "of a row in bold.",
+                "Test accuracy, mean ± standard deviation over"
+                f" {len({row['seed'] for row in chosen})} seeds; the best of a row in bold.",
                 bold=frozenset(bold),
             ),
             *_comparisons(rows, inits),
             Text(
-                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)}, {first['steps']} steps, "
-                f"chosen on {first['n_val']:,} held-out labels. Published (table 7, {table_7['note']}): "
-                f"{published_row}.",
+                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)},"
+                f" {first['steps']} steps, chosen on {first['n_val']:,} held-out labels. Published"
+                f" (table 7, {table_7['note']}): {published_row}.",
                 "note",
             ),
         ],

@@ -1,4 +1,6 @@
-"""A hypernetwork behind MLflow's prediction interface: an architecture goes in, its parameters come out."""
+"""A hypernetwork behind MLflow's prediction interface: an architecture goes in, its parameters come
+out.
+"""
 
 LIMITS = {
     "max_rows": 16,
@@ -7,4 +9,6 @@ LIMITS = {
     "max_inline_bytes": 500_000_000,
     "max_image_size": 1024,
 }
-"""What a request may ask for; kept in the model, `load_model(..., model_config={...})` and `ghn serve` override it."""
+"""What a request may ask for; kept in the model, `load_model(..., model_config={...})` and `ghn
+serve` override it.
+"""

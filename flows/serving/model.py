@@ -1,9 +1,11 @@
-"""The MLflow model (`mlflow.pyfunc`), logged as code: what `mlflow models serve` and `load_model` run.
+"""The MLflow model (`mlflow.pyfunc`), logged as code: what `mlflow models serve` and `load_model`
+run.
 
-A request is a table with a row per network: `architecture` (a name or a description, see `flows.serving.network`),
-`classes` and `image_size`; parameters of the request: `delivery` ("inline": safetensors in base64; "path": a file on
-the server, in GHN_SERVE_DIR) and `dtype`. What does not fit the limits, or does not exist, is refused with the reason,
-as HTTP status 400 or 404 behind a server.
+A request is a table with a row per network: `architecture` (a name or a description, see
+`flows.serving.network`),
+`classes` and `image_size`; parameters of the request: `delivery` ("inline": safetensors in base64;
+"path": a file on the server, in GHN_SERVE_DIR) and `dtype`. What does not fit the limits, or does
+not exist, is refused with the reason, as HTTP status 400 or 404 behind a server.
 """
 
 from __future__ import annotations
@@ -34,17 +36,23 @@ DIRECTORY_VARIABLE = "GHN_SERVE_DIR"
 
 
 class HypernetworkModel(PythonModel):
-    """Predicts the parameters of each network of a request. One at a time, so that memory stays bounded."""
+    """Predicts the parameters of each network of a request. One at a time, so that memory stays
+    bounded.
+    """
 
     def load_context(self, context: Any) -> None:
         """Loads the hypernetwork from the model's artifacts."""
         from ghn import from_pretrained
 
         self.ghn: GHN = from_pretrained(context.artifacts["ghn"])
-        self.limits = LIMITS | {k: int(v) for k, v in (context.model_config or {}).items() if k in LIMITS}
+        self.limits = LIMITS | {
+            k: int(v) for k, v in (context.model_config or {}).items() if k in LIMITS
+        }
         self.lock = threading.Lock()
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """A row per network: its parameters and what is to be known about them.
 
         Raises:
@@ -53,7 +61,8 @@ class HypernetworkModel(PythonModel):
         options = {"delivery": "inline", "dtype": "float32", "seed": 0} | (params or {})
         if len(model_input) > self.limits["max_rows"]:
             raise MlflowException(
-                f"{len(model_input)} networks in a request; at most {self.limits['max_rows']}", BAD_REQUEST
+                f"{len(model_input)} networks in a request; at most {self.limits['max_rows']}",
+                BAD_REQUEST,
             )
         answers = []
         for index, row in enumerate(model_input.to_dict("records")):
@@ -72,30 +81,45 @@ class HypernetworkModel(PythonModel):
 
         from flows.serving.network import builder, count_parameters
 
-        architecture, classes, image_size = str(row["architecture"]), int(row["classes"]), int(row["image_size"])
-        dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}.get(options["dtype"])
+        architecture, classes, image_size = (
+            str(row["architecture"]),
+            int(row["classes"]),
+            int(row["image_size"]),
+        )
+        dtype = {
+            "float32": torch.float32,
+            "float16": torch.float16,
+            "bfloat16": torch.bfloat16,
+        }.get(options["dtype"])
         if dtype is None:
             raise ConfigError(f"dtype={options['dtype']!r}: float32, float16 or bfloat16")
         if options["delivery"] not in ("inline", "path"):
             raise ConfigError(f"delivery={options['delivery']!r}: inline or path")
-        self._check("max_description_characters", "the description has", len(architecture), "characters")
+        self._check(
+            "max_description_characters", "the description has", len(architecture), "characters"
+        )
         self._check("max_image_size", "image_size is", image_size, "pixels")
         build = builder(architecture, classes, image_size)
         parameters = count_parameters(build)
         self._check("max_parameters", "the network has", parameters, "parameters")
         if options["delivery"] == "inline":
             advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
-            self._check("max_inline_bytes", "the parameters have", parameters * dtype.itemsize, advice)
+            self._check(
+                "max_inline_bytes", "the parameters have", parameters * dtype.itemsize, advice
+            )
 
         started = time.perf_counter()
-        torch.manual_seed(int(options["seed"]))  # of what is not predicted and keeps its random initialisation
+        torch.manual_seed(
+            int(options["seed"])
+        )  # of what is not predicted and keeps its random initialisation
         network = build("cpu")
         predicted = self.ghn.predict(network)
         state = {
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in {**network.state_dict(), **predicted}.items()
         }
-        # One entry: several would be written in any order, and equal parameters shall have equal bytes.
+        # One entry: several would be written in any order, and equal parameters shall have equal
+        # bytes.
         request = {"architecture": architecture, "num_classes": classes, "image_size": image_size}
         data = save(
             {name: tensor.detach().contiguous().clone() for name, tensor in state.items()},
@@ -115,7 +139,9 @@ class HypernetworkModel(PythonModel):
 
     def _check(self, limit: str, what: str, value: int, unit: str) -> None:
         if value > self.limits[limit]:
-            raise ConfigError(f"{what} {value:,} {unit}; at most {self.limits[limit]:,} here ({limit})")
+            raise ConfigError(
+                f"{what} {value:,} {unit}; at most {self.limits[limit]:,} here ({limit})"
+            )
 
 
 def _write(data: bytes, digest: str) -> Path:
@@ -124,7 +150,9 @@ def _write(data: bytes, digest: str) -> Path:
 
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if not directory:
-        raise ConfigError(f"delivery='path': this server has no directory for it ({DIRECTORY_VARIABLE})")
+        raise ConfigError(
+            f"delivery='path': this server has no directory for it ({DIRECTORY_VARIABLE})"
+        )
     path = Path(directory).resolve() / f"{digest}.safetensors"
     if not path.exists():
         with atomic_path(path) as temporary:

@@ -2,10 +2,11 @@
 
 A description is JSON and never code, so a request cannot run anything on the server:
 
-    {"deepnets": {...}, "channels": 32}      an architecture of DeepNets-1M, in the published form of its meta data
-    {"layers": [["Conv2d", 3, 16, 3], ["ReLU"], ["Flatten"], ["Linear", 256, 10]]}
-                                             layers of torch.nn in a row; a list in place of a name is a row of its own,
-                                             {"residual": [...]} adds its input to its output
+    {"deepnets": {...}, "channels": 32}      an architecture of DeepNets-1M, in the published form
+    of its meta data {"layers": [["Conv2d", 3, 16, 3], ["ReLU"], ["Flatten"], ["Linear", 256, 10]]}
+                                             layers of torch.nn in a row; a list in place of a name
+                                             is a row of its own, {"residual": [...]} adds its input
+                                             to its output
 """
 
 from __future__ import annotations
@@ -23,8 +24,29 @@ MAX_LAYERS = 2000
 
 LAYERS = (
     *("Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "Linear", "Embedding", "MultiheadAttention"),
-    *("BatchNorm1d", "BatchNorm2d", "LayerNorm", "GroupNorm", "InstanceNorm2d", "Flatten", "Unflatten", "Identity"),
-    *("ReLU", "ReLU6", "LeakyReLU", "GELU", "SiLU", "Mish", "ELU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh"),
+    *(
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "LayerNorm",
+        "GroupNorm",
+        "InstanceNorm2d",
+        "Flatten",
+        "Unflatten",
+        "Identity",
+    ),
+    *(
+        "ReLU",
+        "ReLU6",
+        "LeakyReLU",
+        "GELU",
+        "SiLU",
+        "Mish",
+        "ELU",
+        "Hardswish",
+        "Hardsigmoid",
+        "Sigmoid",
+        "Tanh",
+    ),
     *("Softmax", "Dropout", "Dropout2d", "ZeroPad2d", "Upsample", "PixelShuffle"),
     *("MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d"),
 )
@@ -55,10 +77,14 @@ def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
     """
     if not architecture.lstrip().startswith("{"):
         if ":" in architecture or ".." in architecture:
-            raise UnknownArchitectureError(f"architecture {architecture!r}: only names that `ghn list` shows")
+            raise UnknownArchitectureError(
+                f"architecture {architecture!r}: only names that `ghn list` shows"
+            )
         from ghn.architectures import build
 
-        return lambda device: build(architecture, num_classes=num_classes, image_size=image_size, device=device)
+        return lambda device: build(
+            architecture, num_classes=num_classes, image_size=image_size, device=device
+        )
     try:
         description = json.loads(architecture)
     except ValueError as error:
@@ -75,21 +101,32 @@ def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
             parsed = Architecture.from_dict(fields)
             widths: dict[str, Any] = {str(key): value for key, value in rest.items()}
             return lambda device: Network(
-                parsed, num_classes=num_classes, image_size=image_size, device=torch.device(device), **widths
+                parsed,
+                num_classes=num_classes,
+                image_size=image_size,
+                device=torch.device(device),
+                **widths,
             )
-    raise ConfigError('architecture: a description is {"layers": [...]} or {"deepnets": {...}, "channels": ...}')
+    raise ConfigError(
+        'architecture: a description is {"layers": [...]} or {"deepnets": {...}, "channels": ...}'
+    )
 
 
 def _count(rows: list[Any]) -> int:
     return sum(
-        _count(row["residual"]) if isinstance(row, dict) and isinstance(row.get("residual"), list) else
-        _count(row) if isinstance(row, list) and row and not isinstance(row[0], str) else 1
+        _count(row["residual"])
+        if isinstance(row, dict) and isinstance(row.get("residual"), list)
+        else _count(row)
+        if isinstance(row, list) and row and not isinstance(row[0], str)
+        else 1
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def _sequence(rows: list[Any], device: str, where: str) -> nn.Sequential:
-    return nn.Sequential(*(_layer(row, device, f"{where}[{index}]") for index, row in enumerate(rows)))
+    return nn.Sequential(
+        *(_layer(row, device, f"{where}[{index}]") for index, row in enumerate(rows))
+    )
 
 
 def _layer(row: Any, device: str, where: str) -> nn.Module:
@@ -98,7 +135,9 @@ def _layer(row: Any, device: str, where: str) -> nn.Module:
             return Residual(*_sequence(rows, device, f"{where}.residual"))
         case [str(name), *arguments]:
             if name not in LAYERS:
-                raise ConfigError(f"architecture.{where}: no layer {name!r}; allowed: {', '.join(LAYERS)}")
+                raise ConfigError(
+                    f"architecture.{where}: no layer {name!r}; allowed: {', '.join(LAYERS)}"
+                )
             keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
             try:
                 with torch.device(device):
@@ -108,7 +147,9 @@ def _layer(row: Any, device: str, where: str) -> nn.Module:
             return layer
         case [*rows]:
             return _sequence(rows, device, where)
-    raise ConfigError(f'architecture.{where}: a layer is ["Name", arguments...], not {json.dumps(row)[:80]}')
+    raise ConfigError(
+        f'architecture.{where}: a layer is ["Name", arguments...], not {json.dumps(row)[:80]}'
+    )
 
 
 def count_parameters(build: Builder) -> int:

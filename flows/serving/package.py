@@ -1,4 +1,6 @@
-"""A hypernetwork as an MLflow model directory: weights, code, pinned requirements, signature, example."""
+"""A hypernetwork as an MLflow model directory: weights, code, pinned requirements, signature,
+example.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from ghn.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("ghn", "datasets", "flows")
 REQUIREMENTS = (
-    *("torch", "torchvision", "numpy", "scipy", "networkx", "safetensors", "pydantic", "pandas", "mlflow"),
+    *(
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "networkx",
+        "safetensors",
+        "pydantic",
+        "pandas",
+        "mlflow",
+    ),
     *("h5py", "pyarrow", "typer", "rich", "tqdm"),
 )
 """What the code imports; pinned to what is installed here."""
@@ -22,13 +34,17 @@ EVALUATION = "evaluation"
 """Keys of the artifacts; files `artifacts/ghn.safetensors` and `artifacts/evaluation.parquet`."""
 
 
-def package(weights: str | Path, directory: str | Path, evaluation: str | Path | None = None) -> Path:
-    """Writes the MLflow model of the hypernetwork in `weights` to `directory`, which must not exist.
+def package(
+    weights: str | Path, directory: str | Path, evaluation: str | Path | None = None
+) -> Path:
+    """Writes the MLflow model of the hypernetwork in `weights` to `directory`, which must not
+    exist.
 
     Args:
         weights: `ghn.safetensors`.
         directory: where to.
-        evaluation: rows of the stage evaluate, kept with the model for comparisons (`flows.registry`).
+        evaluation: rows of the stage evaluate, kept with the model for comparisons
+            (`flows.registry.registry`).
     """
     import logging
 
@@ -73,7 +89,11 @@ def package(weights: str | Path, directory: str | Path, evaluation: str | Path |
         ),
     )
     example = pd.DataFrame(
-        {"architecture": ["squeezenet1_1"], "classes": [config.num_classes], "image_size": [image_size]}
+        {
+            "architecture": ["squeezenet1_1"],
+            "classes": [config.num_classes],
+            "image_size": [image_size],
+        }
     )
     artifacts: dict[str, Any] = {WEIGHTS: str(Path(weights).resolve())}
     if evaluation is not None:

@@ -1,7 +1,8 @@
 """MLflow's scoring server with a limit on the size of a request (`ghn serve`).
 
-`mlflow models serve` reads a request whole, however large, before the model sees it; here what is too long is refused
-with 413 as soon as it is known to be. Everything else is MLflow's: the routes /ping, /version and /invocations.
+`mlflow models serve` reads a request whole, however large, before the model sees it; here what is
+too long is refused with 413 as soon as it is known to be. Everything else is MLflow's: the routes
+/ping, /version and /invocations.
 """
 
 from __future__ import annotations
@@ -51,13 +52,18 @@ class RequestLimit:
         await self.app(scope, replay, send)
 
     async def _refuse(self, send: Any) -> None:
-        text = f'{{"error_code": "BAD_REQUEST", "message": "a request has at most {self.max_bytes} bytes here"}}'
+        text = (
+            f'{{"error_code": "BAD_REQUEST", "message": "a request has at most {self.max_bytes}'
+            ' bytes here"}'
+        )
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 413, "headers": headers})
         await send({"type": "http.response.body", "body": text.encode()})
 
 
-def serve(model_uri: str, host: str, port: int, max_request_bytes: int, limits: Mapping[str, int]) -> None:
+def serve(
+    model_uri: str, host: str, port: int, max_request_bytes: int, limits: Mapping[str, int]
+) -> None:
     """Loads the model and answers until it is told to end.
 
     Args:

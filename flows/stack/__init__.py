@@ -1,1 +1,3 @@
-"""The servers on one machine: PostgreSQL, Prefect, MLflow and two workers (`make up`, `ghn stack`)."""
+"""The servers on one machine: PostgreSQL, Prefect, MLflow and two workers (`make up`, `ghn
+stack`).
+"""

@@ -1,10 +1,12 @@
 """Automations of the server that are no deployment's trigger (those are in prefect.yaml).
 
-    python -m flows.stack.automations  # on the server at PREFECT_API_URL; `ghn stack deploy` does this too
+    python -m flows.stack.automations  # on the server at PREFECT_API_URL; `ghn stack deploy` does
+    this too
 
-A flow run whose machine is gone (no power, evicted, `kill -9` of everything) can report nothing more, so nobody would
-ever know. Flow runs send a heartbeat every `HEARTBEAT_SECONDS`; one that misses `MISSED` of them is marked as Crashed,
-and what waits for that (the trigger of pipeline/nightly) goes on.
+A flow run whose machine is gone (no power, evicted, `kill -9` of everything) can report nothing
+more, so nobody would ever know. Flow runs send a heartbeat every `HEARTBEAT_SECONDS`; one that
+misses `MISSED` of them is marked as Crashed, and what waits for that (the trigger of
+pipeline/nightly) goes on.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.gpus import visible
+from flows.compute.gpus import visible
 from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,9 @@ USER = "ghn"
 DATABASES = ("prefect", "mlflow")
 POOLS = ("cpu", "gpu")
 HEARTBEAT_SECONDS = 30
-"""Between two heartbeats of a flow run (PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers); the least Prefect allows."""
+"""Between two heartbeats of a flow run (PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers); the
+least Prefect allows.
+"""
 
 TRAINING_LIMIT = "training"
 """Global concurrency limit of Prefect with a slot per GPU."""
@@ -26,24 +28,30 @@ TRAINING_LIMIT = "training"
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Addresses and directories of one stack; several stacks on one machine differ in directory and ports.
+    """Addresses and directories of one stack; several stacks on one machine differ in directory and
+    ports.
 
     Attributes:
         directory: data, logs and process ids (GHN_STACK_DIR, `.stack` in the checkout).
-        host: what the servers bind to (GHN_STACK_HOST, 127.0.0.1). Prefect and MLflow have no log-in of their own, so
-            any other value belongs behind a proxy that has one.
+        host: what the servers bind to (GHN_STACK_HOST, 127.0.0.1). Prefect and MLflow have no
+            log-in of their own, so any other value belongs behind a proxy that has one.
         postgres_port, prefect_port, mlflow_port: GHN_STACK_{POSTGRES,PREFECT,MLFLOW}_PORT.
-        training_slots: GPUs of this machine that the pool `gpu` may use, and so trainings at once (GHN_STACK_GPUS; by
-            default as many as PyTorch sees, at least 1: without a GPU that pool trains on the CPU).
+        training_slots: GPUs of this machine that the pool `gpu` may use, and so trainings at once
+            (GHN_STACK_GPUS; by default as many as PyTorch sees, at least 1: without a GPU that pool
+            trains on the CPU).
         cpu_slots: flow runs at once in the pool `cpu` (GHN_STACK_CPU_RUNS, 2).
     """
 
-    directory: Path = field(default_factory=lambda: Path(os.environ.get("GHN_STACK_DIR") or ROOT / ".stack").resolve())
+    directory: Path = field(
+        default_factory=lambda: Path(os.environ.get("GHN_STACK_DIR") or ROOT / ".stack").resolve()
+    )
     host: str = field(default_factory=lambda: os.environ.get("GHN_STACK_HOST", "127.0.0.1"))
     postgres_port: int = field(default_factory=lambda: _number("GHN_STACK_POSTGRES_PORT", 5433))
     prefect_port: int = field(default_factory=lambda: _number("GHN_STACK_PREFECT_PORT", 4200))
     mlflow_port: int = field(default_factory=lambda: _number("GHN_STACK_MLFLOW_PORT", 5000))
-    training_slots: int = field(default_factory=lambda: _number("GHN_STACK_GPUS", 0) or max(1, len(visible())))
+    training_slots: int = field(
+        default_factory=lambda: _number("GHN_STACK_GPUS", 0) or max(1, len(visible()))
+    )
     cpu_slots: int = field(default_factory=lambda: _number("GHN_STACK_CPU_RUNS", 2))
 
     @property
@@ -67,7 +75,9 @@ class StackConfig:
 
     @property
     def password(self) -> str:
-        """Of the database user: GHN_STACK_PASSWORD, or a random one kept in the stack's directory (mode 600)."""
+        """Of the database user: GHN_STACK_PASSWORD, or a random one kept in the stack's directory
+        (mode 600).
+        """
         if given := os.environ.get("GHN_STACK_PASSWORD"):
             return given
         path = self.directory / "password"
@@ -84,7 +94,10 @@ class StackConfig:
 
     def client_environment(self) -> dict[str, str]:
         """What a process needs to talk to the servers (`eval "$(ghn stack env)"`)."""
-        return {"PREFECT_API_URL": f"{self.prefect_url}/api", "MLFLOW_TRACKING_URI": self.mlflow_url}
+        return {
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+        }
 
     def check_ports(self) -> None:
         """Raises ConfigError if something else listens on a port of the stack."""
@@ -93,7 +106,8 @@ class StackConfig:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     raise ConfigError(
-                        f"port {port} is taken by another program; choose one with GHN_STACK_{variable.upper()}_PORT"
+                        f"port {port} is taken by another program; choose one with"
+                        f" GHN_STACK_{variable.upper()}_PORT"
                     )
 
 

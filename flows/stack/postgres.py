@@ -1,6 +1,7 @@
 """PostgreSQL from the system's package: found, initialised once, run as a service of the stack.
 
-PostgreSQL refuses to run as root, so under root it runs as the package's user `postgres`, or `nobody`.
+PostgreSQL refuses to run as root, so under root it runs as the package's user `postgres`, or
+`nobody`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def binaries() -> Path:
         ConfigError: PostgreSQL is not installed.
     """
     candidates = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name.split(".")[0]), reverse=True
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda p: int(p.parent.name.split(".")[0]),
+        reverse=True,
     )
     if (pg_config := shutil.which("pg_config")) is not None:
         found = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True)
@@ -35,7 +38,9 @@ def binaries() -> Path:
     for directory in candidates:
         if (directory / "initdb").exists() and (directory / "postgres").exists():
             return directory
-    raise ConfigError("PostgreSQL's server is not installed; on Debian and Ubuntu: apt-get install postgresql")
+    raise ConfigError(
+        "PostgreSQL's server is not installed; on Debian and Ubuntu: apt-get install postgresql"
+    )
 
 
 def run_as() -> str | None:
@@ -49,11 +54,14 @@ def run_as() -> str | None:
             return pwd.getpwnam(name).pw_name
         except KeyError:
             continue
-    raise ConfigError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
+    raise ConfigError(
+        "PostgreSQL does not run as root, and there is neither a user postgres nor nobody"
+    )
 
 
 def data_directory(config: StackConfig) -> Path:
-    """`postgres/` in the stack's directory, or where the user postgres can reach it: a symbolic link leads there.
+    """`postgres/` in the stack's directory, or where the user postgres can reach it: a symbolic
+    link leads there.
 
     (Under root the checkout may lie in a home directory that no other user may enter.)
     """
@@ -65,7 +73,9 @@ def data_directory(config: StackConfig) -> Path:
     enter = subprocess.run(["test", "-x", str(config.directory)], check=False, **as_user(user))
     if enter.returncode != 0:
         name = hashlib.sha256(str(config.directory).encode()).hexdigest()[:12]
-        outside = Path("/var/tmp") / f"ghn-stack-{name}"  # survives a restart of the machine, unlike /tmp
+        outside = (
+            Path("/var/tmp") / f"ghn-stack-{name}"
+        )  # survives a restart of the machine, unlike /tmp
         outside.mkdir(exist_ok=True)
         link.symlink_to(outside)
     return link.resolve()
@@ -77,7 +87,14 @@ def service(config: StackConfig) -> Service:
     data = data_directory(config)
 
     def ready() -> bool:
-        command = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(config.postgres_port)]
+        command = [
+            str(programs / "pg_isready"),
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(config.postgres_port),
+        ]
         return subprocess.run(command).returncode == 0
 
     return Service(
@@ -114,7 +131,15 @@ def initialise(config: StackConfig) -> None:
         if user is not None:
             shutil.chown(password.name, user)
         command = [
-            *(str(binaries() / "initdb"), "-D", str(data), "-U", USER, "--encoding=UTF8", "--locale=C.UTF-8"),
+            *(
+                str(binaries() / "initdb"),
+                "-D",
+                str(data),
+                "-U",
+                USER,
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ),
             *("--auth=scram-sha-256", f"--pwfile={password.name}"),
         ]
         result = subprocess.run(command, capture_output=True, text=True, cwd="/", **as_user(user))
@@ -129,7 +154,10 @@ def create_databases(config: StackConfig) -> None:
     where = ["-h", "127.0.0.1", "-p", str(config.postgres_port), "-U", USER]
     for name in DATABASES:
         result = subprocess.run(
-            [str(programs / "createdb"), *where, name], env=environment, capture_output=True, text=True
+            [str(programs / "createdb"), *where, name],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         if result.returncode != 0 and "already exists" not in result.stderr:
             raise ServiceError(f"createdb {name}: {result.stderr.strip()}")

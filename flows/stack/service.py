@@ -1,4 +1,6 @@
-"""A server process: started in a session of its own, found again by its pid file, ended with all its children."""
+"""A server process: started in a session of its own, found again by its pid file, ended with all
+its children.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +61,17 @@ class Service:
         try:
             pid, created = self._pid_file.read_text().split()
             process = psutil.Process(int(pid))
-            same = abs(process.create_time() - float(created)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            same = (
+                abs(process.create_time() - float(created)) < 1
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
         return process if same else None
 
     def start(self, wait_seconds: float = 120.0) -> bool:
-        """Starts the service unless it runs, and waits until it answers; returns whether it was started.
+        """Starts the service unless it runs, and waits until it answers; returns whether it was
+        started.
 
         Raises:
             ServiceError: it ended, or did not answer in time.
@@ -81,10 +87,14 @@ class Service:
         while not self.ready():
             if process.poll() is not None:
                 self._pid_file.unlink(missing_ok=True)
-                raise ServiceError(f"{self.name} ended with exit code {process.returncode}:\n{self.last_lines()}")
+                raise ServiceError(
+                    f"{self.name} ended with exit code {process.returncode}:\n{self.last_lines()}"
+                )
             if time.monotonic() > deadline:
                 self.stop()
-                raise ServiceError(f"{self.name} did not answer in {wait_seconds:.0f} s:\n{self.last_lines()}")
+                raise ServiceError(
+                    f"{self.name} did not answer in {wait_seconds:.0f} s:\n{self.last_lines()}"
+                )
             time.sleep(0.2)
         return True
 
@@ -101,7 +111,9 @@ class Service:
         )
 
     def stop(self, grace_seconds: float = 20.0) -> bool:
-        """Ends the service and every process below it, politely, then not; returns whether it was running."""
+        """Ends the service and every process below it, politely, then not; returns whether it was
+        running.
+        """
         process = self.process()
         if process is not None:
             family = [process, *process.children(recursive=True)]
@@ -116,13 +128,18 @@ class Service:
     def last_lines(self, count: int = 15) -> str:
         """The end of the log."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:]) + f"\n(whole log: {self.log})"
+            return (
+                "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+                + f"\n(whole log: {self.log})"
+            )
         except FileNotFoundError:
             return "(no log)"
 
 
 def as_user(user: str | None) -> dict[str, Any]:
-    """Arguments of `subprocess.Popen` for a child that runs as `user`, where this process may choose (root)."""
+    """Arguments of `subprocess.Popen` for a child that runs as `user`, where this process may
+    choose (root).
+    """
     if user is None or os.geteuid() != 0:
         return {}
     import pwd

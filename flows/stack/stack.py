@@ -10,8 +10,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from flows import gpus
-from flows.shell import environment
+from flows.compute import gpus
+from flows.compute.shell import environment
 from flows.stack import postgres
 from flows.stack.config import HEARTBEAT_SECONDS, POOLS, ROOT, TRAINING_LIMIT, StackConfig
 from flows.stack.service import Service, ServiceError
@@ -29,7 +29,8 @@ def services(config: StackConfig) -> Iterator[Service]:
 
 
 def up(config: StackConfig, report: Callable[[str], None]) -> None:
-    """Starts what does not run, in order, each after the one before answers; `report` gets a line per step.
+    """Starts what does not run, in order, each after the one before answers; `report` gets a line
+    per step.
 
     Raises:
         ConfigError: PostgreSQL is missing or a port is taken.
@@ -61,15 +62,21 @@ def status(config: StackConfig) -> dict[str, str]:
         process = service.process()
         if process is None:
             states[service.name] = "not running"
-        elif service.name.startswith("worker-"):  # nothing to ask; the server knows when it polled last
+        elif service.name.startswith(
+            "worker-"
+        ):  # nothing to ask; the server knows when it polled last
             states[service.name] = f"pid {process.pid}"
         else:
-            states[service.name] = f"pid {process.pid}, {'answers' if service.ready() else 'does not answer'}"
+            states[service.name] = (
+                f"pid {process.pid}, {'answers' if service.ready() else 'does not answer'}"
+            )
     return states
 
 
 def prefect_environment(config: StackConfig) -> dict[str, str]:
-    """What every Prefect process of the stack shares; its home is in the stack, so the user's profile is left alone."""
+    """What every Prefect process of the stack shares; its home is in the stack, so the user's
+    profile is left alone.
+    """
     return {
         **environment(),
         **config.client_environment(),
@@ -80,7 +87,8 @@ def prefect_environment(config: StackConfig) -> dict[str, str]:
 
 
 def prefect(config: StackConfig, *arguments: str, extra: Mapping[str, str] | None = None) -> str:
-    """Runs a `prefect` command against the stack's server and returns its output; `extra` goes to its environment.
+    """Runs a `prefect` command against the stack's server and returns its output; `extra` goes to
+    its environment.
 
     Raises:
         ServiceError: it failed.
@@ -94,7 +102,8 @@ def prefect(config: StackConfig, *arguments: str, extra: Mapping[str, str] | Non
 
 
 def deploy(config: StackConfig) -> list[str]:
-    """Applies prefect.yaml and `flows.stack.automations` to the server; returns the deployments, as `flow/name`.
+    """Applies prefect.yaml and `flows.stack.automations` to the server; returns the deployments, as
+    `flow/name`.
 
     Raises:
         ServiceError: the server is away, or refuses a deployment.
@@ -135,7 +144,14 @@ def _mlflow(config: StackConfig) -> Service:
     return Service(
         "mlflow",
         [
-            *(str(PYTHON_PROGRAMS / "mlflow"), "server", "--host", config.host, "--port", str(config.mlflow_port)),
+            *(
+                str(PYTHON_PROGRAMS / "mlflow"),
+                "server",
+                "--host",
+                config.host,
+                "--port",
+                str(config.mlflow_port),
+            ),
             *("--workers", "2", "--serve-artifacts", "--artifacts-destination", artifacts.as_uri()),
         ],
         config.directory,
@@ -165,7 +181,15 @@ def _worker(config: StackConfig, pool: str) -> Service:
     return Service(
         f"worker-{pool}",
         [
-            *(str(PYTHON_PROGRAMS / "prefect"), "worker", "start", "--pool", pool, "--type", "process"),
+            *(
+                str(PYTHON_PROGRAMS / "prefect"),
+                "worker",
+                "start",
+                "--pool",
+                pool,
+                "--type",
+                "process",
+            ),
             *("--name", f"{pool}-1", "--limit", str(_limit(config, pool))),
         ],
         config.directory,
@@ -192,7 +216,9 @@ def _create_pools(config: StackConfig) -> None:
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         for pool in POOLS:
             limit = _limit(config, pool)
-            create = WorkPoolCreate(name=pool, type="process", base_job_template=template, concurrency_limit=limit)
+            create = WorkPoolCreate(
+                name=pool, type="process", base_job_template=template, concurrency_limit=limit
+            )
             client.create_work_pool(create, overwrite=True)
         client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, config.training_slots)
 

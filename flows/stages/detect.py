@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from datasets.detection import DetectionImages, load_pennfudan
-from flows import paths
-from flows.architectures import TORCHVISION
-from flows.fanout import FanOut, fan_out
-from flows.results import Row, RowCache, code_digest, digest, identity, write_rows
+from flows.compute.fanout import FanOut, fan_out
+from flows.networks.build import build_network
+from flows.networks.targets import TORCHVISION
+from flows.rows.results import Row, RowCache, code_digest, digest, identity, write_rows
+from flows.settings import paths
 from flows.trials.initialise import initialise, is_hypernetwork, source
-from flows.trials.networks import build_network
-from flows.trials.trial import weights_digest
+from flows.trials.spec import weights_digest
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import GHNError
 
@@ -48,14 +48,22 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_size: int = Field(default=800, ge=32, description="pixels of the shorter side after scaling")
+    min_size: int = Field(
+        default=800, ge=32, description="pixels of the shorter side after scaling"
+    )
     max_size: int = Field(default=1333, ge=32)
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     representation: int = Field(default=1024, ge=8, description="width of the box head")
-    rois: int = Field(default=512, ge=4, description="regions per image that the box head trains on")
-    proposals: int = Field(default=1000, ge=10, description="regions per image that are looked at when detecting")
+    rois: int = Field(
+        default=512, ge=4, description="regions per image that the box head trains on"
+    )
+    proposals: int = Field(
+        default=1000, ge=10, description="regions per image that are looked at when detecting"
+    )
     epochs: int = Field(default=10, ge=1)
-    decay_every: int = Field(default=3, ge=1, description="epochs after which the learning rate is divided by 10")
+    decay_every: int = Field(
+        default=3, ge=1, description="epochs after which the learning rate is divided by 10"
+    )
     lr: float = Field(default=0.005, gt=0)
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -71,7 +79,9 @@ class DetectConfig(BaseModel):
     backbones: tuple[str, ...] = Field(default=("resnet50", "resnet101", "resnet152"), min_length=1)
     inits: tuple[str, ...] = Field(default=("ghn", "randinit"), min_length=1)
     seeds: int = Field(default=3, ge=1, description="each with its own split of the images")
-    n_images: int | None = Field(default=None, ge=4, description="only the first so many; null: all 170")
+    n_images: int | None = Field(
+        default=None, ge=4, description="only the first so many; null: all 170"
+    )
     n_test: int = Field(default=50, ge=1)
     beta: float = Field(default=1e-5, ge=0)
     detector: DetectorConfig = Field(default_factory=DetectorConfig)
@@ -99,7 +109,9 @@ class Detect:
 
     def __call__(self, job: Job) -> tuple[Job, Row | str]:
         """The job with its columns, or why it failed."""
-        from flows.experiments.detection import run_detection  # torchvision's detectors take seconds to import
+        from flows.experiments.detection import (
+            run_detection,
+        )  # torchvision's detectors take seconds to import
 
         try:
             with torch.random.fork_rng(devices=[]):
@@ -119,13 +131,20 @@ class Detect:
             )
             config = self.config
             return job, run_detection(
-                resnet, _images(config.n_images), config.n_test, config.detector, job.seed, self.device
+                resnet,
+                _images(config.n_images),
+                config.n_test,
+                config.detector,
+                job.seed,
+                self.device,
             )
         except Exception as error:  # not every exception survives the way between processes
             return job, f"{type(error).__name__}: {error}"
 
 
-def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOut, out: Path) -> list[Row]:
+def detect(
+    config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOut, out: Path
+) -> list[Row]:
     """Trains all detectors that the cache does not have and writes the rows to `out`.
 
     Where the images of Penn-Fudan are absent each detector has a row that says so.
@@ -145,7 +164,10 @@ def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOu
     settings = config.model_dump(mode="json", exclude={"backbones", "inits", "seeds"})
     hashes = {job.init: digest(data, weights_digest(source(job.init))) for job in jobs}
     keys = {
-        job: digest(job.backbone, job.init, job.seed, hashes[job.init], settings, code_digest(*CODE)) for job in jobs
+        job: digest(
+            job.backbone, job.init, job.seed, hashes[job.init], settings, code_digest(*CODE)
+        )
+        for job in jobs
     }
     found: dict[Job, Row] = {}
     with RowCache(paths.CACHE / "detect.jsonl") as cache:
@@ -173,7 +195,9 @@ def _images(n: int | None) -> DetectionImages:
 
 
 def _num_classes(ghn: str) -> int:
-    """Classes of the backbone's own head, which is thrown away: those that the hypernetwork was trained on."""
+    """Classes of the backbone's own head, which is thrown away: those that the hypernetwork was
+    trained on.
+    """
     from flows.trials.initialise import hypernetwork
 
     return int(hypernetwork(source(ghn)).config.num_classes) if is_hypernetwork(ghn) else 1000

@@ -1,11 +1,12 @@
-"""Stage evaluate: accuracy of predicted parameters without any training (paper tables 2, 11, 12, 20; figs. 5, 7).
+"""Stage evaluate: accuracy of predicted parameters without any training (paper tables 2, 11, 12,
+20; figs. 5, 7).
 
-Batch norm uses the statistics of the batch, since running statistics are not predicted; batches are shuffled by a fixed
-seed; dropout and stochastic depth are off. Next to each accuracy stands that of the same network, randomly initialised,
-on the same batches. Images are the held-out test split.
+Batch norm uses the statistics of the batch, since running statistics are not predicted; batches are
+shuffled by a fixed seed; dropout and stochastic depth are off. Next to each accuracy stands that of
+the same network, randomly initialised, on the same batches. Images are the held-out test split.
 
-With a budget (`evaluate.max_gmacs`) a network sees as many of the images as it affords, in the same order; a row says
-how many.
+With a budget (`evaluate.max_gmacs`) a network sees as many of the images as it affords, in the same
+order; a row says how many.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows import paths
-from flows.architectures import Target, build, forward_gmacs, targets
-from flows.provenance import dvc_hash
-from flows.results import Row, digest, finite, write_rows
-from flows.sweep import Provenance, failures, report_failures, sweep
+from flows.networks.targets import Target, build, forward_gmacs, targets
+from flows.rows.provenance import dvc_hash
+from flows.rows.results import Row, digest, finite, write_rows
+from flows.rows.sweep import Provenance, failures, report_failures, sweep
+from flows.settings import paths
 from ghn.files import atomic_path
 from ghn.predict import batch_statistics
 
 if TYPE_CHECKING:
     from datasets.images import ImageTensors
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
     from ghn.models import GHN
 
-CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/architectures.py")
+CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks/targets.py")
 
 COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
@@ -49,7 +50,9 @@ COLUMNS: dict[str, pa.DataType] = {
     "randinit_loss": pa.float64(),
     "images": pa.int64(),
     "parameters": pa.int64(),
-    "gmacs": pa.float64(),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
+    "gmacs": (
+        pa.float64()
+    ),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
     "seconds": pa.float64(),
 }
 
@@ -63,15 +66,23 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int | None = Field(default=None, ge=2, description="so many of the test images, drawn by seed; null: all")
-    batch_size: int = Field(default=64, ge=2, description="batch norm uses the statistics of a batch")
+    images: int | None = Field(
+        default=None, ge=2, description="so many of the test images, drawn by seed; null: all"
+    )
+    batch_size: int = Field(
+        default=64, ge=2, description="batch norm uses the statistics of a batch"
+    )
     max_gmacs: float | None = Field(
         default=None,
         gt=0,
-        description="10^9 multiply-accumulates to spend on a network's accuracy: larger networks see fewer images; "
-        "null: no bound",
+        description=(
+            "10^9 multiply-accumulates to spend on a network's accuracy: larger networks see fewer"
+            " images; null: no bound"
+        ),
     )
-    min_images: int = Field(default=32, ge=2, description="images that every network sees, whatever it costs")
+    min_images: int = Field(
+        default=32, ge=2, description="images that every network sees, whatever it costs"
+    )
     bins: int = Field(default=20, ge=2, le=100, description="bins of the accuracy histogram")
 
 
@@ -86,7 +97,9 @@ class Score:
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
-    """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and labels (B,)."""
+    """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
+    labels (B,).
+    """
     right = top5 = n = 0
     loss = 0.0
     with batch_statistics(model):
@@ -137,19 +150,27 @@ class Evaluate:
         }
 
     def batches(self, cost: float) -> list[tuple[Tensor, Tensor]]:
-        """The batches that a network of `cost` GMACs is measured on: all images, or the first so many it affords."""
+        """The batches that a network of `cost` GMACs is measured on: all images, or the first so
+        many it affords.
+        """
         n = len(self.images)
         if self.config.max_gmacs is not None:
             n = min(n, max(self.config.min_images, int(self.config.max_gmacs / cost)))
         images = self.images.subset(range(n))
-        batches = list(images.batches(self.config.batch_size, shuffle=False, drop_last=False, device=self.device))
+        batches = list(
+            images.batches(
+                self.config.batch_size, shuffle=False, drop_last=False, device=self.device
+            )
+        )
         if len(batches[-1][1]) == 1:  # one image has no statistics
             del batches[-1]
         return batches
 
 
 def run(params: Params, stage: StageRun) -> None:
-    """Evaluates all architectures of `params.architectures` and writes results/evaluation.{parquet,json}."""
+    """Evaluates all architectures of `params.architectures` and writes
+    results/evaluation.{parquet,json}.
+    """
     from ghn import from_pretrained
 
     weights = paths.weights(params.base.ghn)
@@ -162,7 +183,9 @@ def run(params: Params, stage: StageRun) -> None:
         targets(params.architectures),
         measure,
         Provenance(
-            params.base.ghn, params.base.seed, digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS), images.digest)
+            params.base.ghn,
+            params.base.seed,
+            digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS), images.digest),
         ),
         config.model_dump(include={"batch_size", "max_gmacs", "min_images"}),
         params.fanout,
@@ -172,13 +195,21 @@ def run(params: Params, stage: StageRun) -> None:
     report_failures("evaluate", rows)
     summary = summarise(rows, 1 / images.num_classes)
     write_summary(summary, rows, config.bins)
-    stage.log_metrics({f"{split}/{key}": value for split, entry in summary.items() for key, value in entry.items()})
+    stage.log_metrics(
+        {
+            f"{split}/{key}": value
+            for split, entry in summary.items()
+            for key, value in entry.items()
+        }
+    )
     for path in (paths.EVALUATION, SUMMARY, HISTOGRAM):
         stage.log_artifact(path)
 
 
 def test_images(params: Params) -> ImageTensors:
-    """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of them."""
+    """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of
+    them.
+    """
     from flows.stages.images import load_split
 
     images = load_split(params, "test")
@@ -187,7 +218,8 @@ def test_images(params: Params) -> ImageTensors:
 
 
 def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]:
-    """Per split: mean, standard deviation over architectures, best and top-10 mean, predicted and random; errors.
+    """Per split: mean, standard deviation over architectures, best and top-10 mean, predicted and
+    random; errors.
 
     Accuracies are fractions; the split `deepnets` pools the five splits of DeepNets-1M.
     """
@@ -199,7 +231,11 @@ def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]
     summary: dict[str, dict[str, float]] = {}
     for split, members in groups.items():
         good = [row for row in members if row["error"] is None]
-        entry: dict[str, float] = {"architectures": len(members), "errors": len(failures(members)), "chance": chance}
+        entry: dict[str, float] = {
+            "architectures": len(members),
+            "errors": len(failures(members)),
+            "chance": chance,
+        }
         for prefix in ("", "randinit_") if good else ():
             accuracy = np.sort([row[f"{prefix}accuracy"] for row in good])[::-1]
             entry |= {

@@ -1,7 +1,10 @@
-"""Stage generate: the architectures of one split of DeepNets-1M and their graphs (paper table 3, `docs/deepnets1m.md`).
+"""Stage generate: the architectures of one split of DeepNets-1M and their graphs (paper table 3,
+`docs/deepnets1m.md`).
 
-Each split is a run of its own. No split waits for another: the train split needs the evaluation splits to stay disjoint
-from them, and draws them afresh in a second (`datasets.deepnets.generate.disjoint_hashes`).
+Each split is a run of its own. No split waits for another: the train split needs the evaluation
+splits to stay disjoint
+from them, and draws them afresh in a second
+(`datasets.deepnets.generation.generate.disjoint_hashes`).
 """
 
 from __future__ import annotations
@@ -10,20 +13,23 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from datasets.deepnets.generate import GenerateConfig, generate_split
-from datasets.deepnets.workers import MapItems
-from flows import paths
-from flows.fanout import fan_out
+from datasets.deepnets.generation.config import GenerateConfig
+from datasets.deepnets.generation.generate import generate_split
+from datasets.deepnets.generation.workers import MapItems
+from flows.compute.fanout import fan_out
+from flows.settings import paths
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
 
 __all__ = ["GenerateConfig", "run"]
 
 
 def run(params: Params, stage: StageRun, split: str) -> None:
-    """Writes data/deepnets1m/<split>.h5 and <split>.parquet; shards are made where `params.fanout` says."""
+    """Writes data/deepnets1m/<split>.h5 and <split>.parquet; shards are made where `params.fanout`
+    says.
+    """
     map_shards: MapItems = partial(fan_out, config=params.fanout, title=f"generate {split}")
     started = time.perf_counter()
     generated = generate_split(paths.DEEPNETS, split, params.generate, params.base.seed, map_shards)

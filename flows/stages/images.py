@@ -1,7 +1,7 @@
 """Stage images: decodes an image data set once, into a safetensors file of uint8 tensors per split.
 
-A data set that does not fit into memory (`images.stream`) is not decoded here: its training split is streamed from its
-files, only the held-out splits become tensors.
+A data set that does not fit into memory (`images.stream`) is not decoded here: its training split
+is streamed from its files, only the held-out splits become tensors.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from datasets.images import ImageStream, ImageTensors, load, stream
-from flows import paths
+from flows.settings import paths
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
 
@@ -30,15 +30,30 @@ class ImagesConfig(BaseModel):
     name: str = Field(
         default="digits",
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory <name> with "
-        "Parquet files or a folder per split and class, or a downloaded torchvision data set",
+        description=(
+            "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
+            " <name> with Parquet files or a folder per split and class, or a downloaded"
+            " torchvision data set"
+        ),
     )
-    root: str | None = Field(default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data")
+    root: str | None = Field(
+        default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data"
+    )
     image_size: int = Field(default=32, ge=8, le=1024, description="side in pixels")
-    val_fraction: float = Field(default=0.1, gt=0, lt=1, description="share of the training images that is held out")
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="test share of a data set stored as one table")
-    stream: bool = Field(default=False, description="stream the training split (ImageNet) instead of keeping tensors")
-    workers: int = Field(default=0, ge=0, description="decoding processes of the stream, per rank; 8 must divide by it")
+    val_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the training images that is held out"
+    )
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="test share of a data set stored as one table"
+    )
+    stream: bool = Field(
+        default=False, description="stream the training split (ImageNet) instead of keeping tensors"
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="decoding processes of the stream, per rank; 8 must divide by it",
+    )
 
     def splits(self) -> tuple[str, ...]:
         """The splits that are decoded."""
@@ -60,7 +75,10 @@ def run(params: Params, stage: StageRun) -> None:
             seed=params.base.seed,
             cache=paths.IMAGES,
         )
-        about |= {"classes": list(images.classes), split: {"images": len(images), "sha256": images.digest}}
+        about |= {
+            "classes": list(images.classes),
+            split: {"images": len(images), "sha256": images.digest},
+        }
         stage.log_metrics({f"{split}_images": len(images)})
     if config.stream:
         about["train"] = {"images": len(_stream(params))}
@@ -76,7 +94,9 @@ def load_split(params: Params, split: str) -> ImageTensors:
         DamagedFileError: the file is damaged.
     """
     config = params.images
-    return ImageTensors.open(paths.images(config.name) / f"{split}-{config.image_size}px.safetensors")
+    return ImageTensors.open(
+        paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
+    )
 
 
 def training_images(params: Params) -> ImageTensors | ImageStream:

@@ -1,8 +1,10 @@
-"""Stage predict: the hypernetwork predicts the parameters of every evaluation architecture (900 + 74).
+"""Stage predict: the hypernetwork predicts the parameters of every evaluation architecture (900 +
+74).
 
-A row says how large the network is, how much of it was predicted, how long graph and prediction took, and the L2 norm
-of all parameters (the param-norm of paper table 20's published data). The parameters themselves are written on request
-only (`predict.save`): they take seconds to make and tens of gigabytes to keep.
+A row says how large the network is, how much of it was predicted, how long graph and prediction
+took, and the L2 norm of all parameters (the param-norm of paper table 20's published data). The
+parameters themselves are written on request only (`predict.save`): they take seconds to make and
+tens of gigabytes to keep.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import paths
-from flows.architectures import Target, build, targets
-from flows.provenance import dvc_hash
-from flows.results import Row, digest, write_rows
-from flows.sweep import Provenance, failures, report_failures, sweep
+from flows.networks.targets import Target, build, targets
+from flows.rows.provenance import dvc_hash
+from flows.rows.results import Row, digest, write_rows
+from flows.rows.sweep import Provenance, failures, report_failures, sweep
+from flows.settings import paths
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
     from ghn.models import GHN
 
-CODE = ("ghn", "datasets/deepnets", "flows/stages/predict.py", "flows/architectures.py")
+CODE = ("ghn", "datasets/deepnets", "flows/stages/predict.py", "flows/networks/targets.py")
 
 COLUMNS: dict[str, pa.DataType] = {
     "parameters": pa.int64(),  # numbers in the network
@@ -49,7 +51,9 @@ class PredictConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    save: bool = Field(default=False, description="write each state dict as safetensors below results/predicted/")
+    save: bool = Field(
+        default=False, description="write each state dict as safetensors below results/predicted/"
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ class Predict:
 
 
 def run(params: Params, stage: StageRun) -> None:
-    """Predicts all architectures of `params.architectures` and writes results/predictions.parquet."""
+    """Predicts all architectures of `params.architectures` and writes
+    results/predictions.parquet.
+    """
     from ghn import from_pretrained
 
     weights = paths.weights(params.base.ghn)

@@ -1,8 +1,10 @@
-"""Stage register: the trained hypernetwork becomes a version in the MLflow registry, and the champion if it is better.
+"""Stage register: the trained hypernetwork becomes a version in the MLflow registry, and the
+champion if it is better.
 
-It is logged as an MLflow model (`flows.serving`), so that `mlflow.pyfunc.load_model` and `mlflow models serve` work.
-The version's tags lead back to everything it was made from: the run of this stage, the git revision, the DVC hashes of
-weights, architectures, images and results, and its accuracy. `flows.registry` decides whether it becomes @champion.
+It is logged as an MLflow model (`flows.serving`), so that `mlflow.pyfunc.load_model` and `mlflow
+models serve` work. The version's tags lead back to everything it was made from: the run of this
+stage, the git revision, the DVC hashes of weights, architectures, images and results, and its
+accuracy. `flows.registry.registry` decides whether it becomes @champion.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import paths
-from flows.mlflow_store import SPOOL
-from flows.provenance import dvc_hash
+from flows.rows.provenance import dvc_hash
+from flows.settings import paths
 from flows.stages.evaluate import SUMMARY
-from flows.tracking import flatten
+from flows.tracking.client import SPOOL
+from flows.tracking.run import flatten
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
     from ghn.models import GHN
 
 REGISTRATION = paths.RESULTS / "registration.json"
@@ -33,9 +35,13 @@ class RegisterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(default="ghn3", pattern=r"^[A-Za-z0-9._ -]+$", description="registered model in MLflow")
+    name: str = Field(
+        default="ghn3", pattern=r"^[A-Za-z0-9._ -]+$", description="registered model in MLflow"
+    )
     alias: str = Field(
-        default="challenger", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="alias of the new version"
+        default="challenger",
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        description="alias of the new version",
     )
 
 
@@ -48,7 +54,9 @@ def run(params: Params, stage: StageRun) -> None:
     try:
         summary = json.loads(SUMMARY.read_text())
     except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it") from None
+        raise DamagedFileError(
+            f"{SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it"
+        ) from None
     splits = [path for name in summary if (path := paths.DEEPNETS / f"{name}.h5").exists()]
     sources = (paths.DEEPNETS, *splits, paths.images(params.images.name), weights, paths.EVALUATION)
     record = {
@@ -65,9 +73,9 @@ def run(params: Params, stage: StageRun) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     pooled = summary.get("deepnets") or next(iter(summary.values()))
     description = (
-        f"Graph hypernetwork trained on {params.images.name} at {params.images.image_size} pixels: mean accuracy "
-        f"{pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without training, "
-        f"{pooled['chance']:.1%} being chance"
+        f"Graph hypernetwork trained on {params.images.name} at {params.images.image_size} pixels:"
+        f" mean accuracy {pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without"
+        f" training, {pooled['chance']:.1%} being chance"
     )
     from flows.serving.package import package
 
@@ -83,7 +91,9 @@ def run(params: Params, stage: StageRun) -> None:
 
 
 def _variant(hypernetwork: GHN) -> str:
-    """The paper's name of the variant, such as ghn3-t, or what it is made of; for weights that do not say it."""
+    """The paper's name of the variant, such as ghn3-t, or what it is made of; for weights that do
+    not say it.
+    """
     from ghn.models import VARIANTS, GHNConfig
 
     config = hypernetwork.config
@@ -94,6 +104,8 @@ def _variant(hypernetwork: GHN) -> str:
 
 
 def _describe(hypernetwork: GHN) -> str:
-    """What tells a small hypernetwork of a profile from the variant of the paper that it is derived from."""
+    """What tells a small hypernetwork of a profile from the variant of the paper that it is derived
+    from.
+    """
     config = hypernetwork.config
     return f"{config.message_passing} d{config.hidden} l{config.layers} h{config.heads}"

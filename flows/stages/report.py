@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows import paths
-from flows.provenance import dvc_hash
 from flows.report import Section, evaluation, learning, render
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
-from flows.results import Row, read_rows
+from flows.rows.provenance import dvc_hash
+from flows.rows.results import Row, read_rows
+from flows.settings import paths
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
 
 
 def run(params: Params, stage: StageRun) -> None:
@@ -49,11 +49,16 @@ def build(params: Params) -> str:
         learning.transfer(transferred, paper),
         evaluation.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
         learning.learning_curve(
-            read_curve(paths.model(ghn) / "curve.json"), read_steps(paths.model(ghn) / "steps.csv"), setting
+            read_curve(paths.model(ghn) / "curve.json"),
+            read_steps(paths.model(ghn) / "steps.csv"),
+            setting,
         ),
         evaluation.cost(predictions),
         evaluation.failures(
-            ("predict", predictions), ("evaluate", evaluated), ("finetune", finetuned), ("transfer", transferred)
+            ("predict", predictions),
+            ("evaluate", evaluated),
+            ("finetune", finetuned),
+            ("transfer", transferred),
         ),
     ]
     return render(
@@ -99,14 +104,18 @@ def headline(evaluated: Sequence[Row], setting: Setting) -> str:
     difference = float((predicted - random).mean())
     verdict = "clearly above" if difference > 3 * sigma else "not clearly above"
     return (
-        f"On {setting.images}, the parameters that the hypernetwork predicts for {len(test)} networks it has never "
-        f"seen classify {percent(float(predicted.mean()))} of held-out images correctly without any training (standard "
-        f"deviation over networks {percent(float(predicted.std()))}): {verdict} random initialisation, "
-        f"{percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at {percent(setting.chance)}."
+        f"On {setting.images}, the parameters that the hypernetwork predicts for {len(test)}"
+        f" networks it has never seen classify {percent(float(predicted.mean()))} of held-out"
+        " images correctly without any training (standard deviation over networks"
+        f" {percent(float(predicted.std()))}): {verdict} random initialisation,"
+        f" {percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at"
+        f" {percent(setting.chance)}."
     )
 
 
-def tiles(evaluated: Sequence[Row], predictions: Sequence[Row], setting: Setting) -> list[tuple[str, str, str]]:
+def tiles(
+    evaluated: Sequence[Row], predictions: Sequence[Row], setting: Setting
+) -> list[tuple[str, str, str]]:
     """Key figures: value, what, beside what."""
     found = []
     for what, splits in (
@@ -115,15 +124,25 @@ def tiles(evaluated: Sequence[Row], predictions: Sequence[Row], setting: Setting
     ):
         if members := good(evaluated, *splits):
             random = percent(float(column(members, "randinit_accuracy").mean()))
-            found.append((percent(float(column(members, "accuracy").mean())) or "", what, f"random {random}"))
+            found.append(
+                (percent(float(column(members, "accuracy").mean())) or "", what, f"random {random}")
+            )
     if members := good(evaluated, *DEEPNETS, "torchvision"):
         best = max(members, key=lambda row: row["accuracy"])
-        found.append((percent(best["accuracy"]) or "", "best network, untrained", best["architecture"]))
+        found.append(
+            (percent(best["accuracy"]) or "", "best network, untrained", best["architecture"])
+        )
     if predictions:
         members = good(predictions, *DEEPNETS, "torchvision")
         seconds = float(np.median(column(members, "predict_seconds"))) if members else float("nan")
         errors = len(predictions) - len(members)
-        found.append((f"{len(members)}", "networks predicted", f"{errors} failed, median {1000 * seconds:.0f} ms"))
+        found.append(
+            (
+                f"{len(members)}",
+                "networks predicted",
+                f"{errors} failed, median {1000 * seconds:.0f} ms",
+            )
+        )
     return found
 
 
@@ -142,8 +161,11 @@ def provenance(params: Params, evaluated: Sequence[Row]) -> dict[str, str]:
         "git revision of the evaluation": ", ".join(revisions),
         "seed": str(params.base.seed),
         **{f"DVC hash of {name}": f"{dvc_hash(path)} ({path})" for name, path in sources.items()},
-        "published numbers": "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of "
-        "Diverse ImageNet Models? ICML 2023, and the results published beside SamsungSAILMontreal/ghn3 (MIT)",
+        "published numbers": (
+            "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of"
+            " Diverse ImageNet Models? ICML 2023, and the results published beside"
+            " SamsungSAILMontreal/ghn3 (MIT)"
+        ),
     }
 
 
@@ -152,7 +174,9 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     try:
         curve: list[dict[str, float]] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew") from None
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
+        ) from None
     return curve
 
 
@@ -160,9 +184,13 @@ def read_steps(path: Path) -> list[dict[str, float]]:
     """Its steps."""
     try:
         with path.open(newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
     except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew") from None
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
+        ) from None
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -173,5 +201,10 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()})
+        writer.writerow(
+            {
+                key: json.dumps(value) if isinstance(value, list) else value
+                for key, value in row.items()
+            }
+        )
     return buffer.getvalue()

@@ -1,10 +1,12 @@
-"""Stage train: trains the hypernetwork on the training split of DeepNets-1M and the training images.
+"""Stage train: trains the hypernetwork on the training split of DeepNets-1M and the training
+images.
 
-`ghn train` starts as many ranks on this machine as `train.processes` says (`flows.local_ranks`); on several machines
-the entry point is the same: `torchrun --nnodes=4 --nproc-per-node=8 ... -m flows.stages.train`. A run that is
-interrupted, in whatever way, goes on from its last checkpoint when the same command is given again. Checkpoints are in
-models/<ghn>/checkpoints/<digest of everything that decides the weights>/ until the run is complete, so changed
-parameters start a new run and never mix with the old one.
+`ghn train` starts as many ranks on this machine as `train.processes` says (`flows.compute.ranks`);
+on several machines the entry point is the same: `torchrun --nnodes=4 --nproc-per-node=8 ... -m
+flows.stages.train`. A run that is interrupted, in whatever way, goes on from its last checkpoint
+when the same command is given again. Checkpoints are in models/<ghn>/checkpoints/<digest of
+everything that decides the weights>/ until the run is complete, so changed parameters start a new
+run and never mix with the old one.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ import numpy as np
 from pydantic import Field
 
 from datasets.deepnets import MetaBatchConfig
-from flows import paths
-from flows.architectures import TORCHVISION, Target, build, open_split
-from flows.results import digest
-from flows.shell import exit_with_parent
+from flows.compute.shell import exit_with_parent
+from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.rows.results import digest
+from flows.settings import paths
 from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path
 from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from datasets.deepnets import MetaBatch, Split
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
     from ghn.models import GHN, GHNConfig
     from ghn.train import Ranks
 
@@ -54,41 +56,74 @@ SUMMARY_NAME = "training.json"
 class TrainStageConfig(TrainConfig):
     """Section `train` of params.yaml: the recipe, and what it is applied to."""
 
-    seed: int | None = Field(  # type: ignore[assignment]  # a section may leave to `base` what a recipe must know
-        default=None, description="of the order of images and architectures, and of fresh weights; null: base.seed"
+    # a section may leave to `base` what a recipe must know
+    seed: int | None = Field(  # type: ignore[assignment]
+        default=None,
+        description=(
+            "of the order of images and architectures, and of fresh weights; null: base.seed"
+        ),
     )
-    split: str = Field(default="train", description="split of DeepNets-1M to train on; its rules: generate.splits")
-    variant: str = Field(default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them")
-    ghn: dict[str, Any] = Field(default_factory=dict, description="fields of GHNConfig that differ from the variant")
+    split: str = Field(
+        default="train", description="split of DeepNets-1M to train on; its rules: generate.splits"
+    )
+    variant: str = Field(
+        default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them"
+    )
+    ghn: dict[str, Any] = Field(
+        default_factory=dict, description="fields of GHNConfig that differ from the variant"
+    )
     initial: str | None = Field(
         default=None,
-        description="a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained` takes it: "
-        "a file, a name, models:/name@alias; null: fresh weights. It must be of this variant",
+        description=(
+            "a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained`"
+            " takes it: a file, a name, models:/name@alias; null: fresh weights. It must be of this"
+            " variant"
+        ),
     )
     output_gain: float = Field(
         default=1.0,
         gt=0,
-        description="factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps the first "
-        "steps of large hypernetworks finite, and 5 undoes that: small ones begin to learn much sooner",
+        description=(
+            "factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps"
+            " the first steps of large hypernetworks finite, and 5 undoes that: small ones begin to"
+            " learn much sooner"
+        ),
     )
     distance_gain: float = Field(
         default=1.0,
         gt=0,
-        description="factor on the embeddings of the distance from the input when a run starts, also from `initial`: "
-        "what tells layers of one shape apart. Above 1 for a hypernetwork that predicts them all alike",
+        description=(
+            "factor on the embeddings of the distance from the input when a run starts, also from"
+            " `initial`: what tells layers of one shape apart. Above 1 for a hypernetwork that"
+            " predicts them all alike"
+        ),
     )
     processes: int = Field(
         default=1,
         ge=1,
-        description="ranks that `ghn train` starts here, each with its share of every meta-batch: one per core "
-        "of a CPU; under torchrun its own count holds",
+        description=(
+            "ranks that `ghn train` starts here, each with its share of every meta-batch: one per"
+            " core of a CPU; under torchrun its own count holds"
+        ),
     )
-    graph_workers: int = Field(default=0, ge=0, description="processes that build graphs ahead, per rank")
-    networks: MetaBatchConfig = Field(default_factory=MetaBatchConfig, description="how networks are sized")
-    curve_architectures: int = Field(default=16, ge=0, description="unseen architectures of val per evaluation")
-    curve_test: bool = Field(default=False, description="evaluate test architectures along the way too")
-    curve_torchvision: tuple[str, ...] = Field(default=(), description="torchvision models per evaluation")
-    curve_images: int = Field(default=256, ge=2, description="validation images per evaluation, in batches of 64")
+    graph_workers: int = Field(
+        default=0, ge=0, description="processes that build graphs ahead, per rank"
+    )
+    networks: MetaBatchConfig = Field(
+        default_factory=MetaBatchConfig, description="how networks are sized"
+    )
+    curve_architectures: int = Field(
+        default=16, ge=0, description="unseen architectures of val per evaluation"
+    )
+    curve_test: bool = Field(
+        default=False, description="evaluate test architectures along the way too"
+    )
+    curve_torchvision: tuple[str, ...] = Field(
+        default=(), description="torchvision models per evaluation"
+    )
+    curve_images: int = Field(
+        default=256, ge=2, description="validation images per evaluation, in batches of 64"
+    )
 
     def recipe_with(self, seed: int) -> TrainConfig:
         """The recipe alone.
@@ -107,7 +142,9 @@ class TrainStageConfig(TrainConfig):
         """
         from ghn.models import GHNConfig
 
-        return GHNConfig.from_dict(GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn)
+        return GHNConfig.from_dict(
+            GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +203,8 @@ class Tracker(Callback):
 
 
 def run(params: Params, stage: StageRun | None) -> None:
-    """Trains, or goes on training, and writes models/<ghn>/{ghn.safetensors,curve.json,training.json}.
+    """Trains, or goes on training, and writes
+    models/<ghn>/{ghn.safetensors,curve.json,training.json}.
 
     Args:
         params: all sections.
@@ -224,7 +262,9 @@ def run(params: Params, stage: StageRun | None) -> None:
 
 
 def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
-    """A hypernetwork with initial weights drawn by `seed`, those of its last layers times `output_gain`."""
+    """A hypernetwork with initial weights drawn by `seed`, those of its last layers times
+    `output_gain`.
+    """
     import torch
 
     from ghn.models import GHN
@@ -241,7 +281,8 @@ def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
     """The hypernetwork that training goes on from.
 
     Raises:
-        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images ask for.
+        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images
+            ask for.
         GHNError: it does not exist, cannot be reached, or is no hypernetwork.
     """
     from ghn import from_pretrained
@@ -249,10 +290,13 @@ def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
     ghn = from_pretrained(source)
     found, wanted = ghn.config.to_dict(), config.to_dict()
     if differing := [name for name in found if found[name] != wanted[name]]:
-        has, asked = (", ".join(f"{name} = {fields[name]}" for name in differing) for fields in (found, wanted))
+        has, asked = (
+            ", ".join(f"{name} = {fields[name]}" for name in differing)
+            for fields in (found, wanted)
+        )
         raise ConfigError(
-            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for {asked}; "
-            "change train.ghn (or images), or train.initial"
+            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for"
+            f" {asked}; change train.ghn (or images), or train.initial"
         )
     return ghn.train()
 
@@ -269,7 +313,8 @@ def emphasize_distance(ghn: GHN, gain: float) -> None:
         return
     if ghn.embedding.input_distance is None:
         raise ConfigError(
-            "train.distance_gain: this hypernetwork does not embed distances from the input; leave it at 1"
+            "train.distance_gain: this hypernetwork does not embed distances from the input; leave"
+            " it at 1"
         )
     with torch.no_grad():
         ghn.embedding.input_distance.weight *= gain
@@ -299,7 +344,9 @@ def curve(params: Params) -> Curve | None:
     if not targets:
         return None
     images = load_split(params, "val")
-    batches = list(images.batches(64, params.base.seed, drop_last=True))[: max(1, config.curve_images // 64)]
+    batches = list(images.batches(64, params.base.seed, drop_last=True))[
+        : max(1, config.curve_images // 64)
+    ]
     return Curve(targets, batches, images.num_classes, images.image_size)
 
 
@@ -322,13 +369,17 @@ def _meta_batches(
     )
 
     def from_step(step: int) -> Iterator[MetaBatch]:
-        return meta_batches(batches, step, config.graph_workers, pin_memory=group.device.type == "cuda")
+        return meta_batches(
+            batches, step, config.graph_workers, pin_memory=group.device.type == "cuda"
+        )
 
     return from_step
 
 
 def _publish(directory: Path, weights: Path, output: Path) -> None:
-    """Copies the outcome to where later stages and DVC look for it, and forgets how it came about."""
+    """Copies the outcome to where later stages and DVC look for it, and forgets how it came
+    about.
+    """
     lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
     for name, content in ((CURVE_NAME, lines), (SUMMARY_NAME, lines[-1] if lines else {})):
         with atomic_path(output / name) as temporary:
@@ -342,9 +393,13 @@ def _publish(directory: Path, weights: Path, output: Path) -> None:
 
 
 def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
-    """The steps as CSV, averaged over at most `windows` stretches of equal length; skipped steps are left out."""
+    """The steps as CSV, averaged over at most `windows` stretches of equal length; skipped steps
+    are left out.
+    """
     names = ("step", "loss", "cross_entropy", "accuracy", "gradient_norm", "lr")
-    rows = np.array([[step[name] for name in names] for step in steps if not step["skipped"]], dtype=np.float64)
+    rows = np.array(
+        [[step[name] for name in names] for step in steps if not step["skipped"]], dtype=np.float64
+    )
     stretches = np.array_split(rows, min(windows, len(rows))) if len(rows) else []
     lines = [",".join(f"{value:.6g}" for value in stretch.mean(axis=0)) for stretch in stretches]
     return "\n".join([",".join(names), *lines]) + "\n"
@@ -353,13 +408,14 @@ def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
 def main() -> None:
     """Entry point of `torchrun`: rank 0 runs the stage like `ghn train`, the others help.
 
-    What stops all ranks alike (an input error, Ctrl-C) is said by rank 0; the others end with the same exit code.
+    What stops all ranks alike (an input error, Ctrl-C) is said by rank 0; the others end with the
+    same exit code.
     """
     exit_with_parent()
     is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if is_main:
-            from flows.cli import run_stage
+            from flows.commands.stages import run_stage
 
             run_stage("train")
         else:

@@ -1,4 +1,6 @@
-"""Transfer to another data set from few labels (paper table 7): all layers but the head keep their initialisation."""
+"""Transfer to another data set from few labels (paper table 7): all layers but the head keep their
+initialisation.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,18 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import paths
-from flows.results import Row, identity, read_rows, write_rows
+from flows.networks.build import split_of
+from flows.rows.results import Row, identity, read_rows, write_rows
+from flows.settings import paths
 from flows.stages.finetune import FinetuneStageConfig, choose, device, images_spec, summary
 from flows.trials.images import ImagesSpec, data_available
-from flows.trials.networks import split_of
 from flows.trials.run import run_trials
-from flows.trials.trial import COLUMNS, Grid, Trial
+from flows.trials.spec import COLUMNS, Grid, Trial
 from ghn.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
 
 TRANSFER_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "source": pa.string()}
 
@@ -29,14 +31,21 @@ class TransferConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = Field(
-        default="auto", description="image data set; auto: CIFAR-10, or digits where CIFAR-10 is the source"
+        default="auto",
+        description="image data set; auto: CIFAR-10, or digits where CIFAR-10 is the source",
     )
-    labels: int = Field(default=1000, ge=10, description="labels of the target in all, training and choices")
-    held_out: float = Field(default=0.2, gt=0, lt=1, description="share of the labels on which choices are made")
+    labels: int = Field(
+        default=1000, ge=10, description="labels of the target in all, training and choices"
+    )
+    held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the labels on which choices are made"
+    )
     architectures: tuple[str, ...] | None = Field(
         default=None, description="ids; null: the best by accuracy without fine-tuning"
     )
-    splits: tuple[str, ...] = Field(default=("test", "torchvision"), description="where the best are looked for")
+    splits: tuple[str, ...] = Field(
+        default=("test", "torchvision"), description="where the best are looked for"
+    )
     top_k: int = Field(default=1, ge=1, description="so many of each split")
     max_gmacs: float | None = Field(default=0.1, gt=0, description="as in section finetune")
     inits: tuple[str, ...] = Field(default=("ghn", "randinit", "orthogonal"), min_length=1)
@@ -44,7 +53,8 @@ class TransferConfig(BaseModel):
     grid: Grid = Field(default_factory=Grid)
     train: FinetuneConfig = Field(default_factory=FinetuneConfig)
     pretrain: FinetuneConfig | None = Field(
-        default=None, description="train so on the source before the transfer (table 7, second block)"
+        default=None,
+        description="train so on the source before the transfer (table 7, second block)",
     )
     beta: float = Field(default=1e-5, ge=0)
     max_test: int | None = Field(default=2000, ge=1)
@@ -58,7 +68,8 @@ class TransferConfig(BaseModel):
 
 
 def run(params: Params, run: StageRun) -> None:
-    """Writes results/transfer.parquet: a row per (architecture, initialisation, grid point, seed) with its curve.
+    """Writes results/transfer.parquet: a row per (architecture, initialisation, grid point, seed)
+    with its curve.
 
     Where the target's files are absent each trial has a row that says so, and the pipeline goes on.
     """
@@ -94,7 +105,9 @@ def run(params: Params, run: StageRun) -> None:
     ]
     missing = data_available(spec)
     rows = (
-        [absent(trial, missing) for trial in trials] if missing else run_trials(trials, params.fanout, title="transfer")
+        [absent(trial, missing) for trial in trials]
+        if missing
+        else run_trials(trials, params.fanout, title="transfer")
     )
     for row in rows:
         row["source"] = source.name
@@ -112,6 +125,6 @@ def best(config: TransferConfig) -> list[str]:
 
 def absent(trial: Trial, error: str) -> Row:
     """The row of a trial whose data is not there."""
-    return identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, "", error) | {
-        "images": trial.images.name
-    }
+    return identity(
+        trial.architecture, split_of(trial.architecture), trial.init, trial.seed, "", error
+    ) | {"images": trial.images.name}

@@ -1,7 +1,9 @@
-"""Stage validate: proves that the splits of DeepNets-1M on disk are right; any broken graph fails the pipeline.
+"""Stage validate: proves that the splits of DeepNets-1M on disk are right; any broken graph fails
+the pipeline.
 
-Writes reports/validation.json (every check with its counts, and the statistics next to the published ones of paper
-table 3) and reports/validation.csv (a line per check), also when a check fails.
+Writes reports/validation.json (every check with its counts, and the statistics next to the
+published ones of paper table 3) and reports/validation.csv (a line per check), also when a check
+fails.
 """
 
 from __future__ import annotations
@@ -11,15 +13,20 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from datasets.deepnets.validate import ValidateConfig, ValidationReport, as_json, validate_splits
-from datasets.deepnets.workers import MapItems
-from flows import paths
-from flows.fanout import fan_out
+from datasets.deepnets.generation.workers import MapItems
+from datasets.deepnets.validation.config import ValidateConfig
+from datasets.deepnets.validation.validate import (
+    ValidationReport,
+    as_json,
+    validate_splits,
+)
+from flows.compute.fanout import fan_out
+from flows.settings import paths
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.params import Params
-    from flows.tracking import StageRun
+    from flows.tracking.run import StageRun
 
 __all__ = ["ValidateConfig", "run"]
 
@@ -48,9 +55,19 @@ def run(params: Params, stage: StageRun) -> None:
 def _write(report: ValidationReport) -> None:
     with atomic_path(paths.VALIDATION) as temporary:
         temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
-    with atomic_path(paths.VALIDATION.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
+    with (
+        atomic_path(paths.VALIDATION.with_suffix(".csv")) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["split", "check", "checked", "failed", "examples", "note"])
         for check in report.checks:
-            row = (check.split, check.check, check.checked, check.failed, " ".join(check.examples), check.note)
+            row = (
+                check.split,
+                check.check,
+                check.checked,
+                check.failed,
+                " ".join(check.examples),
+                check.note,
+            )
             writer.writerow(row)

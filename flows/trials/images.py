@@ -7,8 +7,8 @@ from functools import lru_cache
 from pydantic import BaseModel, ConfigDict, Field
 
 from datasets.images import ImageStream, ImageTensors, load, stream
-from flows import paths
-from flows.results import digest
+from flows.rows.results import digest
+from flows.settings import paths
 from ghn.errors import GHNError
 from ghn.finetune import stratified_order
 
@@ -24,13 +24,18 @@ class ImagesSpec(BaseModel):
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     seed: int = 0
-    few_shot: int | None = Field(default=None, ge=2, description="labels in all, for training and choices together")
-    few_shot_held_out: float = Field(default=0.2, gt=0, lt=1, description="share of these that choices are made on")
+    few_shot: int | None = Field(
+        default=None, ge=2, description="labels in all, for training and choices together"
+    )
+    few_shot_held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="share of these that choices are made on"
+    )
     max_train: int | None = Field(default=None, ge=1)
     max_val: int | None = Field(default=None, ge=1)
     max_test: int | None = Field(default=None, ge=1)
     stream: bool = Field(
-        default=False, description="training images that do not fit in memory: decoded as they are read"
+        default=False,
+        description="training images that do not fit in memory: decoded as they are read",
     )
     workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
 
@@ -39,12 +44,21 @@ class ImagesSpec(BaseModel):
 def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
     """Training, validation and test images of `spec`; once per process.
 
-    In a few-shot setting the held-out images for choices are among the few labels (Zhai et al., 2019: 800 and 200).
+    In a few-shot setting the held-out images for choices are among the few labels (Zhai et al.,
+    2019: 800 and 200).
     """
 
     def read(split: str) -> ImageTensors:
         fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
-        return load(spec.name, spec.root, split, spec.image_size, **fractions, seed=spec.seed, cache=paths.IMAGES)
+        return load(
+            spec.name,
+            spec.root,
+            split,
+            spec.image_size,
+            **fractions,
+            seed=spec.seed,
+            cache=paths.IMAGES,
+        )
 
     def cut(images: ImageTensors, limit: int | None) -> ImageTensors:
         if limit is None or len(images) <= limit:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from flows import paths
+from flows.settings import paths
 from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
 from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry, track_running_statistics
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ghn.models import GHN
 
 BASELINES = ("randinit", "orthogonal", "gradinit", "metainit", "fixup")
-"""Every other name is a hypernetwork: a directory of models/, a file, a released name or a models:/ URI."""
+"""Every other name is a hypernetwork: a directory of models/, a file, a released name or a models:/
+URI.
+"""
 
 
 def is_hypernetwork(init: str) -> bool:
@@ -83,7 +85,9 @@ def initialise(
                 raise ConfigError("GradInit needs images of the task; it is not offered here")
             gradinit(model, train, gradinit_config, seed=seed)
         case "metainit":
-            track_running_statistics(model)  # batch norm must be an affine map, with all its derivatives
+            track_running_statistics(
+                model
+            )  # batch norm must be an affine map, with all its derivatives
             metainit(model, image_shape, num_classes, metainit_config, seed=seed)
         case "fixup":
             fixup(model, seed=seed)

@@ -1,8 +1,9 @@
-"""Carries trials out: every point of the grid trained, the best on validation tested, all of it kept on disk.
+"""Carries trials out: every point of the grid trained, the best on validation tested, all of it
+kept on disk.
 
-A finished point is kept under its key (`flows.trials.trial`), so a killed stage repeats nothing that was finished, and
-a longer grid or another experiment that asks for the same points finds them. The test set is looked at for the chosen
-point only.
+A finished point is kept under its key (`flows.trials.spec`), so a killed stage repeats nothing that
+was finished, and a longer grid or another experiment that asks for the same points finds them. The
+test set is looked at for the chosen point only.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.images import ImageStream, ImageTensors
-from flows import paths
-from flows.fanout import FanOut, fan_out
-from flows.results import Row, digest, finite, identity
+from flows.compute.fanout import FanOut, fan_out
+from flows.networks.build import build_network, split_of
+from flows.rows.results import Row, digest, finite, identity
+from flows.settings import paths
 from flows.trials.images import trial_images
 from flows.trials.initialise import hypernetwork, initialise, is_hypernetwork, source
-from flows.trials.networks import build_network, split_of
-from flows.trials.trial import Trial
+from flows.trials.spec import Trial
 from ghn.files import atomic_path
 from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, track_running_statistics
 from ghn.graph import Graph
@@ -40,12 +41,15 @@ def run_trials(
     title: str = "fine-tuning",
     cache: Path = paths.CACHE / "trials",
 ) -> list[Row]:
-    """The rows of all trials, finished ones from the cache and the others by workers; sorted, none missing.
+    """The rows of all trials, finished ones from the cache and the others by workers; sorted, none
+    missing.
 
-    A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row with its error.
+    A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row
+    with its error.
 
     Raises:
-        GHNError: a hypernetwork that is needed is missing or damaged, so that none of its trials could run.
+        GHNError: a hypernetwork that is needed is missing or damaged, so that none of its trials
+            could run.
     """
     rows: list[Row] = []
     jobs: list[Job] = []
@@ -59,16 +63,26 @@ def run_trials(
         tqdm.write(f"{title}: {len(trials) - len(jobs)} of {len(trials)} trials are there already")
     for init in dict.fromkeys(job.trial.init for job in jobs if is_hypernetwork(job.trial.init)):
         hypernetwork(source(init))
-    for result in fan_out(_run_or_say_why, jobs, config, describe=str, failed=_failed, title=title) if jobs else ():
+    for result in (
+        fan_out(_run_or_say_why, jobs, config, describe=str, failed=_failed, title=title)
+        if jobs
+        else ()
+    ):
         rows += result
-    order = {(trial.architecture, trial.init, trial.seed): place for place, trial in enumerate(trials)}
-    rows.sort(key=lambda row: (order[row["architecture"], row["ghn"], row["seed"]], row.get("lr", 0.0)))
+    order = {
+        (trial.architecture, trial.init, trial.seed): place for place, trial in enumerate(trials)
+    }
+    rows.sort(
+        key=lambda row: (order[row["architecture"], row["ghn"], row["seed"]], row.get("lr", 0.0))
+    )
     return rows
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial with the digest of its data, which the process that hands out trials computes once for all of them."""
+    """A trial with the digest of its data, which the process that hands out trials computes once
+    for all of them.
+    """
 
     trial: Trial
     data_hash: str
@@ -121,7 +135,9 @@ def run_trial(job: Job) -> list[Row]:
             rows[key] = json.loads(path.read_text())
             continue
         model = start.model()
-        curve = finetune(model, train, val, point, seed=trial.seed, checkpoint=_checkpoint(trial, work, key))
+        curve = finetune(
+            model, train, val, point, seed=trial.seed, checkpoint=_checkpoint(trial, work, key)
+        )
         if all(curve.final > row["final_val_accuracy"] for row in rows.values()):
             _keep_only(model, work, key)
         row = {**_describe(point), **_measured(curve), "init_seconds": start.seconds}
@@ -134,7 +150,9 @@ def run_trial(job: Job) -> list[Row]:
     else:  # the row came from another grid's cache, without weights
         finetune(model, train, val, job.points[chosen], seed=trial.seed)
     shared = {
-        **identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash),
+        **identity(
+            trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash
+        ),
         "images": trial.images.name,
         "n_train": len(train),
         "n_val": len(val),
@@ -144,7 +162,9 @@ def run_trial(job: Job) -> list[Row]:
     }
     result = [{**shared, **row, "selected": key == chosen} for key, row in rows.items()]
     for row in result:
-        row["test_accuracy"] = evaluate(model, test, job.points[chosen]) if row["selected"] else None
+        row["test_accuracy"] = (
+            evaluate(model, test, job.points[chosen]) if row["selected"] else None
+        )
         if row["selected"] and trial.keep_logits:
             row["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
             row["labels"] = test.labels.tolist()
@@ -166,7 +186,9 @@ class _Start:
         """A fresh copy of the initialised network on the trial's device."""
         if self._model is None:
             self._model = self._make()
-            track_running_statistics(self._model)  # as in training, so that trained weights fit into a copy
+            track_running_statistics(
+                self._model
+            )  # as in training, so that trained weights fit into a copy
         return copy.deepcopy(self._model).to(self.trial.device)
 
     def _make(self) -> nn.Module:
@@ -199,12 +221,16 @@ class _Start:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trial.seed)
             return build_network(
-                self.trial.architecture, num_classes, self.trial.images.image_size, scalars=self.trial.init == "fixup"
+                self.trial.architecture,
+                num_classes,
+                self.trial.images.image_size,
+                scalars=self.trial.init == "fixup",
             )
 
 
 def with_new_head(fresh: nn.Module, trained: nn.Module) -> None:
-    """Copies into `fresh` all of `trained` but the classification layer, the last with a weight of two dimensions.
+    """Copies into `fresh` all of `trained` but the classification layer, the last with a weight of
+    two dimensions.
 
     Both are the same architecture; the number of classes may differ (paper section 5.3).
     """
@@ -252,7 +278,9 @@ def _weights(work: Path, key: str) -> Path:
 
 
 def _keep_only(model: nn.Module, work: Path, key: str) -> None:
-    """Keeps the weights of the best point so far, so that testing the chosen one needs no second training."""
+    """Keeps the weights of the best point so far, so that testing the chosen one needs no second
+    training.
+    """
     with atomic_path(_weights(work, key)) as temporary:
         torch.save(model.state_dict(), temporary)
     for other in work.glob("*.weights.pt"):
@@ -268,5 +296,12 @@ def _write_json(path: Path, value: Any) -> None:
 def _failed(job: Job, error: Exception | str) -> list[Row]:
     """The row of a trial that could not be done."""
     trial = job.trial
-    head = identity(trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash, error)
+    head = identity(
+        trial.architecture,
+        split_of(trial.architecture),
+        trial.init,
+        trial.seed,
+        job.data_hash,
+        error,
+    )
     return [head | {"images": trial.images.name}]

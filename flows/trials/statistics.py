@@ -15,7 +15,8 @@ N_BOOTSTRAP = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """How initialisation A does against B over n architectures (paper table 4, with its uncertainty).
+    """How initialisation A does against B over n architectures (paper table 4, with its
+    uncertainty).
 
     Attributes:
         n: architectures that both have, each the mean over its seeds.
@@ -24,7 +25,8 @@ class Comparison:
         wins: fraction of architectures on which A is above B.
         average_gain: mean of A - B where A wins; NaN if nowhere.
         average_loss: mean of A - B where it does not; NaN if nowhere.
-        p_value: Wilcoxon signed-rank test, two-sided; NaN for fewer than 2 architectures that differ.
+        p_value: Wilcoxon signed-rank test, two-sided; NaN for fewer than 2 architectures that
+            differ.
     """
 
     n: int
@@ -37,7 +39,9 @@ class Comparison:
     p_value: float
 
 
-def per_architecture(rows: Sequence[dict[str, Any]], init: str, value: str = "test_accuracy") -> dict[str, float]:
+def per_architecture(
+    rows: Sequence[dict[str, Any]], init: str, value: str = "test_accuracy"
+) -> dict[str, float]:
     """Mean of `value` over the seeds of each architecture, of the chosen grid points."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -46,13 +50,19 @@ def per_architecture(rows: Sequence[dict[str, Any]], init: str, value: str = "te
     return {architecture: float(np.mean(found)) for architecture, found in values.items()}
 
 
-def compare(rows: Sequence[dict[str, Any]], a: str, b: str, value: str = "test_accuracy") -> Comparison | None:
-    """Initialisation `a` against `b` over the architectures that both have; None if there are none."""
+def compare(
+    rows: Sequence[dict[str, Any]], a: str, b: str, value: str = "test_accuracy"
+) -> Comparison | None:
+    """Initialisation `a` against `b` over the architectures that both have; None if there are
+    none.
+    """
     of_a, of_b = per_architecture(rows, a, value), per_architecture(rows, b, value)
     shared = [architecture for architecture in of_a if architecture in of_b]
     if not shared:
         return None
-    return paired(np.array([of_a[name] for name in shared]), np.array([of_b[name] for name in shared]))
+    return paired(
+        np.array([of_a[name] for name in shared]), np.array([of_b[name] for name in shared])
+    )
 
 
 def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64], seed: int = 0) -> Comparison:
@@ -72,7 +82,9 @@ def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64], seed: int = 0) ->
     )
 
 
-def bootstrap_interval(values_N: NDArray[np.float64], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(
+    values_N: NDArray[np.float64], seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean; of a single value, that value twice."""
     if len(values_N) < 2:
         return float(values_N[0]), float(values_N[0])

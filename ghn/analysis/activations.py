@@ -11,10 +11,13 @@ from torch.nn.modules.conv import _ConvNd
 
 @torch.no_grad()
 def activation_variances(model: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
-    """Variance of the output of each convolution and linear layer, by name, in the order in which they are run.
+    """Variance of the output of each convolution and linear layer, by name, in the order in which
+    they are run.
 
-    Over all entries of the output: images, channels and positions. A layer that runs more than once counts the first
-    time. The model runs in the mode it is in: `with ghn.predict.batch_statistics(model)` is right for parameters that
+    Over all entries of the output: images, channels and positions. A layer that runs more than once
+    counts the first
+    time. The model runs in the mode it is in: `with ghn.predict.batch_statistics(model)` is right
+    for parameters that
     come without running statistics, `model.eval()` for trained ones.
     """
     variances: dict[str, float] = {}
@@ -22,7 +25,9 @@ def activation_variances(model: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
         for name, module in model.named_modules():
             if isinstance(module, _ConvNd | nn.Linear):
 
-                def record(_module: nn.Module, _inputs: object, output: Tensor, name: str = name) -> None:
+                def record(
+                    _module: nn.Module, _inputs: object, output: Tensor, name: str = name
+                ) -> None:
                     variances.setdefault(name, float(output.float().var()))
 
                 stack.callback(module.register_forward_hook(record).remove)

@@ -23,15 +23,18 @@ def mean_cosine_distance(tensors: Sequence[Tensor], *, match: bool = False) -> f
 
     Args:
         tensors: T >= 2 tensors of one shape (O, ...).
-        match: first bring the channels of each pair into the same order (`matched`), as trained networks need, whose
-            channels come in arbitrary order.
+        match: first bring the channels of each pair into the same order (`matched`), as trained
+            networks need, whose channels come in arbitrary order.
 
     Raises:
         ValueError: fewer than two tensors, or of different shapes.
     """
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(tensors) < 2 or len(shapes) != 1:
-        raise ValueError(f"diversity needs two or more tensors of one shape, not {len(tensors)} of {sorted(shapes)}")
+        raise ValueError(
+            f"diversity needs two or more tensors of one shape, not {len(tensors)} of"
+            f" {sorted(shapes)}"
+        )
     if not match:
         w_TP = torch.stack([tensor.detach().flatten().double() for tensor in tensors])
         w_TP = torch.nn.functional.normalize(w_TP, dim=1)
@@ -47,7 +50,8 @@ def mean_cosine_distance(tensors: Sequence[Tensor], *, match: bool = False) -> f
 
 
 def layer_distance(parameters: Iterable[Tensor]) -> float | None:
-    """How different the layers of one network are: the mean of `mean_cosine_distance` over shapes of convolutions.
+    """How different the layers of one network are: the mean of `mean_cosine_distance` over shapes
+    of convolutions.
 
     Args:
         parameters: of the network; those of other than four dimensions are left out.
@@ -64,9 +68,11 @@ def layer_distance(parameters: Iterable[Tensor]) -> float | None:
 
 
 def matched(tensor: Tensor, reference: Tensor) -> Tensor:
-    """`tensor` with its out channels in the order that is nearest to `reference` (Hungarian matching; Kuhn, 1955).
+    """`tensor` with its out channels in the order that is nearest to `reference` (Hungarian
+    matching; Kuhn, 1955).
 
-    The assignment maximises the sum of inner products of paired channels, which minimises the Euclidean distance.
+    The assignment maximises the sum of inner products of paired channels, which minimises the
+    Euclidean distance.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -76,4 +82,6 @@ def matched(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0))
+    return float(
+        torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
+    )

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def gradient_norm(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, chunk: int | None = None) -> float:
+def gradient_norm(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, chunk: int | None = None
+) -> float:
     """L2 norm of the gradient of the mean cross-entropy by all parameters, in training mode.
 
     Args:
-        chunk: images at a time; the gradient is accumulated, so memory is that of a chunk. Batch norms then see chunks.
+        chunk: images at a time; the gradient is accumulated, so memory is that of a chunk. Batch
+            norms then see chunks.
 
     Returns:
         the norm; infinite or NaN where it overflows.
@@ -25,7 +28,9 @@ def gradient_norm(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, chunk: int |
     for start in range(0, len(y_B), chunk):
         output = model(x_BCHW[start : start + chunk])
         logits = output if isinstance(output, Tensor) else output[0]
-        loss = functional.cross_entropy(logits, y_B[start : start + chunk], reduction="sum") / len(y_B)
+        loss = functional.cross_entropy(logits, y_B[start : start + chunk], reduction="sum") / len(
+            y_B
+        )
         loss.backward()  # type: ignore[no-untyped-call]
     square = sum(
         float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2

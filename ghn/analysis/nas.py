@@ -1,7 +1,7 @@
 """Scores that rank architectures without training (Abdelfattah et al., 2021; paper table 19).
 
-Each score is computed at the network's parameters as they are, on one mini-batch; higher is meant to be better. Sums go
-over the weights of convolutions and linear layers.
+Each score is computed at the network's parameters as they are, on one mini-batch; higher is meant
+to be better. Sums go over the weights of convolutions and linear layers.
 
 Shape legend: B images, C channels, H height, W width, K classes.
 """
@@ -29,17 +29,26 @@ def gradnorm(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
 
 
 def snip(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
-    """Sum over weights of |w * dL/dw| (Lee et al., 2019): how much the loss would change without the weight."""
-    return sum(float((weight * gradient).abs().sum()) for weight, gradient in _weight_gradients(model, x_BCHW, y_B))
+    """Sum over weights of |w * dL/dw| (Lee et al., 2019): how much the loss would change without
+    the weight.
+    """
+    return sum(
+        float((weight * gradient).abs().sum())
+        for weight, gradient in _weight_gradients(model, x_BCHW, y_B)
+    )
 
 
 def plain(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     """Sum over weights of w * dL/dw (Mozer & Smolensky, 1989)."""
-    return sum(float((weight * gradient).sum()) for weight, gradient in _weight_gradients(model, x_BCHW, y_B))
+    return sum(
+        float((weight * gradient).sum())
+        for weight, gradient in _weight_gradients(model, x_BCHW, y_B)
+    )
 
 
 def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
-    """Sum over the channels of all layers of 1/2 mean_B (sum over positions of z * dL/dz)^2 (Theis et al., 2018).
+    """Sum over the channels of all layers of 1/2 mean_B (sum over positions of z * dL/dz)^2 (Theis
+    et al., 2018).
 
     z is the output of a convolution or linear layer and L the mean loss of the batch.
     """
@@ -52,7 +61,9 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     try:
         with batch_statistics(model):
             loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, outputs, allow_unused=True)
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, outputs, allow_unused=True
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -61,18 +72,25 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
         if gradient is None:
             continue
         product = output.detach() * gradient
-        # convolutions: (B, C, H, W); linear layers: (B, ..., C) with positions, if any, in the middle
-        positions = tuple(range(2, product.dim())) if product.dim() == 4 else tuple(range(1, product.dim() - 1))
+        # convolutions: (B, C, H, W); linear layers: (B, ..., C) with positions, if any, in the
+        # middle
+        positions = (
+            tuple(range(2, product.dim()))
+            if product.dim() == 4
+            else tuple(range(1, product.dim() - 1))
+        )
         saliency_BC = product.sum(positions) if positions else product
         total += float(saliency_BC.square().mean(0).sum()) / 2
     return total
 
 
 def jacobcov(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
-    """Minus the divergence of the eigenvalues of the correlations of the Jacobian from 1 (Mellor et al., 2021).
+    """Minus the divergence of the eigenvalues of the correlations of the Jacobian from 1 (Mellor et
+    al., 2021).
 
-    J is the Jacobian of the sum of logits by each image; with e the eigenvalues of the (B, B) correlation matrix of its
-    rows the score is -sum(log(e + k) + 1 / (e + k)), k = 1e-5: largest where images are told apart locally.
+    J is the Jacobian of the sum of logits by each image; with e the eigenvalues of the (B, B)
+    correlation matrix of its rows the score is -sum(log(e + k) + 1 / (e + k)), k = 1e-5: largest
+    where images are told apart locally.
     """
     images_BCHW = x_BCHW.detach().clone().requires_grad_()
     with batch_statistics(model):
@@ -83,10 +101,11 @@ def jacobcov(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
 
 
 def synflow(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
-    """Sum of w * dR/dw with R the sum of outputs of the network of |w| on an image of ones (Tanaka et al., 2020).
+    """Sum of w * dR/dw with R the sum of outputs of the network of |w| on an image of ones (Tanaka
+    et al., 2020).
 
-    Batch norms are left out (they become the identity), so that R is the product of absolute weights along paths. The
-    sums are of 64-bit numbers: paths of a deep network overflow 32.
+    Batch norms are left out (they become the identity), so that R is the product of absolute
+    weights along paths. The sums are of 64-bit numbers: paths of a deep network overflow 32.
     """
     return _synflow(model, x_BCHW, normalised=False)
 
@@ -128,16 +147,26 @@ def _synflow(model: nn.Module, x_BCHW: Tensor, *, normalised: bool) -> float:
     else:
         for module in network.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is None:
-                module.register_buffer("running_mean", torch.zeros(module.num_features, dtype=torch.float64))
-                module.register_buffer("running_var", torch.ones(module.num_features, dtype=torch.float64))
+                module.register_buffer(
+                    "running_mean", torch.zeros(module.num_features, dtype=torch.float64)
+                )
+                module.register_buffer(
+                    "running_var", torch.ones(module.num_features, dtype=torch.float64)
+                )
     weights = [weight for layer in _layers(network) if (weight := layer.weight).requires_grad]
     ones = torch.ones(1, *x_BCHW.shape[1:], dtype=torch.float64, device=x_BCHW.device)
     gradients = torch.autograd.grad(_logits(network(ones)).sum(), weights, allow_unused=True)
-    return sum(float((w.detach() * g).sum()) for w, g in zip(weights, gradients, strict=True) if g is not None)
+    return sum(
+        float((w.detach() * g).sum())
+        for w, g in zip(weights, gradients, strict=True)
+        if g is not None
+    )
 
 
 def _weight_gradients(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Weights of convolutions and linear layers, each with the gradient of the mean cross-entropy."""
+    """Weights of convolutions and linear layers, each with the gradient of the mean
+    cross-entropy.
+    """
     weights = [layer.weight for layer in _layers(model)]
     with batch_statistics(model):
         loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)

@@ -1,8 +1,10 @@
-"""`torchvision` without `torch._dynamo`, the import of which takes longer than all the rest of a program's start.
+"""`torchvision` without `torch._dynamo`, the import of which takes longer than all the rest of a
+program's start.
 
-torchvision compiles one of its operations (RoIAlign, on GPUs) when that is first called, and takes care not to import
-the compiler before; but it imports by name a function of `torch._dynamo.utils` that says whether there is a compiler.
-While torchvision is imported, a stand-in has that function, which asks the real one when it is called.
+torchvision compiles one of its operations (RoIAlign, on GPUs) when that is first called, and takes
+care not to import the compiler before; but it imports by name a function of `torch._dynamo.utils`
+that says whether there is a compiler. While torchvision is imported, a stand-in has that function,
+which asks the real one when it is called.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ class PooledVisionTransformer(VisionTransformer):  # type: ignore[misc]
         super().__init__(**options)
         del self.class_token
         self.seq_length -= 1
-        self.encoder.pos_embedding = nn.Parameter(torch.empty(1, self.seq_length, self.hidden_dim).normal_(std=0.02))
+        self.encoder.pos_embedding = nn.Parameter(
+            torch.empty(1, self.seq_length, self.hidden_dim).normal_(std=0.02)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, 3, H, W)."""
@@ -58,7 +60,9 @@ class PooledVisionTransformer(VisionTransformer):  # type: ignore[misc]
 
 
 def vision_transformer(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """The ViT called `name` in `VIT_SIZES`; on small images its patches are a quarter as large, rounded."""
+    """The ViT called `name` in `VIT_SIZES`; on small images its patches are a quarter as large,
+    rounded.
+    """
     size = VIT_SIZES[name]
     if image_size <= SMALL_IMAGE_SIZE:
         size = size._replace(patch_size=round(size.patch_size / SMALL_IMAGE_FACTOR))
@@ -68,7 +72,9 @@ def vision_transformer(name: str, num_classes: int, image_size: int) -> nn.Modul
 
 
 def _resnet1000(num_classes: int, **_: Any) -> nn.Module:
-    """1000 layers: 333 bottlenecks of three, and the first convolution; most blocks in the third stage, as usual."""
+    """1000 layers: 333 bottlenecks of three, and the first convolution; most blocks in the third
+    stage, as usual.
+    """
     model: nn.Module = ResNet(Bottleneck, _RESNET1000_BLOCKS, num_classes=num_classes)
     return model
 
@@ -85,7 +91,9 @@ VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet1000": _resnet1000,
     **{
         f"{name}_relu": partial(_efficientnet_relu, name)
-        for name in torchvision.models.list_models(module=torchvision.models, include="efficientnet_*")
+        for name in torchvision.models.list_models(
+            module=torchvision.models, include="efficientnet_*"
+        )
     },
 }
 """Constructors by name of what is neither torchvision's nor a ViT."""

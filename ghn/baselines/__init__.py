@@ -1,19 +1,5 @@
 """Initialisations that the paper compares with: orthogonal, GradInit, MetaInit, FixUp."""
 
-from ghn.baselines.fixup import ScaleAndShift, fixup, without_norm
-from ghn.baselines.gradinit import GradInitConfig, gradinit
-from ghn.baselines.metainit import MetaInitConfig, gradient_quotient, metainit
-from ghn.baselines.orthogonal import orthogonal, orthogonal_like
+import lazy_loader
 
-__all__ = [
-    "GradInitConfig",
-    "MetaInitConfig",
-    "ScaleAndShift",
-    "fixup",
-    "gradient_quotient",
-    "gradinit",
-    "metainit",
-    "orthogonal",
-    "orthogonal_like",
-    "without_norm",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,7 @@
-"""Checkpoints of hypernetworks: released ones and ours, from files, the Hugging Face hub or an MLflow registry."""
+"""Checkpoints of hypernetworks: released ones and ours, from files, the Hugging Face hub or an
+MLflow registry.
+"""
 
-from ghn.checkpoint.files import WEIGHTS_FILE, load_checkpoint, save_checkpoint
-from ghn.checkpoint.sources import from_pretrained
+import lazy_loader
 
-__all__ = ["WEIGHTS_FILE", "from_pretrained", "load_checkpoint", "save_checkpoint"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,6 @@
-"""Checkpoint files: ours, safetensors with the configuration in their metadata, and released ones in any format."""
+"""Checkpoint files: ours, safetensors with the configuration in their metadata, and released ones
+in any format.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ghn.checkpoint.names import config_from_released, from_released, infer_config, is_released, to_released
+from ghn.checkpoint.names import (
+    config_from_released,
+    from_released,
+    infer_config,
+    is_released,
+    to_released,
+)
 from ghn.checkpoint.unpickler import load_untrusted
 from ghn.errors import DamagedFileError, UnsupportedFormatError
 from ghn.files import atomic_path, read_safetensors
@@ -19,14 +27,18 @@ from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
 
 WEIGHTS_FILE = "ghn.safetensors"
-"""Name of the weights inside a directory (a model version of an MLflow registry, a training run)."""
+"""Name of the weights inside a directory (a model version of an MLflow registry, a training run).
+"""
 
 _HEADER = "ghn"  # key of our JSON in the metadata of a safetensors file
 _VERSION = 1
 
 
-def save_checkpoint(ghn: GHN, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes a hypernetwork as safetensors, its configuration and `metadata` (JSON types) in the header.
+def save_checkpoint(
+    ghn: GHN, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a hypernetwork as safetensors, its configuration and `metadata` (JSON types) in the
+    header.
 
     The file is whole or absent, and the same for the same weights and metadata.
 
@@ -41,19 +53,26 @@ def save_checkpoint(ghn: GHN, path: str | os.PathLike[str], metadata: Mapping[st
 
 
 def save_released(ghn: GHN, path: str | os.PathLike[str]) -> None:
-    """Writes a hypernetwork as safetensors with the names that the reference uses, for exchange with it."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in to_released(ghn.state_dict()).items()}
+    """Writes a hypernetwork as safetensors with the names that the reference uses, for exchange
+    with it.
+    """
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in to_released(ghn.state_dict()).items()
+    }
     with atomic_path(path) as temporary:
         save_file(state, temporary)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
-    """A hypernetwork from a file (safetensors, or a released joblib or torch pickle) or from a directory that has one.
+    """A hypernetwork from a file (safetensors, or a released joblib or torch pickle) or from a
+    directory that has one.
 
     It is in evaluation mode, on the CPU; `metadata` holds what the file says about it.
 
     Raises:
-        DamagedFileError: the file does not exist, is truncated, or its tensors do not fit its configuration.
+        DamagedFileError: the file does not exist, is truncated, or its tensors do not fit its
+            configuration.
         UnsupportedFormatError: it is no hypernetwork, or one of a newer version of the format.
         UntrustedPickleError: a pickle asks for more than tensors and containers.
     """
@@ -62,7 +81,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
         path = _weights_in(path)
     if not path.is_file():
         raise DamagedFileError(f"{path} does not exist")
-    config, state, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    config, state, metadata = (
+        _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    )
     return _build(path, config, state, metadata)
 
 
@@ -89,10 +110,13 @@ def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], 
         ours = json.loads(header[_HEADER])
         version, config, metadata = ours["version"], ours["config"], ours.get("metadata", {})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DamagedFileError(f"{path}: its header has no readable configuration ({error!r})") from error
+        raise DamagedFileError(
+            f"{path}: its header has no readable configuration ({error!r})"
+        ) from error
     if version > _VERSION:
         raise UnsupportedFormatError(
-            f"{path} has version {version} of the format; this program reads up to {_VERSION}: upgrade it"
+            f"{path} has version {version} of the format; this program reads up to {_VERSION}:"
+            " upgrade it"
         )
     return GHNConfig.from_dict(config), state, metadata
 
@@ -109,7 +133,9 @@ def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[
     metadata = {key: content[key] for key in ("epoch", "step") if isinstance(content.get(key), int)}
     if config is not None:
         if not isinstance(config, dict):
-            raise UnsupportedFormatError(f"{path}: its config is a {type(config).__name__}, not a dictionary")
+            raise UnsupportedFormatError(
+                f"{path}: its config is a {type(config).__name__}, not a dictionary"
+            )
         return config_from_released(config, infer_config(_ours(tensors))), tensors, metadata
     return None, tensors, metadata
 
@@ -118,7 +144,9 @@ def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return from_released(state) if is_released(state) else state
 
 
-def _build(path: Path, config: GHNConfig | None, state: dict[str, Tensor], metadata: dict[str, Any]) -> GHN:
+def _build(
+    path: Path, config: GHNConfig | None, state: dict[str, Tensor], metadata: dict[str, Any]
+) -> GHN:
     try:
         state = _ours(state)
         config = config or infer_config(state)
@@ -135,7 +163,9 @@ def _build(path: Path, config: GHNConfig | None, state: dict[str, Tensor], metad
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DamagedFileError(f"{path} does not fit its configuration {config.to_json()}: {problems[0]}{more}")
+        raise DamagedFileError(
+            f"{path} does not fit its configuration {config.to_json()}: {problems[0]}{more}"
+        )
     ghn.load_state_dict(state, assign=True)
     ghn.requires_grad_(True)
     ghn.metadata = metadata

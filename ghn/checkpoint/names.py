@@ -1,7 +1,9 @@
-"""The parameter names and shapes of released checkpoints (repositories ppuda and ghn3), mapped to ours and back.
+"""The parameter names and shapes of released checkpoints (repositories ppuda and ghn3), mapped to
+ours and back.
 
 Foreign names appear in this file only. Quirks of released files that are undone here:
-- the three structural embeddings of GHN-3 sit at top level in some files, inside the first layer in others;
+- the three structural embeddings of GHN-3 sit at top level in some files, inside the first layer in
+  others;
 - the decoder's linear layers are 1 x 1 convolutions (4-D weights) in files written by ppuda;
 - a `module.` prefix, left by data-parallel training.
 """
@@ -18,7 +20,8 @@ from torch import Tensor
 from ghn.errors import UnsupportedFormatError
 from ghn.models.config import GHNConfig
 
-# (released pattern, ours); "#" is a layer number. The first of several released patterns is the one that is written.
+# (released pattern, ours); "#" is a layer number. The first of several released patterns is the one
+# that is written.
 _NAMES: tuple[tuple[str, str], ...] = (
     ("embed.weight", "embedding.primitive.weight"),
     ("shape_enc.embed_channel.weight", "embedding.channel.weight"),
@@ -59,8 +62,12 @@ _NAMES: tuple[tuple[str, str], ...] = (
 def _rules(pairs: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
     rules = []
     for source, target in pairs:
-        pattern = re.escape(source).replace(r"\#", r"(?P<layer>\d+)").replace(r"\*", r"(?P<rest>[a-z_]+)")
-        rules.append((re.compile(pattern), target.replace("#", r"\g<layer>").replace("*", r"\g<rest>")))
+        pattern = (
+            re.escape(source).replace(r"\#", r"(?P<layer>\d+)").replace(r"\*", r"(?P<rest>[a-z_]+)")
+        )
+        rules.append(
+            (re.compile(pattern), target.replace("#", r"\g<layer>").replace("*", r"\g<rest>"))
+        )
     return rules
 
 
@@ -90,7 +97,9 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for released, tensor in state.items():
         name = _rename(released.removeprefix("module."), _FROM_RELEASED)
         if name is None:
-            raise UnsupportedFormatError(f"no part of a hypernetwork is called {released!r}; is this a GHN checkpoint?")
+            raise UnsupportedFormatError(
+                f"no part of a hypernetwork is called {released!r}; is this a GHN checkpoint?"
+            )
         if tensor.dim() == 4:
             tensor = tensor.flatten(1)
         ours[name] = tensor
@@ -109,16 +118,22 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_from_released(config: Mapping[str, Any], inferred: GHNConfig) -> GHNConfig:
-    """The configuration of a released checkpoint that has one: it adds to what shapes tell the heads and the switches.
+    """The configuration of a released checkpoint that has one: it adds to what shapes tell the
+    heads and the switches.
 
     Raises:
         ConfigError: a value is not allowed.
-        UnsupportedFormatError: the checkpoint has the MLP decoder, which no hypernetwork of the paper uses.
+        UnsupportedFormatError: the checkpoint has the MLP decoder, which no hypernetwork of the
+            paper uses.
     """
     if config.get("decoder", "conv") != "conv":
-        raise UnsupportedFormatError(f"a hypernetwork with the decoder {config['decoder']!r}; only 'conv' is supported")
+        raise UnsupportedFormatError(
+            f"a hypernetwork with the decoder {config['decoder']!r}; only 'conv' is supported"
+        )
     known = {"heads": "heads", "weight_norm": "normalize", "ve": "virtual_edges"}
-    given = {ours: config[theirs] for theirs, ours in known.items() if config.get(theirs) is not None}
+    given = {
+        ours: config[theirs] for theirs, ours in known.items() if config.get(theirs) is not None
+    }
     if inferred.message_passing != "transformer":
         given.pop("heads", None)
     if "is_ghn2" in config:
@@ -129,8 +144,10 @@ def config_from_released(config: Mapping[str, Any], inferred: GHNConfig) -> GHNC
 def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:
     """The configuration of a hypernetwork from the shapes of its (our) state dict.
 
-    Two things leave no trace in shapes and follow the released recipes: the number of heads where there is no edge term
-    (16 for d > 64, else 8), and that all but GHN-1 (no layer norm and no virtual edges) normalise what they predict.
+    Two things leave no trace in shapes and follow the released recipes: the number of heads where
+    there is no edge term
+    (16 for d > 64, else 8), and that all but GHN-1 (no layer norm and no virtual edges) normalise
+    what they predict.
 
     Raises:
         UnsupportedFormatError: an essential tensor is missing.
@@ -141,7 +158,9 @@ def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:
         decoder_channels = state["tensors.classes.weight"].shape[1]
         decoder_kernel = round((state["tensors.spatial.weight"].shape[0] // (4 * hidden)) ** 0.5)
     except KeyError as error:
-        raise UnsupportedFormatError(f"not a hypernetwork: the state dict has no {error.args[0]!r}") from None
+        raise UnsupportedFormatError(
+            f"not a hypernetwork: the state dict has no {error.args[0]!r}"
+        ) from None
     layers = {name.split(".")[2] for name in state if name.startswith("message_passing.layers.")}
     edge = state.get("message_passing.edge.out.weight")
     edge_inputs = state["message_passing.edge.hidden.weight"].shape[1] if edge is not None else 0
@@ -158,7 +177,9 @@ def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:
         num_classes=num_classes,
         decoder_channels=decoder_channels,
         decoder_kernel=decoder_kernel,
-        edge_embedding="none" if edge is None else ("both" if edge_inputs == 2 * hidden else "forward"),
+        edge_embedding=(
+            "none" if edge is None else ("both" if edge_inputs == 2 * hidden else "forward")
+        ),
         centrality="embedding.in_degree.weight" in state,
         input_distance="embedding.input_distance.weight" in state,
         virtual_edges=virtual_edges or structure,

@@ -1,4 +1,6 @@
-"""Where hypernetworks come from: the package, a file, the Hugging Face hub, an MLflow model registry."""
+"""Where hypernetworks come from: the package, a file, the Hugging Face hub, an MLflow model
+registry.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ RELEASED = ("ghn3tm8.pt", "ghn3sm8.pt", "ghn3lm8.pt", "ghn3xlm16.pt", "ghn2.pt")
 """Files of `HUB_REPOSITORY`, the hypernetworks released with the paper, by size."""
 
 
-def from_pretrained(source: str | os.PathLike[str] | None = None, *, device: torch.device | str | None = None) -> GHN:
+def from_pretrained(
+    source: str | os.PathLike[str] | None = None, *, device: torch.device | str | None = None
+) -> GHN:
     """A trained hypernetwork in evaluation mode.
 
     Args:
-        source: None for the hypernetwork that comes with the package; its name there; a path to a file or a directory;
-            a released file of the paper (`ghn3xlm16.pt`); `hf://owner/repository/file` on the Hugging Face hub;
-            `models:/name@alias`, `models:/name/version` or any other artifact URI of MLflow.
+        source: None for the hypernetwork that comes with the package; its name there; a path to a
+            file or a directory; a released file of the paper (`ghn3xlm16.pt`);
+            `hf://owner/repository/file` on the Hugging Face hub; `models:/name@alias`,
+            `models:/name/version` or any other artifact URI of MLflow.
         device: where to put it; by default the CPU.
 
     Raises:
@@ -41,7 +46,9 @@ def _locate(source: str | os.PathLike[str] | None) -> Path:
         if len(packaged) == 1:
             return next(iter(packaged.values()))
         choice = f"one of {', '.join(packaged)}" if packaged else "a file, a hub or a registry name"
-        raise ConfigError(f"this installation comes with {len(packaged) or 'no'} hypernetworks; pass {choice}")
+        raise ConfigError(
+            f"this installation comes with {len(packaged) or 'no'} hypernetworks; pass {choice}"
+        )
     name = os.fspath(source)
     if name.startswith("hf://"):
         owner, repository, file = ([*name.removeprefix("hf://").split("/", 2), "", ""])[:3]
@@ -71,17 +78,29 @@ def _packaged() -> list[Path]:
 def _from_hub(repository: str, file: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError:
         raise MissingDependencyError(
-            f"{file} is on the Hugging Face hub, which needs huggingface_hub: pip install ghn3-pipeline[hub]"
+            f"{file} is on the Hugging Face hub, which needs huggingface_hub: pip install"
+            " ghn3-pipeline[hub]"
         ) from None
     try:
         return Path(hf_hub_download(repository, file))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:
         raise UnreachableError(
-            f"{file} of {repository} could not be had from the Hugging Face hub ({_first_line(error)}); "
-            f"if this machine is offline, download the file elsewhere and pass its path"
+            f"{file} of {repository} could not be had from the Hugging Face hub"
+            f" ({_first_line(error)}); if this machine is offline, download the file elsewhere and"
+            " pass its path"
         ) from error
 
 
@@ -91,13 +110,15 @@ def _from_mlflow(uri: str) -> Path:
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise MissingDependencyError(
-            f"{uri} is in an MLflow registry, which needs mlflow: pip install ghn3-pipeline[pipeline]"
+            f"{uri} is in an MLflow registry, which needs mlflow: pip install"
+            " ghn3-pipeline[pipeline]"
         ) from None
     try:
         return Path(download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError, ConnectionError) as error:
         raise UnreachableError(
-            f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says where the registry is"
+            f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says"
+            " where the registry is"
         ) from error
 
 

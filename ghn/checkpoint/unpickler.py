@@ -1,9 +1,12 @@
-"""Reading pickles without trusting them: tensors, arrays and containers come out, anything else is refused.
+"""Reading pickles without trusting them: tensors, arrays and containers come out, anything else is
+refused.
 
-Released hypernetworks are pickles: zip files or streams of `torch.save`, or files of `joblib.dump`, often compressed.
-The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader runs whatever a file asks for, this
-module has an unpickler that knows a dozen names. A pickle cannot get at anything else: every name it mentions goes
-through `find_class`, and what that returns are stand-ins that check their arguments.
+Released hypernetworks are pickles: zip files or streams of `torch.save`, or files of `joblib.dump`,
+often compressed.
+The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader runs whatever a
+file asks for, this module has an unpickler that knows a dozen names. A pickle cannot get at
+anything else: every name it mentions goes through `find_class`, and what that returns are stand-ins
+that check their arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from torch import Tensor
 from ghn.errors import DamagedFileError, UntrustedPickleError
 
 _ZIP = b"PK\x03\x04"
-_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # protocol 2, then the magic number of torch.save
+_LEGACY_TORCH = (  # protocol 2, then the magic number of torch.save
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+)
 
 
 def load_untrusted(path: str | os.PathLike[str]) -> Any:
@@ -53,9 +58,25 @@ def load_untrusted(path: str | os.PathLike[str]) -> Any:
             return plain(_Unpickler(stream).load())
     except (UntrustedPickleError, DamagedFileError) as error:
         raise type(error)(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError) as error:
+    except (
+        pickle.UnpicklingError,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint: {error}") from error
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, UnicodeDecodeError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:
         raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error}") from error
 
 
@@ -78,7 +99,8 @@ def _torch_load(file: Path | BinaryIO) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace, np.dtype, scalar, *dtypes]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # PyTorch names what it refused in the middle of a page of advice on how to load it all the same.
+        # PyTorch names what it refused in the middle of a page of advice on how to load it all the
+        # same.
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UntrustedPickleError(_refusal(found[1])) from None
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
@@ -88,7 +110,10 @@ def _torch_load(file: Path | BinaryIO) -> Any:
 
 
 def _refusal(what: str) -> str:
-    return f"refused: {what}. Only tensors, arrays and containers are read; convert the file where you trust it"
+    return (
+        f"refused: {what}. Only tensors, arrays and containers are read; convert the file where you"
+        " trust it"
+    )
 
 
 def _decompressed(path: Path) -> BinaryIO:
@@ -109,7 +134,9 @@ def _decompressed(path: Path) -> BinaryIO:
 
 
 class _Callable:
-    """What a name in a pickle stands for: a function that checks its arguments, and that a pickle cannot alter."""
+    """What a name in a pickle stands for: a function that checks its arguments, and that a pickle
+    cannot alter.
+    """
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -132,9 +159,15 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
     available = untyped.nbytes() // storage.dtype.itemsize
     size, stride = tuple(map(int, size)), tuple(map(int, stride))
     offset = int(offset)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else offset - 1
+    last = (
+        offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if all(size)
+        else offset - 1
+    )
     if min((offset, *size, *stride)) < 0 or last >= available:
-        raise DamagedFileError(f"a tensor of shape {size} reaches beyond its {available} stored numbers")
+        raise DamagedFileError(
+            f"a tensor of shape {size} reaches beyond its {available} stored numbers"
+        )
     return torch.empty(0, dtype=storage.dtype).set_(untyped, offset, size, stride)
 
 
@@ -176,7 +209,9 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 class _ArrayHeader:
-    """joblib's note of an array whose bytes follow in the file (`joblib.numpy_pickle.NumpyArrayWrapper`)."""
+    """joblib's note of an array whose bytes follow in the file
+    (`joblib.numpy_pickle.NumpyArrayWrapper`).
+    """
 
     state: dict[str, Any]
 
@@ -214,7 +249,8 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-# The pure-Python unpickler: joblib's array bytes stand in the middle of the pickle, right after their note is built.
+# The pure-Python unpickler: joblib's array bytes stand in the middle of the pickle, right after
+# their note is built.
 _PythonUnpickler: Any = pickle._Unpickler
 
 
@@ -236,7 +272,11 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     def load_reduce(self) -> None:
         """Calls only what `find_class` gave out."""
         function = self.stack[-2]
-        if not (isinstance(function, _Callable) or function is OrderedDict or function is argparse.Namespace):
+        if not (
+            isinstance(function, _Callable)
+            or function is OrderedDict
+            or function is argparse.Namespace
+        ):
             raise UntrustedPickleError(_refusal(f"a call of {function!r}"))
         super().load_reduce()
 
@@ -252,10 +292,16 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             vars(target).update({str(key): value for key, value in state.items()})
         elif isinstance(target, np.dtype):
             # (version, byte order, ...): only a foreign byte order matters.
-            if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            if (
+                not isinstance(state, tuple)
+                or len(state) < 2
+                or state[1] not in ("<", ">", "|", "=")
+            ):
                 raise UntrustedPickleError(_refusal("an array type with an odd state"))
             self.stack[-1] = target.newbyteorder(state[1])
-        elif not isinstance(target, OrderedDict):  # that of a state dict, `_metadata`, is not needed
+        elif not isinstance(
+            target, OrderedDict
+        ):  # that of a state dict, `_metadata`, is not needed
             raise UntrustedPickleError(_refusal(f"an alteration of a {type(target).__name__}"))
 
     dispatch[pickle.BUILD[0]] = load_build

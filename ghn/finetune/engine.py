@@ -1,4 +1,5 @@
-"""Training one network from a given initialisation, under the paper's protocol (sections 5.1 and 5.2).
+"""Training one network from a given initialisation, under the paper's protocol (sections 5.1 and
+5.2).
 
 Shape legend: B images of a batch, C channels, H height, W width, K classes.
 """
@@ -10,55 +11,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError, DamagedFileError
 from ghn.files import atomic_path
+from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.data import Images
 from ghn.predict.batchnorm import reestimate_batch_norm
 
-PAPER_LEARNING_RATES = (0.4, 0.1, 0.04, 0.01, 0.001)
 """The grid of section 5.1."""
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the auxiliary heads' losses of GoogLeNet and Inception-v3, as in the DARTS recipe."""
-
-
-class FinetuneConfig(BaseModel):
-    """How a network is trained; the defaults are section 5.1's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(default=100, ge=0, description="optimiser steps")
-    lr: float = Field(default=0.1, gt=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=3e-5, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    schedule: Literal["constant", "cosine", "step"] = Field(
-        default="constant",
-        description="step: divided by 10 after one and two thirds of the steps (ResNets, section 5.2)",
-    )
-    warmup: int = Field(default=0, ge=0, description="steps over which the learning rate rises from zero")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    grad_clip: float | None = Field(default=5.0, gt=0, description="largest norm of the gradient; null: none")
-    augment: bool = False
-    amp: bool = Field(default=False, description="bfloat16 autocast")
-    evaluate_at: tuple[int, ...] = Field(
-        default=(), description="steps after which validation accuracy is measured, besides the last"
-    )
-    evaluation_batch: int = Field(default=250, ge=1)
-    statistics_images: int = Field(
-        default=512,
-        ge=1,
-        description="training images from which batch norm statistics are estimated before an evaluation",
-    )
 
 
 @dataclass
@@ -68,8 +37,8 @@ class Curve:
     Attributes:
         step: optimiser steps done.
         val_accuracy: fraction of validation images classified correctly.
-        train_loss, train_accuracy: mean over the batches since the last entry (of batches before their update); NaN at
-            the first.
+        train_loss, train_accuracy: mean over the batches since the last entry (of batches before
+            their update); NaN at the first.
         seconds: since the start, evaluations included.
         diverged: the loss became NaN or infinite; training stopped there.
         steps_per_second: of training alone.
@@ -105,12 +74,13 @@ def finetune(
 ) -> Curve:
     """Trains `model` in place and measures its validation accuracy along the way.
 
-    Batches, augmentation and dropout hang on `seed` alone, so the same call gives the same curve on the same machine.
-    The global random state is left as it was.
+    Batches, augmentation and dropout hang on `seed` alone, so the same call gives the same curve on
+    the same machine. The global random state is left as it was.
 
     Args:
-        checkpoint: where to keep the state at every evaluation; a run that finds one there continues from it and ends
-            as if it had not been interrupted. The caller removes it when the result is safe.
+        checkpoint: where to keep the state at every evaluation; a run that finds one there
+            continues from it and ends as if it had not been interrupted. The caller removes it when
+            the result is safe.
         on_step: called with the number of finished steps.
 
     Returns:
@@ -120,7 +90,9 @@ def finetune(
         DamagedFileError: `checkpoint` exists but is of another run.
     """
     device = next(model.parameters()).device
-    stops = sorted({stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps})
+    stops = sorted(
+        {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
+    )
     model.to(memory_format=torch.channels_last)
     track_running_statistics(model)
     optimizer = _optimizer(model, config)
@@ -167,12 +139,15 @@ def finetune(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Images, config: FinetuneConfig, statistics: Images | None = None) -> float:
+def evaluate(
+    model: nn.Module, images: Images, config: FinetuneConfig, statistics: Images | None = None
+) -> float:
     """Top-1 accuracy in evaluation mode, as a fraction.
 
-    Running statistics of batch norm are first set to the averages over a few fixed batches of `statistics` (training
-    images): neither predicted nor freshly drawn parameters come with any, and after a handful of steps the moving
-    averages still remember none. With None the model's own are used.
+    Running statistics of batch norm are first set to the averages over a few fixed batches of
+    `statistics` (training images): neither predicted nor freshly drawn parameters come with any,
+    and after a handful of steps the moving averages still remember none. With None the model's own
+    are used.
     """
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
@@ -189,17 +164,23 @@ def logits(model: nn.Module, images: Images, config: FinetuneConfig) -> Tensor:
     return torch.cat([logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config)])
 
 
-def _outputs(model: nn.Module, images: Images, config: FinetuneConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def _outputs(
+    model: nn.Module, images: Images, config: FinetuneConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
     model.eval()
-    for x_BCHW, y_B in images.batches(config.evaluation_batch, shuffle=False, drop_last=False, device=device):
+    for x_BCHW, y_B in images.batches(
+        config.evaluation_batch, shuffle=False, drop_last=False, device=device
+    ):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
             logits_BK = _logits(model(x_BCHW))[0]
         yield logits_BK, y_B
 
 
 def track_running_statistics(model: nn.Module) -> None:
-    """Gives batch norms made without running statistics (as predicted networks often are) buffers for them."""
+    """Gives batch norms made without running statistics (as predicted networks often are) buffers
+    for them.
+    """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             device = next(model.parameters()).device
@@ -210,16 +191,24 @@ def track_running_statistics(model: nn.Module) -> None:
 
 
 def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:
-    """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in place."""
+    """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in
+    place.
+    """
     batch_size = min(batch_size, n_images, len(images))
     batches = images.batches(batch_size, drop_last=True, device=next(model.parameters()).device)
     reestimate_batch_norm(model, batches, -(-n_images // batch_size))
 
 
 def _update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, y_B: Tensor, config: FinetuneConfig
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    config: FinetuneConfig,
 ) -> tuple[float, Tensor]:
-    """One optimiser step; the loss and the logits are those before it. A loss that is not finite is not applied."""
+    """One optimiser step; the loss and the logits are those before it. A loss that is not finite is
+    not applied.
+    """
     with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.amp):
         logits_BK, *auxiliary = _logits(model(x_BCHW))
         loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
@@ -249,7 +238,11 @@ def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimize
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        foreach=True,
     )
 
 
@@ -270,17 +263,23 @@ def _schedule(config: FinetuneConfig) -> Callable[[int], float]:
 def _endless(
     train: Images, config: FinetuneConfig, seed: int, start: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of epoch after epoch, from batch number `start` on; a set smaller than a batch is one batch."""
+    """Batches of epoch after epoch, from batch number `start` on; a set smaller than a batch is one
+    batch.
+    """
     if not len(train):
         raise ConfigError("the training set is empty")
     batch_size = min(config.batch_size, len(train))
     epoch, start = divmod(start, train.n_batches(batch_size))
     while True:
-        yield from train.batches(batch_size, seed, epoch, config.augment, start=start, drop_last=True, device=device)
+        yield from train.batches(
+            batch_size, seed, epoch, config.augment, start=start, drop_last=True, device=device
+        )
         epoch, start = epoch + 1, 0
 
 
-def _record(curve: Curve, step: int, accuracy: float, loss: float, train_accuracy: float, started: float) -> None:
+def _record(
+    curve: Curve, step: int, accuracy: float, loss: float, train_accuracy: float, started: float
+) -> None:
     curve.step.append(step)
     curve.val_accuracy.append(accuracy)
     curve.train_loss.append(loss)
@@ -323,7 +322,8 @@ def _restore(
     state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
     if state["config"] != config.model_dump_json() or state["seed"] != seed:
         raise DamagedFileError(
-            f"{path} is the checkpoint of another run (other settings or seed); remove it to start anew"
+            f"{path} is the checkpoint of another run (other settings or seed); remove it to start"
+            " anew"
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -1,7 +1,9 @@
-"""Breaking the symmetry of predicted parameters before they are trained (paper section 5.2, beta = 1e-5).
+"""Breaking the symmetry of predicted parameters before they are trained (paper section 5.2, beta =
+1e-5).
 
-A hypernetwork tiles one decoded tensor over all channels of a wide layer, so that many channels start out identical
-and, since they also get identical gradients, would stay so. Noise far below the scale of the weights parts them.
+A hypernetwork tiles one decoded tensor over all channels of a wide layer, so that many channels
+start out identical and, since they also get identical gradients, would stay so. Noise far below the
+scale of the weights parts them.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from torch import Tensor, nn
 
 
 def correlation_std(weight: Tensor) -> float:
-    """Standard deviation of all entries of the correlation matrix between the rows of a weight (Knyazev, 2022).
+    """Standard deviation of all entries of the correlation matrix between the rows of a weight
+    (Knyazev, 2022).
 
-    The weight is seen as a matrix, out channels against the rest, turned so that it has at least as many rows R as
-    columns K; R^2 correlations follow. They are never formed: with Z the (R, K) matrix of standardised rows, their sum
-    is |Z'1|^2 and the sum of their squares |Z'Z|^2, a K x K matrix (0.1 GB rather than 5 GB for the first linear layer
-    of VGG). A constant row correlates with nothing and counts as zero.
+    The weight is seen as a matrix, out channels against the rest, turned so that it has at least as
+    many rows R as columns K; R^2 correlations follow. They are never formed: with Z the (R, K)
+    matrix of standardised rows, their sum is |Z'1|^2 and the sum of their squares |Z'Z|^2, a K x K
+    matrix (0.1 GB rather than 5 GB for the first linear layer of VGG). A constant row correlates
+    with nothing and counts as zero.
     """
     w_RK = weight.detach().reshape(len(weight), -1).double()
     if w_RK.shape[0] < w_RK.shape[1]:
@@ -35,11 +39,13 @@ def correlation_std(weight: Tensor) -> float:
 
 @torch.no_grad()
 def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> int:
-    """Adds Gaussian noise of scale `beta * correlation_std(weight)` to the layers' weights, in place.
+    """Adds Gaussian noise of scale `beta * correlation_std(weight)` to the layers' weights, in
+    place.
 
-    Weights of two or more dimensions named `weight` take part, but the last of them, the classifier, whose rows
-    belong to different classes and are not tied. The more alike or opposed the channels, the wider their correlations
-    spread and the stronger the noise; a weight with independent rows hardly gets any.
+    Weights of two or more dimensions named `weight` take part, but the last of them, the
+    classifier, whose rows belong to different classes and are not tied. The more alike or opposed
+    the channels, the wider their correlations spread and the stronger the noise; a weight with
+    independent rows hardly gets any.
 
     Args:
         beta: scale; 0 leaves the model alone.

@@ -1,9 +1,7 @@
-"""Computational graphs of neural networks: the input of a hypernetwork."""
+"""Computational graphs of neural networks as data: NumPy arrays, no PyTorch."""
 
-from ghn.graph.batch import GraphBatch
-from ghn.graph.distance import VIRTUAL_EDGE_CUTOFF
 from ghn.graph.graph import Graph
+from ghn.graph.paths import VIRTUAL_EDGE_CUTOFF
 from ghn.graph.primitives import N_PRIMITIVES, Primitive
-from ghn.graph.trace import trace
 
-__all__ = ["N_PRIMITIVES", "VIRTUAL_EDGE_CUTOFF", "Graph", "GraphBatch", "Primitive", "trace"]
+__all__ = ["N_PRIMITIVES", "VIRTUAL_EDGE_CUTOFF", "Graph", "Primitive"]

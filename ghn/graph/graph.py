@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghn.errors import InvalidGraphError
-from ghn.graph.distance import shortest_paths
+from ghn.graph.paths import shortest_paths
 from ghn.graph.primitives import N_PRIMITIVES, Primitive
 
 if TYPE_CHECKING:
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A directed acyclic graph of operations; node 0 is the input and nodes are in topological order.
+    """A directed acyclic graph of operations; node 0 is the input and nodes are in topological
+    order.
 
     Attributes:
         primitive: (N,) uint8, indices of `Primitive`.
-        edges: (E, 2) int32, pairs (source, target) with source < target: the flow of the forward pass.
-        shape: (N, 4) int32, the shape of the node's parameter (for pooling: of its window), padded on the right with
-            zeros. A row of zeros means the node has none.
-        param: (N,) the parameter's name in the network's state dict, "" where the node has none. The bias of a
-            normalisation layer has no node: it is predicted from the node of the layer's weight.
+        edges: (E, 2) int32, pairs (source, target) with source < target: the flow of the forward
+            pass.
+        shape: (N, 4) int32, the shape of the node's parameter (for pooling: of its window), padded
+            on the right with zeros. A row of zeros means the node has none.
+        param: (N,) the parameter's name in the network's state dict, "" where the node has none.
+            The bias of a normalisation layer has no node: it is predicted from the node of the
+            layer's weight.
         name: what the graph is of, for messages.
     """
 
@@ -55,7 +58,8 @@ class Graph:
 
     @cached_property
     def distance(self) -> NDArray[np.uint8]:
-        """(N, N) uint8: entry (i, j) is the length of the shortest path from i to j, 0 if there is none of at most 50.
+        """(N, N) uint8: entry (i, j) is the length of the shortest path from i to j, 0 if there is
+        none of at most 50.
 
         One-hop edges are the ones; all longer entries are the virtual edges of GHN-2/3.
         """
@@ -77,7 +81,10 @@ class Graph:
         if self.edges.ndim != 2 or self.edges.shape[1] != 2:
             fail(f"edges must have shape (E, 2), not {self.edges.shape}")
         if self.shape.shape != (n, 4) or len(self.param) != n:
-            fail(f"{n} primitives, but {self.shape.shape[0]} shapes and {len(self.param)} parameter names")
+            fail(
+                f"{n} primitives, but {self.shape.shape[0]} shapes and {len(self.param)} parameter"
+                " names"
+            )
         if (bad := np.flatnonzero(self.primitive >= N_PRIMITIVES)).size:
             fail(f"node {bad[0]} has primitive {self.primitive[bad[0]]}; there are {N_PRIMITIVES}")
         inputs = np.flatnonzero(self.primitive == Primitive.input)
@@ -90,46 +97,69 @@ class Graph:
                 fail(f"edge {self.edges[bad[0]].tolist()} goes against topological order")
 
     def canonical_hash(self) -> str:
-        """A hash that is equal for isomorphic graphs (primitive, parameter shape, edges), 32 hexadecimal digits.
+        """A hash that is equal for isomorphic graphs (primitive, parameter shape, edges), 32
+        hexadecimal digits.
 
-        Names and node order do not enter; see `canonical_hashes` for what does. Graphs with different hashes are
-        different; graphs with equal ones are (for graphs as irregular as these) next to surely isomorphic.
+        Names and node order do not enter; see `canonical_hashes` for what does. Graphs with
+        different hashes are different; graphs with equal ones are (for graphs as irregular as
+        these) next to surely isomorphic.
         """
         label = np.concatenate([self.primitive[:, None].astype(np.int32), self.shape], axis=1)
         first, second = canonical_hashes(label, self.edges, [self.n_nodes])[0].tolist()
         return f"{first:016x}{second:016x}"
 
     def to_networkx(self, virtual_edges: bool = False) -> nx.DiGraph:
-        """The graph with node attributes `primitive`, `param`, `shape` and edge attribute `distance`."""
+        """The graph with node attributes `primitive`, `param`, `shape` and edge attribute
+        `distance`.
+        """
         import networkx as nx
 
         graph: nx.DiGraph = nx.DiGraph(name=self.name)
         for node, primitive in enumerate(self.primitive):
             graph.add_node(
-                node, primitive=Primitive(primitive).name, param=self.param[node], shape=self.param_shape(node)
+                node,
+                primitive=Primitive(primitive).name,
+                param=self.param[node],
+                shape=self.param_shape(node),
             )
         if virtual_edges:
             source, target = np.nonzero(self.distance)
             graph.add_weighted_edges_from(
-                zip(source.tolist(), target.tolist(), self.distance[source, target].tolist(), strict=True), "distance"
+                zip(
+                    source.tolist(),
+                    target.tolist(),
+                    self.distance[source, target].tolist(),
+                    strict=True,
+                ),
+                "distance",
             )
         else:
             graph.add_edges_from(self.edges.tolist(), distance=1)
         return graph
 
     def statistics(self) -> dict[str, float]:
-        """Node count, average degree and average shortest path of the undirected graph (paper table 3)."""
+        """Node count, average degree and average shortest path of the undirected graph (paper table
+        3).
+        """
         degree = 2 * len(self.edges) / self.n_nodes
-        return {"nodes": float(self.n_nodes), "degree": degree, "path": average_undirected_path(self)}
+        return {
+            "nodes": float(self.n_nodes),
+            "degree": degree,
+            "path": average_undirected_path(self),
+        }
 
     def draw(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
-        """A picture of the graph, written to `path` if given (`ghn.graph.draw.draw`, which has the options)."""
-        from ghn.graph.draw import draw
+        """A picture of the graph, written to `path` if given (`ghn.graph.drawing.draw`, which has
+        the options).
+        """
+        from ghn.graph.drawing import draw
 
         return draw(self, path, **options)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """The keys primitive, param, shape and edges, as lists (`ghn trace NAME --out FILE.json`)."""
+        """The keys primitive, param, shape and edges, as lists (`ghn trace NAME --out
+        FILE.json`).
+        """
         return {
             "primitive": [Primitive(p).name for p in self.primitive],
             "param": list(self.param),
@@ -139,7 +169,8 @@ class Graph:
 
 
 def average_undirected_path(graph: Graph) -> float:
-    """Mean shortest path over ordered pairs of the undirected graph, by breadth-first search in SciPy.
+    """Mean shortest path over ordered pairs of the undirected graph, by breadth-first search in
+    SciPy.
 
     Raises:
         InvalidGraphError: the graph is not connected.
@@ -148,7 +179,9 @@ def average_undirected_path(graph: Graph) -> float:
     from scipy.sparse.csgraph import shortest_path
 
     n = graph.n_nodes
-    adjacency = csr_array((np.ones(len(graph.edges)), (graph.edges[:, 0], graph.edges[:, 1])), shape=(n, n))
+    adjacency = csr_array(
+        (np.ones(len(graph.edges)), (graph.edges[:, 0], graph.edges[:, 1])), shape=(n, n)
+    )
     length = shortest_path(adjacency, directed=False, unweighted=True)
     if not np.isfinite(length).all():
         raise InvalidGraphError(f"graph {graph.name or '(unnamed)'} is not connected")
@@ -156,13 +189,17 @@ def average_undirected_path(graph: Graph) -> float:
 
 
 def canonical_hashes(
-    label: NDArray[np.int32], edges: NDArray[np.int32] | NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]
+    label: NDArray[np.int32],
+    edges: NDArray[np.int32] | NDArray[np.int64],
+    sizes: Sequence[int] | NDArray[np.int64],
 ) -> NDArray[np.uint64]:
-    """Hashes of many labelled directed acyclic graphs at once, which do not depend on the order of their nodes.
+    """Hashes of many labelled directed acyclic graphs at once, which do not depend on the order of
+    their nodes.
 
-    A node's colour takes in, going forward through the graph, the multiset of its predecessors' colours, and going
-    backward that of its successors': after both passes it has seen everything before and behind it. The two passes are
-    repeated once from the combined colours. The i-th nodes of all graphs are coloured together.
+    A node's colour takes in, going forward through the graph, the multiset of its predecessors'
+    colours, and going backward that of its successors': after both passes it has seen everything
+    before and behind it. The two passes are repeated once from the combined colours. The i-th nodes
+    of all graphs are coloured together.
 
     Args:
         label: (N, K) integers that the nodes of all graphs start from, one graph after another.
@@ -184,7 +221,9 @@ def canonical_hashes(
     for _ in range(2):
         forward, backward = (sweep.propagate(colour) for sweep in passes)
         colour = _mix(colour ^ _mix(forward + np.uint64(1)) ^ _mix(_mix(backward + np.uint64(2))))
-    halves = [np.add.reduceat(_mix(colour ^ np.uint64(salt)), starts) for salt in (0, 0xD6E8FEB86659FD93)]
+    halves = [
+        np.add.reduceat(_mix(colour ^ np.uint64(salt)), starts) for salt in (0, 0xD6E8FEB86659FD93)
+    ]
     return np.stack(halves, axis=1)
 
 
@@ -197,10 +236,13 @@ class _Sweep:
         place: (N,) place of each node in the order of the sweep.
     """
 
-    def __init__(self, source: NDArray[np.int64], target: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+    def __init__(
+        self, source: NDArray[np.int64], target: NDArray[np.int64], place: NDArray[np.int64]
+    ) -> None:
         order = np.argsort(place[target] * len(place) + target, kind="stable")
         self.source, target = source[order], target[order]
-        self.first = np.flatnonzero(np.diff(target, prepend=-1))  # the first edge into each node
+        # the first edge into each node
+        self.first = np.flatnonzero(np.diff(target, prepend=-1))
         self.node = target[self.first]
         self.groups = np.flatnonzero(np.diff(place[self.node], prepend=-1, append=-1)).tolist()
 
@@ -211,7 +253,9 @@ class _Sweep:
         first = [*self.first.tolist(), len(self.source)]
         for begin, end in pairwise(self.groups):
             edges = slice(first[begin], first[end])
-            gathered = np.add.reduceat(mixed[self.source[edges]], self.first[begin:end] - first[begin])
+            gathered = np.add.reduceat(
+                mixed[self.source[edges]], self.first[begin:end] - first[begin]
+            )
             node = self.node[begin:end]
             colour[node] = _mix(colour[node] + gathered)
             mixed[node] = _mix(colour[node])
@@ -219,7 +263,9 @@ class _Sweep:
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit reaches every output bit."""
+    """The finaliser of SplitMix64: a bijection of 64-bit words in which every input bit reaches
+    every output bit.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

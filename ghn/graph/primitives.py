@@ -1,4 +1,6 @@
-"""The node types of DeepNets-1M (Knyazev et al., 2021). The index of a primitive is the feature of its node."""
+"""The node types of DeepNets-1M (Knyazev et al., 2021). The index of a primitive is the feature of
+its node.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from enum import IntEnum
 
 
 class Primitive(IntEnum):
-    """Type of a node; the order is that of the released checkpoints' embedding rows and must not change."""
+    """Type of a node; the order is that of the released checkpoints' embedding rows and must not
+    change.
+    """
 
     max_pool = 0
     avg_pool = 1

@@ -1,6 +1,5 @@
 """Graph hypernetworks GHN-1, GHN-2 and GHN-3."""
 
-from ghn.models.config import VARIANTS, GHNConfig
-from ghn.models.hypernetwork import GHN, Prediction
+import lazy_loader
 
-__all__ = ["GHN", "VARIANTS", "GHNConfig", "Prediction"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,8 @@
-"""The configuration of a hypernetwork: every architecture and ablation of the paper is one instance.
+"""The configuration of a hypernetwork: every architecture and ablation of the paper is one
+instance.
 
-What training decides (the penalty of eq. 10 and its weight gamma, the weight decay of table 10) is not here: it changes
-no parameter and no output of the hypernetwork.
+What training decides (the penalty of eq. 10 and its weight gamma, the weight decay of table 10) is
+not here: it changes no parameter and no output of the hypernetwork.
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ class GHNConfig:
     """Architecture of a hypernetwork; the defaults are GHN-3-T for ImageNet.
 
     Attributes:
-        message_passing: how nodes exchange information: "transformer" (GHN-3), "gated" (the GatedGNN of GHN-1 and
-            GHN-2) or "mlp" (not at all: each node passes a two-layer MLP).
-        hidden: width d of the node embeddings; a multiple of 4 (four shape embeddings share it) and of `heads`.
+        message_passing: how nodes exchange information: "transformer" (GHN-3), "gated" (the
+            GatedGNN of GHN-1 and GHN-2) or "mlp" (not at all: each node passes a two-layer MLP).
+        hidden: width d of the node embeddings; a multiple of 4 (four shape embeddings share it) and
+            of `heads`.
         layers: number L of transformer layers.
         heads: number k of attention heads.
         num_classes: classes of the data set the hypernetwork is trained on.
-        decoder_channels: largest number of output and input channels that is decoded; wider tensors are tiled.
+        decoder_channels: largest number of output and input channels that is decoded; wider tensors
+            are tiled.
         decoder_kernel: side s of the decoded spatial grid: 16 for ImageNet, 11 for 32-pixel images.
-        edge_embedding: the edge term of eq. 9: both directions, the forward one only, or none (eq. 6; table 5).
+        edge_embedding: the edge term of eq. 9: both directions, the forward one only, or none (eq.
+            6; table 5).
         centrality: embeddings of in-degree and out-degree (eq. 7; table 11, v).
         input_distance: embedding of the distance from the input (section A.1; table 11, vi).
-        virtual_edges: the GatedGNN also passes messages along paths of up to 50 edges, weighted by 1/length (GHN-2).
+        virtual_edges: the GatedGNN also passes messages along paths of up to 50 edges, weighted by
+            1/length (GHN-2).
         layer_norm: normalise node embeddings before they are decoded.
-        normalize: scale decoded tensors by fan-in and squash norm weights and biases (GHN-2 and GHN-3).
-        window: which part of the s x s grid makes a smaller kernel: its centre (GHN-3) or its corner (GHN-2).
+        normalize: scale decoded tensors by fan-in and squash norm weights and biases (GHN-2 and
+            GHN-3).
+        window: which part of the s x s grid makes a smaller kernel: its centre (GHN-3) or its
+            corner (GHN-2).
     """
 
     message_passing: MessagePassing = "transformer"
@@ -68,17 +75,27 @@ class GHNConfig:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"GHNConfig.{name} is {value!r}; use one of {', '.join(allowed)}")
-        for name in ("hidden", "layers", "heads", "num_classes", "decoder_channels", "decoder_kernel"):
+        for name in (
+            "hidden",
+            "layers",
+            "heads",
+            "num_classes",
+            "decoder_channels",
+            "decoder_kernel",
+        ):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"GHNConfig.{name} is {value!r}; it must be a positive integer")
         if self.hidden % 4:
             raise ConfigError(f"GHNConfig.hidden is {self.hidden}; it must be a multiple of 4")
         if self.message_passing == "transformer" and self.hidden % self.heads:
-            raise ConfigError(f"GHNConfig.hidden is {self.hidden}; it must be a multiple of heads = {self.heads}")
+            raise ConfigError(
+                f"GHNConfig.hidden is {self.hidden}; it must be a multiple of heads = {self.heads}"
+            )
 
     @classmethod
     def variant(cls, name: str, num_classes: int = 1000) -> GHNConfig:
-        """A named variant of the paper (`VARIANTS`), with a grid of 16 for 1000 classes or more and of 11 for fewer.
+        """A named variant of the paper (`VARIANTS`), with a grid of 16 for 1000 classes or more and
+        of 11 for fewer.
 
         Raises:
             ConfigError: no variant has that name.
@@ -97,7 +114,9 @@ class GHNConfig:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"GHNConfig has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"GHNConfig has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,12 +129,28 @@ class GHNConfig:
 
 
 def _ghn3(hidden: int, layers: int, heads: int, **changes: Any) -> dict[str, Any]:
-    return {"hidden": hidden, "layers": layers, "heads": heads, "decoder_channels": hidden} | changes
+    return {
+        "hidden": hidden,
+        "layers": layers,
+        "heads": heads,
+        "decoder_channels": hidden,
+    } | changes
 
 
 def _ghn2(hidden: int, **changes: Any) -> dict[str, Any]:
-    plain = {"centrality": False, "input_distance": False, "edge_embedding": "none", "window": "corner"}
-    gated = {"message_passing": "gated", "hidden": hidden, "layers": 1, "heads": 1, "decoder_channels": 2 * hidden}
+    plain = {
+        "centrality": False,
+        "input_distance": False,
+        "edge_embedding": "none",
+        "window": "corner",
+    }
+    gated = {
+        "message_passing": "gated",
+        "hidden": hidden,
+        "layers": 1,
+        "heads": 1,
+        "decoder_channels": 2 * hidden,
+    }
     return gated | plain | changes
 
 
@@ -135,7 +170,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ghn3-t-no-backward": _ghn3(*_T, edge_embedding="forward"),
     "ghn3-t-no-edges": _ghn3(*_T, **_NO_EDGES),  # also table 11, viii
     "ghn3-t-mlp": _ghn3(*_T, **_NO_EDGES, message_passing="mlp"),
-    # Table 11. Row iv has the published 2.37M parameters only without the embedding of the input distance.
+    # Table 11. Row iv has the published 2.37M parameters only without the embedding of the input
+    # distance.
     "ghn3-32": _ghn3(32, 3, 8, decoder_channels=64, input_distance=False),
     "ghn3-t-no-centrality": _ghn3(*_T, centrality=False),
     "ghn3-t-no-input-distance": _ghn3(*_T, input_distance=False),

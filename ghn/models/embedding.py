@@ -1,4 +1,5 @@
-"""Node embeddings: what a node is, the shape of its parameter and where it stands in the graph (eq. 7, section A.1).
+"""Node embeddings: what a node is, the shape of its parameter and where it stands in the graph (eq.
+7, section A.1).
 
 Shape legend: B graphs, N nodes, D hidden features.
 """
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ghn.graph import N_PRIMITIVES, GraphBatch, Primitive
+from ghn.graph import N_PRIMITIVES, Primitive
+from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
 
 MAX_DEGREE = 100
@@ -19,10 +21,12 @@ MAX_CHANNELS = 8192
 
 
 class NodeEmbedding(nn.Module):
-    """The sum of the embeddings of primitive, parameter shape and, for GHN-3, centrality and distance from the input.
+    """The sum of the embeddings of primitive, parameter shape and, for GHN-3, centrality and
+    distance from the input.
 
-    A shape is four numbers (output channels, input channels, kernel height and width), each quantised to a list; the
-    four embeddings of d/4 features are concatenated. A node without a shape takes an extra index in each.
+    A shape is four numbers (output channels, input channels, kernel height and width), each
+    quantised to a list; the four embeddings of d/4 features are concatenated. A node without a
+    shape takes an extra index in each.
     """
 
     channel_index: Tensor
@@ -38,10 +42,14 @@ class NodeEmbedding(nn.Module):
         self.kernel = nn.Embedding(len(kernels) + 1, d // 4)
         self.in_degree = nn.Embedding(MAX_DEGREE + 1, d) if config.centrality else None
         self.out_degree = nn.Embedding(MAX_DEGREE + 1, d) if config.centrality else None
-        self.input_distance = nn.Embedding(MAX_INPUT_DISTANCE + 1, d) if config.input_distance else None
+        self.input_distance = (
+            nn.Embedding(MAX_INPUT_DISTANCE + 1, d) if config.input_distance else None
+        )
         # Entry 0 of a table stands for "no shape"; sizes above the last entry are clipped to it.
         channel_index = nearest_index(channels, MAX_CHANNELS)
-        channel_index[4:8] = channel_index[8]  # sizes that training does not have: above 3, the next is 8
+        channel_index[4:8] = channel_index[
+            8
+        ]  # sizes that training does not have: above 3, the next is 8
         kernel_index = nearest_index(kernels, 16)
         kernel_index[2] = kernel_index[3]
         self.register_buffer("channel_index", torch.from_numpy(channel_index), persistent=False)
@@ -52,7 +60,9 @@ class NodeEmbedding(nn.Module):
         size_BN4 = sizes(batch.shape_BN4, batch.primitive_BN)
         channel_BN2 = self.channel_index[size_BN4[..., :2].clamp(max=len(self.channel_index) - 1)]
         kernel_BN2 = self.kernel_index[size_BN4[..., 2:].clamp(max=len(self.kernel_index) - 1)]
-        shape_BND = torch.cat((self.channel(channel_BN2).flatten(2), self.kernel(kernel_BN2).flatten(2)), dim=-1)
+        shape_BND = torch.cat(
+            (self.channel(channel_BN2).flatten(2), self.kernel(kernel_BN2).flatten(2)), dim=-1
+        )
         h_BND: Tensor = self.primitive(batch.primitive_BN) + shape_BND
         if self.in_degree is not None and self.out_degree is not None:
             in_degree_BN, out_degree_BN = degrees(batch)
@@ -63,11 +73,15 @@ class NodeEmbedding(nn.Module):
 
 
 def degrees(batch: GraphBatch) -> tuple[Tensor, Tensor]:
-    """(B, N) int64 in-degrees and out-degrees, clipped; counted from the edges, which are far fewer than pairs."""
+    """(B, N) int64 in-degrees and out-degrees, clipped; counted from the edges, which are far fewer
+    than pairs.
+    """
     b, n = batch.primitive_BN.shape
     degree = np.zeros((2, b, n), dtype=np.int64)
     for i, graph in enumerate(batch.graphs):
-        source, target = np.divmod(np.unique(graph.edges[:, 0].astype(np.int64) * n + graph.edges[:, 1]), n)
+        source, target = np.divmod(
+            np.unique(graph.edges[:, 0].astype(np.int64) * n + graph.edges[:, 1]), n
+        )
         degree[0, i] = np.bincount(target, minlength=n)
         degree[1, i] = np.bincount(source, minlength=n)
     in_degree_BN, out_degree_BN = torch.from_numpy(degree.clip(max=MAX_DEGREE)).to(batch.device)
@@ -75,10 +89,12 @@ def degrees(batch: GraphBatch) -> tuple[Tensor, Tensor]:
 
 
 def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
-    """(B, N, 4) int64: output channels, input channels, kernel height and width; zeros where a node has no shape.
+    """(B, N, 4) int64: output channels, input channels, kernel height and width; zeros where a node
+    has no shape.
 
-    Vectors and matrices get a kernel of 1 x 1. Positional encodings of shape (1, positions, channels) count as
-    (1, channels, s, s) with s the integer root of the number of positions, so that a class token does not matter.
+    Vectors and matrices get a kernel of 1 x 1. Positional encodings of shape (1, positions,
+    channels) count as (1, channels, s, s) with s the integer root of the number of positions, so
+    that a class token does not matter.
     """
     shape = shape_BN4.long()
     has_shape = shape[..., :1] > 0
@@ -92,8 +108,15 @@ def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
 
 
 def channel_steps(num_classes: int) -> NDArray[np.int64]:
-    """The sorted channel counts that have an embedding: every 8th to 64, every 16th to 4096, every 32nd to 8192."""
-    steps = [[1, 3, num_classes], range(8, 64, 8), range(64, 4096, 16), range(4096, MAX_CHANNELS + 1, 32)]
+    """The sorted channel counts that have an embedding: every 8th to 64, every 16th to 4096, every
+    32nd to 8192.
+    """
+    steps = [
+        [1, 3, num_classes],
+        range(8, 64, 8),
+        range(64, 4096, 16),
+        range(4096, MAX_CHANNELS + 1, 32),
+    ]
     return np.unique(np.concatenate([np.asarray(part) for part in steps]))
 
 
@@ -103,8 +126,9 @@ def kernel_steps(decoder_kernel: int) -> NDArray[np.int64]:
 
 
 def nearest_index(steps: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
-    """(largest + 2,) int64: entry c is the index of the step nearest to c (the lower of two), of the last step at the
-    end, which stands for all that is larger; entry 0 is `len(steps)`, the index of "no shape".
+    """(largest + 2,) int64: entry c is the index of the step nearest to c (the lower of two), of
+    the last step at the end, which stands for all that is larger; entry 0 is `len(steps)`, the
+    index of "no shape".
     """
     size = np.arange(largest + 2)
     middle = (steps[1:] + steps[:-1]) / 2

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ghn.graph import Graph, GraphBatch
+from ghn.graph import Graph
 from ghn.meta import without_values
+from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
-from ghn.models.decoder import TensorDecoder, VectorDecoder
+from ghn.models.decoding.decoder import TensorDecoder, VectorDecoder
+from ghn.models.decoding.plan import Group, Kind, Shapes, Skipped, plan
+from ghn.models.decoding.stream import stream
+from ghn.models.decoding.tiling import repeats_evenly, tile, write_all
 from ghn.models.embedding import NodeEmbedding
-from ghn.models.gated import MLP, GatedGNN
-from ghn.models.plan import Group, Kind, Shapes, Skipped, plan
-from ghn.models.stream import stream
-from ghn.models.tiling import repeats_evenly, tile, write_all
-from ghn.models.transformer import EdgeTerm, Transformer
+from ghn.models.message_passing.gated import MLP, GatedGNN
+from ghn.models.message_passing.transformer import EdgeTerm, Transformer
 from ghn.predict.inplace import Frozen, StateDict, initialize, predict_state_dict
 from ghn.predict.report import Report
 
@@ -44,12 +45,13 @@ class Options(TypedDict, total=False):
 class GHN(nn.Module):
     """A graph hypernetwork: GHN-1, GHN-2, GHN-3 or the MLP baseline, as `config` says.
 
-    Calling it predicts parameters into a network in place; `predict` leaves the network alone and gives a state dict;
-    `decode` is the differentiable function that training uses.
+    Calling it predicts parameters into a network in place; `predict` leaves the network alone and
+    gives a state dict; `decode` is the differentiable function that training uses.
 
     Attributes:
         config: what it is.
-        metadata: where it comes from and how it was trained (`ghn.from_pretrained`); saved with it on request.
+        metadata: where it comes from and how it was trained (`ghn.from_pretrained`); saved with it
+            on request.
         reports: of the last call, one per network: what was not predicted and why.
     """
 
@@ -68,12 +70,16 @@ class GHN(nn.Module):
 
     @classmethod
     def empty(cls, config: GHNConfig) -> GHN:
-        """A hypernetwork whose parameters are on the meta device, for `load_state_dict(..., assign=True)`."""
+        """A hypernetwork whose parameters are on the meta device, for `load_state_dict(...,
+        assign=True)`.
+        """
         with without_values():
             return cls(config)
 
     def _initialize_ghn3(self) -> None:
-        """Embeddings of norm 1 and small last layers, which keep the first steps of large hypernetworks finite."""
+        """Embeddings of norm 1 and small last layers, which keep the first steps of large
+        hypernetworks finite.
+        """
         if self.device.type == "meta":
             return  # `empty`
         for module in self.modules():
@@ -93,7 +99,9 @@ class GHN(nn.Module):
         return self.vectors.out.weight.device
 
     def embed(self, batch: GraphBatch) -> Tensor:
-        """(B, N, D) node embeddings after message passing and normalisation; those of padding are arbitrary."""
+        """(B, N, D) node embeddings after message passing and normalisation; those of padding are
+        arbitrary.
+        """
         batch = batch.to(self.device)
         h_BND: Tensor = self.message_passing(self.embedding(batch), batch)
         return self.norm(h_BND)  # type: ignore[no-any-return]
@@ -107,7 +115,9 @@ class GHN(nn.Module):
         """
         h_BND = self.embed(batch)
         n = h_BND.shape[1]
-        return self.decode_embeddings(h_BND, batch.graphs, range(0, len(batch.graphs) * n, n), heads=heads)
+        return self.decode_embeddings(
+            h_BND, batch.graphs, range(0, len(batch.graphs) * n, n), heads=heads
+        )
 
     def decode_embeddings(
         self, h_BND: Tensor, graphs: Sequence[Graph], offsets: Sequence[int], *, heads: bool = True
@@ -132,11 +142,15 @@ class GHN(nn.Module):
                     prediction.add(group, b, [bias_name(name) for name in group.names])
         return prediction
 
-    def predict_parameters(self, batch: GraphBatch, *, heads: bool = True) -> list[dict[str, Tensor]]:
-        """For each network of the batch its predicted parameters by name, ready for `torch.func.functional_call`.
+    def predict_parameters(
+        self, batch: GraphBatch, *, heads: bool = True
+    ) -> list[dict[str, Tensor]]:
+        """For each network of the batch its predicted parameters by name, ready for
+        `torch.func.functional_call`.
 
-        Differentiable. Norm layers without a bias get an entry all the same, which the caller drops. The rows of a
-        positional encoding that stand for a class token are zero: only `predict` knows their old values.
+        Differentiable. Norm layers without a bias get an entry all the same, which the caller
+        drops. The rows of a positional encoding that stand for a class token are zero: only
+        `predict` knows their old values.
         """
         return self.decode(batch, heads=heads).parameters
 
@@ -150,24 +164,32 @@ class GHN(nn.Module):
         heads: bool = True,
         shapes: Sequence[Shapes] | None = None,
     ) -> tuple[Skipped, ...]:
-        """Predicts straight into tensors that exist, of which it holds few decoded blocks at a time.
+        """Predicts straight into tensors that exist, of which it holds few decoded blocks at a
+        time.
 
         Args:
             graphs: of the networks.
-            target: gives for (index of the graph, parameter name) the tensor to write to, or None to leave it out.
-            written: is told (index of the graph, parameter name, tensor, the view of it that was written).
+            target: gives for (index of the graph, parameter name) the tensor to write to, or None
+                to leave it out.
+            written: is told (index of the graph, parameter name, tensor, the view of it that was
+                written).
             heads: whether to predict the networks' last layers.
-            shapes: of the parameters of each network, where nodes may have others (`ghn.models.plan.plan`).
+            shapes: of the parameters of each network, where nodes may have others
+                (`ghn.models.decoding.plan.plan`).
 
         Returns:
             Parameters that have a node but no decoder.
         """
         batch = GraphBatch.from_graphs(graphs)
 
-        def tensors(group: Group, name: Callable[[str], str] = str) -> tuple[list[Tensor], list[int]]:
+        def tensors(
+            group: Group, name: Callable[[str], str] = str
+        ) -> tuple[list[Tensor], list[int]]:
             """What to write to, and which parameters of the group that is for."""
             parts, wanted = [], []
-            for i, (graph, key) in enumerate(zip(group.graphs, map(name, group.names), strict=True)):
+            for i, (graph, key) in enumerate(
+                zip(group.graphs, map(name, group.names), strict=True)
+            ):
                 if (tensor := target(graph, key)) is not None:
                     parts.append(part := _predicted_part(tensor, group))
                     wanted.append(i)
@@ -175,14 +197,21 @@ class GHN(nn.Module):
                         written(graph, key, tensor, part)
             return parts, wanted
 
-        def put(parts: list[Tensor], wanted: list[int], w: Tensor, part_of: tuple[int, int] | None = None) -> None:
+        def put(
+            parts: list[Tensor],
+            wanted: list[int],
+            w: Tensor,
+            part_of: tuple[int, int] | None = None,
+        ) -> None:
             if parts:
                 write_all(parts, w if len(parts) == len(w) else w[wanted], part_of)
 
         with torch.autocast(self.device.type, enabled=False):
             h_BND = self.embed(batch)
             n = h_BND.shape[1]
-            planned = plan(graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes)
+            planned = plan(
+                graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes
+            )
             h_ND = h_BND.flatten(0, 1)
             where = {group: tensors(group) for group in planned.tensors}
             for group, first, w in stream(self.tensors, h_ND, planned):
@@ -194,17 +223,31 @@ class GHN(nn.Module):
         return planned.skipped
 
     def predict(
-        self, model: nn.Module, graph: Graph | None = None, *, keep_head: bool = False, example_inputs: Any = None
+        self,
+        model: nn.Module,
+        graph: Graph | None = None,
+        *,
+        keep_head: bool = False,
+        example_inputs: Any = None,
     ) -> StateDict:
-        """The predicted parameters of `model`, which is left alone: see `ghn.predict.predict_state_dict`."""
-        return predict_state_dict(self, model, graph, keep_head=keep_head, example_inputs=example_inputs)
-
-    @overload
-    def forward(self, model: nn.Module, graph: Graph | None = None, **options: Unpack[Options]) -> nn.Module: ...
+        """The predicted parameters of `model`, which is left alone: see
+        `ghn.predict.predict_state_dict`.
+        """
+        return predict_state_dict(
+            self, model, graph, keep_head=keep_head, example_inputs=example_inputs
+        )
 
     @overload
     def forward(
-        self, model: Sequence[nn.Module], graph: Sequence[Graph] | None = None, **options: Unpack[Options]
+        self, model: nn.Module, graph: Graph | None = None, **options: Unpack[Options]
+    ) -> nn.Module: ...
+
+    @overload
+    def forward(
+        self,
+        model: Sequence[nn.Module],
+        graph: Sequence[Graph] | None = None,
+        **options: Unpack[Options],
     ) -> Sequence[nn.Module]: ...
 
     def forward(
@@ -213,10 +256,11 @@ class GHN(nn.Module):
         graph: Graph | Sequence[Graph] | None = None,
         **options: Unpack[Options],
     ) -> nn.Module | Sequence[nn.Module]:
-        """Predicts the parameters of a network, or of several together, in place; returns what it was given.
+        """Predicts the parameters of a network, or of several together, in place; returns what it
+        was given.
 
-        `self.reports` then says, for each network, what was not predicted and why. Options and errors are those of
-        `ghn.predict.initialize`.
+        `self.reports` then says, for each network, what was not predicted and why. Options and
+        errors are those of `ghn.predict.initialize`.
         """
         models = [model] if isinstance(model, nn.Module) else model
         graphs = [graph] if isinstance(graph, Graph) else graph
@@ -243,21 +287,30 @@ class Prediction:
         """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
         shape = predicted_shape(group)
         # Kernels in channels-last order, in which networks use them and their gradients come back.
-        tiled = tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1])) if len(shape) == 4 else tile(w, shape)
+        tiled = (
+            tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
+            if len(shape) == 4
+            else tile(w, shape)
+        )
         if repeats_evenly(w.shape[1:], shape):
             self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
         else:
             self._blocks.append((group.graphs, tiled, 1.0))
-        if shape != group.shape:  # rows of a positional encoding that are not predicted, which come first
+        if (
+            shape != group.shape
+        ):  # rows of a positional encoding that are not predicted, which come first
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
-        for name, graph, tensor in zip(names or group.names, group.graphs, tiled.unbind(0), strict=True):
+        for name, graph, tensor in zip(
+            names or group.names, group.graphs, tiled.unbind(0), strict=True
+        ):
             self.parameters[graph][name] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor
 
     def penalty(self, kind: Penalty = "norm") -> Tensor:
-        """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its square (table 5).
+        """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its
+        square (table 5).
 
-        A tensor that repeats a block evenly has the block's norm times the root of the number of repeats, so most
-        norms cost a fraction of the parameters they are of.
+        A tensor that repeats a block evenly has the block's norm times the root of the number of
+        repeats, so most norms cost a fraction of the parameters they are of.
         """
         values, graphs = [], []
         for members, w, repeats in self._blocks:
@@ -270,13 +323,17 @@ class Prediction:
         total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
         if not values:
             return total
-        return total.index_add(0, torch.tensor(graphs, device=total.device), torch.cat(values).float())
+        return total.index_add(
+            0, torch.tensor(graphs, device=total.device), torch.cat(values).float()
+        )
 
 
 def _message_passing(config: GHNConfig) -> nn.Module:
     if config.message_passing == "transformer":
         return Transformer(config)
-    return GatedGNN(config) if config.message_passing == "gated" else MLP(config.hidden, config.hidden)
+    return (
+        GatedGNN(config) if config.message_passing == "gated" else MLP(config.hidden, config.hidden)
+    )
 
 
 def bias_name(weight_name: str) -> str:
@@ -285,8 +342,9 @@ def bias_name(weight_name: str) -> str:
 
 
 def predicted_shape(group: Group) -> tuple[int, ...]:
-    """The shape of what is predicted of a group's parameters: all, but of a positional encoding (..., positions,
-    channels) only as many rows as make a square grid; the first ones, class tokens, are not.
+    """The shape of what is predicted of a group's parameters: all, but of a positional encoding
+    (..., positions, channels) only as many rows as make a square grid; the first ones, class
+    tokens, are not.
     """
     if group.kind is not Kind.position or len(group.shape) == 4:
         return group.shape
@@ -296,4 +354,8 @@ def predicted_shape(group: Group) -> tuple[int, ...]:
 def _predicted_part(tensor: Tensor, group: Group) -> Tensor:
     """The part of a parameter that `predicted_shape` describes."""
     shape = predicted_shape(group)
-    return tensor if shape == group.shape else tensor.narrow(-2, group.shape[-2] - shape[-2], shape[-2])
+    return (
+        tensor
+        if shape == group.shape
+        else tensor.narrow(-2, group.shape[-2] - shape[-2], shape[-2])
+    )

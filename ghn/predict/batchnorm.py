@@ -1,4 +1,6 @@
-"""Statistics of batch norm, which no hypernetwork predicts: those of each batch, or estimates from a few batches."""
+"""Statistics of batch norm, which no hypernetwork predicts: those of each batch, or estimates from
+a few batches.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from ghn.errors import ConfigError
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode in which batch norms normalise by the batch at hand, as the paper evaluates predicted parameters.
+    """Evaluation mode in which batch norms normalise by the batch at hand, as the paper evaluates
+    predicted parameters.
 
     Running statistics stay as they are; on exit so do the modes of all modules.
     """
@@ -36,14 +39,19 @@ def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any], n_batches: int | None = None) -> int:
-    """Sets the running statistics of batch norms to averages over a few batches, so that `model.eval()` can be used.
+def reestimate_batch_norm(
+    model: nn.Module, batches: Iterable[Any], n_batches: int | None = None
+) -> int:
+    """Sets the running statistics of batch norms to averages over a few batches, so that
+    `model.eval()` can be used.
 
-    All else is in evaluation mode meanwhile; modes are restored. Averages start anew, whatever was there before.
+    All else is in evaluation mode meanwhile; modes are restored. Averages start anew, whatever was
+    there before.
 
     Args:
         model: with predicted parameters.
-        batches: tensors of inputs, or tuples that begin with one (images, labels); moved to the model's device.
+        batches: tensors of inputs, or tuples that begin with one (images, labels); moved to the
+            model's device.
         n_batches: how many to use; by default all.
 
     Returns:

@@ -1,8 +1,9 @@
 """Parameters for networks that exist: written in place, or into new tensors.
 
 Behaviour that users rely on (tested, and described in docs/hypernetworks.md):
-- parameters are written with `copy_`: they stay the same objects, on their device, in their dtype, as optimisers,
-  compiled code and DDP buckets know them; gradients and optimiser state are not touched;
+- parameters are written with `copy_`: they stay the same objects, on their device, in their dtype,
+  as optimisers, compiled code and DDP buckets know them; gradients and optimiser state are not
+  touched;
 - wrappers (`torch.compile`, `DataParallel`, DDP) are seen through;
 - frozen parameters (`requires_grad` off) are kept unless asked for;
 - what the hypernetwork does not know keeps its values and is reported.
@@ -30,18 +31,26 @@ logger = logging.getLogger(__name__)
 Frozen = Literal["keep", "predict"]
 
 MAX_ATTENTION_BYTES = 256 * 2**20
-"""Networks are predicted together as long as the attention logits of their graphs take no more than this, ..."""
+"""Networks are predicted together as long as the attention logits of their graphs take no more than
+this, ...
+"""
 
 MAX_NODES = 4096
-"""... and as long as their nodes, padding included, are no more: it bounds the features that are decoded together."""
+"""... and as long as their nodes, padding included, are no more: it bounds the features that are
+decoded together.
+"""
 
 
 class StateDict(dict[str, Tensor]):
-    """Predicted parameters by name, with a report of what is missing: `model.load_state_dict(state, strict=False)`."""
+    """Predicted parameters by name, with a report of what is missing: `model.load_state_dict(state,
+    strict=False)`.
+    """
 
     report: Report
     _metadata: dict[str, Any]
-    """Versions of the model's modules, where PyTorch looks for them: torchvision's MNASNet does not load without."""
+    """Versions of the model's modules, where PyTorch looks for them: torchvision's MNASNet does not
+    load without.
+    """
 
 
 def initialize(
@@ -53,21 +62,25 @@ def initialize(
     frozen: Frozen = "keep",
     example_inputs: Any = None,
 ) -> list[Report]:
-    """Predicts the parameters of `models` in place. The tensors of one network are never held twice.
+    """Predicts the parameters of `models` in place. The tensors of one network are never held
+    twice.
 
     Args:
         ghn: the hypernetwork.
-        models: on any device, in any floating point type; parameters must exist (not be on the meta device).
+        models: on any device, in any floating point type; parameters must exist (not be on the meta
+            device).
         graphs: of the models; None, or None for one of them, has it traced.
         keep_head: whether the last layers keep their values (transfer to other classes).
-        frozen: whether parameters with `requires_grad` off keep their values or are predicted like all others.
+        frozen: whether parameters with `requires_grad` off keep their values or are predicted like
+            all others.
         example_inputs: for tracing (`ghn.trace`).
 
     Returns:
         A report for each model.
 
     Raises:
-        ConfigError: nothing can be written: parameters on the meta device, sharded or not yet created, or all frozen.
+        ConfigError: nothing can be written: parameters on the meta device, sharded or not yet
+            created, or all frozen.
         InvalidGraphError: a graph does not belong to its model.
         TraceError: a model cannot be traced.
     """
@@ -86,13 +99,18 @@ def initialize(
 
 
 def predict_state_dict(
-    ghn: GHN, model: nn.Module, graph: Graph | None = None, *, keep_head: bool = False, example_inputs: Any = None
+    ghn: GHN,
+    model: nn.Module,
+    graph: Graph | None = None,
+    *,
+    keep_head: bool = False,
+    example_inputs: Any = None,
 ) -> StateDict:
     """The predicted parameters of `model`, which is left alone and may be on the meta device.
 
-    New tensors have the dtype and device of the model's parameters (of the hypernetwork for a model on the meta
-    device). Frozen parameters are predicted too. Rows of a positional encoding that are not predicted are the model's
-    own, or zero on the meta device.
+    New tensors have the dtype and device of the model's parameters (of the hypernetwork for a model
+    on the meta device). Frozen parameters are predicted too. Rows of a positional encoding that are
+    not predicted are the model's own, or zero on the meta device.
 
     Raises:
         InvalidGraphError: the graph does not belong to the model.
@@ -133,13 +151,15 @@ class _Target:
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph | None, example_inputs: Any) -> _Target:
-        from ghn.graph.trace import trace, unwrap
+        from ghn.tracing.run import trace, unwrap
 
         model = unwrap(model)
         parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         for name, parameter in parameters.items():
             if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ConfigError(f"{type(model).__name__}.{name} has no shape yet; run the network once first")
+                raise ConfigError(
+                    f"{type(model).__name__}.{name} has no shape yet; run the network once first"
+                )
         if graph is None:
             graph = trace(model, example_inputs)
         target = cls(model, graph, parameters)
@@ -147,7 +167,9 @@ class _Target:
         return target
 
     def _check_graph(self) -> None:
-        nodes = zip(self.graph.param, self.graph.primitive.tolist(), self.graph.shape.tolist(), strict=True)
+        nodes = zip(
+            self.graph.param, self.graph.primitive.tolist(), self.graph.shape.tolist(), strict=True
+        )
         for name, primitive, padded in nodes:
             if not name:
                 continue
@@ -159,8 +181,8 @@ class _Target:
             else:
                 continue
             raise InvalidGraphError(
-                f"the graph {self.graph.name or ''} does not belong to this {self.network}, which {problem}; "
-                "leave the graph out to have it traced"
+                f"the graph {self.graph.name or ''} does not belong to this {self.network}, which"
+                f" {problem}; leave the graph out to have it traced"
             )
 
     def check_writable(self, frozen: Frozen) -> None:
@@ -168,15 +190,19 @@ class _Target:
         for name, parameter in self.parameters.items():
             if parameter.is_meta:
                 raise ConfigError(
-                    f"{self.network}.{name} is on the meta device; call model.to_empty(device=...), or use predict()"
+                    f"{self.network}.{name} is on the meta device; call model.to_empty(device=...),"
+                    " or use predict()"
                 )
             if hasattr(parameter, "full_tensor"):
-                raise ConfigError(f"{self.network}.{name} is sharded; predict before the network is sharded")
+                raise ConfigError(
+                    f"{self.network}.{name} is sharded; predict before the network is sharded"
+                )
             if not parameter.requires_grad and frozen == "keep":
                 self.skip[name] = "frozen (requires_grad is off)"
         if self.parameters and len(self.skip) == len(self.parameters):
             raise ConfigError(
-                f'all parameters of this {self.network} are frozen; pass frozen="predict" to predict them all the same'
+                f'all parameters of this {self.network} are frozen; pass frozen="predict" to'
+                " predict them all the same"
             )
 
     def tensor(self, name: str) -> Tensor | None:
@@ -192,7 +218,9 @@ class _Target:
         if self.allocate is not None and part.numel() < tensor.numel():
             rest = tensor.shape[-2] - part.shape[-2]
             old = self.parameters[name].detach().narrow(-2, 0, rest)
-            tensor.narrow(-2, 0, rest).copy_(torch.zeros_like(old, device=tensor.device) if old.is_meta else old)
+            tensor.narrow(-2, 0, rest).copy_(
+                torch.zeros_like(old, device=tensor.device) if old.is_meta else old
+            )
 
     def report(self) -> Report:
         kept, predicted, seen = [], [], set()
@@ -209,14 +237,17 @@ class _Target:
                 predicted.append(name)
             if entries < parameter.numel():
                 reason = (
-                    "rows beyond a square grid of positions, such as a class token" if entries else self._reason(name)
+                    "rows beyond a square grid of positions, such as a class token"
+                    if entries
+                    else self._reason(name)
                 )
                 kept.append(Kept(name, tuple(parameter.shape), parameter.numel() - entries, reason))
         return Report(self.network, tuple(predicted), n_predicted, tuple(kept), n_parameters)
 
     def _reason(self, name: str) -> str:
         return self.skip.get(name) or (
-            f"no node in the graph: not part of the forward pass, or not a primitive (in a {self._owner(name)})"
+            "no node in the graph: not part of the forward pass, or not a primitive (in a"
+            f" {self._owner(name)})"
         )
 
     def _owner(self, name: str) -> str:
@@ -234,11 +265,15 @@ def _run(ghn: GHN, targets: Sequence[_Target], keep_head: bool) -> None:
         def target(graph: int, name: str, chunk: Sequence[_Target] = chunk) -> Tensor | None:
             return chunk[graph].tensor(name)
 
-        def written(graph: int, name: str, tensor: Tensor, part: Tensor, chunk: Sequence[_Target] = chunk) -> None:
+        def written(
+            graph: int, name: str, tensor: Tensor, part: Tensor, chunk: Sequence[_Target] = chunk
+        ) -> None:
             chunk[graph].wrote(name, tensor, part)
 
         shapes = [{name: tuple(p.shape) for name, p in item.parameters.items()} for item in chunk]
-        skipped = ghn.write([item.graph for item in chunk], target, written, heads=not keep_head, shapes=shapes)
+        skipped = ghn.write(
+            [item.graph for item in chunk], target, written, heads=not keep_head, shapes=shapes
+        )
         for item in skipped:
             chunk[item.graph].skip.setdefault(item.name, item.reason)
 

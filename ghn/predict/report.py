@@ -49,11 +49,14 @@ class Report:
     def __str__(self) -> str:
         share = 100 * self.n_predicted / max(1, self.n_parameters)
         lines = [
-            f"{self.network}: predicted {self.n_predicted:,} of {self.n_parameters:,} numbers ({share:.1f}%) in "
-            f"{len(self.predicted)} tensors"
+            f"{self.network}: predicted {self.n_predicted:,} of {self.n_parameters:,} numbers"
+            f" ({share:.1f}%) in {len(self.predicted)} tensors"
         ]
         for reason, count in Counter(kept.reason for kept in self.kept).most_common():
             same = [kept for kept in self.kept if kept.reason == reason]
             names = ", ".join(kept.name for kept in same[:3]) + (", ..." if count > 3 else "")
-            lines.append(f"  kept {sum(k.entries for k in same):,} numbers in {count} tensors: {reason} ({names})")
+            lines.append(
+                f"  kept {sum(k.entries for k in same):,} numbers in {count} tensors: {reason}"
+                f" ({names})"
+            )
         return "\n".join(lines)

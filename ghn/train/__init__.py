@@ -1,21 +1,5 @@
 """Training of a hypernetwork on many architectures at once (section 5 of the paper)."""
 
-from ghn.train.callbacks import Callback, ProgressBar, StepRecord
-from ghn.train.config import TrainConfig
-from ghn.train.distributed import Ranks, ranks
-from ghn.train.loop import DivergedError, TrainResult, train
-from ghn.train.step import MetaBatch, meta_batch_losses
+import lazy_loader
 
-__all__ = [
-    "Callback",
-    "DivergedError",
-    "MetaBatch",
-    "ProgressBar",
-    "Ranks",
-    "StepRecord",
-    "TrainConfig",
-    "TrainResult",
-    "meta_batch_losses",
-    "ranks",
-    "train",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,6 @@
-"""What watches a run: progress on the terminal, a log file, an early warning; trackers such as MLflow plug in here."""
+"""What watches a run: progress on the terminal, a log file, an early warning; trackers such as
+MLflow plug in here.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +114,9 @@ class ProgressBar(Callback):
     def on_report(self, record: StepRecord) -> None:
         """Shows the numbers."""
         text = (
-            f"loss {record.loss:.3f}  accuracy {record.accuracy:.1%}  {record.images_per_second:.0f} images/s  "
-            f"{record.architectures_per_second:.1f} architectures/s"
+            f"loss {record.loss:.3f}  accuracy {record.accuracy:.1%} "
+            f" {record.images_per_second:.0f} images/s  {record.architectures_per_second:.1f}"
+            " architectures/s"
         )
         if self._progress is not None:
             self._progress.update(self._task, numbers=text)
@@ -122,7 +125,9 @@ class ProgressBar(Callback):
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints the metrics."""
-        self._print(f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._print(
+            f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        )
 
     def on_warning(self, step: int, message: str) -> None:
         """Prints the warning."""
@@ -141,8 +146,8 @@ class ProgressBar(Callback):
 class JsonLog(Callback):
     """A file with one JSON object per step (`steps.jsonl`) and one per evaluation (`curve.jsonl`).
 
-    Numbers are written with all their digits. A run that resumes first drops what lies beyond its checkpoint, so that
-    the files read as if it had never stopped.
+    Numbers are written with all their digits. A run that resumes first drops what lies beyond its
+    checkpoint, so that the files read as if it had never stopped.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -155,7 +160,9 @@ class JsonLog(Callback):
         for path in (self.steps, self.curve):
             lines = path.read_text().splitlines() if path.is_file() else []
             with atomic_path(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+                temporary.write_text(
+                    "".join(f"{line}\n" for line in lines if _step_of(line) <= step)
+                )
         self._file = self.steps.open("a")
 
     def on_step(self, record: StepRecord) -> None:
@@ -178,9 +185,11 @@ class JsonLog(Callback):
 class DivergenceWatch:
     """Says early that a run goes wrong.
 
-    Two signs: the median cross-entropy of the last `window` steps has risen well above the lowest such median, and the
-    gradient norm has risen to ten times its median of the last 500 steps. Medians, because the loss of a single network
-    without norms can be astronomic without harm to the run. Each sign is reported once until it has passed.
+    Two signs: the median cross-entropy of the last `window` steps has risen well above the lowest
+    such median, and the
+    gradient norm has risen to ten times its median of the last 500 steps. Medians, because the loss
+    of a single network without norms can be astronomic without harm to the run. Each sign is
+    reported once until it has passed.
     """
 
     def __init__(self, window: int = 50, rise: float = 0.1) -> None:
@@ -197,7 +206,10 @@ class DivergenceWatch:
         if len(self._losses) == self._losses.maxlen:
             loss, norm = median(self._losses), median(self._norms)
             self._lowest = min(self._lowest, loss)
-            text = f"the loss rises: its running median is {loss:.3f}, it was {self._lowest:.3f}; lower lr or clip"
+            text = (
+                f"the loss rises: its running median is {loss:.3f}, it was {self._lowest:.3f};"
+                " lower lr or clip"
+            )
             warnings += self._switch("loss", loss > (1 + self.rise) * self._lowest, text)
             text = f"gradient norm {gradient_norm:.3g}, ten times its median {norm:.3g}"
             warnings += self._switch("norm", gradient_norm > 10 * norm, text)

@@ -1,9 +1,11 @@
-"""Checkpoints of a run: weights as safetensors, the rest of the state beside them, the last few and the best kept.
+"""Checkpoints of a run: weights as safetensors, the rest of the state beside them, the last few and
+the best kept.
 
-A checkpoint of step 1200 is two files, `step-00001200.safetensors` (a hypernetwork like any other: it can be loaded,
-registered, evaluated) and `step-00001200.state` (optimizer, loss scale, counters; tensors and plain containers, loaded
-with `weights_only`). Both are written to a temporary name and renamed, the state last: a checkpoint counts only if its
-state is there, and the state holds the digest of the weights that belong to it.
+A checkpoint of step 1200 is two files, `step-00001200.safetensors` (a hypernetwork like any other:
+it can be loaded, registered, evaluated) and `step-00001200.state` (optimizer, loss scale, counters;
+tensors and plain containers, loaded with `weights_only`). Both are written to a temporary name and
+renamed, the state last: a checkpoint counts only if its state is there, and the state holds the
+digest of the weights that belong to it.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ SaveWeights = Callable[[Path, Mapping[str, Any]], None]
 class RunState:
     """All that a run needs, beside the weights, to go on as if it had not stopped.
 
-    Images, graphs, dropout and the learning rate are functions of the step and the seed, so no state of a generator
-    or a loader is among it.
+    Images, graphs, dropout and the learning rate are functions of the step and the seed, so no
+    state of a generator or a loader is among it.
 
     Attributes:
         step: steps done.
@@ -59,7 +61,9 @@ class Checkpoints:
         save_weights: writes the weights.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int, save_weights: SaveWeights) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], keep: int, save_weights: SaveWeights
+    ) -> None:
         self.directory = Path(directory)
         self.keep = keep
         self._save_weights = save_weights
@@ -88,10 +92,14 @@ class Checkpoints:
         self._save_weights(self.best, {"step": step, "metrics": dict(metrics)})
         return self.best
 
-    def load(self, ghn: nn.Module, recipe: Mapping[str, Any], warn: Callable[[str], None]) -> RunState | None:
-        """Restores the weights of the latest checkpoint that is whole into `ghn` and returns its state.
+    def load(
+        self, ghn: nn.Module, recipe: Mapping[str, Any], warn: Callable[[str], None]
+    ) -> RunState | None:
+        """Restores the weights of the latest checkpoint that is whole into `ghn` and returns its
+        state.
 
-        A damaged checkpoint (a disk that lost data) is reported and passed over for the one before it.
+        A damaged checkpoint (a disk that lost data) is reported and passed over for the one before
+        it.
 
         Raises:
             ConfigError: the directory holds a run with another recipe; names the differences.
@@ -107,8 +115,12 @@ class Checkpoints:
             saved = json.loads(json.dumps(state.recipe))
             wanted = json.loads(json.dumps(dict(recipe)))
             if saved != wanted:
-                keys = sorted(key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key))
-                detail = ", ".join(f"{key} = {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys)
+                keys = sorted(
+                    key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key)
+                )
+                detail = ", ".join(
+                    f"{key} = {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys
+                )
                 raise ConfigError(
                     f"{self.directory} holds a run with other settings ({detail}); "
                     "use another directory, or delete it to start anew"
@@ -116,22 +128,39 @@ class Checkpoints:
             ghn.load_state_dict(weights)
             return state
         if stems:
-            raise DamagedFileError(f"{self.directory}: no checkpoint is whole; delete the directory to start anew")
+            raise DamagedFileError(
+                f"{self.directory}: no checkpoint is whole; delete the directory to start anew"
+            )
         return None
 
     def _stems(self) -> list[str]:
         return sorted(path.stem for path in self.directory.glob("step-*.state"))
 
     def _read(self, stem: str) -> tuple[RunState, dict[str, torch.Tensor]]:
-        state_path, weights_path = self.directory / f"{stem}.state", self.directory / f"{stem}.safetensors"
+        state_path, weights_path = (
+            self.directory / f"{stem}.state",
+            self.directory / f"{stem}.safetensors",
+        )
         try:
             content = torch.load(state_path, map_location="cpu", weights_only=True)
             digest = content.pop("weights_sha256")
             state = RunState(**content)
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise DamagedFileError(f"{state_path}: not readable ({type(error).__name__})") from error
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            pickle.UnpicklingError,
+        ) as error:
+            raise DamagedFileError(
+                f"{state_path}: not readable ({type(error).__name__})"
+            ) from error
         if not weights_path.is_file() or sha256(weights_path) != digest:
-            raise DamagedFileError(f"{weights_path}: missing, or not the file that {state_path.name} belongs to")
+            raise DamagedFileError(
+                f"{weights_path}: missing, or not the file that {state_path.name} belongs to"
+            )
         try:
             return state, load_file(weights_path)
         except SafetensorError as error:

@@ -1,4 +1,6 @@
-"""The recipe of training: what decides the trained weights, apart from the hypernetwork, the graphs and the images."""
+"""The recipe of training: what decides the trained weights, apart from the hypernetwork, the graphs
+and the images.
+"""
 
 from __future__ import annotations
 
@@ -10,50 +12,83 @@ from ghn.errors import ConfigError
 
 
 class TrainConfig(BaseModel):
-    """Section 5 of the paper; the defaults are those of its GHN-3 on ImageNet, except for the number of steps."""
+    """Section 5 of the paper; the defaults are those of its GHN-3 on ImageNet, except for the
+    number of steps.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(default=10_000, ge=1, description="optimizer steps, skipped ones included")
-    meta_batch_size: int = Field(default=8, ge=1, description="architectures m per step, over all ranks")
-    batch_size: int = Field(default=128, ge=2, description="images b per step; every architecture sees the same ones")
+    meta_batch_size: int = Field(
+        default=8, ge=1, description="architectures m per step, over all ranks"
+    )
+    batch_size: int = Field(
+        default=128, ge=2, description="images b per step; every architecture sees the same ones"
+    )
     lr: float = Field(default=4e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW, lambda in table 10")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
-    warmup_steps: int = Field(default=500, ge=0, description="linear warm-up from warmup_lr; then cosine decay to zero")
+    warmup_steps: int = Field(
+        default=500, ge=0, description="linear warm-up from warmup_lr; then cosine decay to zero"
+    )
     warmup_lr: float = Field(default=1e-5, ge=0, description="learning rate of the first step")
     clip: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
     network_clip: float | None = Field(
         default=None,
         gt=0,
-        description="largest norm of the gradient that one network sends into the hypernetwork (with respect to its "
-        "predicted parameters); null: unbounded, as in the paper. Keeps a network without norms whose activations "
-        "explode from drowning the others",
+        description=(
+            "largest norm of the gradient that one network sends into the hypernetwork (with"
+            " respect to its predicted parameters); null: unbounded, as in the paper. Keeps a"
+            " network without norms whose activations explode from drowning the others"
+        ),
     )
-    gamma: float = Field(default=3e-5, ge=0, description="weight of the penalty on predicted parameters, eq. 10")
+    gamma: float = Field(
+        default=3e-5, ge=0, description="weight of the penalty on predicted parameters, eq. 10"
+    )
     penalty: Literal["norm", "square"] = Field(
-        default="norm", description="sum over predicted tensors of their L2 norms (eq. 10) or squared norms (table 5)"
+        default="norm",
+        description=(
+            "sum over predicted tensors of their L2 norms (eq. 10) or squared norms (table 5)"
+        ),
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="0.1 on ImageNet")
     amp: Literal["off", "fp16", "bf16"] = Field(default="off", description="mixed precision")
-    amp_scale_floor: float = Field(default=1024, gt=0, description="fp16: the loss scale does not go below")
-    amp_growth_interval: int = Field(default=100, ge=1, description="fp16: good steps before the loss scale doubles")
+    amp_scale_floor: float = Field(
+        default=1024, gt=0, description="fp16: the loss scale does not go below"
+    )
+    amp_growth_interval: int = Field(
+        default=100, ge=1, description="fp16: good steps before the loss scale doubles"
+    )
     seed: int = Field(default=1, ge=0, description="of image order, augmentation and dropout")
-    max_skipped: int = Field(default=20, ge=0, description="steps in a row without a finite gradient before giving up")
+    max_skipped: int = Field(
+        default=20, ge=0, description="steps in a row without a finite gradient before giving up"
+    )
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints to keep, beside the best")
-    evaluate_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at the end")
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="latest checkpoints to keep, beside the best"
+    )
+    evaluate_every: int = Field(
+        default=0, ge=0, description="steps between evaluations; 0: only at the end"
+    )
     log_every: int = Field(default=20, ge=1, description="steps between reports to the callbacks")
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}")
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
+            )
         return self
 
     def recipe(self) -> dict[str, Any]:
         """The fields that decide the weights: a run resumes only where they are the same."""
-        no_matter = {"checkpoint_every", "keep_checkpoints", "evaluate_every", "log_every", "max_skipped"}
+        no_matter = {
+            "checkpoint_every",
+            "keep_checkpoints",
+            "evaluate_every",
+            "log_every",
+            "max_skipped",
+        }
         return self.model_dump(mode="json", exclude=no_matter)
 
     def share(self, world: int) -> int:
@@ -63,5 +98,7 @@ class TrainConfig(BaseModel):
             ConfigError: the meta-batch does not divide by the number of ranks.
         """
         if self.meta_batch_size % world:
-            raise ConfigError(f"meta_batch_size = {self.meta_batch_size} must be a multiple of the {world} ranks")
+            raise ConfigError(
+                f"meta_batch_size = {self.meta_batch_size} must be a multiple of the {world} ranks"
+            )
         return self.meta_batch_size // world

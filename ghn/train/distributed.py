@@ -1,9 +1,11 @@
-"""Data parallelism over architectures: g ranks take m/g networks each, see the same images and average gradients.
+"""Data parallelism over architectures: g ranks take m/g networks each, see the same images and
+average gradients.
 
-Why not `DistributedDataParallel`: it reduces inside the backward pass, where a rank that ran out of memory leaves the
-others waiting for the time-out. Here all ranks first agree that they have a gradient, so that a bad step is skipped by
-all of them together. The price is that communication does not overlap the backward pass through the hypernetwork,
-which is short beside the target networks'.
+Why not `DistributedDataParallel`: it reduces inside the backward pass, where a rank that ran out of
+memory leaves the
+others waiting for the time-out. Here all ranks first agree that they have a gradient, so that a bad
+step is skipped by all of them together. The price is that communication does not overlap the
+backward pass through the hypernetwork, which is short beside the target networks'.
 """
 
 from __future__ import annotations
@@ -91,7 +93,9 @@ class Ranks:
         dist.all_reduce(flat)
         flat /= self.world
         parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
+        torch._foreach_copy_(
+            bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)]
+        )
 
 
 @contextmanager
@@ -110,7 +114,9 @@ def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
     target = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(target)
-    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+    dist.init_process_group(
+        "nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
+    )
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), target)
     finally:

@@ -1,9 +1,10 @@
 """The training loop of a hypernetwork.
 
-Notable: step t is a function of the weights, the optimizer state and t alone. Images (epoch t // batches, batch
-t % batches), architectures, augmentation and dropout are drawn by (seed, t), so a run that was killed resumes from its
-last checkpoint and repeats, to the bit, what an uninterrupted run does on the same device with the same number of
-threads.
+Notable: step t is a function of the weights, the optimizer state and t alone. Images (epoch t //
+batches, batch
+t % batches), architectures, augmentation and dropout are drawn by (seed, t), so a run that was
+killed resumes from its last checkpoint and repeats, to the bit, what an uninterrupted run does on
+the same device with the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ghn.errors import GHNError
-from ghn.graph import GraphBatch
+from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
 from ghn.train.callbacks import Callback, DivergenceWatch, JsonLog, StepRecord
 from ghn.train.checkpoint import Checkpoints, RunState
@@ -46,13 +47,22 @@ class Images(Protocol):
         """Batches in an epoch."""
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int, augment: bool, *, start: int, device: torch.device
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        augment: bool,
+        *,
+        start: int,
+        device: torch.device,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from number `start` on."""
 
 
 class DivergedError(GHNError):
-    """Training cannot go on: too many steps in a row had no finite loss or did not fit into memory."""
+    """Training cannot go on: too many steps in a row had no finite loss or did not fit into
+    memory.
+    """
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,13 @@ def train(
     Args:
         config: the recipe.
         ghn: the hypernetwork (`ghn.models.GHN`).
-        meta_batches: from a step number to an endless iterator of this rank's share of the meta-batches from it on.
+        meta_batches: from a step number to an endless iterator of this rank's share of the
+            meta-batches from it on.
         images: training images, the same on all ranks.
         output_dir: gets checkpoints, logs and at the end `ghn.safetensors`.
         callbacks: watchers, called on rank 0.
-        evaluate: from the hypernetwork to metrics, on rank 0; called every `evaluate_every` steps and at the end.
+        evaluate: from the hypernetwork to metrics, on rank 0; called every `evaluate_every` steps
+            and at the end.
         metric: the entry of the metrics whose largest value marks the best checkpoint.
         ranks: this process among its peers; alone by default.
         identity: digests of data and the like; a run resumes only where they are the same.
@@ -107,7 +119,16 @@ def train(
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the current step, with a checkpoint written.
     """
     run = _Run(
-        config, ghn, images, Path(output_dir), list(callbacks), evaluate, metric, ranks or Ranks(), identity, metadata
+        config,
+        ghn,
+        images,
+        Path(output_dir),
+        list(callbacks),
+        evaluate,
+        metric,
+        ranks or Ranks(),
+        identity,
+        metadata,
     )
     return run.go(meta_batches)
 
@@ -134,7 +155,9 @@ class _Run:
         self.optimizer = make_optimizer(self.ghn, config)
         self.scaler = LossScaler(config, ranks.device)
         self.watch = DivergenceWatch()
-        self.checkpoints = Checkpoints(output_dir / "checkpoints", config.keep_checkpoints, self._save_weights)
+        self.checkpoints = Checkpoints(
+            output_dir / "checkpoints", config.keep_checkpoints, self._save_weights
+        )
         self.recipe = config.recipe() | {"world": ranks.world} | dict(identity or {})
         self.counters = {"skipped": 0.0, "skipped_in_a_row": 0.0, "best": -math.inf}
         self.metrics: dict[str, float] = {}
@@ -145,7 +168,10 @@ class _Run:
         try:
             self._tell("on_start", start, steps)
             if start < steps:
-                with _stop_requests() as stop, closing(Prefetched(self._data(start, meta_batches(start)))) as data:
+                with (
+                    _stop_requests() as stop,
+                    closing(Prefetched(self._data(start, meta_batches(start)))) as data,
+                ):
                     self._steps(start, data, stop)
             weights = self.output_dir / WEIGHTS_NAME
             if self.ranks.is_main:
@@ -156,13 +182,17 @@ class _Run:
         finally:
             self._tell("close")
 
-    def _data(self, start: int, meta_batches: Iterator[MetaBatch]) -> Iterator[tuple[Tensor, Tensor, MetaBatch]]:
+    def _data(
+        self, start: int, meta_batches: Iterator[MetaBatch]
+    ) -> Iterator[tuple[Tensor, Tensor, MetaBatch]]:
         images = self._image_batches(start)
         for batch in meta_batches:
             list(batch.networks)  # a loader may leave it to whoever asks first to build them
             yield *next(images), batch
 
-    def _steps(self, start: int, data: Iterator[tuple[Tensor, Tensor, MetaBatch]], stop: threading.Event) -> None:
+    def _steps(
+        self, start: int, data: Iterator[tuple[Tensor, Tensor, MetaBatch]], stop: threading.Event
+    ) -> None:
         config = self.config
         pace = Pace(config.meta_batch_size, config.batch_size)
         for step in range(start, config.steps):
@@ -186,7 +216,9 @@ class _Run:
             if stopping:
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command resumes")
 
-    def _step(self, step: int, batch: MetaBatch, images_BCHW: Tensor, labels_B: Tensor, pace: Pace) -> StepRecord:
+    def _step(
+        self, step: int, batch: MetaBatch, images_BCHW: Tensor, labels_B: Tensor, pace: Pace
+    ) -> StepRecord:
         """One optimizer step, or a skipped one; all ranks come to the same verdict."""
         config, device = self.config, self.ranks.device
         lr = learning_rate(step, config)
@@ -197,7 +229,9 @@ class _Run:
         try:
             batch = _on_device(batch, device)
             scale = self.scaler.scale
-            losses, pending = meta_batch_losses(self.ghn, batch, images_BCHW, labels_B, config, step, scale)
+            losses, pending = meta_batch_losses(
+                self.ghn, batch, images_BCHW, labels_B, config, step, scale
+            )
         except RuntimeError as error:
             failure = _out_of_memory(error)
         values, failed = self._agree(losses, bool(failure))
@@ -220,7 +254,9 @@ class _Run:
         """Mean losses over ranks, and whether any rank failed or has a loss that is not finite."""
         device = self.ranks.device
         numbers = losses.stack() if losses is not None else torch.zeros(4, device=device)
-        total = self.ranks.sum(torch.cat((numbers, torch.tensor([float(failed)], device=device)))).tolist()
+        total = self.ranks.sum(
+            torch.cat((numbers, torch.tensor([float(failed)], device=device)))
+        ).tolist()
         means = [value / self.ranks.world for value in total[:4]]
         return means, total[4] > 0 or not math.isfinite(means[0])
 
@@ -235,14 +271,21 @@ class _Run:
         if not skipped:
             return
         counters["skipped"] += 1
-        reason = failure or ("out of memory on another rank" if math.isfinite(loss) and self.ranks.world > 1 else "")
-        reason = reason or ("the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}")
-        self._tell("on_warning", done, f"step skipped: {reason} ({int(counters['skipped'])} so far)")
+        reason = failure or (
+            "out of memory on another rank" if math.isfinite(loss) and self.ranks.world > 1 else ""
+        )
+        reason = reason or (
+            "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        )
+        self._tell(
+            "on_warning", done, f"step skipped: {reason} ({int(counters['skipped'])} so far)"
+        )
         if counters["skipped_in_a_row"] > self.config.max_skipped:
             raise DivergedError(
-                f"{int(counters['skipped_in_a_row'])} steps in a row were skipped, the last, {done}, because {reason}. "
-                f"Start anew (delete {self.output_dir}) with a lower train.lr or, if memory is short, with a smaller "
-                "train.batch_size or train.meta_batch_size"
+                f"{int(counters['skipped_in_a_row'])} steps in a row were skipped, the last,"
+                f" {done}, because {reason}. Start anew (delete {self.output_dir}) with a lower"
+                " train.lr or, if memory is short, with a smaller train.batch_size or"
+                " train.meta_batch_size"
             )
 
     def _image_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -256,7 +299,9 @@ class _Run:
             epoch, start = epoch + 1, 0
 
     def _resume(self) -> int:
-        state = self.checkpoints.load(self.ghn, self.recipe, lambda message: self._tell("on_warning", 0, message))
+        state = self.checkpoints.load(
+            self.ghn, self.recipe, lambda message: self._tell("on_warning", 0, message)
+        )
         self.ghn.train()
         self.ranks.broadcast(self.ghn)
         if state is None:
@@ -269,7 +314,13 @@ class _Run:
     def _checkpoint(self, done: int) -> None:
         if not self.ranks.is_main:
             return
-        state = RunState(done, self.recipe, self.optimizer.state_dict(), self.scaler.state_dict(), dict(self.counters))
+        state = RunState(
+            done,
+            self.recipe,
+            self.optimizer.state_dict(),
+            self.scaler.state_dict(),
+            dict(self.counters),
+        )
         self._tell("on_checkpoint", done, self.checkpoints.save(state))
 
     def _evaluate(self, done: int) -> None:
@@ -277,7 +328,9 @@ class _Run:
             return
         self.ghn.eval()
         with torch.no_grad():
-            self.metrics = {name: float(value) for name, value in self.evaluate_fn(self.ghn).items()}
+            self.metrics = {
+                name: float(value) for name, value in self.evaluate_fn(self.ghn).items()
+            }
         self.ghn.train()
         self._tell("on_evaluation", done, self.metrics)
         value = self.metrics.get(self.metric, -math.inf)
@@ -288,7 +341,11 @@ class _Run:
     def _save_weights(self, path: Path, metadata: Mapping[str, Any]) -> None:
         from ghn.checkpoint import save_checkpoint
 
-        save_checkpoint(self.ghn, path, {**self.metadata, **metadata, "train": self.config.model_dump(mode="json")})
+        save_checkpoint(
+            self.ghn,
+            path,
+            {**self.metadata, **metadata, "train": self.config.model_dump(mode="json")},
+        )
 
     def _tell(self, event: str, *arguments: Any) -> None:
         for callback in self.callbacks:
@@ -322,9 +379,11 @@ def _out_of_memory(error: RuntimeError) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once. Only in the main thread.
+    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once. Only in the main
+    thread.
 
-    A launcher passes on what the rank has got by itself, so a second one counts after some seconds only.
+    A launcher passes on what the rank has got by itself, so a second one counts after some seconds
+    only.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -12,9 +12,11 @@ from ghn.train.config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear from `warmup_lr` to `lr` over `warmup_steps`, then half a cosine down to zero at `steps`.
+    """Linear from `warmup_lr` to `lr` over `warmup_steps`, then half a cosine down to zero at
+    `steps`.
 
-    The original recipe sets the rate once per epoch (5 of 75 epochs are warm-up); ours moves with every step.
+    The original recipe sets the rate once per epoch (5 of 75 epochs are warm-up); ours moves with
+    every step.
     """
     if step < config.warmup_steps:
         return config.warmup_lr + (config.lr - config.warmup_lr) * step / config.warmup_steps
@@ -25,15 +27,20 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def make_optimizer(ghn: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over all parameters, one fused kernel per step."""
     return torch.optim.AdamW(
-        ghn.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        ghn.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
 class LossScaler:
     """Loss scaling for fp16 with a floor; without fp16 it does nothing.
 
-    A scale that fell far, after a run of overflows, would flush small gradients to zero for thousands of steps; the
-    floor of 1024 and growth every 100 steps keep training of large hypernetworks stable.
+    A scale that fell far, after a run of overflows, would flush small gradients to zero for
+    thousands of steps; the floor of 1024 and growth every 100 steps keep training of large
+    hypernetworks stable.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -44,7 +51,9 @@ class LossScaler:
             growth_interval=config.amp_growth_interval,
             enabled=config.amp == "fp16",
         )
-        self._scaler.scale(torch.zeros((), device=device))  # creates the scale, so that it can be read before a step
+        self._scaler.scale(
+            torch.zeros((), device=device)
+        )  # creates the scale, so that it can be read before a step
 
     @property
     def scale(self) -> float:
@@ -58,7 +67,9 @@ class LossScaler:
             The norm of the gradient before clipping; not finite if the step was not taken.
         """
         self._scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
         norm = float(nn.utils.clip_grad_norm_(parameters, clip, foreach=True))
         if self._scaler.is_enabled():
             self._scaler.step(optimizer)

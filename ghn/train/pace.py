@@ -11,7 +11,8 @@ from ghn.train.callbacks import StepRecord
 
 
 class Pace:
-    """Makes the records of steps; speeds are means since the last report, without evaluations and checkpoints.
+    """Makes the records of steps; speeds are means since the last report, without evaluations and
+    checkpoints.
 
     Args:
         architectures: per step, over all ranks.
@@ -40,8 +41,12 @@ class Pace:
         yield
         self._begin += time.perf_counter() - begin
 
-    def record(self, step: int, values: Sequence[float], gradient_norm: float, lr: float, skipped: bool) -> StepRecord:
-        """The record of the step that has just ended; `values` are loss, cross-entropy, penalty and accuracy."""
+    def record(
+        self, step: int, values: Sequence[float], gradient_norm: float, lr: float, skipped: bool
+    ) -> StepRecord:
+        """The record of the step that has just ended; `values` are loss, cross-entropy, penalty and
+        accuracy.
+        """
         elapsed = time.perf_counter() - self._begin
         rate = (len(self._records) + 1) * self.architectures / elapsed
         loss, cross_entropy, penalty, accuracy = values
@@ -62,10 +67,14 @@ class Pace:
         return record
 
     def report(self) -> StepRecord:
-        """The last record with means over the steps since the last report (skipped ones left out) in its place."""
+        """The last record with means over the steps since the last report (skipped ones left out)
+        in its place.
+        """
         last = self._records[-1]
         good = [record for record in self._records if not record.skipped] or [last]
         names = ("loss", "cross_entropy", "penalty", "accuracy", "gradient_norm")
         means = {name: sum(getattr(record, name) for record in good) / len(good) for name in names}
         self._reset()
-        return StepRecord(**{**asdict(last), **means, "skipped": len(good) == 1 and good[0].skipped})
+        return StepRecord(
+            **{**asdict(last), **means, "skipped": len(good) == 1 and good[0].skipped}
+        )

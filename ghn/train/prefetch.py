@@ -13,14 +13,17 @@ Item = TypeVar("Item")
 class Prefetched(Generic[Item]):
     """An iterator whose items a thread prepares, up to `depth` of them ahead.
 
-    Building networks and augmenting images is Python work, and the training step spends its time in kernels that run
-    without the interpreter lock. An exception of the source appears in its place, after the items before it.
+    Building networks and augmenting images is Python work, and the training step spends its time in
+    kernels that run without the interpreter lock. An exception of the source appears in its place,
+    after the items before it.
     """
 
     def __init__(self, source: Iterator[Item], depth: int = 2) -> None:
         self._queue: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(source,), name="prefetch", daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, args=(source,), name="prefetch", daemon=True
+        )
         self._thread.start()
 
     def _fill(self, source: Iterator[Item]) -> None:

@@ -1,4 +1,6 @@
-"""All experiments at the profile tiny, as stages of DVC in a clone; two entries of each table, from its rows alone."""
+"""All experiments at the profile tiny, as stages of DVC in a clone; two entries of each table, from
+its rows alone.
+"""
 
 import json
 import math
@@ -32,7 +34,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Clone:
     clone.run("-m", "flows.experiments", "stages", "--profile", "tiny")
     profile = yaml.safe_load((clone.path / PROFILE).read_text())
     names = {name for name, entry in profile["experiments"].items() if entry["kind"] != "derived"}
-    assert set(repro(clone)) == {*names, *(f"hypernetwork@{ghn}" for ghn in profile["hypernetworks"]), "pages"}
+    assert set(repro(clone)) == {
+        *names,
+        *(f"hypernetwork@{ghn}" for ghn in profile["hypernetworks"]),
+        "pages",
+    }
     return clone
 
 
@@ -50,13 +56,18 @@ def cells(clone: Clone, name: str, caption: str) -> dict[str, dict[str, str]]:
     table = page[start.end() : page.index("</table>", start.end())]
     header = [unescape(text) for text in re.findall(r'<th scope="col">(.*?)</th>', table)]
     body = [
-        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r'<tr>(<th scope="row">.*?)</tr>', table)
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        for row in re.findall(r'<tr>(<th scope="row">.*?)</tr>', table)
     ]
-    return {unescape(row[0]): dict(zip(header[1:], map(unescape, row[1:]), strict=True)) for row in body}
+    return {
+        unescape(row[0]): dict(zip(header[1:], map(unescape, row[1:]), strict=True)) for row in body
+    }
 
 
 def mean_std(values: list[float]) -> str:
-    return f"{100 * np.mean(values):.1f}" + (f"±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    return f"{100 * np.mean(values):.1f}" + (
+        f"±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    )
 
 
 def test_a_second_time_nothing_runs(clone: Clone) -> None:
@@ -74,33 +85,62 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
     ],
 )
 def test_trained_accuracy_of_one_network(clone: Clone, name: str, inits: tuple[str, str]) -> None:
-    """Tables 2, 6, 7 and 16: mean over seeds of the test accuracy of the grid point that is best on validation."""
-    table = cells(clone, name, "Validation accuracy (%) along training and test accuracy at the end; 1 network,")
+    """Tables 2, 6, 7 and 16: mean over seeds of the test accuracy of the grid point that is best on
+    validation.
+    """
+    table = cells(
+        clone,
+        name,
+        "Validation accuracy (%) along training and test accuracy at the end; 1 network,",
+    )
     for init in inits:
         mine = [row for row in rows(clone, name) if row["ghn"] == init]
         best = {row["seed"]: row for row in mine if row["selected"]}
         assert all(best[row["seed"]]["val_accuracy"][-1] >= row["val_accuracy"][-1] for row in mine)
         assert table[init]["test"] == mean_std([row["test_accuracy"] for row in best.values()])
-        assert table[init]["step 1"] == mean_std([row["val_accuracy"][row["step"].index(1)] for row in best.values()])
-        assert table[init]["init. (s)"] == f"{np.mean([row['init_seconds'] for row in best.values()]):.2f}"
+        assert table[init]["step 1"] == mean_std(
+            [row["val_accuracy"][row["step"].index(1)] for row in best.values()]
+        )
+        assert (
+            table[init]["init. (s)"]
+            == f"{np.mean([row['init_seconds'] for row in best.values()]):.2f}"
+        )
 
 
 def test_tables_4_and_20_and_14(clone: Clone) -> None:
     for name, prefix in (("table4", "Paired"), ("table14", "Convolutional: paired")):
-        accuracy = {(r["architecture"], r["ghn"]): r["test_accuracy"] for r in rows(clone, name) if r["selected"]}
+        accuracy = {
+            (r["architecture"], r["ghn"]): r["test_accuracy"]
+            for r in rows(clone, name)
+            if r["selected"]
+        }
         names = sorted({architecture for architecture, _ in accuracy})
         gaps = np.array(
-            [accuracy[architecture, "x-ghn3"] - accuracy[architecture, "randinit"] for architecture in names]
+            [
+                accuracy[architecture, "x-ghn3"] - accuracy[architecture, "randinit"]
+                for architecture in names
+            ]
         )
         table = cells(clone, name, f"{prefix} over networks")
         assert table["x-ghn3"]["difference"] == f"{100 * gaps.mean():+.1f}"
         assert table["x-ghn3"]["wins"] == f"{100 * (gaps > 0).mean():.0f} %"
-    accuracy = {(r["architecture"], r["ghn"]): r["test_accuracy"] for r in rows(clone, "table4") if r["selected"]}
+    accuracy = {
+        (r["architecture"], r["ghn"]): r["test_accuracy"]
+        for r in rows(clone, "table4")
+        if r["selected"]
+    }
     table = cells(clone, "table4", "As table 20")
-    published = json.loads((clone.path / "flows" / "published" / "pytorch74.json").read_text())["models"]
+    published = json.loads((clone.path / "flows" / "published" / "pytorch74.json").read_text())[
+        "models"
+    ]
     for architecture in ("mnasnet0_5", "mobilenet_v3_small"):
-        assert table[architecture]["x-ghn3, ours"] == f"{100 * accuracy[architecture, 'x-ghn3']:.1f}"
-        assert table[architecture]["published GHN-3, 1 epoch"] == f"{published[architecture]['ghn3_1ep']:.1f}"
+        assert (
+            table[architecture]["x-ghn3, ours"] == f"{100 * accuracy[architecture, 'x-ghn3']:.1f}"
+        )
+        assert (
+            table[architecture]["published GHN-3, 1 epoch"]
+            == f"{published[architecture]['ghn3_1ep']:.1f}"
+        )
 
 
 def test_table_18(clone: Clone) -> None:
@@ -108,7 +148,9 @@ def test_table_18(clone: Clone) -> None:
     for init in ("randinit", "x-ghn3"):
         mine = sorted(rows(clone, "table4"), key=lambda row: row["architecture"])
         by_rate = {
-            lr: np.array([row["val_accuracy"][-1] for row in mine if (row["ghn"], row["lr"]) == (init, lr)])
+            lr: np.array(
+                [row["val_accuracy"][-1] for row in mine if (row["ghn"], row["lr"]) == (init, lr)]
+            )
             for lr in (0.01, 0.1)
         }
         best, other = sorted(by_rate, key=lambda lr: -by_rate[lr].sum())
@@ -119,13 +161,21 @@ def test_table_18(clone: Clone) -> None:
 def test_tables_5_and_10_to_12(clone: Clone) -> None:
     table = cells(clone, "generalisation", "Accuracy (%) without training")
     found = [r for r in rows(clone, "generalisation") if r["split"] == "test"]
-    assert table["x-ghn3"]["test"] == mean_std([r["accuracy"] for r in found if r["ghn"] == "x-ghn3"])
-    assert table["randinit"]["test"] == mean_std([r["randinit_accuracy"] for r in found if r["ghn"] == "x-ghn3"])
+    assert table["x-ghn3"]["test"] == mean_std(
+        [r["accuracy"] for r in found if r["ghn"] == "x-ghn3"]
+    )
+    assert table["randinit"]["test"] == mean_std(
+        [r["randinit_accuracy"] for r in found if r["ghn"] == "x-ghn3"]
+    )
     table = cells(clone, "ablations", "Accuracy (%) without training")
     found = rows(clone, "ablations")
-    of_seed = [np.mean([r["accuracy"] for r in found if r["ghn"] == f"a-ghn3-s{seed}"]) for seed in (1, 2)]
+    of_seed = [
+        np.mean([r["accuracy"] for r in found if r["ghn"] == f"a-ghn3-s{seed}"]) for seed in (1, 2)
+    ]
     assert table["a-ghn3"]["all, mean ± std over seeds"] == mean_std(of_seed)
-    assert table["a-mlp"]["test"] == mean_std([r["accuracy"] for r in found if r["ghn"] == "a-mlp-s1"])
+    assert table["a-mlp"]["test"] == mean_std(
+        [r["accuracy"] for r in found if r["ghn"] == "a-mlp-s1"]
+    )
 
 
 def test_table_8(clone: Clone) -> None:
@@ -145,12 +195,16 @@ def test_tables_9_and_13_and_figure_9(clone: Clone) -> None:
     table = cells(clone, "table13", "L2 norm")
     for row in rows(clone, "table13"):
         assert math.isclose(
-            float(table[f"resnet18, {row['ghn']}, seed 1"]["gradient norm"]), row["gradient_norm"], rel_tol=1e-3
+            float(table[f"resnet18, {row['ghn']}, seed 1"]["gradient norm"]),
+            row["gradient_norm"],
+            rel_tol=1e-3,
         )
     table = cells(clone, "figure9", "Variance after")
     for init in ("orthogonal", "x-ghn3"):
         last = [r["variance"][-1] for r in rows(clone, "figure9") if r["ghn"] == init]
-        assert math.isclose(float(table[f"shufflenet_v2_x0_5, {init}"]["last"]), np.mean(last), rel_tol=1e-2)
+        assert math.isclose(
+            float(table[f"shufflenet_v2_x0_5, {init}"]["last"]), np.mean(last), rel_tol=1e-2
+        )
 
 
 def test_table_15(clone: Clone) -> None:
@@ -164,7 +218,9 @@ def test_table_15(clone: Clone) -> None:
                 if (r["part"], r["ghn"], r["seed"], r["selected"]) == ("trained", init, seed, True)
             ]
             assert len(members) == 2
-            logits = np.mean([np.reshape(r["logits"], (len(r["labels"]), -1)) for r in members], axis=0)
+            logits = np.mean(
+                [np.reshape(r["logits"], (len(r["labels"]), -1)) for r in members], axis=0
+            )
             right.append(float(np.mean(logits.argmax(1) == members[0]["labels"])))
         assert table[f"{init}, trained"]["ensemble"] == mean_std(right)
 
@@ -173,7 +229,9 @@ def test_table_17(clone: Clone) -> None:
     table = cells(clone, "table17", "Validation accuracy (%)")
     for init, part, lr in (("randinit", "AdamW", 0.001), ("x-ghn3", "SGD", 0.05)):
         values = [
-            r["val_accuracy"][-1] for r in rows(clone, "table17") if (r["ghn"], r["part"], r["lr"]) == (init, part, lr)
+            r["val_accuracy"][-1]
+            for r in rows(clone, "table17")
+            if (r["ghn"], r["part"], r["lr"]) == (init, part, lr)
         ]
         assert table[init][f"{part}, lr {lr:g}"] == mean_std(values)
 
@@ -183,9 +241,12 @@ def test_table_19(clone: Clone) -> None:
     table = cells(clone, "table19", "Rank correlation")
     found = rows(clone, "table19")
     ranked = {
-        name: {r["architecture"]: r[name] for r in found if r["ghn"] == "randinit"} for name in ("snip", "synflow")
+        name: {r["architecture"]: r[name] for r in found if r["ghn"] == "randinit"}
+        for name in ("snip", "synflow")
     }
-    ranked["x-ghn3, untrained"] = {r["architecture"]: r["accuracy"] for r in found if r["ghn"] == "x-ghn3"}
+    ranked["x-ghn3, untrained"] = {
+        r["architecture"]: r["accuracy"] for r in found if r["ghn"] == "x-ghn3"
+    }
     for name, score in ranked.items():
         tau = kendalltau([score[each] for each in truth], [truth[each] for each in truth]).statistic
         assert table[name]["Kendall's tau"] == ("–" if math.isnan(tau) else f"{tau:.2f}")
@@ -195,6 +256,8 @@ def test_table_19(clone: Clone) -> None:
 def test_a_changed_entry_runs_again_alone(clone: Clone) -> None:
     path = clone.path / PROFILE
     text = path.read_text()
-    path.write_text(text.replace("names: [resnet18, resnet34, resnet50]", "names: [resnet18, resnet34]"))
+    path.write_text(
+        text.replace("names: [resnet18, resnet34, resnet50]", "names: [resnet18, resnet34]")
+    )
     assert repro(clone) == ["table9", "pages"]
     path.write_text(text)

@@ -1,4 +1,6 @@
-"""The real commands in a clone, at the profile tiny: generate to report, twice, then with one parameter changed."""
+"""The real commands in a clone, at the profile tiny: generate to report, twice, then with one
+parameter changed.
+"""
 
 import json
 import os
@@ -18,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "val", "test")
 STAGES = [
     *(f"generate@{split}" for split in SPLITS),
-    "validate", "images", "train", "predict", "evaluate", "finetune", "transfer", "register", "report",
+    "validate", "images", "train", "predict", "evaluate", "finetune", "transfer", "register",
+    "report",
 ]  # fmt: skip
 
 
@@ -34,7 +37,12 @@ class Clone:
         self.run("-m", "ghn.cli", "params", "use", "tiny")
         tree = yaml.safe_load((path / "params.yaml").read_text())
         tree["generate"]["splits"] = {split: tree["generate"]["splits"][split] for split in SPLITS}
-        self.change(generate=tree["generate"], architectures={"splits": ["test"]}, fanout={"workers": 1}, replace=True)
+        self.change(
+            generate=tree["generate"],
+            architectures={"splits": ["test"]},
+            fanout={"workers": 1},
+            replace=True,
+        )
 
     def change(self, replace: bool = False, **sections: dict) -> None:
         path = self.path / "params.yaml"
@@ -54,7 +62,11 @@ class Clone:
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
         result = subprocess.run(
-            [sys.executable, *arguments], cwd=self.path, env=environment, capture_output=True, text=True
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         return result
@@ -78,9 +90,16 @@ def test_every_architecture_has_a_row_that_says_where_it_comes_from(clone: Clone
     for name in ("predictions", "evaluation"):
         rows = pq.read_table(clone.path / "results" / f"{name}.parquet").to_pylist()
         architectures = [row["architecture"] for row in rows]
-        assert architectures == ["deepnets1m/test/0", "deepnets1m/test/1", "resnet18", "squeezenet1_1"]
+        assert architectures == [
+            "deepnets1m/test/0",
+            "deepnets1m/test/1",
+            "resnet18",
+            "squeezenet1_1",
+        ]
         assert [row["error"] for row in rows] == [None] * 4
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone.path, capture_output=True, text=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=clone.path, capture_output=True, text=True
+        )
         assert {row["revision"].removesuffix("-dirty") for row in rows} == {head.stdout.strip()}
         assert {len(row["data_hash"]) for row in rows} == {32}
     for row in rows:

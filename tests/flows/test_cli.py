@@ -33,9 +33,9 @@ def test_help_lists_the_library_and_the_stages() -> None:
 
 def test_starting_imports_none_of_the_heavy_libraries() -> None:
     code = (
-        "import sys, ghn.cli; ghn.cli.add_commands(ghn.cli.app);"
-        "heavy = {'torch', 'mlflow', 'prefect', 'pandas', 'matplotlib', 'sklearn', 'pyarrow'} & set(sys.modules);"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "import sys, ghn.cli; ghn.cli.add_commands(ghn.cli.app);heavy = {'torch', 'mlflow',"
+        " 'prefect', 'pandas', 'matplotlib', 'sklearn', 'pyarrow'} &"
+        " set(sys.modules);sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -45,7 +45,9 @@ def test_version() -> None:
     assert ghn("--version").stdout.startswith("ghn 0.")
 
 
-@pytest.mark.parametrize("arguments", [["bogus"], ["init"], ["trace", "resnet18", "--image-size", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["bogus"], ["init"], ["trace", "resnet18", "--image-size", "x"]]
+)
 def test_wrong_usage_has_code_2_and_says_what(arguments: list[str]) -> None:
     result = ghn(*arguments)
     assert result.returncode == 2
@@ -137,7 +139,9 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("damage", ["absent", "truncated", "foreign"])
-def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(tmp_path: Path, damage: str) -> None:
+def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(
+    tmp_path: Path, damage: str
+) -> None:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     weights = tmp_path / "models" / "ghn3" / "ghn.safetensors"
@@ -166,7 +170,9 @@ def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a suite in the background ignores Ctrl-C
         env=environment,
     )
     deadline = time.monotonic() + 120
@@ -186,4 +192,6 @@ def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> 
 
         client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
         experiment = client.get_experiment_by_name("ghn3")
-        assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
+        assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == [
+            "KILLED"
+        ]

@@ -1,4 +1,6 @@
-"""Files for those who have containers: consistent in themselves, as far as that shows without them."""
+"""Files for those who have containers: consistent in themselves, as far as that shows without
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ def compose() -> dict[str, Any]:
 
 def test_services_refer_to_what_exists(compose):
     services = compose["services"]
-    assert services.keys() == {"postgres", "prefect", "mlflow", "deploy", "worker-cpu", "worker-gpu"}
+    assert services.keys() == {
+        "postgres",
+        "prefect",
+        "mlflow",
+        "deploy",
+        "worker-cpu",
+        "worker-gpu",
+    }
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
             assert name in services
@@ -28,7 +37,9 @@ def test_services_refer_to_what_exists(compose):
                 assert "healthcheck" in services[name]
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
+            assert (
+                (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
+            )
 
 
 def test_only_loopback_is_published_and_no_secret_is_written(compose):
@@ -49,19 +60,32 @@ def test_pool_templates_fill_in_only_variables_that_they_declare(name):
 
 
 def test_the_pools_ask_for_a_gpu():
-    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"]["properties"]
-    assert docker["container_create_kwargs"]["default"]["device_requests"][0]["capabilities"] == [["gpu"]]
-    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["job_configuration"]["job_manifest"]
+    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"][
+        "properties"
+    ]
+    assert docker["container_create_kwargs"]["default"]["device_requests"][0]["capabilities"] == [
+        ["gpu"]
+    ]
+    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())[
+        "job_configuration"
+    ]["job_manifest"]
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
 
 
 def test_all_containers_work_in_one_checkout(compose):
-    for worker in ("worker-cpu", "worker-gpu"):  # a stage that one leaves to the other needs its files
+    for worker in (
+        "worker-cpu",
+        "worker-gpu",
+    ):  # a stage that one leaves to the other needs its files
         assert compose["services"][worker]["volumes"] == [".:/app"]
         assert compose["services"][worker]["environment"]["GHN_ROOT"] == "/app"
-    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"]["properties"]
+    docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"][
+        "properties"
+    ]
     assert [volume.split(":")[1] for volume in docker["volumes"]["default"]] == ["/app"]
-    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["job_configuration"]["job_manifest"]
+    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())[
+        "job_configuration"
+    ]["job_manifest"]
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert {"name": "ghn3", "mountPath": "/app"} in container["volumeMounts"]

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.dvcfile import read_stages
+from flows.orchestration.pipeline import upstream
 from flows.params import Params
-from flows.pipeline import upstream
+from flows.settings.dvcfile import read_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,14 +22,26 @@ def test_stages_agree_with_dvc(tree: dict, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(ROOT)
     ours = read_stages(tree)
     with Repo(str(ROOT)) as repo:
-        theirs = {stage.addressing: stage for stage in repo.index.stages if Path(stage.path) == ROOT / "dvc.yaml"}
+        theirs = {
+            stage.addressing: stage
+            for stage in repo.index.stages
+            if Path(stage.path) == ROOT / "dvc.yaml"
+        }
         assert set(ours) == set(theirs)
         for name, stage in theirs.items():
             outs = {Path(out.fspath).relative_to(ROOT).as_posix() for out in stage.outs}
             assert set(ours[name].outputs) == outs, name
-            uncached = {Path(out.fspath).relative_to(ROOT).as_posix() for out in stage.outs if not out.use_cache}
+            uncached = {
+                Path(out.fspath).relative_to(ROOT).as_posix()
+                for out in stage.outs
+                if not out.use_cache
+            }
             assert set(ours[name].uncached) == uncached, name
-            deps = {Path(dep.fspath).relative_to(ROOT).as_posix() for dep in stage.deps if not hasattr(dep, "params")}
+            deps = {
+                Path(dep.fspath).relative_to(ROOT).as_posix()
+                for dep in stage.deps
+                if not hasattr(dep, "params")
+            }
             assert set(ours[name].inputs) | set(ours[name].code) == deps, name
             assert ours[name].cmd == stage.cmd
 
@@ -49,7 +61,7 @@ def test_code_dependencies_exist(tree: dict) -> None:
 def test_every_stage_is_a_command(tree: dict) -> None:
     import typer
 
-    from flows.cli import register
+    from flows.commands.stages import register
 
     app = typer.Typer()
     register(app)
@@ -65,9 +77,13 @@ def test_order_follows_from_files(tree: dict) -> None:
     assert {"predict", "evaluate", "finetune", "transfer"} <= before["report"]
 
 
-@pytest.mark.parametrize("template", sorted((ROOT / ".dvc" / "plots").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / ".dvc" / "plots").glob("*.json")), ids=lambda path: path.stem
+)
 def test_plot_templates_take_the_data_as_vega_lite_wants_it(template: Path) -> None:
-    """DVC puts a list of rows in the anchor's place; given bare as `data`, every plot stays empty."""
+    """DVC puts a list of rows in the anchor's place; given bare as `data`, every plot stays
+    empty.
+    """
     assert json.loads(template.read_text())["data"] == {"values": "<DVC_METRIC_DATA>"}
 
 

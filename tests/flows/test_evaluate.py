@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
-from flows.architectures import gmacs
+from flows.networks.targets import gmacs
 from flows.stages.evaluate import Evaluate, EvaluateConfig, score, summarise
 
 
@@ -20,7 +20,9 @@ class Lookup(nn.Module):
         return self.table[x[:, 0, 0, 0].long()]
 
 
-def batches_of(pixels: list[int], labels: list[int], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches_of(
+    pixels: list[int], labels: list[int], size: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     images = torch.tensor(pixels, dtype=torch.float32)[:, None, None, None].expand(-1, 3, 2, 2)
     return list(zip(images.split(size), torch.tensor(labels).split(size), strict=True))
 
@@ -42,11 +44,15 @@ def test_a_loss_that_is_not_finite_becomes_null() -> None:
 
 def test_score_uses_the_statistics_of_the_batch_and_leaves_the_model_as_it_was() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(16, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(16, 5)
+    )
     images, labels = torch.randn(64, 3, 2, 2) * 3 + 7, torch.randint(5, (64,))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = score(model, [(images, labels)])
-    h = nn.functional.batch_norm(model[0](images), None, None, model[1].weight, model[1].bias, training=True)
+    h = nn.functional.batch_norm(
+        model[0](images), None, None, model[1].weight, model[1].bias, training=True
+    )
     expected = (model[4](h.flatten(1)).argmax(1) == labels).float().mean()
     assert found.accuracy == pytest.approx(float(expected))
     assert model.training
@@ -86,7 +92,13 @@ def test_summary_per_split_by_hand() -> None:
         return {"split": split, "accuracy": accuracy, "randinit_accuracy": random, "error": error}
 
     summary = summarise(
-        [row("test", 0.2, 0.1), row("test", 0.4, 0.1), row("wide", 0.6, 0.2), row("torchvision", 0, 0, "x")], 0.1
+        [
+            row("test", 0.2, 0.1),
+            row("test", 0.4, 0.1),
+            row("wide", 0.6, 0.2),
+            row("torchvision", 0, 0, "x"),
+        ],
+        0.1,
     )
     assert summary["test"]["mean"] == pytest.approx(0.3)
     assert summary["test"]["std"] == pytest.approx(0.1)

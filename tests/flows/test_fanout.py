@@ -1,4 +1,6 @@
-"""Fan-out over processes: completeness, lost workers, exceptions, and what a killed parent leaves behind."""
+"""Fan-out over processes: completeness, lost workers, exceptions, and what a killed parent leaves
+behind.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.fanout import FanOut, LostWorkerError, fan_out
+from flows.compute.fanout import FanOut, LostWorkerError, fan_out
 
 TWO = FanOut(workers=2)
 
@@ -46,7 +48,9 @@ def no_three(x: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_item_gives_one_result(workers):
-    assert sorted(fan_out(square, iter(range(50)), FanOut(workers=workers))) == [x * x for x in range(50)]
+    assert sorted(fan_out(square, iter(range(50)), FanOut(workers=workers))) == [
+        x * x for x in range(50)
+    ]
 
 
 def test_no_items():
@@ -64,26 +68,39 @@ def test_a_lost_worker_loses_nothing(tmp_path):
 
 
 def test_an_item_that_always_kills_its_worker_takes_no_neighbour_along():
-    results = list(fan_out(die_always, range(8), TWO, failed=lambda item, error: (item, type(error))))
+    results = list(
+        fan_out(die_always, range(8), TWO, failed=lambda item, error: (item, type(error)))
+    )
     assert (3, LostWorkerError) in results
     assert sorted(r for r in results if isinstance(r, int)) == [0, 1, 2, 4, 5, 6, 7]
 
 
 def test_a_hopeless_item_is_named_in_the_error():
     with pytest.raises(LostWorkerError, match="architecture 3: the worker died 2 times"):
-        list(fan_out(die_always, range(8), FanOut(workers=2, retries=1), describe="architecture {}".format))
+        list(
+            fan_out(
+                die_always,
+                range(8),
+                FanOut(workers=2, retries=1),
+                describe="architecture {}".format,
+            )
+        )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_exception_is_raised_or_becomes_a_result(workers):
     with pytest.raises(ValueError, match="three is not welcome"):
         list(fan_out(no_three, range(6), FanOut(workers=workers)))
-    results = list(fan_out(no_three, range(6), FanOut(workers=workers), failed=lambda item, error: -item))
+    results = list(
+        fan_out(no_three, range(6), FanOut(workers=workers), failed=lambda item, error: -item)
+    )
     assert sorted(results) == [-3, 0, 1, 2, 4, 5]
 
 
 def test_threads_of_a_worker_are_limited():
-    limits = set(fan_out(lambda _: os.environ["OMP_NUM_THREADS"], range(4), FanOut(workers=2, threads=3)))
+    limits = set(
+        fan_out(lambda _: os.environ["OMP_NUM_THREADS"], range(4), FanOut(workers=2, threads=3))
+    )
     assert limits == {"3"}
 
 
@@ -93,7 +110,9 @@ def test_workers_end_when_the_consumer_stops_early():
     assert next(results) == 0.0
     results.close()
     left = [
-        p for p in psutil.Process().children(recursive=True) if p not in before and "tracker" not in str(p.cmdline())
+        p
+        for p in psutil.Process().children(recursive=True)
+        if p not in before and "tracker" not in str(p.cmdline())
     ]
     _, alive = psutil.wait_procs(left, timeout=10)
     assert alive == []
@@ -102,9 +121,9 @@ def test_workers_end_when_the_consumer_stops_early():
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_a_killed_parent(how, tmp_path):
     script = (
-        "import os, time, pathlib\nfrom flows.fanout import FanOut, fan_out\n"
-        f"def work(x):\n    pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n    time.sleep(600)\n"
-        "list(fan_out(work, range(2), FanOut(workers=2)))\n"
+        "import os, time, pathlib\nfrom flows.compute.fanout import FanOut, fan_out\ndef"
+        f" work(x):\n    pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n   "
+        " time.sleep(600)\nlist(fan_out(work, range(2), FanOut(workers=2)))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

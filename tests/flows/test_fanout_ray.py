@@ -1,4 +1,6 @@
-"""Fan-out over a Ray cluster of two nodes, also with workers and a whole node lost in the middle."""
+"""Fan-out over a Ray cluster of two nodes, also with workers and a whole node lost in the
+middle.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ import pytest
 import torch
 
 from datasets.images import load
-from flows.architectures import Target, target
-from flows.fanout import FanOut, fan_out
-from flows.results import Row
+from flows.compute.fanout import FanOut, fan_out
+from flows.networks.targets import Target, target
+from flows.rows.results import Row
 from flows.stages.evaluate import Evaluate, EvaluateConfig
 from ghn.errors import ConfigError
 from ghn.models import GHN, GHNConfig
@@ -61,7 +63,9 @@ def test_a_lost_node_loses_nothing(cluster):
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False)
     try:
-        own = ray._private.worker.global_worker.node._raylet_socket_name  # the driver would not survive its node
+        own = (
+            ray._private.worker.global_worker.node._raylet_socket_name
+        )  # the driver would not survive its node
         victim = next(node for node in nodes if node._raylet_socket_name != own)
         results = fan_out(lambda x: time.sleep(0.2) or x, range(40), on_ray(cluster))
         collected = [next(results)]
@@ -102,11 +106,17 @@ class EvaluateAndDie:
 @pytest.mark.slow
 def test_an_evaluation_gives_the_same_rows_as_locally_also_with_a_killed_worker(cluster, tmp_path):
     torch.manual_seed(0)
-    hypernetwork = GHN(GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_kernel=11)).eval()
+    hypernetwork = GHN(
+        GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_kernel=11)
+    ).eval()
     images = load("digits", split="test", image_size=32).subset(range(32))
-    networks = [target(name) for name in ("resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5")]
+    networks = [
+        target(name) for name in ("resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5")
+    ]
     evaluate = Evaluate(hypernetwork, images, EvaluateConfig(batch_size=16), 1, "cpu")
-    local = dict(fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1)))  # that mark exists
+    local = dict(
+        fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1))
+    )  # that mark exists
     mark = tmp_path / "killed"
     ray_rows = dict(fan_out(EvaluateAndDie(evaluate, mark), networks, on_ray(cluster)))
     assert mark.exists()

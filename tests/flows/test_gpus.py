@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import gpus
+from flows.compute import gpus
 
 HOLD = """
 import pathlib, sys, time
-from flows.gpus import hold
+from flows.compute.gpus import hold
 with hold(int(sys.argv[1]), ["0", "1", "2"], pathlib.Path(sys.argv[2])) as held:
     print(*held, flush=True)
     time.sleep(60)
@@ -44,7 +44,9 @@ def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: P
     thread = threading.Thread(target=wait_for_two)
     thread.start()
     waiting.wait()
-    with gpus.hold(1, ["0", "1", "2"], tmp_path, poll_seconds=0.05) as other:  # whoever waits for two keeps none
+    with gpus.hold(
+        1, ["0", "1", "2"], tmp_path, poll_seconds=0.05
+    ) as other:  # whoever waits for two keeps none
         assert other == ["2"]
         assert outcome == []
     first.send_signal(signal.SIGKILL)
@@ -54,9 +56,12 @@ def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("processes", "found", "expected"), [(2, 0, 2), (2, 1, 1), (2, 8, 2), (8, 8, 8), (8, 4, 4), (8, 3, 2)]
+    ("processes", "found", "expected"),
+    [(2, 0, 2), (2, 1, 1), (2, 8, 2), (8, 8, 8), (8, 4, 4), (8, 3, 2)],
 )
-def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(processes: int, found: int, expected: int) -> None:
+def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(
+    processes: int, found: int, expected: int
+) -> None:
     assert gpus.ranks(processes, 8, found) == expected
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
-from flows.graph_commands import graph_app
+from flows.commands.graph import graph_app
 from ghn.errors import ConfigError, UnknownArchitectureError
 
 
@@ -64,10 +64,24 @@ def test_gallery_has_a_picture_per_architecture(directory, tmp_path):
 
 def test_publish_and_import_round_trip(directory, tmp_path):
     call("publish", "test", tmp_path, "--directory", directory)
-    text = call("import", tmp_path / "deepnets1m_test.hdf5", "--split", "test", "--directory", tmp_path / "store")
+    text = call(
+        "import",
+        tmp_path / "deepnets1m_test.hdf5",
+        "--split",
+        "test",
+        "--directory",
+        tmp_path / "store",
+    )
     assert "6 graphs in" in text
     with pytest.raises(ConfigError, match="--force replaces it"):
-        call("import", tmp_path / "deepnets1m_test.hdf5", "--split", "test", "--directory", tmp_path / "store")
+        call(
+            "import",
+            tmp_path / "deepnets1m_test.hdf5",
+            "--split",
+            "test",
+            "--directory",
+            tmp_path / "store",
+        )
 
 
 def test_bad_requests_are_named(directory, tmp_path):

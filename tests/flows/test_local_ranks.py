@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.local_ranks import run_ranks
+from flows.compute.ranks import run_ranks
 
 RANK = """
 import datetime, os, pathlib, signal, sys, time
@@ -50,17 +50,23 @@ def test_ranks_work_together(out: Path) -> None:
     assert (out / "0").read_text() == (out / "1").read_text() == "21.0 2 127.0.0.1"
 
 
-def test_one_that_fails_ends_the_others_and_gives_the_exit_code(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_fails_ends_the_others_and_gives_the_exit_code(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAIL", "1")
     started = time.monotonic()
     assert run_ranks(2, "a_rank") == 3
-    assert time.monotonic() - started < 40  # not the time-out of the collective operation that rank 0 waits in
+    assert (
+        time.monotonic() - started < 40
+    )  # not the time-out of the collective operation that rank 0 waits in
     assert not (out / "0").exists()
 
 
 def test_ctrl_c_reaches_every_rank(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAIT", "1")
-    command = "import sys; from flows.local_ranks import run_ranks; sys.exit(run_ranks(2, 'a_rank'))"
+    command = (
+        "import sys; from flows.compute.ranks import run_ranks; sys.exit(run_ranks(2, 'a_rank'))"
+    )
     launcher = subprocess.Popen([sys.executable, "-c", command])
     deadline = time.monotonic() + 60
     while not all((out / f"waiting{rank}").exists() for rank in (0, 1)):

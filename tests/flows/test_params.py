@@ -39,8 +39,19 @@ def test_profiles_are_valid_and_change_something(tree: Path, profile: str) -> No
 
 def test_evaluation_splits_have_their_published_sizes(tree: Path) -> None:
     rules = load_params().generate.rules()
-    sizes = {name: rules[name].size for name in ("val", "test", "wide", "deep", "dense", "bnfree", "train")}
-    assert sizes == {"val": 500, "test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100, "train": 2000}
+    sizes = {
+        name: rules[name].size
+        for name in ("val", "test", "wide", "deep", "dense", "bnfree", "train")
+    }
+    assert sizes == {
+        "val": 500,
+        "test": 500,
+        "wide": 100,
+        "deep": 100,
+        "dense": 100,
+        "bnfree": 100,
+        "train": 2000,
+    }
 
 
 def test_wrong_values_name_field_value_and_what_is_allowed(tree: Path) -> None:
@@ -62,7 +73,9 @@ def test_unknown_section_lists_the_sections(tree: Path) -> None:
 
 def test_missing_section_is_named(tree: Path) -> None:
     path = Path("params.yaml")
-    path.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "train"}))
+    path.write_text(
+        yaml.safe_dump({k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "train"})
+    )
     with pytest.raises(ConfigError, match="train: missing"):
         load_params()
 
@@ -108,7 +121,7 @@ def test_merge_replaces_leaves_only() -> None:
 
 def test_the_paper_profile_is_the_paper_s_setting(tree: Path) -> None:
     from datasets.deepnets import MetaBatchConfig
-    from datasets.deepnets.rules import PUBLISHED
+    from datasets.deepnets.space.rules import PUBLISHED
     from ghn.models import GHNConfig
 
     params = load_params(profile="paper")

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from flows import pipeline
-from flows.artifacts import summary
-from flows.dvcfile import Declaration, read_stages
+from flows.orchestration import pipeline
+from flows.orchestration.artifacts import summary
+from flows.orchestration.pipeline import StageFailedError, needed, upstream
 from flows.params import load_params
-from flows.pipeline import StageFailedError, needed, upstream
+from flows.settings.dvcfile import Declaration, read_stages
 from flows.stack.config import HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,16 +57,34 @@ def test_a_file_in_a_directory_counts_and_the_reverse():
 def test_targets_bring_what_they_need(targets, expected):
     order = needed(upstream(STAGES), targets)
     assert set(order) == expected
-    assert all(order.index(source) < order.index(name) for name in order for source in upstream(STAGES)[name])
+    assert all(
+        order.index(source) < order.index(name)
+        for name in order
+        for source in upstream(STAGES)[name]
+    )
 
 
 def test_an_unknown_target_is_named_with_the_known_ones():
-    with pytest.raises(StageFailedError, match=r"no stage trian in dvc\.yaml; there are report, generate@train"):
+    with pytest.raises(
+        StageFailedError, match=r"no stage trian in dvc\.yaml; there are report, generate@train"
+    ):
         needed(upstream(STAGES), ["trian"])
 
 
-@pytest.mark.parametrize(("code", "killed"), [(0, False), (1, False), (2, False), (130, False), (-2, False),
-                                              (255, False), (137, True), (-9, True), (143, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "killed"),
+    [
+        (0, False),
+        (1, False),
+        (2, False),
+        (130, False),
+        (-2, False),
+        (255, False),
+        (137, True),
+        (-9, True),
+        (143, True),
+    ],
+)
 def test_only_ends_by_a_signal_other_than_ctrl_c_are_worth_retrying(code, killed):
     assert pipeline._killed(code) is killed
 
@@ -76,10 +94,18 @@ def test_the_summary_names_every_stage(tmp_path):
     assert "| train | Unchanged | 0.1 |" in summary(rows, tmp_path)
 
 
-@pytest.mark.parametrize(("state", "shown"), [("Unchanged", True), ("Failed", False), (None, False)])
+@pytest.mark.parametrize(
+    ("state", "shown"), [("Unchanged", True), ("Failed", False), (None, False)]
+)
 def test_the_summary_shows_accuracies_of_its_own_run_only(tmp_path, state, shown):
     (tmp_path / "results").mkdir()
-    entry = {"architectures": 5, "mean": 0.25, "std": 0.1, "randinit_mean": 0.1, "randinit_std": 0.05}
+    entry = {
+        "architectures": 5,
+        "mean": 0.25,
+        "std": 0.1,
+        "randinit_mean": 0.1,
+        "randinit_std": 0.05,
+    }
     (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"test": entry}))
     rows = [{"stage": "evaluate", "state": state, "seconds": ""}] if state else []
     assert ("| test | 5 | 25.0% ± 10.0% | 10.0% ± 5.0% |" in summary(rows, tmp_path)) == shown
@@ -94,7 +120,9 @@ def test_every_stage_of_dvc_yaml_is_in_the_flow():
 def test_prefect_yaml_is_valid_and_names_flows_and_stages_that_exist():
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     model = PrefectYamlModel.model_validate(content)
-    stages = read_stages(load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True), ROOT / "dvc.yaml")
+    stages = read_stages(
+        load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True), ROOT / "dvc.yaml"
+    )
     flows = {}
     for deployment in model.deployments:
         path, _, name = (deployment.entrypoint or "").partition(":")

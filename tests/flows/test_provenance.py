@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import provenance
-from flows.provenance import dvc_hash, revision
+from flows.rows import provenance
+from flows.rows.provenance import dvc_hash, revision
 
 
 @pytest.fixture
@@ -24,10 +24,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
-def test_revision_says_dirty_for_tracked_files_but_not_for_what_a_run_writes(repository: Path) -> None:
+def test_revision_says_dirty_for_tracked_files_but_not_for_what_a_run_writes(
+    repository: Path,
+) -> None:
     head = git("rev-parse", "HEAD")
     assert revision() == head
     (repository / "new.txt").write_text("untracked")
@@ -44,7 +48,9 @@ def test_revision_says_dirty_for_tracked_files_but_not_for_what_a_run_writes(rep
     assert revision() == f"{head}-dirty"
 
 
-def test_revision_outside_a_repository_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revision_outside_a_repository_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     revision.cache_clear()
     assert revision() == "unknown"
@@ -66,10 +72,14 @@ def test_hashes_are_those_of_dvc(repository: Path) -> None:
     assert dvc_hash("absent") is None
 
 
-def test_hash_of_large_data_comes_from_the_lock_file(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_of_large_data_comes_from_the_lock_file(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (repository / "big.bin").write_bytes(b"abc")
     (repository / "dvc.lock").write_text(
-        yaml.safe_dump({"stages": {"make": {"outs": [{"path": "big.bin", "md5": "from the lock file"}]}}})
+        yaml.safe_dump(
+            {"stages": {"make": {"outs": [{"path": "big.bin", "md5": "from the lock file"}]}}}
+        )
     )
     assert dvc_hash("big.bin") == "900150983cd24fb0d6963f7d28e17f72"
     monkeypatch.setattr(provenance, "LARGE", 2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flows import registry
-from flows.mlflow_store import client
-from flows.registry import Evaluation, compare, decide
-from flows.results import write_rows
-from flows.spool import pending, send_pending
+from flows.registry.registry import Evaluation, compare, decide, registry
+from flows.rows.results import write_rows
 from flows.stages.evaluate import COLUMNS
-from flows.tracking import stage_run
+from flows.tracking.client import client
+from flows.tracking.run import stage_run
+from flows.tracking.spool import pending, send_pending
 
 NAMES = [f"deepnets1m/test/{i}" for i in range(40)]
 
@@ -32,7 +31,9 @@ def test_pairing_sees_what_the_spread_of_architectures_hides():
     assert comparison.better
     assert comparison.architectures == 40
     assert comparison.difference == pytest.approx(0.01, abs=0.004)
-    assert comparison.noise < 0.004 < 1.96 * 0.05 / 40**0.5  # the unpaired noise is larger than the difference
+    assert (
+        comparison.noise < 0.004 < 1.96 * 0.05 / 40**0.5
+    )  # the unpaired noise is larger than the difference
 
 
 def test_a_difference_within_the_noise_keeps_the_champion():
@@ -65,7 +66,9 @@ def test_few_architectures_decide_nothing():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A registry with four versions: the first champion, a better one, one that is not, and one on other images."""
+    """A registry with four versions: the first champion, a better one, one that is not, and one on
+    other images.
+    """
     directory = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
@@ -100,8 +103,10 @@ def store(tmp_path_factory):
             ]
             write_rows(model / "artifacts" / "evaluation.parquet", rows, COLUMNS)
             (model / "artifacts" / "ghn.safetensors").write_bytes(bytes([number]))
-            tags = {"variant": variant, "data_set": "digits", "image_size": 32, "dvc.data/images/digits": images,
-                    "dvc.data/deepnets1m": f"{number:032x}.dir",  # each with a train split of its own
+            tags = {"variant": variant, "data_set": "digits", "image_size": 32,
+                    "dvc.data/images/digits": images,
+                    # each with a train split of its own
+                    "dvc.data/deepnets1m": f"{number:032x}.dir",
                     "dvc.data/deepnets1m/test.h5": "cccccccc33",
                     "dvc.models/ghn3/ghn.safetensors": f"{number:032x}"}  # fmt: skip
             with stage_run("register", {}, connect_after_seconds=0) as run:
@@ -128,7 +133,9 @@ def test_decisions_are_made_at_registration_and_kept_as_tags(store):
 
 def test_look_ups(store):
     assert [v.version for v in registry.versions("ghn3", {"variant": "ghn3-t"})] == [4, 3, 2]
-    assert [v.version for v in registry.versions("ghn3", {"variant": "ghn3-t", "digits": "aaaaaaaa11"})] == [3, 2]
+    assert [
+        v.version for v in registry.versions("ghn3", {"variant": "ghn3-t", "digits": "aaaaaaaa11"})
+    ] == [3, 2]
     assert [v.version for v in registry.by_hash("ghn3", "bbbbbbbb")] == [4]
     assert registry.find("ghn3", "@champion").version == 2
     with pytest.raises(registry.RegistryError, match="no version 17"):
@@ -140,7 +147,9 @@ def test_look_ups(store):
 
 
 def test_weights_come_back(store, tmp_path):
-    assert registry.download("ghn3", "3", tmp_path / "a" / "ghn.safetensors").read_bytes() == b"\x02"
+    assert (
+        registry.download("ghn3", "3", tmp_path / "a" / "ghn.safetensors").read_bytes() == b"\x02"
+    )
 
 
 def test_promote_by_force_and_roll_back(store):
@@ -148,7 +157,9 @@ def test_promote_by_force_and_roll_back(store):
     forced = registry.promote("ghn3", "3", force=True)
     assert forced.promoted
     assert "forced by" in forced.reason
-    assert float(tags(store, "3")["promotion.difference"]) < 0  # both numbers are kept, whatever they say
+    assert (
+        float(tags(store, "3")["promotion.difference"]) < 0
+    )  # both numbers are kept, whatever they say
     assert registry.rollback("ghn3", "it was worse") == ("3", "2")
     assert registry.by_alias("ghn3", "champion").version == 2
     assert tags(store, "3")["promotion.decision"] == "rolled back"

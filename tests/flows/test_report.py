@@ -5,10 +5,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from flows import paths
 from flows.report import Section, Table, Text, evaluation, figures, learning, render
 from flows.report.evaluation import Setting
-from flows.results import identity
+from flows.rows.results import identity
+from flows.settings import paths
 from flows.stages.report import as_csv, headline
 
 SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
@@ -18,12 +18,18 @@ TABLE_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
 
 def evaluated(architecture: str, split: str, accuracy: float, random: float) -> dict:
     head = identity(architecture, split, "ghn3", 1, "hash")
-    return head | {"accuracy": accuracy, "randinit_accuracy": random, "images": 64, "parameters": 10**6}
+    return head | {
+        "accuracy": accuracy,
+        "randinit_accuracy": random,
+        "images": 64,
+        "parameters": 10**6,
+    }
 
 
 def finetuned(init: str, lr: float, curve: list[float], selected: bool, test: float | None) -> dict:
     return identity("resnet18", "torchvision", init, 1, "hash") | {
-        "lr": lr, "step": [0, 5, 10], "val_accuracy": curve, "selected": selected, "test_accuracy": test, "steps": 10,
+        "lr": lr, "step": [0, 5, 10], "val_accuracy": curve, "selected": selected,
+        "test_accuracy": test, "steps": 10,
         "batch_size": 32, "images": "digits", "n_train": 100, "n_val": 50, "n_test": 60,
     }  # fmt: skip
 
@@ -44,16 +50,24 @@ def test_published_numbers_are_those_of_the_paper() -> None:
     # The last rows of table 20: averages and standard deviations.
     assert accuracies.mean(0) == pytest.approx([1.66, 25.42, 51.79, 17.36, 76.33], abs=0.006)
     assert accuracies.std(0) == pytest.approx([4.97, 12.31, 11.26, 7.18, 6.33], abs=0.06)
-    assert (np.array([f["ghn3_1ep"] > f["randinit_1ep"] for f in models.values()]).sum()) == 55  # table 4: 55 of 74
+    assert (
+        np.array([f["ghn3_1ep"] > f["randinit_1ep"] for f in models.values()]).sum()
+    ) == 55  # table 4: 55 of 74
 
 
 def test_generalisation_table_by_hand() -> None:
-    rows = [evaluated("a", "test", 0.2, 0.1), evaluated("b", "test", 0.6, 0.1), evaluated("c", "wide", 0.05, 0.1)]
+    rows = [
+        evaluated("a", "test", 0.2, 0.1),
+        evaluated("b", "test", 0.6, 0.1),
+        evaluated("c", "wide", 0.05, 0.1),
+    ]
     section = evaluation.generalisation(rows, SETTING, 10, PAPER)
     cells = {row[0]: row[1:] for row in table(section).rows}
     nbsp = "\N{NO-BREAK SPACE}"
     assert cells["Test"][:4] == ["2", f"40.0 ± 20.0{nbsp}%", f"10.0 ± 0.0{nbsp}%", "100%"]
-    assert cells["Test"][6:] == [f"{value}{nbsp}%" for value in ("12.1 ± 7.6", "19.0 ± 7.6", "29.8 ± 11.2")]
+    assert cells["Test"][6:] == [
+        f"{value}{nbsp}%" for value in ("12.1 ± 7.6", "19.0 ± 7.6", "29.8 ± 11.2")
+    ]
     assert cells["DeepNets-1M, all five"][3] == "67%"
     assert "torchvision" not in cells
 
@@ -81,7 +95,8 @@ def test_table_of_the_74_has_ours_beside_published() -> None:
     (row,) = table(section).rows
     numbers = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row]
     assert numbers == [
-        "resnet18", "1.0", "25.0 %", "10.0 %", "87.5 %", "25.0 %", "2.21 %", "41.63 %", "56.67 %", "22.39 %", "69.76 %"
+        "resnet18", "1.0", "25.0 %", "10.0 %", "87.5 %", "25.0 %", "2.21 %", "41.63 %", "56.67 %",
+        "22.39 %", "69.76 %"
     ]  # fmt: skip
 
 
@@ -92,7 +107,9 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
         finetuned("randinit", 0.01, [0.1, 0.2, 0.4], True, 0.5),
     ]
     section = learning.finetuning(rows, SETTING, PAPER)
-    cells = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in table(section).rows]
+    cells = [
+        [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in table(section).rows
+    ]
     assert cells[0] == [
         "torchvision, predicted",
         "1",
@@ -107,7 +124,10 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
 
 
 def test_headline_does_not_claim_what_is_not_there() -> None:
-    equal = [evaluated(str(i), "test", 0.1 + 0.01 * (i % 3), 0.1 + 0.01 * ((i + 1) % 3)) for i in range(30)]
+    equal = [
+        evaluated(str(i), "test", 0.1 + 0.01 * (i % 3), 0.1 + 0.01 * ((i + 1) % 3))
+        for i in range(30)
+    ]
     better = [evaluated(str(i), "test", 0.5 + 0.01 * (i % 3), 0.1) for i in range(30)]
     assert "not clearly above random" in headline(equal, SETTING)
     assert ": clearly above random" in headline(better, SETTING)
@@ -115,8 +135,18 @@ def test_headline_does_not_claim_what_is_not_there() -> None:
 
 def test_page_is_self_contained_escaped_and_deterministic() -> None:
     rows = [evaluated("<b>", "test", 0.2, 0.1), evaluated("b", "test", 0.6, 0.1)]
-    sections = [evaluation.generalisation(rows, SETTING, 10, PAPER), Section("x", "A & B", [Text("<script>")])]
-    arguments = ("Title", "Summary", [("1", "what", "beside")], sections, {"a": "b"}, {"rows.csv": as_csv(rows)})
+    sections = [
+        evaluation.generalisation(rows, SETTING, 10, PAPER),
+        Section("x", "A & B", [Text("<script>")]),
+    ]
+    arguments = (
+        "Title",
+        "Summary",
+        [("1", "what", "beside")],
+        sections,
+        {"a": "b"},
+        {"rows.csv": as_csv(rows)},
+    )
     page = render(*arguments)
     assert page == render(*arguments)
     assert '<p class="body">&lt;script&gt;</p>' in page
@@ -127,8 +157,12 @@ def test_page_is_self_contained_escaped_and_deterministic() -> None:
 
 
 def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> None:
-    one = figures.lines([figures.Series("a", [0, 1], [0.1, 0.9], [0.1, 0.1])], "One", "x", "y", chance=0.1)
-    two = figures.histogram({"predicted": np.array([0.2, 0.5]), "random": np.array([])}, "Two", "x", 5, 0.1)
+    one = figures.lines(
+        [figures.Series("a", [0, 1], [0.1, 0.9], [0.1, 0.1])], "One", "x", "y", chance=0.1
+    )
+    two = figures.histogram(
+        {"predicted": np.array([0.2, 0.5]), "random": np.array([])}, "Two", "x", 5, 0.1
+    )
     ids = []
     for svg in (one, two):
         ElementTree.fromstring(svg)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import results
-from flows.results import RowCache, digest, identity, read_rows, write_rows
+from flows.rows import results
+from flows.rows.results import RowCache, digest, identity, read_rows, write_rows
 from ghn.errors import DamagedFileError
 
 
@@ -19,7 +19,16 @@ def test_rows_come_back_with_identity_first_and_nulls_for_absent_values(tmp_path
     failed = identity("b", "test", "ghn3", 1, "hash", ValueError("no\nluck"))
     write_rows(path, [row("a", accuracy=0.5), failed], {"accuracy": pa.float64()})
     first, second = read_rows(path)
-    assert list(first) == ["architecture", "split", "ghn", "seed", "revision", "data_hash", "error", "accuracy"]
+    assert list(first) == [
+        "architecture",
+        "split",
+        "ghn",
+        "seed",
+        "revision",
+        "data_hash",
+        "error",
+        "accuracy",
+    ]
     assert (first["accuracy"], first["error"]) == (0.5, None)
     assert (second["accuracy"], second["error"]) == (None, "ValueError: no\nluck")
     assert first["revision"] == results.revision()
@@ -61,7 +70,9 @@ def test_cache_survives_a_torn_line_and_goes_on_after_it(tmp_path: Path) -> None
 
 
 @given(st.binary(max_size=200))
-def test_cache_reads_any_garbage_as_fewer_rows(tmp_path_factory: pytest.TempPathFactory, garbage: bytes) -> None:
+def test_cache_reads_any_garbage_as_fewer_rows(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes
+) -> None:
     path = tmp_path_factory.mktemp("cache") / "cache.jsonl"
     with RowCache(path) as cache:
         cache.put("a", row("a"))

@@ -46,9 +46,17 @@ def test_layers_in_a_row():
         ("timm/hf-hub:owner/name", UnknownArchitectureError, "only names"),
         ("{", ConfigError, "not valid JSON"),
         ('{"layers": [["Linear", 1, 2]], "more": 1}', ConfigError, "a description is"),
-        ('{"layers": [["Linear", 1, 2], ["exec", "x"]]}', ConfigError, r"layers\[1\]: no layer 'exec'"),
+        (
+            '{"layers": [["Linear", 1, 2], ["exec", "x"]]}',
+            ConfigError,
+            r"layers\[1\]: no layer 'exec'",
+        ),
         ('{"layers": [["Linear", 1]]}', ConfigError, r"layers\[0\]: Linear"),
-        ('{"layers": [{"residual": [["Linear", "a", 2]]}]}', ConfigError, r"layers\[0\]\.residual\[0\]"),
+        (
+            '{"layers": [{"residual": [["Linear", "a", 2]]}]}',
+            ConfigError,
+            r"layers\[0\]\.residual\[0\]",
+        ),
         ('{"layers": [7]}', ConfigError, r"layers\[0\]: a layer is"),
         (json.dumps({"layers": [["ReLU"]] * 3000}), ConfigError, "3000 layers; at most 2000"),
         ('{"deepnets": {"n_cells": 3}}', ConfigError, "genotype"),
@@ -79,13 +87,26 @@ def test_what_is_packaged(model_directory):
     import mlflow
 
     info = mlflow.models.get_model_info(str(model_directory))
-    assert [column.name for column in info.signature.inputs] == ["architecture", "classes", "image_size"]
+    assert [column.name for column in info.signature.inputs] == [
+        "architecture",
+        "classes",
+        "image_size",
+    ]
     assert {parameter.name for parameter in info.signature.params} == {"delivery", "dtype", "seed"}
     assert info.saved_input_example_info is not None
     requirements = (model_directory / "requirements.txt").read_text().split()
     assert all("==" in line for line in requirements)
-    assert {line.split("==")[0] for line in requirements} >= {"torch", "torchvision", "mlflow", "safetensors"}
-    assert {path.name for path in (model_directory / "code").iterdir()} == {"ghn", "datasets", "flows"}
+    assert {line.split("==")[0] for line in requirements} >= {
+        "torch",
+        "torchvision",
+        "mlflow",
+        "safetensors",
+    }
+    assert {path.name for path in (model_directory / "code").iterdir()} == {
+        "ghn",
+        "datasets",
+        "flows",
+    }
 
 
 def test_load_model_predicts_what_the_library_predicts(model_directory):
@@ -159,7 +180,9 @@ def server(model_directory, tmp_path_factory):
 
 def ask(url: str, body: object) -> tuple[int, str]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}/invocations", data, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}/invocations", data, {"content-type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.read().decode()
@@ -170,7 +193,9 @@ def ask(url: str, body: object) -> tuple[int, str]:
 @pytest.mark.server
 def test_over_http(server):
     url, served = server
-    status, text = ask(url, table(("squeezenet1_1", 10, 32), (json.dumps({"layers": LAYERS}), 10, 32)))
+    status, text = ask(
+        url, table(("squeezenet1_1", 10, 32), (json.dumps({"layers": LAYERS}), 10, 32))
+    )
     assert status == 200
     named, described = json.loads(text)["predictions"]
     assert named["parameters"] == 727_626

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import shell
+from flows.compute import shell
 
 # A shell with a child, as DVC runs a stage.
 SLEEPER = ["sh", "-c", "echo $$ > pids; sleep 600 & echo $! >> pids; echo ready; wait"]
@@ -21,7 +21,8 @@ SLEEPER = ["sh", "-c", "echo $$ > pids; sleep 600 & echo $! >> pids; echo ready;
 
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch):
-    monkeypatch.setenv("GHN_GRACE_SECONDS", "0.5")  # the background child of a shell ignores SIGINT
+    # the background child of a shell ignores SIGINT
+    monkeypatch.setenv("GHN_GRACE_SECONDS", "0.5")
 
 
 def pids(directory: Path) -> list[int]:
@@ -44,7 +45,8 @@ def gone(directory: Path) -> bool:
 
 def test_lines_and_exit_codes(tmp_path):
     lines: list[str] = []
-    assert shell.stream(["sh", "-c", "echo a; printf '1%%\\r100%%\\n'; pwd; echo $X >&2; exit 3"], lines.append,
+    assert shell.stream(["sh", "-c", "echo a; printf '1%%\\r100%%\\n'; pwd; echo $X >&2; exit 3"],
+                        lines.append,
                         cwd=tmp_path, extra={"X": "y"}) == 3  # fmt: skip
     assert lines == ["a", "100%", str(tmp_path), "y"]
 
@@ -69,7 +71,9 @@ def test_a_timeout_ends_them(tmp_path):
 
 
 def test_end_all_ends_those_of_other_threads(tmp_path):
-    thread = threading.Thread(target=shell.stream, args=(SLEEPER, lambda line: None), kwargs={"cwd": tmp_path})
+    thread = threading.Thread(
+        target=shell.stream, args=(SLEEPER, lambda line: None), kwargs={"cwd": tmp_path}
+    )
     thread.start()
     pids(tmp_path)
     shell.end_all()
@@ -79,7 +83,7 @@ def test_end_all_ends_those_of_other_threads(tmp_path):
 
 
 def test_a_killed_starter_takes_them_along(tmp_path):
-    script = f"from flows.shell import stream; stream({SLEEPER!r}, print)"
+    script = f"from flows.compute.shell import stream; stream({SLEEPER!r}, print)"
     root = Path(__file__).parents[2]
     starter = subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}

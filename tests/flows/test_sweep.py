@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.architectures import Target, target
-from flows.fanout import FanOut
-from flows.sweep import Provenance, failures, report_failures, sweep
+from flows.compute.fanout import FanOut
+from flows.networks.targets import Target, target
+from flows.rows.sweep import Provenance, failures, report_failures, sweep
 from ghn.errors import UnknownArchitectureError
 
 TARGETS = [Target(f"deepnets1m/test/{i}", "test", i) for i in range(6)]
@@ -22,7 +22,15 @@ def measure(target: Target) -> dict:
 
 
 def run(settings: object = None, ghn: str = "ghn3") -> list[dict]:
-    return sweep("s", TARGETS, measure, Provenance(ghn, 1, "hash"), settings, FanOut(workers=1), ["flows/sweep.py"])
+    return sweep(
+        "s",
+        TARGETS,
+        measure,
+        Provenance(ghn, 1, "hash"),
+        settings,
+        FanOut(workers=1),
+        ["flows/rows/sweep.py"],
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +69,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(monkeypatch: pytest.MonkeyPat
         finished.append(target)
         return measure(target)
 
-    arguments = (Provenance("ghn3", 1, "hash"), None, FanOut(workers=1), ["flows/sweep.py"])
+    arguments = (Provenance("ghn3", 1, "hash"), None, FanOut(workers=1), ["flows/rows/sweep.py"])
     with pytest.raises(KeyboardInterrupt):
         sweep("s", TARGETS, interrupted, *arguments)
     rows = sweep("s", TARGETS, measure, *arguments)

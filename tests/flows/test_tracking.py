@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import tracking
-from flows.mlflow_store import client
-from flows.spool import pending, send_pending
-from flows.tracking import pipeline_run, stage_run
+from flows.tracking.client import client
+from flows.tracking.run import pipeline_run, stage_run
+from flows.tracking import run as tracking
+from flows.tracking.spool import pending, send_pending
 
 
 @pytest.fixture
@@ -31,14 +31,18 @@ def runs() -> list:
     return (
         []
         if experiment is None
-        else mlflow_client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+        else mlflow_client.search_runs(
+            [experiment.experiment_id], order_by=["attributes.start_time ASC"]
+        )
     )
 
 
 def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
     with (
         pipeline_run("pipeline", {"base": {"seed": 1}}) as parent,
-        stage_run("stage@a", {"x": {"y": 2}}, ["in.txt"], ["out.txt", "absent"], connect_after_seconds=0) as run,
+        stage_run(
+            "stage@a", {"x": {"y": 2}}, ["in.txt"], ["out.txt", "absent"], connect_after_seconds=0
+        ) as run,
     ):
         run.log_metrics({"loss": 2.0}, step=1)
         run.log_metrics({"loss": 1.0}, step=2)
@@ -54,12 +58,16 @@ def test_a_stage_is_a_run_with_everything_that_leads_back(store: Path) -> None:
     assert "git_revision" in tags
     assert tags["mlflow.source.name"] == "ghn stage@a"
     assert second.data.params == {"x.y": "2"}
-    assert [entry.dataset.digest for entry in second.inputs.dataset_inputs] == [tags["dvc.in.in.txt"]]
+    assert [entry.dataset.digest for entry in second.inputs.dataset_inputs] == [
+        tags["dvc.in.in.txt"]
+    ]
     history = client().get_metric_history(second.info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
     assert second.data.metrics["seconds"] > 0
     assert second.data.metrics["peak_memory_mb"] > 10
-    assert [item.path for item in client().list_artifacts(second.info.run_id, "files")] == ["files/out.txt"]
+    assert [item.path for item in client().list_artifacts(second.info.run_id, "files")] == [
+        "files/out.txt"
+    ]
     assert pending() == []
 
 
@@ -82,7 +90,10 @@ def test_a_short_stage_leaves_its_log_to_the_next(store: Path) -> None:
     assert not (store / "mlflow.db").exists()
     with stage_run("next", {}, connect_after_seconds=0):
         pass
-    assert {run.data.tags["stage"]: run.info.status for run in runs()} == {"short": "FAILED", "next": "FINISHED"}
+    assert {run.data.tags["stage"]: run.info.status for run in runs()} == {
+        "short": "FAILED",
+        "next": "FINISHED",
+    }
     assert pending() == []
 
 
@@ -103,7 +114,9 @@ def test_without_a_store_the_stage_goes_on_and_its_log_is_sent_later(
     assert pending() == []
 
 
-def test_the_log_of_a_killed_stage_becomes_a_killed_run_and_a_second_sending_no_second_run(store: Path) -> None:
+def test_the_log_of_a_killed_stage_becomes_a_killed_run_and_a_second_sending_no_second_run(
+    store: Path,
+) -> None:
     spool = store / ".mlflow-spool"
     with stage_run("stage", {"a": 1}, spool=spool, connect_after_seconds=1e9) as run:
         run.log_metrics({"n": 1})
@@ -133,11 +146,15 @@ def test_ctrl_c_is_a_killed_run(store: Path) -> None:
     assert [run.info.status for run in runs()] == ["KILLED"]
 
 
-def test_mlflows_sampler_watches_the_machine_while_a_stage_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_sampler_watches_the_machine_while_a_stage_runs(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     with stage_run("long", {}, connect_after_seconds=0.1):  # which logs nothing itself
         deadline = time.monotonic() + 60
-        while not (seen := [r for r in runs() if "system/cpu_utilization_percentage" in r.data.metrics]):
+        while not (
+            seen := [r for r in runs() if "system/cpu_utilization_percentage" in r.data.metrics]
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert seen[0].info.status == "RUNNING"
@@ -147,21 +164,26 @@ def test_mlflows_sampler_watches_the_machine_while_a_stage_runs(store: Path, mon
     assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
 
 
-def test_a_log_that_cannot_be_sent_does_not_hold_up_others(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_cannot_be_sent_does_not_hold_up_others(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with stage_run("first", {}, connect_after_seconds=1e9):
         pass
     (log,) = pending()
     log.write_text('{"op": "metrics", "metrics": {}, "step": 0}\n')  # without a start
     with stage_run("second", {}, connect_after_seconds=0):
         pass
-    assert "cannot be sent to MLflow yet (the log of a run does not begin with its start)" in capsys.readouterr().err
+    assert (
+        "cannot be sent to MLflow yet (the log of a run does not begin with its start)"
+        in capsys.readouterr().err
+    )
     assert [run.data.tags["stage"] for run in runs()] == ["second"]
     assert pending() == [log]
 
 
 EXPERIMENT = """
 from pathlib import Path
-from flows.tracking import stage_run
+from flows.tracking.run import stage_run
 with stage_run("stage", {}, connect_after_seconds=1e9) as run:
     Path("out.txt").write_text("output")
     run.log_artifact("out.txt", "files")
@@ -172,20 +194,28 @@ def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
     directory = store / "experiment"  # as of `dvc exp run --queue`
     directory.mkdir()
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    variables = {"DVC_ROOT": str(store), "DVC_EXP_NAME": "exp-1", "PYTHONPATH": str(Path(tracking.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", EXPERIMENT], cwd=directory, env=clean | variables, check=True)
+    variables = {
+        "DVC_ROOT": str(store),
+        "DVC_EXP_NAME": "exp-1",
+        "PYTHONPATH": str(Path(tracking.__file__).parents[1]),
+    }
+    subprocess.run(
+        [sys.executable, "-c", EXPERIMENT], cwd=directory, env=clean | variables, check=True
+    )
     shutil.rmtree(directory)
     assert len(pending()) == 1
     assert send_pending() == 1
     (run,) = runs()
     assert run.data.tags["dvc_experiment"] == "exp-1"
-    assert [item.path for item in client().list_artifacts(run.info.run_id, "files")] == ["files/out.txt"]
+    assert [item.path for item in client().list_artifacts(run.info.run_id, "files")] == [
+        "files/out.txt"
+    ]
     assert not [path for path in (store / ".mlflow-spool").rglob("*") if path.is_file()]
 
 
 def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
     script = (
-        "from flows.tracking import stage_run\n"
+        "from flows.tracking.run import stage_run\n"
         "with stage_run('register', {}, connect_after_seconds=0):\n"
         "    import mlflow.pyfunc\n"
         "    mlflow.get_registry_uri(), mlflow.pyfunc.load_model\n"

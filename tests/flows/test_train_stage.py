@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from flows import paths
 from flows.params import Params, load_params
+from flows.settings import paths
 from flows.stages import generate, images, train
-from flows.tracking import stage_run
+from flows.tracking.run import stage_run
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
 
@@ -33,7 +33,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     tree["train"] |= {
         "ghn": {"hidden": 16, "decoder_channels": 16, "layers": 1},
         "networks": {"channels": (16, 16), "fc_dim": (64, 64)},
-        "steps": 4, "warmup_steps": 1, "meta_batch_size": 2, "batch_size": 8, "evaluate_every": 2, "log_every": 1,
+        "steps": 4, "warmup_steps": 1, "meta_batch_size": 2, "batch_size": 8, "evaluate_every": 2,
+        "log_every": 1,
         "curve_architectures": 2, "curve_images": 64,
     }  # fmt: skip
     small = Params.model_validate(tree)
@@ -76,7 +77,9 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
             return {"val_mean": 0.1, "val_best": 0.1}
         raise StopError
 
-    short = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_every": 2})})
+    short = params.model_copy(
+        update={"train": params.train.model_copy(update={"checkpoint_every": 2})}
+    )
     with monkeypatch.context() as patch:
         patch.setattr(train.Curve, "__call__", stop_at_second)
         with pytest.raises(StopError), stage_run("train", {}, connect_after_seconds=1e9) as run:
@@ -94,11 +97,18 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
     assert not runs[0].exists()
 
 
-def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(params: Params) -> None:
+def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
+    params: Params,
+) -> None:
     trained = train.new_hypernetwork(params.train.hypernetwork(10), 7, 1.0)
     save_checkpoint(trained, Path("trained.safetensors"))
     onward = params.train.model_copy(
-        update={"initial": "trained.safetensors", "lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0}
+        update={
+            "initial": "trained.safetensors",
+            "lr": 1e-9,
+            "warmup_lr": 1e-9,
+            "weight_decay": 0.0,
+        }
     )
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(params.model_copy(update={"train": onward}), run)
@@ -106,7 +116,9 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
     wider = onward.model_copy(update={"ghn": {**onward.ghn, "hidden": 32}})
-    with pytest.raises(ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"):
+    with pytest.raises(
+        ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"
+    ):
         train.run(params.model_copy(update={"train": wider}), None)
 
 
@@ -116,7 +128,9 @@ def test_a_training_takes_the_seed_of_the_pipeline_or_its_own(params: Params) ->
     for seed, section in ((params.base.seed, still), (7, still.model_copy(update={"seed": 7}))):
         with stage_run("train", {}, connect_after_seconds=1e9) as run:
             train.run(params.model_copy(update={"train": section}), run)
-        fresh = train.new_hypernetwork(section.hypernetwork(10), seed, section.output_gain).state_dict()
+        fresh = train.new_hypernetwork(
+            section.hypernetwork(10), seed, section.output_gain
+        ).state_dict()
         for name, tensor in from_pretrained(paths.weights(params.base.ghn)).state_dict().items():
             torch.testing.assert_close(tensor, fresh[name], rtol=0, atol=1e-6)
 
@@ -125,7 +139,13 @@ def test_distance_gain_scales_the_embeddings_of_distance_and_nothing_else(params
     config = params.train.hypernetwork(10)
     before = train.new_hypernetwork(config, 7, 1.0)
     save_checkpoint(before, Path("trained.safetensors"))
-    still = {"initial": "trained.safetensors", "lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0, "distance_gain": 3.0}
+    still = {
+        "initial": "trained.safetensors",
+        "lr": 1e-9,
+        "warmup_lr": 1e-9,
+        "weight_decay": 0.0,
+        "distance_gain": 3.0,
+    }
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(params.model_copy(update={"train": params.train.model_copy(update=still)}), run)
     found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
@@ -149,7 +169,9 @@ def test_torchrun_starts_the_same_stage(params: Params) -> None:
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([*torchrun, "-m", "flows.stages.train"], check=True, env=environment, timeout=600)
+    subprocess.run(
+        [*torchrun, "-m", "flows.stages.train"], check=True, env=environment, timeout=600
+    )
     two = json.loads((paths.model(params.base.ghn) / train.CURVE_NAME).read_text())
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(params, run)

@@ -10,10 +10,17 @@ import torch
 import torchvision
 from torch import nn
 
-from ghn.architectures import TORCHVISION_74, adapt_to_small_images, available, build, default_image_size
+from ghn.architectures import (
+    TORCHVISION_74,
+    adapt_to_small_images,
+    available,
+    build,
+    default_image_size,
+)
 from ghn.errors import ConfigError, UnknownArchitectureError
-from ghn.graph import Primitive, trace
-from ghn.graph.trace import shape_propagation
+from ghn.graph import Primitive
+from ghn.tracing import trace
+from ghn.tracing.run import shape_propagation
 
 
 def n_params(model: nn.Module) -> int:
@@ -21,11 +28,15 @@ def n_params(model: nn.Module) -> int:
 
 
 def logits_shape(model: nn.Module, size: int) -> tuple[int, ...]:
-    return tuple(shape_propagation(model.eval(), torch.empty(2, 3, size, size, device="meta")).shape)
+    return tuple(
+        shape_propagation(model.eval(), torch.empty(2, 3, size, size, device="meta")).shape
+    )
 
 
 def test_the_compiler_is_not_imported_with_torchvision() -> None:
-    """It takes longer than all the rest of a start; what torchvision has of it works all the same."""
+    """It takes longer than all the rest of a start; what torchvision has of it works all the
+    same.
+    """
     program = """
 import sys
 import ghn.architectures
@@ -47,7 +58,9 @@ def test_names() -> None:
     assert {"resnet1000", "vit_1_2b", "vit_b_16_gap", "efficientnet_b0_relu"} <= set(available())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "squeezenet1_1", "shufflenet_v2_x0_5", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "regnet_y_400mf", "squeezenet1_1", "shufflenet_v2_x0_5", "googlenet"]
+)
 def test_same_network_as_torchvision(name: str) -> None:
     options = {"init_weights": True} if name == "googlenet" else {}
     torch.manual_seed(0)
@@ -55,7 +68,10 @@ def test_same_network_as_torchvision(name: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, **options)
     assert ours.training
-    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
     on_meta = build(name, device="meta")
     shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
     assert {key: tensor.shape for key, tensor in on_meta.state_dict().items()} == shapes
@@ -70,9 +86,15 @@ def test_every_network_is_traced(name: str) -> None:
     size = default_image_size(name)
     assert model.image_size == size
     assert logits_shape(model, size) == (2, 7)
-    layers = {name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    layers = {
+        name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
     assert {f"{name}.weight" for name in layers} <= set(graph.param)
-    norms = {name for name, module in model.named_modules() if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm))}
+    norms = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm))
+    }
     assert {f"{name}.weight" for name in norms} <= set(graph.param)
     assert graph.statistics()["path"] > 1
 
@@ -94,23 +116,32 @@ def test_small_images(name: str) -> None:
     assert model.image_size == 32
     assert all(2 <= size <= 32 for pair in sizes for size in pair)
     if not name.startswith("swin"):  # merges its patches without a strided layer
-        assert sizes[-1][0] in (range(2, 9) if name in ("alexnet", "inception_v3") or name[:3] in ("vgg", "squ", "vit")
-                                else (4,))  # fmt: skip
+        coarse = name in ("alexnet", "inception_v3") or name[:3] in ("vgg", "squ", "vit")
+        assert sizes[-1][0] in (range(2, 9) if coarse else (4,))
     full = dict(build(name, num_classes=10, device="meta").named_parameters())
     changed = [key for key, param in model.named_parameters() if param.shape != full[key].shape]
-    assert len(changed) <= 2  # the first kernel; the positions of a ViT, the first linear layer after flattening
+    assert (
+        len(changed) <= 2
+    )  # the first kernel; the positions of a ViT, the first linear layer after flattening
 
 
 def test_small_stem_of_a_resnet_is_the_customary_one() -> None:
     model = build("resnet18", num_classes=10, image_size=32)
-    assert (model.conv1.kernel_size, model.conv1.stride, model.conv1.padding) == ((3, 3), (1, 1), (1, 1))
+    assert (model.conv1.kernel_size, model.conv1.stride, model.conv1.padding) == (
+        (3, 3),
+        (1, 1),
+        (1, 1),
+    )
     assert isinstance(model.maxpool, nn.Identity)
     assert model.layer2[0].conv1.stride == (2, 2)
-    # A He initialisation has standard deviation sqrt(2 / (k * k * out_channels)); the kernel shrank from 7 to 3.
+    # A He initialisation has standard deviation sqrt(2 / (k * k * out_channels)); the kernel
+    # shrank from 7 to 3.
     assert model.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "swin_t", "shufflenet_v2_x0_5", "googlenet", "regnet_x_400mf"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "swin_t", "shufflenet_v2_x0_5", "googlenet", "regnet_x_400mf"]
+)
 def test_small_networks_learn_for_real(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, num_classes=3, image_size=32)
@@ -134,10 +165,17 @@ def test_sizes_between() -> None:
 
 
 def test_huge_networks_of_the_paper() -> None:
-    """Section A.3.3: ResNet-1000 has over 400M parameters, ViT-1.2B over 1.2 billion, with pooled tokens."""
+    """Section A.3.3: ResNet-1000 has over 400M parameters, ViT-1.2B over 1.2 billion, with pooled
+    tokens.
+    """
     resnet = build("resnet1000", device="meta")
-    # Layers in the usual count: convolutions of the trunk; the four projections of shortcuts are not counted.
-    convolutions = [name for name, m in resnet.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in name]
+    # Layers in the usual count: convolutions of the trunk; the four projections of shortcuts
+    # are not counted.
+    convolutions = [
+        name
+        for name, m in resnet.named_modules()
+        if isinstance(m, nn.Conv2d) and "downsample" not in name
+    ]
     assert len(convolutions) == 1000
     assert 400e6 < n_params(resnet) < 420e6
     vit = build("vit_1_2b", device="meta")
@@ -168,14 +206,18 @@ def test_efficientnet_with_relu() -> None:
 
 def test_timm() -> None:
     pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
-    assert logits_shape(build("timm/vit_tiny_patch16_224", 5, image_size=32, device="meta"), 32) == (2, 5)
+    assert logits_shape(
+        build("timm/vit_tiny_patch16_224", 5, image_size=32, device="meta"), 32
+    ) == (2, 5)
     assert logits_shape(build("timm/resnet10t", 5, image_size=64, device="meta"), 64) == (2, 5)
     with pytest.raises(UnknownArchitectureError, match=r"nearest: .*resnet50"):
         build("timm/resnet50x")
 
 
 def test_unknown_names_and_sizes() -> None:
-    with pytest.raises(UnknownArchitectureError, match=r"no network is called 'resnet5'; nearest: .*resnet50"):
+    with pytest.raises(
+        UnknownArchitectureError, match=r"no network is called 'resnet5'; nearest: .*resnet50"
+    ):
         build("resnet5")
     with pytest.raises(UnknownArchitectureError, match="available"):
         build("?")

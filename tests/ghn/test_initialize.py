@@ -19,7 +19,9 @@ from ghn.initialize import initialize
     ("name", "classes", "size"),
     [("resnet18", None, None), ("mnasnet0_5", 7, 64), ("squeezenet1_1", 10, 224)],
 )
-def test_a_written_network_comes_back(tmp_path: Path, name: str, classes: int | None, size: int | None) -> None:
+def test_a_written_network_comes_back(
+    tmp_path: Path, name: str, classes: int | None, size: int | None
+) -> None:
     file = tmp_path / "network.safetensors"
     said = initialize(name, None, file, classes, size)
     assert f"ghn.load_initialized({str(file)!r})" in said

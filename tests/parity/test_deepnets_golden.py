@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import Architecture, Scaling, build_graph
-from datasets.deepnets.counting import count_parameters
-from datasets.deepnets.table import ArchitectureTable
+from datasets.deepnets.space.parameters import count_parameters
+from datasets.deepnets.space.table import ArchitectureTable
 from ghn.graph import Graph, Primitive
 from ghn.graph.graph import canonical_hashes
 
@@ -36,7 +36,9 @@ def golden_graph(record: dict) -> Graph:
 def hashes(graphs: list[Graph]) -> np.ndarray:
     sizes = np.array([graph.n_nodes for graph in graphs])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    labels = [np.concatenate([g.primitive[:, None].astype(np.int32), g.shape], axis=1) for g in graphs]
+    labels = [
+        np.concatenate([g.primitive[:, None].astype(np.int32), g.shape], axis=1) for g in graphs
+    ]
     edges = [g.edges + start for g, start in zip(graphs, starts, strict=True)]
     return canonical_hashes(np.concatenate(labels), np.concatenate(edges), sizes)
 
@@ -44,7 +46,9 @@ def hashes(graphs: list[Graph]) -> np.ndarray:
 def test_graphs_are_those_of_the_reference(golden_root):
     ours = [build_graph(Architecture.from_dict(record["args"])) for record in records(golden_root)]
     theirs = [golden_graph(record) for record in records(golden_root)]
-    for index, (graph, golden, record) in enumerate(zip(ours, theirs, records(golden_root), strict=True)):
+    for index, (graph, golden, record) in enumerate(
+        zip(ours, theirs, records(golden_root), strict=True)
+    ):
         graph.validate()
         nodes = [
             Counter(zip(g.primitive.tolist(), g.param, map(tuple, g.shape.tolist()), strict=True))
@@ -64,13 +68,17 @@ def test_graphs_are_isomorphic_with_names(golden_root, start):
         for graph in graphs:
             network = nx.DiGraph(graph.edges.tolist())
             for node in range(graph.n_nodes):
-                network.add_node(node, label=(graph.primitive[node], graph.param[node], tuple(graph.shape[node])))
+                network.add_node(
+                    node, label=(graph.primitive[node], graph.param[node], tuple(graph.shape[node]))
+                )
             networks.append(network)
         assert nx.vf2pp_is_isomorphic(*networks, node_label="label")
 
 
 def test_parameter_counts_are_of_the_whole_module(golden_root):
-    table = ArchitectureTable.from_architectures([Architecture.from_dict(r["args"]) for r in records(golden_root)])
+    table = ArchitectureTable.from_architectures(
+        [Architecture.from_dict(r["args"]) for r in records(golden_root)]
+    )
     for name, image_size in (("cifar10", 32), ("imagenet", 224)):
         counts = count_parameters(table, Scaling(image_size=image_size))
         assert counts.tolist() == [record["n_params"][name] for record in records(golden_root)]

@@ -1,4 +1,6 @@
-"""Graphs of torchvision's networks are those of the reference (`golden/torchvision.jsonl`), and the paper's table 3."""
+"""Graphs of torchvision's networks are those of the reference (`golden/torchvision.jsonl`), and the
+paper's table 3.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from ghn.architectures import TORCHVISION_74, build
-from ghn.graph import Graph, Primitive, trace
+from ghn.graph import Graph, Primitive
+from ghn.tracing import trace
 
 pytestmark = pytest.mark.golden
 
@@ -42,7 +45,9 @@ REFERENCE_SUMMARY = {
     "efficientnet_v2_s": (409, 473, 1842601),
     "efficientnet_v2_l": (816, 949, 6273263),
 }
-"""Nodes, edges and sum of distances of the reference's graphs of the networks that the golden file leaves out."""
+"""Nodes, edges and sum of distances of the reference's graphs of the networks that the golden file
+leaves out.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +63,17 @@ def graphs() -> dict[str, Graph]:
 
 def as_networkx(primitive: list[str], param: list[str], edges: list[list[int]]) -> nx.DiGraph:
     graph: nx.DiGraph = nx.DiGraph()
-    graph.add_nodes_from((node, {"label": label}) for node, label in enumerate(zip(primitive, param, strict=True)))
+    graph.add_nodes_from(
+        (node, {"label": label}) for node, label in enumerate(zip(primitive, param, strict=True))
+    )
     graph.add_edges_from(edges)
     return graph
 
 
 @pytest.mark.parametrize("name", TORCHVISION_74)
-def test_isomorphic_to_the_reference(name: str, golden: dict[str, dict[str, Any]], graphs: dict[str, Graph]) -> None:
+def test_isomorphic_to_the_reference(
+    name: str, golden: dict[str, dict[str, Any]], graphs: dict[str, Graph]
+) -> None:
     graph = graphs[name]
     graph.validate()
     if name not in golden:
@@ -88,7 +97,9 @@ def test_isomorphic_to_the_reference(name: str, golden: dict[str, dict[str, Any]
     assert statistics["path"] == pytest.approx(record["avg_path"])
 
 
-def test_class_heads_are_where_the_reference_looks(golden: dict[str, dict[str, Any]], graphs: dict[str, Graph]) -> None:
+def test_class_heads_are_where_the_reference_looks(
+    golden: dict[str, dict[str, Any]], graphs: dict[str, Graph]
+) -> None:
     for name, graph in graphs.items():
         if name in golden:
             assert list(graph.param[-2:]) == golden[name]["param"][-2:]
@@ -114,13 +125,16 @@ def test_statistics_of_the_pytorch_split(graphs: dict[str, Graph]) -> None:
 def test_pooling_windows(graphs: dict[str, Graph]) -> None:
     windows = {
         graphs["inception_v3"].param_shape(node)
-        for node in np.flatnonzero(np.isin(graphs["inception_v3"].primitive, (Primitive.max_pool, Primitive.avg_pool)))
+        for node in np.flatnonzero(
+            np.isin(graphs["inception_v3"].primitive, (Primitive.max_pool, Primitive.avg_pool))
+        )
     }
     assert windows == {(1, 1, 3, 3), (1, 1, 5, 5)}  # 5 x 5 before the auxiliary head
     densenet = graphs["densenet121"]
-    assert {densenet.param_shape(node) for node in np.flatnonzero(densenet.primitive == Primitive.avg_pool)} == {
-        (1, 1, 2, 2)
-    }
+    assert {
+        densenet.param_shape(node)
+        for node in np.flatnonzero(densenet.primitive == Primitive.avg_pool)
+    } == {(1, 1, 2, 2)}
 
 
 def test_positional_encoding_is_a_square(graphs: dict[str, Graph]) -> None:

@@ -1,7 +1,7 @@
 """One training step against reference outputs: losses, penalty, predicted norms and gradients.
 
-The reference ran the networks in training mode without dropout, on the graphs in its own node order, and with its
-rows of a padded batch (`ghn.models.quirks`).
+The reference ran the networks in training mode without dropout, on the graphs in its own node
+order, and with its rows of a padded batch (`ghn.models.quirks`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from datasets.deepnets import Architecture, Network
 from ghn.checkpoint.names import from_released, infer_config, to_released
-from ghn.graph import Graph, GraphBatch, Primitive
+from ghn.graph import Graph, Primitive
 from ghn.models import GHN, Prediction
+from ghn.models.batch import GraphBatch
 from ghn.models.quirks import decode_as_reference
 from ghn.train import TrainConfig, meta_batch_losses
 
@@ -49,7 +50,9 @@ class _ReferenceRows:
 
 
 def _graph(record: dict[str, Any], network: nn.Module) -> Graph:
-    """The reference's graph in its own node order, with the shapes of `network`, which is wider than the record's."""
+    """The reference's graph in its own node order, with the shapes of `network`, which is wider
+    than the record's.
+    """
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     names = [name or "" for name in record["param"]]
     primitive = np.array([Primitive[name] for name in record["primitive"]], dtype=np.uint8)
@@ -62,7 +65,9 @@ def _graph(record: dict[str, Any], network: nn.Module) -> Graph:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """With two threads sums are rounded in another order, which moves some gradient norms by 2e-3."""
+    """With two threads sums are rounded in another order, which moves some gradient norms by
+    2e-3.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,14 +78,17 @@ def one_thread() -> Iterator[None]:
 def step(golden_root: Path, one_thread: None) -> dict[str, Any]:
     expected = json.loads((golden_root / "train_step_a.json").read_text())
     tensors = load_file(golden_root / "train_step_a.safetensors")
-    state = from_released({k.removeprefix("ghn."): v for k, v in tensors.items() if k.startswith("ghn.")})
+    state = from_released(
+        {k.removeprefix("ghn."): v for k, v in tensors.items() if k.startswith("ghn.")}
+    )
     ghn = GHN(infer_config(state))
     ghn.load_state_dict(state)
     with (golden_root / "deepnets_a.jsonl").open() as file:
         records = [json.loads(line) for line in file]
     records = [records[index] for index in expected["arch_index"]]
     networks: list[nn.Module] = [
-        Network(Architecture.from_dict(r["args"]), expected["C"], expected["fc_dim"], device="meta") for r in records
+        Network(Architecture.from_dict(r["args"]), expected["C"], expected["fc_dim"], device="meta")
+        for r in records
     ]
     for network in networks:
         network.train()
@@ -112,19 +120,25 @@ def test_loss_and_penalty(step: dict[str, Any]) -> None:
 
 
 def test_every_predicted_tensor(step: dict[str, Any]) -> None:
-    for parameters, net in zip(step["prediction"].parameters, step["expected"]["nets"], strict=True):
+    for parameters, net in zip(
+        step["prediction"].parameters, step["expected"]["nets"], strict=True
+    ):
         assert parameters.keys() == net["param_norms"].keys()
         for name, norm in net["param_norms"].items():
             _close(parameters[name].norm(), norm, name)
 
 
 def test_every_gradient_of_the_hypernetwork(step: dict[str, Any]) -> None:
-    gradients = to_released({name: p.grad for name, p in step["ghn"].named_parameters() if p.grad is not None})
+    gradients = to_released(
+        {name: p.grad for name, p in step["ghn"].named_parameters() if p.grad is not None}
+    )
     expected = step["expected"]["grad_norms"]
     assert gradients.keys() == expected.keys()
     largest = max(expected.values())
     for name, norm in expected.items():
-        if norm < 1e-6 * largest:  # zero up to rounding: attention does not see a shift of its logits
+        if (
+            norm < 1e-6 * largest
+        ):  # zero up to rounding: attention does not see a shift of its logits
             assert gradients[name].norm() < 1e-5 * largest, name
         else:
             _close(gradients[name].norm(), norm, name)

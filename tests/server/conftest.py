@@ -30,7 +30,11 @@ def stack(tmp_path_factory):
         yield project
     finally:
         project.ghn("stack", "down", check=False)
-        left = [p for p in psutil.process_iter(["cmdline"]) if str(project.root) in " ".join(p.info["cmdline"] or [])]
+        left = [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if str(project.root) in " ".join(p.info["cmdline"] or [])
+        ]
         for process in left:
             process.kill()
         # Under root PostgreSQL's data may be outside of the (private) temporary directory.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Stages with the names and dependencies that matter to operations, and commands that take seconds. `train` waits for
-# as long as the file `hold` exists.
+# Stages with the names and dependencies that matter to operations, and commands that take seconds.
+# `train` waits for as long as the file `hold` exists.
 DVC_YAML = """
 stages:
   generate:
@@ -47,11 +47,12 @@ stages:
     outs: [evaluation.txt, results/evaluation.parquet]
 """  # noqa: E501
 
-# Rows like those of the stage evaluate. A hypernetwork is the accuracy of its networks, as text; without, one half.
+# Rows like those of the stage evaluate. A hypernetwork is the accuracy of its networks, as text;
+# without, one half.
 EVALUATE = """
 import sys
 import pyarrow as pa, pyarrow.parquet as pq
-from flows import paths
+from flows.settings import paths
 weights = paths.weights(sys.argv[1])
 accuracy = float(weights.read_text()) if weights.exists() else 0.5
 rows = [
@@ -106,7 +107,11 @@ class Project:
 
 
 def environment(root: Path) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "GHN_STACK_"))}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PREFECT_", "MLFLOW_", "GHN_STACK_"))
+    }
     return clean | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root),
@@ -121,7 +126,9 @@ def environment(root: Path) -> dict[str, str]:
 
 def copy_checkout(root: Path) -> None:
     """The tracked files as they are now."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True
+    ).stdout
     for name in filter(None, names.decode().split("\0")):
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""DVC remotes with real storage: a directory, S3 and SSH by local servers; run-cache; queued experiments; plots."""
+"""DVC remotes with real storage: a directory, S3 and SSH by local servers; run-cache; queued
+experiments; plots.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ seed = yaml.safe_load(open("params.yaml"))["base"]["seed"]
 pathlib.Path("runs.log").open("a").write("run\\n")
 pathlib.Path("weights.bin").write_bytes(bytes([seed]) * 100_000)
 pathlib.Path("metrics.json").write_text(json.dumps({"loss": 1 / seed}))
-pathlib.Path("losses.csv").write_text("step,loss\\n" + "".join(f"{i},{1 / (seed + i)}\\n" for i in range(5)))
+lines = "".join(f"{i},{1 / (seed + i)}\\n" for i in range(5))
+pathlib.Path("losses.csv").write_text("step,loss\\n" + lines)
 """
 
 
@@ -81,7 +84,9 @@ def s3():
     try:
         wait_for("the S3 server answers", answers, 60)
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(Bucket="ghn")
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(
+            Bucket="ghn"
+        )
         yield url
     finally:
         server.terminate()
@@ -95,10 +100,14 @@ def sshd(tmp_path_factory):
     if program is None:
         pytest.skip("no sshd (Debian: apt-get install openssh-server)")
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what its service makes; root's sshd asks for it
+        Path("/run/sshd").mkdir(
+            mode=0o755, exist_ok=True
+        )  # what its service makes; root's sshd asks for it
     directory = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True
+        )
     port = free_port()
     settings = {
         "ListenAddress": "127.0.0.1",
@@ -110,7 +119,9 @@ def sshd(tmp_path_factory):
         "PidFile": "none",
         "Subsystem": "sftp internal-sftp",
     }
-    (directory / "config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    (directory / "config").write_text(
+        "".join(f"{key} {value}\n" for key, value in settings.items())
+    )
     log = (directory / "log").open("w")
     server = subprocess.Popen([program, "-D", "-e", "-f", directory / "config"], stderr=log)
 
@@ -147,7 +158,9 @@ def test_another_clone_gets_everything_without_computing(project, kind, request,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         project.dvc("remote", "add", "s3", "s3://ghn/dvc")
-        project.dvc("remote", "modify", "--local", "s3", "endpointurl", request.getfixturevalue("s3"))
+        project.dvc(
+            "remote", "modify", "--local", "s3", "endpointurl", request.getfixturevalue("s3")
+        )
     elif kind == "ssh":
         pytest.importorskip("dvc_ssh", reason="needs the extra `ssh`")
         url, key = request.getfixturevalue("sshd")
@@ -184,11 +197,17 @@ def test_two_queued_experiments_are_compared(project):
     project.run("git", "add", "-A")
     project.run("git", "commit", "-q", "-m", "trained")
     for seed in (2, 4):
-        project.dvc("exp", "run", "--queue", "--name", f"seed-{seed}", "--set-param", f"base.seed={seed}")
+        project.dvc(
+            "exp", "run", "--queue", "--name", f"seed-{seed}", "--set-param", f"base.seed={seed}"
+        )
     project.dvc("exp", "run", "--run-all", "--jobs", "1")
     for seed, loss in ((2, 0.5), (4, 0.25)):
         difference = json.loads(project.dvc("exp", "diff", "--json", "HEAD", f"seed-{seed}"))
-        assert difference["metrics"]["metrics.json"]["loss"] == {"old": 1.0, "new": loss, "diff": loss - 1.0}
+        assert difference["metrics"]["metrics.json"]["loss"] == {
+            "old": 1.0,
+            "new": loss,
+            "diff": loss - 1.0,
+        }
     plots = json.loads(project.dvc("plots", "diff", "--json", "HEAD", "seed-2", "seed-4"))
     curves = next(iter(plots["data"].values()))
     assert len(json.dumps(curves)) > 100

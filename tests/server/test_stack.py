@@ -1,4 +1,6 @@
-"""The real servers: deploy, run, schedule, react, cancel, lose a worker, restart, and find everything afterwards."""
+"""The real servers: deploy, run, schedule, react, cancel, lose a worker, restart, and find
+everything afterwards.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def deployment(project: Project, name: str) -> dict[str, Any]:
 
 def start(project: Project, name: str, **parameters: Any) -> str:
     body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return api(project, f"/deployments/{deployment(project, name)['id']}/create_flow_run", body)["id"]
+    return api(project, f"/deployments/{deployment(project, name)['id']}/create_flow_run", body)[
+        "id"
+    ]
 
 
 def run_state(project: Project, run: str) -> str:
@@ -53,12 +57,16 @@ def finish(project: Project, run: str, seconds: float = 240.0) -> str:
 
 def task_runs(project: Project, run: str) -> dict[str, dict[str, Any]]:
     found = api(project, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    return {task["name"]: task for task in found if "stage" in task["task_key"]}  # Prefect adds one per subflow
+    return {
+        task["name"]: task for task in found if "stage" in task["task_key"]
+    }  # Prefect adds one per subflow
 
 
 def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
     identifier = deployment(project, name)["id"]
-    return api(project, "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [identifier]}}})
+    return api(
+        project, "/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [identifier]}}}
+    )
 
 
 def triggered(project: Project, name: str) -> list[str]:
@@ -79,7 +87,12 @@ def test_only_loopback_is_bound(stack):
     services = ("postgres", "prefect", "mlflow", "worker-cpu", "worker-gpu")
     processes = [psutil.Process(pid(stack, service)) for service in services]
     family = [p for process in processes for p in (process, *process.children(recursive=True))]
-    addresses = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    addresses = {
+        c.laddr.ip
+        for p in family
+        for c in p.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    }
     assert addresses == {"127.0.0.1"}
 
 
@@ -91,13 +104,23 @@ def test_starting_again_changes_nothing(stack):
 
 
 def test_what_is_deployed(stack):
-    names = ("pipeline/nightly", "pipeline/gpu", "pipeline/generate", "train/on-demand", "reevaluate/weekly")
+    names = (
+        "pipeline/nightly",
+        "pipeline/gpu",
+        "pipeline/generate",
+        "train/on-demand",
+        "reevaluate/weekly",
+    )
     found = {name: deployment(stack, name) for name in (*names, "init/on-demand")}
-    assert {name: d["work_pool_name"] for name, d in found.items() if d["work_pool_name"] == "gpu"}.keys() == {
+    assert {
+        name: d["work_pool_name"] for name, d in found.items() if d["work_pool_name"] == "gpu"
+    }.keys() == {
         "pipeline/gpu",
         "train/on-demand",
     }
-    crons = {name: d["schedules"][0]["schedule"]["cron"] for name, d in found.items() if d["schedules"]}
+    crons = {
+        name: d["schedules"][0]["schedule"]["cron"] for name, d in found.items() if d["schedules"]
+    }
     assert crons == {"pipeline/nightly": "0 2 * * *", "reevaluate/weekly": "0 4 * * 0"}
     automations = api(stack, "/automations/filter")
     assert {a["name"].split("__")[0] for a in automations} >= {
@@ -149,7 +172,9 @@ def test_a_schedule_starts_a_run_that_skips_what_has_not_changed(stack):
     assert by_key["stages"]["type"] == "table"
     assert all(float(row["seconds"]) > 0 for row in json.loads(by_key["stages"]["data"]))
     assert "| evaluate | Unchanged |" in by_key["pipeline"]["data"]
-    assert f"{stack.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in by_key["pipeline"]["data"]
+    assert (
+        f"{stack.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in by_key["pipeline"]["data"]
+    )
 
 
 def scheduled(project: Project) -> list[str]:
@@ -168,7 +193,8 @@ def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
     name = api(stack, f"/flow_runs/{run}", method="GET")["name"]
     difference = json.loads(stack.dvc("exp", "diff", "--json", "HEAD", name))
     assert difference["params"]["params.yaml"]["base.seed"] == {"old": 1, "new": 5, "diff": 4}
-    # What does not depend on the seed came from the tree: from its cache, and a metric that is not in the cache.
+    # What does not depend on the seed came from the tree: from its cache, and a metric that is not
+    # in the cache.
     assert task_runs(stack, run)["images"]["state_name"] == "Unchanged"
 
 
@@ -194,7 +220,7 @@ def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     shutil.copy(stack.root / "results" / "evaluation.parquet", artifacts)
     (artifacts / "ghn.safetensors").write_text("0.6")  # better than that evaluation says
     script = (
-        "from flows.tracking import stage_run\n"
+        "from flows.tracking.run import stage_run\n"
         "with stage_run('register', {}, connect_after_seconds=0) as run:\n"
         "    run.register_model('ghn3', 'model', {'variant': 'ghn2'}, 'challenger', 'a test')\n"
     )
@@ -216,7 +242,9 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     workspaces = stack.root / ".dvc" / "tmp" / "workspaces"
     wait_for("the stage runs", lambda: list(workspaces.glob("*/train.started")))
     stages = [p for p in psutil.process_iter(["cwd"]) if str(workspaces) in (p.info["cwd"] or "")]
-    assert any("train.started" in " ".join(p.cmdline()) for p in stages)  # the shell of the stage, below DVC
+    assert any(
+        "train.started" in " ".join(p.cmdline()) for p in stages
+    )  # the shell of the stage, below DVC
     limit = api(stack, "/v2/concurrency_limits/training", method="GET")
     assert limit["active_slots"] == 1
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
@@ -232,7 +260,11 @@ def test_cancelling_a_pipeline_ends_the_training_that_it_left_to_the_other_pool(
     started.unlink(missing_ok=True)
     run = start(stack, "pipeline/nightly")
     wait_for("the stage runs", started.exists)
-    before = {r["id"] for r in runs_of(stack, "pipeline/gpu") if r["state"]["type"] in ("RUNNING", "PENDING")}
+    before = {
+        r["id"]
+        for r in runs_of(stack, "pipeline/gpu")
+        if r["state"]["type"] in ("RUNNING", "PENDING")
+    }
     assert len(before) == 1
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert finish(stack, run) == "Cancelled"
@@ -254,7 +286,9 @@ def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lo
         return psutil.Process(pid(stack, "worker-cpu")).children(recursive=True)
 
     def continued(after: str) -> str:
-        """Starts the worker again and waits for the run that the trigger starts in place of one that crashed."""
+        """Starts the worker again and waits for the run that the trigger starts in place of one
+        that crashed.
+        """
         assert "worker-cpu   not running" in stack.ghn("stack", "status", check=False)
         assert "worker-cpu started" in stack.ghn("stack", "up")
         created = api(stack, f"/flow_runs/{after}", method="GET")["created"]
@@ -287,14 +321,17 @@ def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lo
 def test_everything_is_there_after_a_restart(stack):
     runs = len(api(stack, "/flow_runs/filter", {"limit": 200}))
     script = (
-        "from flows.tracking import stage_run\n"
-        "with stage_run('register', {'a': 1}, connect_after_seconds=0) as run:\n"
-        "    run.register_model('ghn3', 'flows/stack', {'variant': 'ghn3-t'}, 'challenger', 'a test')\n"
+        "from flows.tracking.run import stage_run\nwith stage_run('register', {'a': 1},"
+        " connect_after_seconds=0) as run:\n    run.register_model('ghn3', 'flows/stack',"
+        " {'variant': 'ghn3-t'}, 'challenger', 'a test')\n"
     )
     stack.run("python", "-c", script)
     # While the servers are away a stage finishes, and says what was not logged.
     assert stack.ghn("stack", "down").count("stopped") == 5
-    script = "from flows.tracking import stage_run\nwith stage_run('offline', {}, connect_after_seconds=0): pass"
+    script = (
+        "from flows.tracking.run import stage_run\nwith stage_run('offline', {},"
+        " connect_after_seconds=0): pass"
+    )
     assert "is not available" in stack.run("python", "-c", script)
     stack.ghn("stack", "up")
     assert "1 run sent" in stack.ghn("mlflow", "sync")
@@ -302,10 +339,10 @@ def test_everything_is_there_after_a_restart(stack):
     listed = stack.ghn("registry", "list", "--where", "variant=ghn3-t")
     assert "@challenger" in listed
     script = (
-        "import mlflow; c = mlflow.MlflowClient(); uri = c.get_model_version_download_uri('ghn3', '2')\n"
-        "print(sorted(f.path for f in mlflow.artifacts.list_artifacts(uri)))\n"
-        "e = c.get_experiment_by_name('ghn3').experiment_id\n"
-        "print(len(c.search_runs([e], \"tags.stage = 'offline'\")))"
+        "import mlflow; c = mlflow.MlflowClient(); uri = c.get_model_version_download_uri('ghn3',"
+        " '2')\nprint(sorted(f.path for f in mlflow.artifacts.list_artifacts(uri)))\ne ="
+        " c.get_experiment_by_name('ghn3').experiment_id\nprint(len(c.search_runs([e], \"tags.stage"
+        " = 'offline'\")))"
     )
     output = stack.run("python", "-c", script)
     assert "service.py" in output

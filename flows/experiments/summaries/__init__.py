@@ -1,11 +1,20 @@
-"""From the rows of an experiment to what its page shows: tables with uncertainty, curves, and a sentence of result."""
+"""From the rows of an experiment to what its page shows: tables with uncertainty, curves, and a
+sentence of result.
+"""
 
 from collections.abc import Callable
 
 from flows.experiments.summaries.common import Rows, Summary
 from flows.experiments.summaries.networks import network_by_network
 from flows.experiments.summaries.overview import overview
-from flows.experiments.summaries.trained import detection, ensembles, fine_tuning, learning_rates, optimisers, verdict
+from flows.experiments.summaries.trained import (
+    detection,
+    ensembles,
+    fine_tuning,
+    learning_rates,
+    optimisers,
+    verdict,
+)
 from flows.experiments.summaries.untrained import (
     ablations,
     activations,

@@ -1,7 +1,8 @@
 """What all summaries are made of: the result, and numbers with their spread.
 
-Accuracies in rows are fractions; on pages they are percent. A mean over architectures is of their means over seeds; "±"
-is the standard deviation over architectures, or over seeds where there is one architecture.
+Accuracies in rows are fractions; on pages they are percent. A mean over architectures is of their
+means over seeds; "±" is the standard deviation over architectures, or over seeds where there is one
+architecture.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flows.report import Block
-from flows.results import Row
+from flows.rows.results import Row
 
 Rows = Sequence[Row]
 

@@ -1,4 +1,6 @@
-"""Network by network against RandInit: wins, accuracies beside the published ones, ranks (tables 4 and 20, fig. 4)."""
+"""Network by network against RandInit: wins, accuracies beside the published ones, ranks (tables 4
+and 20, fig. 4).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flows import paths
 from flows.experiments.summaries.common import Rows, Summary, sound, unique
 from flows.experiments.summaries.trained import REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
+from flows.settings import paths
 from flows.trials.statistics import paired, per_architecture
 from ghn.analysis import kendall_tau
 
@@ -29,9 +31,13 @@ def network_by_network(rows: Rows) -> Summary:
     whole = fine_tuning(rows)
     chosen = [row for row in sound(rows) if row["selected"]]
     accuracies = {f"{init}, ours": per_architecture(chosen, init) for init in unique(chosen, "ghn")}
-    models: Mapping[str, Mapping[str, float]] = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())["models"]
+    models: Mapping[str, Mapping[str, float]] = json.loads(
+        (paths.PUBLISHED / "pytorch74.json").read_text()
+    )["models"]
     known = [name for name in unique(chosen, "architecture") if name in models]
-    accuracies |= {title: {name: models[name][key] / 100 for name in known} for title, key in PUBLISHED.items()}
+    accuracies |= {
+        title: {name: models[name][key] / 100 for name in known} for title, key in PUBLISHED.items()
+    }
     names = unique(chosen, "architecture")
     blocks = [*whole.blocks, _wins(chosen)]
     if (points := _points(chosen)) is not None:
@@ -42,18 +48,34 @@ def network_by_network(rows: Rows) -> Summary:
 
 def _wins(chosen: Rows) -> Table:
     """Each step of the others against RandInit's end, as table 4 has it."""
-    end = per_architecture([_with_accuracy(row, row["step"][-1]) for row in chosen], REFERENCE, "at")
+    end = per_architecture(
+        [_with_accuracy(row, row["step"][-1]) for row in chosen], REFERENCE, "at"
+    )
     body: list[list[str | None]] = []
     for init in unique(chosen, "ghn"):
         mine = [row for row in chosen if row["ghn"] == init]
-        for step in sorted({step for row in mine for step in row["step"]}) if init != REFERENCE else ():
+        for step in (
+            sorted({step for row in mine for step in row["step"]}) if init != REFERENCE else ()
+        ):
             at = per_architecture([_with_accuracy(row, step) for row in mine], init, "at")
             shared = [name for name in at if name in end]
             if shared:
-                result = paired(np.array([at[name] for name in shared]), np.array([end[name] for name in shared]))
+                result = paired(
+                    np.array([at[name] for name in shared]),
+                    np.array([end[name] for name in shared]),
+                )
                 body.append([f"{init}, step {step}", *comparison_cells(result)])
-    header = ["against randinit at its end", "difference", "95 % interval", "wins", "average gain", "average loss"]
-    return Table([*header, "n", "p"], body, "As table 4: validation accuracy along fine-tuning, in points")
+    header = [
+        "against randinit at its end",
+        "difference",
+        "95 % interval",
+        "wins",
+        "average gain",
+        "average loss",
+    ]
+    return Table(
+        [*header, "n", "p"], body, "As table 4: validation accuracy along fine-tuning, in points"
+    )
 
 
 def _with_accuracy(row: Mapping[str, object], step: int) -> dict[str, object]:
@@ -71,10 +93,15 @@ def _points(chosen: Rows) -> Panels | None:
         mine = per_architecture(chosen, init)
         shared = [name for name in mine if name in of_random]
         if init != REFERENCE and shared:
-            points[init] = ([100 * of_random[name] for name in shared], [100 * mine[name] for name in shared])
+            points[init] = (
+                [100 * of_random[name] for name in shared],
+                [100 * mine[name] for name in shared],
+            )
     if not points:
         return None
-    svg = figures.scatter(points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork", log=False)
+    svg = figures.scatter(
+        points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork", log=False
+    )
     return Panels(
         [Figure(svg, "", f"Test accuracy of each network from a hypernetwork against {REFERENCE}")],
         "A point per network, the mean over seeds",
@@ -83,10 +110,18 @@ def _points(chosen: Rows) -> Panels | None:
 
 def _accuracies(names: list[str], accuracies: Mapping[str, Mapping[str, float]]) -> Table:
     body: list[list[str | None]] = [
-        [name, *(f"{100 * found[name]:.1f}" if name in found else None for found in accuracies.values())]
+        [
+            name,
+            *(
+                f"{100 * found[name]:.1f}" if name in found else None
+                for found in accuracies.values()
+            ),
+        ]
         for name in names
     ]
-    caption = "As table 20: accuracy (%) of each network, ours on test images, published on ImageNet"
+    caption = (
+        "As table 20: accuracy (%) of each network, ours on test images, published on ImageNet"
+    )
     return Table(["", *accuracies], body, caption, sortable=True)
 
 
@@ -96,8 +131,14 @@ def _ranks(accuracies: Mapping[str, Mapping[str, float]]) -> Table:
         cells: list[str | None] = [title]
         for other in accuracies.values():
             shared = [name for name in found if name in other]
-            tau = kendall_tau([found[n] for n in shared], [other[n] for n in shared]) if len(shared) > 2 else np.nan
+            tau = (
+                kendall_tau([found[n] for n in shared], [other[n] for n in shared])
+                if len(shared) > 2
+                else np.nan
+            )
             cells.append(None if np.isnan(tau) else f"{tau:.2f}")
         body.append(cells)
     n = max((len(found) for found in accuracies.values()), default=0)
-    return Table(["", *accuracies], body, f"Kendall's rank correlation between the columns, n = {n} networks")
+    return Table(
+        ["", *accuracies], body, f"Kendall's rank correlation between the columns, n = {n} networks"
+    )

@@ -1,4 +1,6 @@
-"""Where hypernetworks help and where they do not: every comparison with RandInit after training, on one page."""
+"""Where hypernetworks help and where they do not: every comparison with RandInit after training, on
+one page.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,25 @@ def overview(trials: Mapping[str, Rows]) -> Summary:
                 body.append([title, init, _judge(result), *comparison_cells(result)])
                 verdicts[_judge(result)].append(f"{init} in {title}")
     told = [f"{verdict}: {'; '.join(cases)}." for verdict, cases in sorted(verdicts.items())]
-    header = ["", "from", "verdict", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
+    header = [
+        "",
+        "from",
+        "verdict",
+        "difference",
+        "95 % interval",
+        "wins",
+        "average gain",
+        "average loss",
+        "n",
+        "p",
+    ]
     caption = (
-        "Test accuracy after training against RandInit, in points, paired over networks. Clear: the interval lies on "
-        "one side of zero and p is below 0.05, which takes six networks"
+        "Test accuracy after training against RandInit, in points, paired over networks. Clear: the"
+        " interval lies on one side of zero and p is below 0.05, which takes six networks"
     )
     return Summary(
-        f"Hypernetworks against {REFERENCE}, after training. {' '.join(told)}", [Table(header, body, caption)]
+        f"Hypernetworks against {REFERENCE}, after training. {' '.join(told)}",
+        [Table(header, body, caption)],
     )
 
 

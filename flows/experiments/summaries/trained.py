@@ -8,9 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, counted, mean_std, sentence_case, sound, unique
+from flows.experiments.summaries.common import (
+    Rows,
+    Summary,
+    counted,
+    mean_std,
+    sentence_case,
+    sound,
+    unique,
+)
 from flows.report import Block, Figure, Panels, Table, figures
-from flows.results import Row
+from flows.rows.results import Row
 from flows.trials.statistics import Comparison, compare, per_architecture
 from ghn.analysis.ensemble import ensemble_accuracy
 
@@ -19,7 +27,9 @@ REFERENCE = "randinit"
 
 
 def fine_tuning(rows: Rows) -> Summary:
-    """Accuracy along training per initialisation, and paired comparisons with RandInit (tables 2, 4, 6, 7, 14, 16)."""
+    """Accuracy along training per initialisation, and paired comparisons with RandInit (tables 2,
+    4, 6, 7, 14, 16).
+    """
     good = sound(rows)
     blocks: list[Block] = []
     sentences = []
@@ -46,7 +56,9 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
     interval = f"95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}"
     if result.n == 1:
         mine, other = (_over_seeds(rows, name, value) for name in (init, REFERENCE))
-        return f"{init}: {size} on the one network measured ({mine} against {other} %, ± over seeds)."
+        return (
+            f"{init}: {size} on the one network measured ({mine} against {other} %, ± over seeds)."
+        )
     sure = "clearly " if is_clear(result) else "not clearly "
     direction = "better" if result.mean_difference > 0 else "worse"
     p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.3f}"
@@ -54,11 +66,18 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
 
 
 def _over_seeds(rows: Rows, init: str, value: str) -> str | None:
-    return mean_std([row[value] for row in rows if row["ghn"] == init and row["selected"] and row[value] is not None])
+    return mean_std(
+        [
+            row[value]
+            for row in rows
+            if row["ghn"] == init and row["selected"] and row[value] is not None
+        ]
+    )
 
 
 def is_clear(result: Comparison) -> bool:
-    """Whether a difference is more than chance: the interval lies on one side of zero, and p is below 0.05.
+    """Whether a difference is more than chance: the interval lies on one side of zero, and p is
+    below 0.05.
 
     The second asks for six networks at least: an interval of fewer is not to be trusted.
     """
@@ -72,17 +91,28 @@ def _accuracy_table(rows: Rows, prefix: str) -> Table:
     for init in unique(rows, "ghn"):
         mine = [row for row in chosen if row["ghn"] == init]
         cells: list[str | None] = [init]
-        by_step = [[(row["architecture"], at) for row in mine if (at := _at(row, step)) is not None] for step in steps]
+        by_step = [
+            [(row["architecture"], at) for row in mine if (at := _at(row, step)) is not None]
+            for step in steps
+        ]
         cells += map(_spread, by_step)
         cells.append(_spread([(row["architecture"], row["test_accuracy"]) for row in mine]))
         cells.append(_seed_spread(mine))
         cells.append(f"{np.mean([row['init_seconds'] for row in mine]):.2f}" if mine else None)
         body.append(cells)
-    header = ["initialisation", *(f"step {step}" for step in steps), "test", "std over seeds", "init. (s)"]
+    header = [
+        "initialisation",
+        *(f"step {step}" for step in steps),
+        "test",
+        "std over seeds",
+        "init. (s)",
+    ]
     n = len(unique(chosen, "architecture"))
     seeds = len(unique(chosen, "seed"))
     caption = f"{prefix}validation accuracy (%) along training and test accuracy at the end"
-    return Table(header, body, f"{sentence_case(caption)}; {counted(n, 'network')}, {counted(seeds, 'seed')}")
+    return Table(
+        header, body, f"{sentence_case(caption)}; {counted(n, 'network')}, {counted(seeds, 'seed')}"
+    )
 
 
 def _comparison_table(rows: Rows, prefix: str) -> Table:
@@ -91,13 +121,26 @@ def _comparison_table(rows: Rows, prefix: str) -> Table:
         if init == REFERENCE or (result := compare(rows, init, REFERENCE)) is None:
             continue
         body.append([init, *comparison_cells(result)])
-    header = ["against randinit", "difference", "95 % interval", "wins", "average gain", "average loss", "n", "p"]
-    caption = f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
+    header = [
+        "against randinit",
+        "difference",
+        "95 % interval",
+        "wins",
+        "average gain",
+        "average loss",
+        "n",
+        "p",
+    ]
+    caption = (
+        f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
+    )
     return Table(header, body, sentence_case(caption))
 
 
 def comparison_cells(result: Comparison) -> list[str | None]:
-    """Difference, interval, wins, gain, loss, n and p of a comparison; of one network the difference alone."""
+    """Difference, interval, wins, gain, loss, n and p of a comparison; of one network the
+    difference alone.
+    """
     if result.n == 1:
         return [f"{100 * result.mean_difference:+.1f}", None, None, None, None, "1", None]
     return [
@@ -117,25 +160,42 @@ def _curves(rows: Rows, prefix: str) -> Panels | None:
     for column, label in (("val_accuracy", "validation"), ("train_accuracy", "training")):
         series = []
         for colour, init in enumerate(unique(rows, "ghn")):
-            mine = [row for row in rows if row["selected"] and row["ghn"] == init and not row["diverged"]]
+            mine = [
+                row
+                for row in rows
+                if row["selected"] and row["ghn"] == init and not row["diverged"]
+            ]
             if not mine or len(steps := mine[0]["step"]) < 2:
                 continue
             values = np.array(
-                [[np.nan if v is None else v for v in row[column]] for row in mine if row["step"] == steps], dtype=float
+                [
+                    [np.nan if v is None else v for v in row[column]]
+                    for row in mine
+                    if row["step"] == steps
+                ],
+                dtype=float,
             )
             first = 1 if column == "train_accuracy" else 0
             spread = values[:, first:].std(0) if bands and len(values) > 1 else None
             band = None if spread is None else spread.tolist()
-            series.append(figures.Series(init, steps[first:], values[:, first:].mean(0).tolist(), band, colour))
+            series.append(
+                figures.Series(
+                    init, steps[first:], values[:, first:].mean(0).tolist(), band, colour
+                )
+            )
         if series:
             svg = figures.lines(series, f"{prefix}{label} accuracy", "step", "accuracy")
-            panels.append(Figure(svg, "", f"Mean {label} accuracy over steps for each initialisation"))
+            panels.append(
+                Figure(svg, "", f"Mean {label} accuracy over steps for each initialisation")
+            )
     shown = "Mean and standard deviation" if bands else "Mean"
     return Panels(panels, f"{shown} over networks and seeds") if panels else None
 
 
 def learning_rates(rows: Rows) -> Summary:
-    """How often the learning rate that is best on average is (nearly) the best for a network (table 18)."""
+    """How often the learning rate that is best on average is (nearly) the best for a network (table
+    18).
+    """
     good = sound(rows)
     body, sentences = [], []
     for init in unique(good, "ghn"):
@@ -143,16 +203,22 @@ def learning_rates(rows: Rows) -> Summary:
         for row in good:
             if row["ghn"] == init:
                 values[row["architecture"]][row["lr"]].append(row["final_val_accuracy"])
-        table = {name: {lr: float(np.mean(found)) for lr, found in rates.items()} for name, rates in values.items()}
+        table = {
+            name: {lr: float(np.mean(found)) for lr, found in rates.items()}
+            for name, rates in values.items()
+        }
         rates = sorted({lr for found in table.values() for lr in found})
-        best = max(rates, key=lambda lr: float(np.mean([found.get(lr, 0.0) for found in table.values()])))
+        best = max(
+            rates, key=lambda lr: float(np.mean([found.get(lr, 0.0) for found in table.values()]))
+        )
         shares = [
             float(np.mean([found[best] >= max(found.values()) - slack for found in table.values()]))
             for slack in (0.0, 0.01, 0.02)
         ]
         body.append([f"{init} (lr {best:g})", *(f"{100 * share:.0f}" for share in shares)])
         sentences.append(
-            f"{init}: {best:g} is within a point of the best rate for {100 * shares[1]:.0f} % of networks."
+            f"{init}: {best:g} is within a point of the best rate for {100 * shares[1]:.0f} % of"
+            " networks."
         )
     caption = "Networks (%) that one learning rate serves, by validation accuracy"
     return Summary(" ".join(sentences), [Table(["", "±0 %", "±1 %", "±2 %"], body, caption)])
@@ -166,7 +232,9 @@ def optimisers(rows: Rows) -> Summary:
     for init in unique(good, "ghn"):
         cells: list[str | None] = [init]
         for point in points:
-            found = [row for row in good if row["ghn"] == init and (row["part"], row["lr"]) == point]
+            found = [
+                row for row in good if row["ghn"] == init and (row["part"], row["lr"]) == point
+            ]
             cells.append(mean_std([row["final_val_accuracy"] for row in found]))
         body.append(cells)
     header = ["", *(f"{part}, lr {lr:g}" for part, lr in points)]
@@ -174,7 +242,9 @@ def optimisers(rows: Rows) -> Summary:
     told = []
     for part in unique(good, "part"):
         mine = [row for row in good if row["part"] == part]
-        told += [f"{part}, {verdict(mine, init)}" for init in unique(mine, "ghn") if init != REFERENCE]
+        told += [
+            f"{part}, {verdict(mine, init)}" for init in unique(mine, "ghn") if init != REFERENCE
+        ]
     return Summary(" ".join(told), [table])
 
 
@@ -185,14 +255,22 @@ def detection(rows: Rows) -> Summary:
     body = [
         [
             init,
-            *(mean_std([r["ap50"] for r in good if r["ghn"] == init and r["architecture"] == b]) for b in backbones),
+            *(
+                mean_std([r["ap50"] for r in good if r["ghn"] == init and r["architecture"] == b])
+                for b in backbones
+            ),
         ]
         for init in unique(good, "ghn")
     ]
     table = Table(
-        ["", *backbones], body, "AP (%) at IoU 0.50, mean ± std over seeds (each its own split of the images)"
+        ["", *backbones],
+        body,
+        "AP (%) at IoU 0.50, mean ± std over seeds (each its own split of the images)",
     )
-    means = {init: float(np.mean([r["ap50"] for r in good if r["ghn"] == init])) for init in unique(good, "ghn")}
+    means = {
+        init: float(np.mean([r["ap50"] for r in good if r["ghn"] == init]))
+        for init in unique(good, "ghn")
+    }
     told = ", ".join(f"{init} {100 * mean:.1f} %" for init, mean in means.items())
     return Summary(f"Mean AP: {told}.", [table])
 
@@ -207,8 +285,13 @@ def ensembles(rows: Rows) -> Summary:
         for init in unique(good, "ghn"):
             mine = [row for row in good if (row["part"], row["ghn"]) == (part, init)]
             cells: list[str | None] = [f"{init}, {part}"]
-            cells += [mean_std([r["test_accuracy"] for r in mine if r["architecture"] == name]) for name in names]
-            together = [ensemble_of([r for r in mine if r["seed"] == seed]) for seed in unique(mine, "seed")]
+            cells += [
+                mean_std([r["test_accuracy"] for r in mine if r["architecture"] == name])
+                for name in names
+            ]
+            together = [
+                ensemble_of([r for r in mine if r["seed"] == seed]) for seed in unique(mine, "seed")
+            ]
             found = [value for value in together if value is not None]
             cells.append(mean_std(found))
             body.append(cells)
@@ -216,11 +299,16 @@ def ensembles(rows: Rows) -> Summary:
                 gain = np.mean(found) - np.mean([r["test_accuracy"] for r in mine])
                 gains.append(f"{init}, {part}: {100 * gain:+.1f}")
     table = Table(["", *names, "ensemble"], body, "Test accuracy (%), mean ± std over seeds")
-    return Summary("Gain of the ensemble over the mean of its members, in points: " + "; ".join(gains) + ".", [table])
+    return Summary(
+        "Gain of the ensemble over the mean of its members, in points: " + "; ".join(gains) + ".",
+        [table],
+    )
 
 
 def ensemble_of(rows: Rows) -> float | None:
-    """Accuracy of the mean logits of one seed's networks; labels come with the rows (column `labels`)."""
+    """Accuracy of the mean logits of one seed's networks; labels come with the rows (column
+    `labels`).
+    """
     import torch
 
     if not rows or rows[0].get("labels") is None:
@@ -234,11 +322,17 @@ def _at(row: Row, step: int) -> float | None:
 
 
 def _spread(values: Sequence[tuple[str, float]]) -> str | None:
-    """Mean over architectures of their means, ± std over architectures (over all values of a single one)."""
+    """Mean over architectures of their means, ± std over architectures (over all values of a single
+    one).
+    """
     groups: dict[str, list[float]] = defaultdict(list)
     for name, value in values:
         groups[name].append(value)
-    return mean_std([float(np.mean(found)) for found in groups.values()] if len(groups) > 1 else [v for _, v in values])
+    return mean_std(
+        [float(np.mean(found)) for found in groups.values()]
+        if len(groups) > 1
+        else [v for _, v in values]
+    )
 
 
 def _seed_spread(rows: Rows) -> str | None:

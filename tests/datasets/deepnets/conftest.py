@@ -9,7 +9,8 @@ import pytest
 from datasets.deepnets import GenerateConfig, generate_split
 
 SMALL = GenerateConfig(
-    shard_size=60, splits={"train": {"size": 100}, "test": {"size": 40}, "wide": {"size": 10}, "val": {"size": 10},
+    shard_size=60, splits={"train": {"size": 100}, "test": {"size": 40}, "wide": {"size": 10},
+                           "val": {"size": 10},
                            "deep": {"size": 10}, "dense": {"size": 10}, "bnfree": {"size": 10}},
 )  # fmt: skip
 

@@ -7,11 +7,11 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from datasets.deepnets.rules import PUBLISHED
-from datasets.deepnets.sampling import draw
-from datasets.deepnets.search_space import Architecture
-from datasets.deepnets.table import decode_row
-from datasets.deepnets.wiring import live
+from datasets.deepnets.space.architecture import Architecture
+from datasets.deepnets.space.rules import PUBLISHED
+from datasets.deepnets.space.sampling import draw
+from datasets.deepnets.space.table import decode_row
+from datasets.deepnets.space.wiring import live
 from ghn.errors import InvalidGraphError
 
 

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import architectures
 
-from datasets.deepnets.builder import build_graph, scaled_graphs
-from datasets.deepnets.scaling import Scaling
-from datasets.deepnets.search_space import Architecture
+from datasets.deepnets.graphs.builder import build_graph, scaled_graphs
+from datasets.deepnets.space.architecture import Architecture
+from datasets.deepnets.space.scaling import Scaling
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(architectures(), min_size=2, max_size=5), st.sampled_from([32, 224]))
-def test_graphs_built_together_are_those_built_alone(some: list[Architecture], image_size: int) -> None:
+def test_graphs_built_together_are_those_built_alone(
+    some: list[Architecture], image_size: int
+) -> None:
     names = [str(i) for i in range(len(some))]
     together = scaled_graphs(some, [Scaling(48, image_size=image_size)] * len(some), names)
     for architecture, graph in zip(some, together, strict=True):

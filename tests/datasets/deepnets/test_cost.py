@@ -3,9 +3,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.deepnets import PUBLISHED, Network, Scaling
-from datasets.deepnets.cost import multiply_adds
-from datasets.deepnets.sampling import draw
-from datasets.deepnets.table import decode_row
+from datasets.deepnets.space.cost import multiply_adds
+from datasets.deepnets.space.sampling import draw
+from datasets.deepnets.space.table import decode_row
 from ghn.errors import InvalidGraphError
 
 

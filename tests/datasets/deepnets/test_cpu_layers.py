@@ -1,11 +1,13 @@
-"""Depthwise convolutions, batch norm and attention as training on a CPU computes them, against the plain ones."""
+"""Depthwise convolutions, batch norm and attention as training on a CPU computes them, against the
+plain ones.
+"""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from datasets.deepnets import layers
-from datasets.deepnets.attention import attend
+from datasets.deepnets.networks import layers
+from datasets.deepnets.networks.cpu.attention import attend
 
 
 @pytest.mark.parametrize("size", [16, 11, 4, 1])
@@ -31,10 +33,16 @@ def test_attention(tokens: int, channels: int) -> None:
     torch.manual_seed(0)
     qkv = torch.randn(3, tokens, 3, 8, channels // 8, dtype=torch.float64, requires_grad=True)
     out = attend(qkv)
-    plain = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).reshape(3, tokens, channels)
+    plain = (
+        F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
+        .transpose(1, 2)
+        .reshape(3, tokens, channels)
+    )
     torch.testing.assert_close(out, plain)
     upstream = torch.randn_like(plain)
-    torch.testing.assert_close(torch.autograd.grad(out, qkv, upstream), torch.autograd.grad(plain, qkv, upstream))
+    torch.testing.assert_close(
+        torch.autograd.grad(out, qkv, upstream), torch.autograd.grad(plain, qkv, upstream)
+    )
 
 
 def test_gradients_of_attention_have_gradients() -> None:
@@ -55,4 +63,6 @@ def test_batch_norm_of_slices_and_averages() -> None:
 
     found = torch.autograd.grad(loss(norm(images)), leaves)
     plain = F.batch_norm(images, None, None, norm.weight, norm.bias, True)
-    torch.testing.assert_close(found, torch.autograd.grad(loss(plain), leaves), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(loss(plain), leaves), rtol=1e-4, atol=1e-5
+    )

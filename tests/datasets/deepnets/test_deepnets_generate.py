@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
-from datasets.deepnets.generate import _first_occurrences, _locked, disjoint_hashes
-from datasets.deepnets.rules import PUBLISHED, SplitRules, rules_of
-from datasets.deepnets.sampling import draw_table, rejections
-from datasets.deepnets.search_space import OPERATIONS
-from datasets.deepnets.shard import generate_shard, hexadecimal
-from datasets.deepnets.store import paths_of
-from datasets.deepnets.workers import OnThisMachine
+from datasets.deepnets.generation.generate import _first_occurrences, _locked, disjoint_hashes
+from datasets.deepnets.generation.shard import generate_shard, hexadecimal
+from datasets.deepnets.generation.workers import OnThisMachine
+from datasets.deepnets.space.architecture import OPERATIONS
+from datasets.deepnets.space.rules import PUBLISHED, SplitRules, rules_of
+from datasets.deepnets.space.sampling import draw_table, rejections
+from datasets.deepnets.store.split import paths_of
 from ghn.errors import ConfigError, GHNError, InvalidGraphError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +30,9 @@ from datasets.deepnets import GenerateConfig, generate_split
 directory, fields = sys.argv[1], json.loads(sys.argv[2])
 generate_split(directory, "mine", GenerateConfig(**fields))
 """
-MINE = GenerateConfig(shard_size=25, splits={"mine": {"size": 200, "n_cells": [4, 8], "deep_from": [6, 6]}})
+MINE = GenerateConfig(
+    shard_size=25, splits={"mine": {"size": 200, "n_cells": [4, 8], "deep_from": [6, 6]}}
+)
 
 
 def run(directory: Path, config: GenerateConfig = MINE, **options) -> subprocess.Popen:
@@ -92,9 +94,12 @@ def test_finished_split_is_left_alone_and_other_settings_replace_it(tmp_path):
 
 
 TINY = {
-    "n_cells": [4, 4], "deep_from": [4, 4], "operations": ["skip_connect", "conv_1x1"], "steps": [1, 1],
+    "n_cells": [4, 4],
+    "deep_from": [4, 4],
+    "operations": ["skip_connect", "conv_1x1"],
+    "steps": [1, 1],
     "max_steps_deep": 1,
-}  # fmt: skip
+}
 """A space so small that shards repeat one another all the time."""
 
 
@@ -110,7 +115,9 @@ def test_a_split_is_the_first_different_architectures_of_its_shards(tmp_path):
     assert [raw.hex() for raw in split.metadata(["hash"])["hash"].to_pylist()] == expected
     assert made > 5  # the five of 90 architectures were not enough
     assert split.header.rejected["duplicate"] > 0
-    assert set(disjoint_hashes(tmp_path / "elsewhere", ("mine",), config.rules(), 1, 20)) == set(expected)
+    assert set(disjoint_hashes(tmp_path / "elsewhere", ("mine",), config.rules(), 1, 20)) == set(
+        expected
+    )
     other = tmp_path / "two workers"
     generate_split(other, "mine", config, map_shards=OnThisMachine(2))
     assert contents(other) == contents(tmp_path)
@@ -120,10 +127,13 @@ def test_a_space_with_too_few_architectures_is_an_error():
     rng = np.random.default_rng(1)
 
     def hashes_of(indices: range) -> list[np.ndarray]:
-        return [rng.integers(0, 8, (20, 2)).astype(np.uint64) for _ in indices]  # 64 different ones
+        # 64 different ones
+        return [rng.integers(0, 8, (20, 2)).astype(np.uint64) for _ in indices]
 
     assert sum(int(keep.sum()) for keep in _first_occurrences(hashes_of, 50, 20)) == 50
-    with pytest.raises(InvalidGraphError, match="hardly more than 64 different architectures of 200"):
+    with pytest.raises(
+        InvalidGraphError, match="hardly more than 64 different architectures of 200"
+    ):
         _first_occurrences(hashes_of, 200, 20)
 
 
@@ -157,9 +167,14 @@ def test_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
 
 
 def test_train_is_disjoint_from_the_evaluation_splits(store, small):
-    forbidden = disjoint_hashes(store, PUBLISHED["train"].disjoint_from, small.rules(), 1, small.shard_size)
+    forbidden = disjoint_hashes(
+        store, PUBLISHED["train"].disjoint_from, small.rules(), 1, small.shard_size
+    )
     splits = {key: open_split(store, key) for key in ("train", "test")}
-    keys = {name: {raw.hex() for raw in s.metadata(["hash"])["hash"].to_pylist()} for name, s in splits.items()}
+    keys = {
+        name: {raw.hex() for raw in s.metadata(["hash"])["hash"].to_pylist()}
+        for name, s in splits.items()
+    }
     assert keys["test"] <= set(forbidden)
     assert not keys["train"] & set(forbidden)
 
@@ -177,9 +192,13 @@ def test_isomorphic_to_a_forbidden_one_is_drawn_again():
 
 def test_no_two_graphs_of_a_shard_are_isomorphic():
     rules = SplitRules(
-        size=300, n_cells=(4, 6), deep_from=(4, 4), steps=(1, 1), max_steps_deep=1,
+        size=300,
+        n_cells=(4, 6),
+        deep_from=(4, 4),
+        steps=(1, 1),
+        max_steps_deep=1,
         operations=("skip_connect", "max_pool_3x3", "conv_1x1"),
-    )  # fmt: skip
+    )
     shard = generate_shard(rules, 1, 0, 300)
     assert len(set(hexadecimal(shard.hashes))) == 300
     assert shard.rejected["duplicate"] > 0
@@ -229,7 +248,9 @@ def test_every_quantity_is_drawn_as_the_rules_say():
 
 def test_other_splits_differ_as_published():
     rng = np.random.default_rng(1)
-    deep, dense, bnfree, search = (draw_table(PUBLISHED[s], 5000, rng) for s in ("deep", "dense", "bnfree", "search"))
+    deep, dense, bnfree, search = (
+        draw_table(PUBLISHED[s], 5000, rng) for s in ("deep", "dense", "bnfree", "search")
+    )
     assert (deep.n_cells.min(), deep.n_cells.max()) == (10, 36)
     assert deep.steps[deep.n_cells > 18].max() == 2
     assert (dense.steps.min(), dense.steps.max()) == (2, 10)
@@ -247,13 +268,21 @@ def test_rejections_name_what_they_find():
     cse = table.count("cse")
     assert (reasons["several_cse"] == (cse > 1).any(axis=1)).all()
     assert (reasons["too_large"] == (n_params > 10**7).any(axis=1)).all()
-    for name in ("cse_without_convolution", "several_cse", "several_large_convolutions", "no_parameters"):
+    for name in (
+        "cse_without_convolution",
+        "several_cse",
+        "several_large_convolutions",
+        "no_parameters",
+    ):
         assert reasons[name].any()
 
 
 def test_user_defined_splits_have_rules_and_bad_ones_are_named():
     config = GenerateConfig(
-        splits={"tiny": {"size": 5, "operations": ["skip_connect", "conv_3x3"]}, "train": {"size": 9}}
+        splits={
+            "tiny": {"size": 5, "operations": ["skip_connect", "conv_3x3"]},
+            "train": {"size": 9},
+        }
     )
     assert config.rules()["train"].size == 9
     assert config.rules()["train"].n_cells == (4, 18)
@@ -271,8 +300,14 @@ def test_user_defined_splits_have_rules_and_bad_ones_are_named():
 
 
 def test_rules_that_leave_nothing_to_draw_end():
-    rules = SplitRules(size=50, n_cells=(4, 4), deep_from=(4, 4), steps=(1, 1), max_steps_deep=1,
-                       operations=("skip_connect", "conv_1x1"))  # fmt: skip
+    rules = SplitRules(
+        size=50,
+        n_cells=(4, 4),
+        deep_from=(4, 4),
+        steps=(1, 1),
+        max_steps_deep=1,
+        operations=("skip_connect", "conv_1x1"),
+    )
     with pytest.raises(GHNError, match="hardly any new architecture"):
         generate_shard(rules, 1, 0, 5000)
     with pytest.raises(GHNError, match="reject nearly every architecture"):
@@ -290,11 +325,13 @@ def test_a_ray_cluster_makes_the_same_bytes(tmp_path, uninterrupted):
     ray = pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
     from functools import partial
 
-    from flows.fanout import FanOut, fan_out
+    from flows.compute.fanout import FanOut, fan_out
 
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
-        generate_split(tmp_path, "mine", MINE, map_shards=partial(fan_out, config=FanOut(backend="ray")))
+        generate_split(
+            tmp_path, "mine", MINE, map_shards=partial(fan_out, config=FanOut(backend="ray"))
+        )
     finally:
         ray.shutdown()
     assert contents(tmp_path) == contents(uninterrupted)

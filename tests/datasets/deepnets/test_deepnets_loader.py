@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from datasets.deepnets import Architecture, Genotype, MetaBatchConfig, MetaBatches, meta_batches, open_split
+from datasets.deepnets import (
+    Architecture,
+    Genotype,
+    MetaBatchConfig,
+    MetaBatches,
+    meta_batches,
+    open_split,
+)
 from ghn.errors import ConfigError
 
 
@@ -39,7 +46,9 @@ def test_a_step_is_the_same_from_any_start_with_any_number_of_workers(train):
 def test_epochs_are_shuffled_differently_and_cover_the_split(train):
     dataset = MetaBatches(train, 5, seed=1, config=MetaBatchConfig(max_nodes=10**6))
     per_epoch = len(train) // 5
-    epochs = [[i for s in range(per_epoch) for i in dataset.indices(e * per_epoch + s)] for e in range(3)]
+    epochs = [
+        [i for s in range(per_epoch) for i in dataset.indices(e * per_epoch + s)] for e in range(3)
+    ]
     assert all(sorted(epoch) == list(range(len(train))) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
@@ -64,14 +73,18 @@ def test_ranks_share_a_meta_batch(train):
     nodes = [sum(share.graphs.n_nodes) for share in shares]
     assert max(nodes) < 2 * min(nodes)
     sizes = {n: w.scaling for n, w in zip(whole.index, whole.networks, strict=True)}
-    assert all(sizes[n] == w.scaling for s in shares for n, w in zip(s.index, s.networks, strict=True))
+    assert all(
+        sizes[n] == w.scaling for s in shares for n, w in zip(s.index, s.networks, strict=True)
+    )
 
 
 def test_networks_fit_their_graphs(train):
     batch = MetaBatches(train, 4, num_classes=7, seed=2)[0]
     for graph, network in zip(batch.graphs.graphs, batch.networks, strict=True):
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-        assert all(shapes[name] == graph.param_shape(node) for node, name in enumerate(graph.param) if name)
+        assert all(
+            shapes[name] == graph.param_shape(node) for node, name in enumerate(graph.param) if name
+        )
         parameters = {name: 0.05 * torch.randn(shape) for name, shape in shapes.items()}
         assert functional_call(network, parameters, (torch.randn(2, 3, 32, 32),)).shape == (2, 7)
 
@@ -111,7 +124,10 @@ def test_large_networks_stay_narrow(train, arguments, n_params, wider, widest):
 def test_small_networks_sometimes_get_a_stem_of_stride_two(train):
     dataset = MetaBatches(train, 4, image_size=224)
     draws = np.random.default_rng(0).random((200, 3))
-    pooled = [dataset._scaling(architecture(stem_pool=True), 100_000, *draw).imagenet_stride for draw in draws]
+    pooled = [
+        dataset._scaling(architecture(stem_pool=True), 100_000, *draw).imagenet_stride
+        for draw in draws
+    ]
     plain = [dataset._scaling(architecture(), 100_000, *draw).imagenet_stride for draw in draws]
     assert 0.35 < pooled.count(2) / len(pooled) < 0.65
     assert set(plain) == {4}

@@ -11,12 +11,15 @@ from strategies import architectures
 from torch.func import functional_call
 
 from datasets.deepnets import Architecture, Genotype, Network, build_graph
-from datasets.deepnets.builder import build_structure
-from datasets.deepnets.squeeze_quirk import every_product
+from datasets.deepnets.graphs.builder import build_structure
+from datasets.deepnets.graphs.squeeze_quirk import every_product
 from ghn.errors import ConfigError, InvalidGraphError
-from ghn.graph import Graph, trace
+from ghn.graph import Graph
+from ghn.tracing import trace
 
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+few = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 
 
 def norm_biases(network: torch.nn.Module) -> set[str]:
@@ -29,7 +32,8 @@ def norm_biases(network: torch.nn.Module) -> set[str]:
 def test_built_graph_is_the_traced_graph(architecture):
     network = Network(architecture, device="meta")
     traced = trace(network, torch.empty(2, 3, 32, 32, device="meta"))
-    # The tracer makes a node of every squeeze-and-excitation product, the published graphs of some only.
+    # The tracer makes a node of every squeeze-and-excitation product, the published graphs of some
+    # only.
     structure = build_structure(architecture, kept=every_product(architecture))
     built = Graph(structure.primitive, structure.edges, structure.shape, structure.param)
     assert built.canonical_hash() == traced.canonical_hash()
@@ -45,7 +49,11 @@ def test_parameters_match_nodes_and_shapes_hold(architecture):
         graph.validate()
         network = Network(architecture, **sizes, device="meta")
         ours = {name: graph.param_shape(node) for node, name in enumerate(graph.param) if name}
-        theirs = {name: tuple(p.shape) for name, p in network.named_parameters() if name not in norm_biases(network)}
+        theirs = {
+            name: tuple(p.shape)
+            for name, p in network.named_parameters()
+            if name not in norm_biases(network)
+        }
         assert ours == theirs
         assert network(torch.empty(2, 3, image_size, image_size, device="meta")).shape == (2, 7)
 
@@ -64,7 +72,10 @@ def test_forward_and_backward_are_finite_and_reach_all_parameters(architecture):
 
 
 def test_meta_network_runs_with_given_parameters_in_any_memory_format(golden_architecture):
-    meta, real = Network(golden_architecture, device="meta").eval(), Network(golden_architecture).eval()
+    meta, real = (
+        Network(golden_architecture, device="meta").eval(),
+        Network(golden_architecture).eval(),
+    )
     images = torch.randn(2, 3, 32, 32)
     parameters = dict(real.named_parameters())
     expected = real(images)
@@ -85,7 +96,9 @@ def simple(*edges: tuple[str, int], concat: tuple[int, ...] = (2,), **arguments)
 
 
 def test_none_leaves_zeros_in_the_concatenation():
-    architecture = simple(("conv_1x1", 0), ("conv_1x1", 1), ("none", 0), ("none", 1), concat=(2, 3), n_cells=1)
+    architecture = simple(
+        ("conv_1x1", 0), ("conv_1x1", 1), ("none", 0), ("none", 1), concat=(2, 3), n_cells=1
+    )
     network = Network(architecture, channels=8).eval()
     seen = []
     network.cells["0"].register_forward_hook(lambda *args: seen.append(args[2].value))
@@ -110,7 +123,9 @@ def test_disconnected_output_is_refused():
 
 def test_first_cell_sees_the_first_stem_after_the_relu_of_the_second():
     """The original applies that ReLU in place; it matters where a cell begins without a ReLU."""
-    architecture = simple(("max_pool_3x3", 0), ("conv_1x1", 1), n_cells=3, preproc=False, stem_type=1)
+    architecture = simple(
+        ("max_pool_3x3", 0), ("conv_1x1", 1), n_cells=3, preproc=False, stem_type=1
+    )
     network = Network(architecture, channels=8)
     seen = []
     network.cells["0"].register_forward_pre_hook(lambda _, args: seen.append(args[0].value))
@@ -127,7 +142,9 @@ def test_vgg_head_flattens_the_last_grid(image_size, grid):
 
 def test_width_and_stride_of_training():
     architecture = simple(("conv_3x3", 0), ("skip_connect", 1), stem_pool=True)
-    network = Network(architecture, channels=48, image_size=224, imagenet_stride=2, fc_dim=128, device="meta")
+    network = Network(
+        architecture, channels=48, image_size=224, imagenet_stride=2, fc_dim=128, device="meta"
+    )
     assert network.stem._modules["0"].stride == (2, 2)
     assert network(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 10)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import open_split
-from datasets.deepnets.published import export_published, import_published
-from datasets.deepnets.validate import ValidateConfig, validate_splits
+from datasets.deepnets.published.published import export_published, import_published
+from datasets.deepnets.validation.validate import ValidateConfig, validate_splits
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.graph import Primitive
-from ghn.graph.distance import shortest_paths
+from ghn.graph.paths import shortest_paths
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def published(store, tmp_path):
 @pytest.mark.golden
 def test_published_sample_is_imported_with_its_flaws_repaired(golden_root, tmp_path):
     split = import_published(golden_root / "published_format_sample.hdf5", tmp_path, "test")
-    nets = json.loads((golden_root / "published_format_sample_meta.json").read_text())["test"]["nets"]
+    nets = json.loads((golden_root / "published_format_sample_meta.json").read_text())["test"][
+        "nets"
+    ]
     assert len(split) == len(nets)
     assert split.header.fixes["rows"] == len(nets)  # no graph's rows agree with its matrix
     for index, net in enumerate(nets):
@@ -35,7 +37,10 @@ def test_published_sample_is_imported_with_its_flaws_repaired(golden_root, tmp_p
         graph.validate()
         assert graph.n_nodes == net["num_nodes"]
         assert {**split[index].to_dict()} == {k: net[k] for k in split[index].to_dict()}
-        assert split.n_params[index].tolist() == [net["num_params"]["cifar10"], net["num_params"]["imagenet"]]
+        assert split.n_params[index].tolist() == [
+            net["num_params"]["cifar10"],
+            net["num_params"]["imagenet"],
+        ]
     report = validate_splits(tmp_path, ValidateConfig(sample=20))
     assert not [c for c in report.failures if c.check != "statistics"]
 
@@ -46,12 +51,16 @@ def test_export_and_import_give_the_same_graphs(store, published, tmp_path):
     for index in range(len(ours)):
         a, b = ours.graph(index), again.graph(index)
         assert ours[index] == again[index]
-        if "cse" not in ours[index].genotype.operations:  # a gate without product loses an edge, as in the GHN-3 loader
+        if (
+            "cse" not in ours[index].genotype.operations
+        ):  # a gate without product loses an edge, as in the GHN-3 loader
             assert a.canonical_hash() == b.canonical_hash()
         assert sorted(a.param) == sorted(b.param)
     exported = export_published(again, tmp_path / "again")[0]
     third = import_published(exported, tmp_path / "third", "test")
-    assert all(again.graph(i).canonical_hash() == third.graph(i).canonical_hash() for i in range(len(ours)))
+    assert all(
+        again.graph(i).canonical_hash() == third.graph(i).canonical_hash() for i in range(len(ours))
+    )
 
 
 def test_export_holds_what_the_published_loader_reads(store, published):
@@ -62,9 +71,13 @@ def test_export_holds_what_the_published_loader_reads(store, published):
     with h5py.File(published) as file:
         for index in range(0, 40, 9):
             graph, nodes = split.graph(index), file[f"test/{index}/nodes"][:]
-            assert (file[f"test/{index}/adj"][:] == shortest_paths(graph.n_nodes, graph.edges, 250)).all()
+            assert (
+                file[f"test/{index}/adj"][:] == shortest_paths(graph.n_nodes, graph.edges, 250)
+            ).all()
             assert (np.diff(nodes[:, 1].astype(int)) >= 0).all()
-            for primitive, param, (kind, cell, name) in zip(graph.primitive, graph.param, nodes.tolist(), strict=True):
+            for primitive, param, (kind, cell, name) in zip(
+                graph.primitive, graph.param, nodes.tolist(), strict=True
+            ):
                 assert primitives[kind].startswith(Primitive(primitive).name)
                 assert not param.startswith("cells.") or param.split(".")[1] == str(cell)
                 assert names[name]
@@ -81,11 +94,17 @@ def with_edge(published, index, change):
 
 def test_stem_edges_and_extra_inputs_are_repaired(store, published, tmp_path):
     split = open_split(store, "test")
-    plain = [i for i in range(40) if not {"cse", "none"} & split[i].genotype.operations and not split[i].is_vit]
+    plain = [
+        i
+        for i in range(40)
+        if not {"cse", "none"} & split[i].genotype.operations and not split[i].is_vit
+    ]
     stem = next(i for i in plain if split[i].stem_type == 1 and split[i].preproc)
     extra = next(i for i in plain if i != stem)
     graph = split.graph(stem)
-    first, second = (max(i for i, p in enumerate(graph.param) if p.startswith(s)) for s in ("stem0", "stem1"))
+    first, second = (
+        max(i for i, p in enumerate(graph.param) if p.startswith(s)) for s in ("stem0", "stem1")
+    )
 
     def wrong_stem(adjacency):
         reader = next(i for i, p in enumerate(graph.param) if p.startswith("cells.1.preprocess0"))
@@ -93,7 +112,9 @@ def test_stem_edges_and_extra_inputs_are_repaired(store, published, tmp_path):
 
     def extra_input(adjacency):
         single = [
-            j for j, p in enumerate(split.graph(extra).param) if p.endswith("op.2.weight") and adjacency[:j, j].sum()
+            j
+            for j, p in enumerate(split.graph(extra).param)
+            if p.endswith("op.2.weight") and adjacency[:j, j].sum()
         ]
         node = single[-1]
         source = int(np.flatnonzero(adjacency[:, node])[0])
@@ -115,7 +136,9 @@ def test_what_is_wrong_is_named(store, published, tmp_path, capsys):
     with pytest.raises(ConfigError, match="does not exist"):
         import_published(tmp_path / "none.hdf5", tmp_path, "test", meta)
     with_edge(published, 5, lambda adjacency: adjacency.__setitem__((slice(None), 9), 0))
-    with pytest.raises(DamagedFileError, match=r"graph test/5 is not the graph that its arguments describe"):
+    with pytest.raises(
+        DamagedFileError, match=r"graph test/5 is not the graph that its arguments describe"
+    ):
         import_published(published, tmp_path, "test")
     with h5py.File(published, "r+") as file:
         del file["test/3/adj"]

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from datasets.deepnets import open_split
-from datasets.deepnets.search_space import Architecture
-from datasets.deepnets.store import paths_of
-from datasets.deepnets.table import ArchitectureTable
-from datasets.deepnets.validate import ValidateConfig, validate_splits
+from datasets.deepnets.space.architecture import Architecture
+from datasets.deepnets.space.table import ArchitectureTable
+from datasets.deepnets.store.split import paths_of
+from datasets.deepnets.validation.validate import ValidateConfig, validate_splits
 from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
 
 
@@ -57,7 +57,17 @@ def test_parquet_says_what_the_architectures_are(store):
         assert tuple(zip(row["normal"], row["normal_inputs"], strict=True)) == genotype.normal
         assert tuple(zip(row["reduce"], row["reduce_inputs"], strict=True)) == genotype.reduce
         assert tuple(row["normal_concat"]) == genotype.normal_concat
-        for name in ("n_cells", "ks", "C_mult", "preproc", "glob_avg", "stem_type", "stem_pool", "fc_layers", "fc_dim"):
+        for name in (
+            "n_cells",
+            "ks",
+            "C_mult",
+            "preproc",
+            "glob_avg",
+            "stem_type",
+            "stem_pool",
+            "fc_layers",
+            "fc_dim",
+        ):
             assert row[name] == getattr(architecture, name)
         assert row["norm"] == (architecture.norm is not None)
         assert row["hash"].hex() == split.graph(row["index"]).canonical_hash()
@@ -67,7 +77,9 @@ def test_bytes_and_columns_are_inverse(store):
     code = open_split(store, "test").code
     table = ArchitectureTable.decode(code)
     assert (table.encode() == code).all()
-    again = ArchitectureTable.from_architectures(list(open_split(store, "test")), code.shape[1] // 2 - 5)
+    again = ArchitectureTable.from_architectures(
+        list(open_split(store, "test")), code.shape[1] // 2 - 5
+    )
     assert (again.encode() == code).all()
 
 
@@ -115,15 +127,18 @@ def test_foreign_file_is_named(copy, which):
 def outcome(directory: Path) -> str:
     """What opening and validating the split says about it."""
     try:
-        return " ".join(check.check for check in validate_splits(directory, ValidateConfig(sample=2)).failures)
+        return " ".join(
+            check.check for check in validate_splits(directory, ValidateConfig(sample=2)).failures
+        )
     except GHNError as error:
         return str(error)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_flipped_bits_do_not_pass(copy, which):
-    """Wherever a bit flips, the split is refused or found invalid, or it still says the same (a Parquet file has bytes
-    that nothing depends on, such as the names of its encodings)."""
+    """Wherever a bit flips, the split is refused or found invalid, or it still says the same (a
+    Parquet file has bytes that nothing depends on, such as the names of its encodings).
+    """
     path = paths_of(copy, "test")[which]
     sound, rows = path.read_bytes(), open_split(copy, "test").metadata()
     rng = np.random.default_rng(which)
@@ -134,7 +149,9 @@ def test_flipped_bits_do_not_pass(copy, which):
         path.write_bytes(damaged)
         if message := outcome(copy):
             caught += 1
-            assert path.name in message or "deepnets1m/test" in message or "file_checksums" in message, position
+            assert (
+                path.name in message or "deepnets1m/test" in message or "file_checksums" in message
+            ), position
         else:
             assert which == 1
             assert open_split(copy, "test").metadata().equals(rows), position
@@ -162,7 +179,9 @@ def test_newer_format_version_is_refused(copy):
     path = paths_of(copy, "test")[0]
     with h5py.File(path, "r+") as file:
         file.attrs["deepnets"] = str(file.attrs["deepnets"]).replace('"version":1', '"version":2')
-    with pytest.raises(UnsupportedFormatError, match=r"format version 2; this program reads up to 1"):
+    with pytest.raises(
+        UnsupportedFormatError, match=r"format version 2; this program reads up to 1"
+    ):
         open_split(copy, "test")
 
 

@@ -7,13 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from datasets.deepnets import checks, generate_split, open_split
-from datasets.deepnets.builder import build_structures
-from datasets.deepnets.packing import GraphPack, pack
-from datasets.deepnets.rules import PUBLISHED
-from datasets.deepnets.statistics import PUBLISHED_STATISTICS, MeanStd, disagreements, split_statistics
-from datasets.deepnets.store import Block, write_split
-from datasets.deepnets.validate import ValidateConfig, as_json, validate_splits
+from datasets.deepnets import generate_split, open_split
+from datasets.deepnets.graphs.builder import build_structures
+from datasets.deepnets.graphs.packing import GraphPack, pack
+from datasets.deepnets.space.rules import PUBLISHED
+from datasets.deepnets.store.split import Block, write_split
+from datasets.deepnets.validation import checks
+from datasets.deepnets.validation.statistics import (
+    PUBLISHED_STATISTICS,
+    MeanStd,
+    disagreements,
+    split_statistics,
+)
+from datasets.deepnets.validation.validate import ValidateConfig, as_json, validate_splits
 from ghn.errors import ConfigError
 from ghn.graph import Primitive
 
@@ -22,10 +28,25 @@ def test_generated_splits_are_valid(store):
     report = validate_splits(store, ValidateConfig(sample=40, block=64))
     assert not report.failures, [vars(check) for check in report.failures]
     names = {check.check for check in report.checks}
-    assert {"connected", "topological_order", "one_input", "primitive_range", "shape_consistency"} <= names
-    assert {"parameter_cap", "parameter_counts", "drawing_rules", "duplicates", "disjoint_from_test"} <= names
+    assert {
+        "connected",
+        "topological_order",
+        "one_input",
+        "primitive_range",
+        "shape_consistency",
+    } <= names
+    assert {
+        "parameter_cap",
+        "parameter_counts",
+        "drawing_rules",
+        "duplicates",
+        "disjoint_from_test",
+    } <= names
     assert {"file_checksums", "graph_checksums", "hashes", "statistics"} <= names
-    assert as_json(report)["statistics"]["test"]["published"]["nodes"] == {"mean": 185.5, "std": 91.2}
+    assert as_json(report)["statistics"]["test"]["published"]["nodes"] == {
+        "mean": 185.5,
+        "std": 91.2,
+    }
 
 
 @pytest.fixture
@@ -78,12 +99,22 @@ def test_rules_and_caps_are_checked(store):
     split = open_split(store, "test")
     table = split.table()
     assert not checks.drawing_rules(table, PUBLISHED["test"]).any()
-    for field, value in (("n_cells", 19), ("steps", 5), ("ks", 4), ("glob_avg", False), ("fc_layers", 3)):
+    for field, value in (
+        ("n_cells", 19),
+        ("steps", 5),
+        ("ks", 4),
+        ("glob_avg", False),
+        ("fc_layers", 3),
+    ):
         column = getattr(table, field).copy()
         row = int(np.flatnonzero(table.has("msa"))[0])
         column[row] = value
-        assert checks.drawing_rules(dataclasses.replace(table, **{field: column}), PUBLISHED["test"])[row], field
-    assert checks.parameter_cap(split.n_params, PUBLISHED["test"].model_copy(update={"max_parameters": 1000})).all()
+        assert checks.drawing_rules(
+            dataclasses.replace(table, **{field: column}), PUBLISHED["test"]
+        )[row], field
+    assert checks.parameter_cap(
+        split.n_params, PUBLISHED["test"].model_copy(update={"max_parameters": 1000})
+    ).all()
     assert checks.parameter_counts(table, split.n_params + np.array([[1, 0]])).all()
 
 
@@ -94,7 +125,9 @@ def test_training_architectures_that_are_evaluated_are_listed(store, tmp_path, s
     train, test = (open_split(tmp_path, name) for name in ("train", "test"))
     code = train.code[:20].copy()
     code[[4, 9]] = test.code[[1, 2]]
-    structures = build_structures(test[1] if i == 4 else test[2] if i == 9 else train[i] for i in range(20))
+    structures = build_structures(
+        test[1] if i == 4 else test[2] if i == 9 else train[i] for i in range(20)
+    )
     graphs, hashes = pack(structures)
     n_params = train.n_params[:20].copy()
     n_params[[4, 9]] = test.n_params[[1, 2]]
@@ -103,7 +136,10 @@ def test_training_architectures_that_are_evaluated_are_listed(store, tmp_path, s
     report = validate_splits(tmp_path, ValidateConfig(sample=20))
     check = next(c for c in report.checks if c.check == "disjoint_from_test")
     assert check.failed == 2
-    assert check.examples == ["deepnets1m/train/4 = deepnets1m/test/1", "deepnets1m/train/9 = deepnets1m/test/2"]
+    assert check.examples == [
+        "deepnets1m/train/4 = deepnets1m/test/1",
+        "deepnets1m/train/9 = deepnets1m/test/2",
+    ]
     assert "ghn generate --split train" in check.note
 
 
@@ -115,7 +151,11 @@ def test_duplicates_beyond_what_is_tolerated_fail(store, tmp_path):
     header = test.header.model_copy(update={"n_graphs": 6})
     n_params = np.repeat(test.n_params[:2], 3, axis=0)
     write_split(tmp_path, header, [Block(code, graphs, hashes, n_params, graphs.checksums(code))])
-    check = next(c for c in validate_splits(tmp_path, ValidateConfig(sample=2)).checks if c.check == "duplicates")
+    check = next(
+        c
+        for c in validate_splits(tmp_path, ValidateConfig(sample=2)).checks
+        if c.check == "duplicates"
+    )
     assert check.failed == 4
     assert check.examples[0] == "deepnets1m/test/1 = deepnets1m/test/0"
 

@@ -18,14 +18,17 @@ def architecture(n_cells: int) -> Architecture:
                 "reduce": [["msa", 0], ["sep_conv_5x5", 1]],
                 "reduce_concat": [2],
             },
-            "n_cells": n_cells, "ks": 7, "C_mult": 1, "preproc": False, "glob_avg": True, "norm": "bnorm",
+            "n_cells": n_cells, "ks": 7, "C_mult": 1, "preproc": False, "glob_avg": True,
+            "norm": "bnorm",
             "stem_type": 0, "stem_pool": True, "fc_layers": 1, "fc_dim": 256,
         }
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("n_cells", "sums"), [(4, 0), (6, 0), (9, 1), (14, 2)])
-def test_the_first_two_sums_of_one_tensor_are_left_out_and_the_third_has_one_edge(n_cells: int, sums: int) -> None:
+def test_the_first_two_sums_of_one_tensor_are_left_out_and_the_third_has_one_edge(
+    n_cells: int, sums: int
+) -> None:
     graph = build_graph(architecture(n_cells))
     graph.validate()
     stem = 3  # input, conv, pos_enc, their sum

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
-from datasets.deepnets.layers import DenseConv2d
-from datasets.deepnets.spectral import convolve
+from datasets.deepnets.networks.cpu.spectral import convolve
+from datasets.deepnets.networks.layers import DenseConv2d
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -23,7 +23,8 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(b, c, o, height
     torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(expected)
     torch.testing.assert_close(
-        torch.autograd.grad(found, (x, w), upstream), torch.autograd.grad(expected, (x, w), upstream)
+        torch.autograd.grad(found, (x, w), upstream),
+        torch.autograd.grad(expected, (x, w), upstream),
     )
 
 
@@ -38,14 +39,20 @@ def test_single_precision_is_as_exact_as_the_plain_convolution(kernel, size):
     torch.manual_seed(0)
     x, w = torch.randn(8, 32, size, size), torch.randn(48, 32, kernel, kernel)
     exact = conv2d(x.double(), w.double(), padding=kernel // 2)
-    error = [float((y - exact).norm() / exact.norm()) for y in (convolve(x, w), conv2d(x, w, padding=kernel // 2))]
+    error = [
+        float((y - exact).norm() / exact.norm())
+        for y in (convolve(x, w), conv2d(x, w, padding=kernel // 2))
+    ]
     assert error[0] < 2e-6
     assert error[0] < 20 * error[1]
 
 
 def test_the_layer_takes_it_for_large_kernels_only(monkeypatch):
     seen = []
-    monkeypatch.setattr("datasets.deepnets.spectral.convolve", lambda x, w: seen.append(tuple(w.shape)) or x)
+    monkeypatch.setattr(
+        "datasets.deepnets.networks.cpu.spectral.convolve",
+        lambda x, w: seen.append(tuple(w.shape)) or x,
+    )
     for kernel, stride in ((3, 1), (5, 1), (7, 1), (7, 2)):
         DenseConv2d(16, 16, kernel, stride, kernel // 2)(torch.randn(8, 16, 8, 8))
     assert seen == [(16, 16, 5, 5), (16, 16, 7, 7)]

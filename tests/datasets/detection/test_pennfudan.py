@@ -29,7 +29,9 @@ def tree(tmp_path):
         (folder / name).mkdir(parents=True)
     for stem in ("b", "a"):
         (folder / "Annotation" / f"{stem}.txt").write_text(ANNOTATION)
-        Image.fromarray(np.full((4, 6, 3), 7, dtype=np.uint8)).save(folder / "PNGImages" / f"{stem}.png")
+        Image.fromarray(np.full((4, 6, 3), 7, dtype=np.uint8)).save(
+            folder / "PNGImages" / f"{stem}.png"
+        )
     return tmp_path
 
 
@@ -88,7 +90,9 @@ def test_missing_and_damaged_data_say_what_is_wrong(tree, tmp_path):
 
 
 def images(n=6):
-    pixels = [torch.arange(24, dtype=torch.uint8).reshape(1, 4, 6).repeat(3, 1, 1) + i for i in range(n)]
+    pixels = [
+        torch.arange(24, dtype=torch.uint8).reshape(1, 4, 6).repeat(3, 1, 1) + i for i in range(n)
+    ]
     return DetectionImages(pixels, [torch.tensor([[1.0, 0, 3, 2]])] * n, [str(i) for i in range(n)])
 
 
@@ -104,7 +108,9 @@ def test_mirroring_keeps_the_pixels_in_the_box():
         assert straight or flipped
         mirrored += flipped
     assert 0 < mirrored < 6
-    assert all(target["labels"].tolist() == [1] for _, targets in data.batches(4) for target in targets)
+    assert all(
+        target["labels"].tolist() == [1] for _, targets in data.batches(4) for target in targets
+    )
 
 
 def test_the_split_is_disjoint_and_by_seed():

@@ -24,7 +24,9 @@ def _parquet(path: Path, values: list[int], classes: str = "a,b", group: int = 4
     image = pa.array([{"bytes": _png(v), "path": None} for v in values], IMAGE)
     table = pa.table({"image": image, "label": pa.array([v % 2 for v in values], pa.int64())})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({"class_names": classes}), path, row_group_size=group)
+    pq.write_table(
+        table.replace_schema_metadata({"class_names": classes}), path, row_group_size=group
+    )
 
 
 def _colours(images: torch.Tensor) -> list[int]:
@@ -40,7 +42,10 @@ def test_a_hugging_face_directory_with_several_files_per_split(tmp_path: Path) -
     assert sorted(_colours(train.images) + _colours(val.images)) == list(range(20))
     assert len(val) == 2
     assert _colours(test.images) == list(range(50, 57))
-    assert all(label == colour % 2 for label, colour in zip(train.labels, _colours(train.images), strict=True))
+    assert all(
+        label == colour % 2
+        for label, colour in zip(train.labels, _colours(train.images), strict=True)
+    )
     assert list(train.classes) == ["a", "b"]
 
 
@@ -50,7 +55,9 @@ def test_a_folder_tree_with_splits(tmp_path: Path) -> None:
             path = tmp_path / "tree" / split / f"class{value % 2}" / f"{value:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_png(value))
-    test = load("tree", tmp_path, "test", 16, cache=None)  # the only stored held-out split is what one tests on
+    test = load(
+        "tree", tmp_path, "test", 16, cache=None
+    )  # the only stored held-out split is what one tests on
     assert sorted(_colours(test.images)) == [20, 21, 22, 23]
     val = load("tree", tmp_path, "val", 16, cache=None, val_fraction=0.25)
     train = load("tree", tmp_path, "train", 16, cache=None, val_fraction=0.25)
@@ -122,7 +129,10 @@ def test_stream_batches_read_few_blocks(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_cifar10_splits(data_root: Path) -> None:
     tables = find_source("cifar10", data_root)
-    assert {split: len(table.labels) for split, table in tables.items()} == {"train": 50000, "test": 10000}
+    assert {split: len(table.labels) for split, table in tables.items()} == {
+        "train": 50000,
+        "test": 10000,
+    }
     test = load("cifar10", data_root, "test", cache=None)
     assert len(test) == 10000
     assert test.classes[0] == "airplane"

@@ -15,12 +15,16 @@ def digits() -> ImageTensors:
     return load("digits", cache=None)
 
 
-def test_digits_are_rgb_at_32_pixels_and_the_splits_partition_the_data(digits: ImageTensors) -> None:
+def test_digits_are_rgb_at_32_pixels_and_the_splits_partition_the_data(
+    digits: ImageTensors,
+) -> None:
     parts = [load("digits", split=split, cache=None) for split in ("train", "val", "test")]
     assert parts[0].images.shape[1:] == (3, 32, 32)
     assert parts[0].images.dtype == torch.uint8
     assert sum(map(len, parts)) == 1797 == len(load("digits", split="all", cache=None))
-    assert len({image.numpy().tobytes() for part in parts for image in part.images}) >= 1790  # no overlap
+    assert (
+        len({image.numpy().tobytes() for part in parts for image in part.images}) >= 1790
+    )  # no overlap
     assert digits.num_classes == 10
     pixels = digits.images.float() / 255
     torch.testing.assert_close(pixels.mean(), torch.tensor(digits.mean[0]), atol=2e-3, rtol=0)
@@ -33,8 +37,15 @@ def test_a_split_depends_on_its_seed() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31), size=st.integers(2, 12), padding=st.integers(0, 3), flip=st.booleans())
-def test_crop_and_flip_equals_a_loop_over_images(seed: int, size: int, padding: int, flip: bool) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(2, 12),
+    padding=st.integers(0, 3),
+    flip=st.booleans(),
+)
+def test_crop_and_flip_equals_a_loop_over_images(
+    seed: int, size: int, padding: int, flip: bool
+) -> None:
     images = torch.randint(256, (5, 3, size, size), dtype=torch.uint8)
     out = crop_and_flip(images, torch.Generator().manual_seed(seed), padding, flip)
     draw = torch.Generator().manual_seed(seed)
@@ -91,12 +102,19 @@ def test_few_shot_is_balanced_and_seeded(digits: ImageTensors) -> None:
         digits.few_shot(5000)
 
 
-def test_a_saved_file_comes_back_whole_and_a_damaged_one_is_refused(digits: ImageTensors, tmp_path) -> None:
+def test_a_saved_file_comes_back_whole_and_a_damaged_one_is_refused(
+    digits: ImageTensors, tmp_path
+) -> None:
     path = tmp_path / "train.safetensors"
     digits.save(path)
     again = ImageTensors.open(path)
     assert again.digest == digits.digest
-    assert (again.mean, again.std, again.flip, again.name) == (digits.mean, digits.std, digits.flip, digits.name)
+    assert (again.mean, again.std, again.flip, again.name) == (
+        digits.mean,
+        digits.std,
+        digits.flip,
+        digits.name,
+    )
     assert tuple(again.classes) == tuple(digits.classes)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -125,7 +143,9 @@ def test_the_cache_is_used_and_rebuilt_when_it_rots(tmp_path, monkeypatch) -> No
     data[-1] ^= 1
     path.write_bytes(data)
     assert load("digits", cache=tmp_path).digest == first.digest
-    assert load("digits", cache=tmp_path, seed=5).digest != first.digest  # another seed is another split
+    assert (
+        load("digits", cache=tmp_path, seed=5).digest != first.digest
+    )  # another seed is another split
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".tmp")]
 
 

@@ -10,7 +10,9 @@ from ghn.errors import ConfigError
 
 @pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
 def test_profiles_are_valid_and_complete(name):
-    """Every table and figure that issue and paper name is there, and every hypernetwork that an entry names exists."""
+    """Every table and figure that issue and paper name is there, and every hypernetwork that an
+    entry names exists.
+    """
     profile = load_profile(name)
     told = " ".join(entry.paper for entry in profile.experiments.values())
     numbers = {int(number) for number in re.findall(r"\d+", told)}
@@ -63,14 +65,17 @@ def test_costs_are_calibrated_by_the_papers_own_figure():
 def test_a_plan_lists_every_trial_with_its_grid(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(
-        "images: {name: imagenet, image_size: 224, max_val: 1, max_test: 1}\nnum_classes: 1000\n"
-        "experiments:\n  one:\n    {kind: trials, title: t, paper: p, difference: d, select: {names: [resnet50]},\n"
-        "     inits: [randinit, orthogonal], seeds: 3, parts: [{grid: {lr: [0.1, 0.01]},\n"
-        "     train: {steps: 10009, batch_size: 128}}]}\n"
+        "images: {name: imagenet, image_size: 224, max_val: 1, max_test: 1}\nnum_classes:"
+        " 1000\nexperiments:\n  one:\n    {kind: trials, title: t, paper: p, difference: d, select:"
+        " {names: [resnet50]},\n     inits: [randinit, orthogonal], seeds: 3, parts: [{grid: {lr:"
+        " [0.1, 0.01]},\n     train: {steps: 10009, batch_size: 128}}]}\n"
     )
     jobs = list(plan(load_profile(str(path))))
     assert len(jobs) == 2 * 3
     assert all(job.experiment == "one" for job in jobs)
-    assert {job.job.split(",")[0] for job in jobs} == {"resnet50 from randinit", "resnet50 from orthogonal"}
+    assert {job.job.split(",")[0] for job in jobs} == {
+        "resnet50 from randinit",
+        "resnet50 from orthogonal",
+    }
     # an epoch of ResNet-50 at two learning rates: 2/90 of full training
     assert jobs[0].gpu_hours == pytest.approx(2 * 38.4 / 90, rel=0.02)

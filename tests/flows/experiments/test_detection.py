@@ -9,7 +9,14 @@ from flows.stages.detect import DetectorConfig
 from ghn.errors import ConfigError
 
 SMALL = DetectorConfig(
-    min_size=64, max_size=96, anchors=(16, 32), representation=16, rois=8, proposals=20, epochs=2, lr=0.002
+    min_size=64,
+    max_size=96,
+    anchors=(16, 32),
+    representation=16,
+    rois=8,
+    proposals=20,
+    epochs=2,
+    lr=0.002,
 )
 
 
@@ -35,7 +42,13 @@ class Fixed(nn.Module):
 
     def forward(self, pictures, targets=None):
         boxes, scores = next(self.answers)
-        return [{"boxes": boxes, "scores": torch.tensor(scores), "labels": torch.ones(len(boxes), dtype=torch.int64)}]
+        return [
+            {
+                "boxes": boxes,
+                "scores": torch.tensor(scores),
+                "labels": torch.ones(len(boxes), dtype=torch.int64),
+            }
+        ]
 
 
 def test_average_precision_by_hand():
@@ -47,7 +60,9 @@ def test_average_precision_by_hand():
         (torch.cat([far, data.boxes[1]]), [0.8, 0.7]),
     ]
     # 101 recalls 0, 0.01, ..., 1: 51 of them up to 1/2
-    assert average_precision(Fixed(answers), data) == pytest.approx((51 * 1 + 50 * 2 / 3) / 101, abs=1e-6)
+    assert average_precision(Fixed(answers), data) == pytest.approx(
+        (51 * 1 + 50 * 2 / 3) / 101, abs=1e-6
+    )
 
 
 def test_boxes_below_half_overlap_do_not_count_and_nothing_found_is_zero():
@@ -65,7 +80,9 @@ def test_the_whole_backbone_trains_and_the_loss_falls():
     resnet = resnet18()
     model = detector(resnet, SMALL)
     before = [parameter.detach().clone() for parameter in resnet.parameters()]
-    losses = train_detector(model, images(), SMALL.model_copy(update={"epochs": 4, "decay_every": 4}), seed=1)
+    losses = train_detector(
+        model, images(), SMALL.model_copy(update={"epochs": 4, "decay_every": 4}), seed=1
+    )
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     assert all(not torch.equal(a, b) for a, b in zip(resnet.parameters(), before, strict=True))

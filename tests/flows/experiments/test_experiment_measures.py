@@ -1,9 +1,9 @@
 import pytest
 from torch import nn
 
+from flows.compute.fanout import FanOut
 from flows.experiments import measures
 from flows.experiments.measures import Job, measure
-from flows.fanout import FanOut
 
 
 def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypatch, tmp_path):
@@ -13,19 +13,34 @@ def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypat
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ghn.architectures.build", build)
-    settings = {"names": ["a", "b"], "shape": [8, 8, 1, 1], "num_classes": 10, "image_size": 32, "images_spec": None}
+    settings = {
+        "names": ["a", "b"],
+        "shape": [8, 8, 1, 1],
+        "num_classes": 10,
+        "image_size": 32,
+        "images_spec": None,
+    }
     settings |= {"max_tensors": 10, "max_matched": 10}
     jobs = [
-        Job(measure="diversity", architecture="two", init="randinit", seed=1, settings={**settings, "matched": matched})
+        Job(
+            measure="diversity",
+            architecture="two",
+            init="randinit",
+            seed=1,
+            settings={**settings, "matched": matched},
+        )
         for matched in (False, True)
     ]
     plain, matched = measure(jobs, FanOut(workers=1), "diversity")
     assert (plain["error"], plain["tensors"], plain["shape"]) == (None, 4, "8x8x1x1")
-    # a and b have the same seed here, so two of the six pairs are of equal tensors; matching makes others closer
+    # a and b have the same seed here, so two of the six pairs are of equal tensors; matching makes
+    # others closer
     assert 0 < plain["distance"] < 1
     assert matched["distance"] <= plain["distance"] + 1e-6
 
 
-@pytest.mark.parametrize(("shape", "padded"), [((8, 4), (8, 4, 1, 1)), ((8, 4, 3, 3), (8, 4, 3, 3)), ((8,), (8,))])
+@pytest.mark.parametrize(
+    ("shape", "padded"), [((8, 4), (8, 4, 1, 1)), ((8, 4, 3, 3), (8, 4, 3, 3)), ((8,), (8,))]
+)
 def test_a_linear_weight_counts_as_a_convolution(shape, padded):
     assert measures._padded(shape) == padded

@@ -12,14 +12,20 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_file_is_that_of_the_laptop_profile():
-    assert (ROOT / FILE).read_text() == text_of("laptop"), "run `python -m flows.experiments stages`"
+    assert (ROOT / FILE).read_text() == text_of("laptop"), (
+        "run `python -m flows.experiments stages`"
+    )
 
 
 @pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
 def test_every_entry_and_hypernetwork_has_a_stage_with_what_it_reads(name):
     profile = load_profile(name)
     stages = yaml.safe_load(text_of(name))["stages"]
-    listed = [ghn for group in ("released", "hypernetwork") for ghn in stages.get(group, {}).get("foreach", ())]
+    listed = [
+        ghn
+        for group in ("released", "hypernetwork")
+        for ghn in stages.get(group, {}).get("foreach", ())
+    ]
     assert sorted(listed) == sorted(profile.hypernetworks)
     for entry_name, entry in profile.experiments.items():
         if entry.kind == "derived":
@@ -27,7 +33,9 @@ def test_every_entry_and_hypernetwork_has_a_stage_with_what_it_reads(name):
             continue
         stage = stages[entry_name]
         assert {f"results/experiments/{need}.parquet" for need in entry.needs} <= set(stage["deps"])
-        assert {f"models/{ghn}/ghn.safetensors" for ghn in profile.hypernetworks_of(entry)} <= set(stage["deps"])
+        assert {f"models/{ghn}/ghn.safetensors" for ghn in profile.hypernetworks_of(entry)} <= set(
+            stage["deps"]
+        )
         assert stage["outs"] == [{f"results/experiments/{entry_name}.parquet": {"cache": False}}]
         assert f"results/experiments/{entry_name}.parquet" in stages["pages"]["deps"]
         code = [dep for dep in stage["deps"] if dep.split("/")[0] in ("ghn", "datasets", "flows")]
@@ -41,14 +49,22 @@ def test_dvc_reads_it_and_orders_it_after_the_pipeline(monkeypatch):
     monkeypatch.chdir(ROOT)
     profile = load_profile("laptop")
     with Repo(str(ROOT)) as repo:
-        stages = {stage.name: stage for stage in repo.index.stages if Path(stage.path) == ROOT / FILE}
+        stages = {
+            stage.name: stage for stage in repo.index.stages if Path(stage.path) == ROOT / FILE
+        }
         graph = repo.index.graph
         with_rows = [name for name, entry in profile.experiments.items() if entry.kind != "derived"]
-        assert set(stages) == {*with_rows, *(f"hypernetwork@{ghn}" for ghn in profile.hypernetworks), "pages"}
+        assert set(stages) == {
+            *with_rows,
+            *(f"hypernetwork@{ghn}" for ghn in profile.hypernetworks),
+            "pages",
+        }
         before = {stage.name for stage in graph.successors(stages["table19"])}
         assert {"truth", "hypernetwork@x-ghn3", "generate@test", "validate"} <= before
         main = [stage for stage in repo.index.stages if Path(stage.path) == ROOT / "dvc.yaml"]
-        assert not any(after in stages.values() for stage in main for after in graph.successors(stage))
+        assert not any(
+            after in stages.values() for stage in main for after in graph.successors(stage)
+        )
 
 
 def test_writing_again_changes_nothing(tmp_path):

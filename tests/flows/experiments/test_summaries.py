@@ -78,17 +78,31 @@ def test_random_initialisation_alone(trials):
 
 
 def test_verdicts_are_honest(trials):
-    six = [{**row, "architecture": f"{row['architecture']}{copy}"} for row in trials for copy in range(3)]
+    six = [
+        {**row, "architecture": f"{row['architecture']}{copy}"}
+        for row in trials
+        for copy in range(3)
+    ]
     assert verdict(six, "ghn").startswith("ghn is clearly better: +10.0 points")
-    assert verdict(trials, "ghn").startswith("ghn is not clearly better: +10.0 points")  # two networks
+    assert verdict(trials, "ghn").startswith(
+        "ghn is not clearly better: +10.0 points"
+    )  # two networks
     one = [row for row in trials if row["architecture"] == "a"]
-    assert "on the one network measured (31.0±1.4 against 21.0±1.4 %, ± over seeds)" in verdict(one, "ghn")
-    mixed = [*trials, trial("d", "randinit", 1, 0.9, [0.1, 0.9]), trial("d", "ghn", 1, 0.1, [0.1, 0.1])]
+    assert "on the one network measured (31.0±1.4 against 21.0±1.4 %, ± over seeds)" in verdict(
+        one, "ghn"
+    )
+    mixed = [
+        *trials,
+        trial("d", "randinit", 1, 0.9, [0.1, 0.9]),
+        trial("d", "ghn", 1, 0.1, [0.1, 0.1]),
+    ]
     assert "not clearly worse" in verdict(mixed, "ghn")
 
 
 def test_network_by_network():
-    """Three networks of torchvision: validation 0.2, 0.3, 0.4 at RandInit's end, 0.1 less or more from the other."""
+    """Three networks of torchvision: validation 0.2, 0.3, 0.4 at RandInit's end, 0.1 less or more
+    from the other.
+    """
     values = (("resnet18", 0.2, 0.1), ("resnet34", 0.3, 0.4), ("resnet50", 0.4, 0.5))
     rows = [trial(name, "randinit", 1, random, [0.05, random]) for name, random, _ in values]
     rows += [trial(name, "g", 1, predicted, [0.25, predicted]) for name, _, predicted in values]
@@ -98,7 +112,9 @@ def test_network_by_network():
     assert cell(wins, "g, step 0", "average gain") == "+5.0"
     assert cell(wins, "g, step 0", "average loss") == "-10.0"
     assert cell(wins, "g, step 4", "difference") == "+3.3"
-    (accuracies,) = (block for caption, block in blocks.items() if caption.startswith("As table 20"))
+    (accuracies,) = (
+        block for caption, block in blocks.items() if caption.startswith("As table 20")
+    )
     assert cell(accuracies, "resnet34", "g, ours") == "40.0"
     assert cell(accuracies, "resnet18", "published, trained") == "69.8"
     (ranks,) = (block for caption, block in blocks.items() if caption.startswith("Kendall"))
@@ -106,7 +122,11 @@ def test_network_by_network():
 
 
 def test_the_overview_tells_what_is_clear_from_what_is_not(trials):
-    six = [{**row, "architecture": f"{row['architecture']}{copy}"} for row in trials for copy in range(3)]
+    six = [
+        {**row, "architecture": f"{row['architecture']}{copy}"}
+        for row in trials
+        for copy in range(3)
+    ]
     one = [{**row, "part": "SGD"} for row in trials if row["architecture"] == "a"]
     summary = overview({"table2": six, "table17": one})
     (table,) = summary.blocks
@@ -129,7 +149,11 @@ def test_learning_rates():
 def test_optimisers():
     rows = [
         trial("a", "x", seed, None, [0.0, value], part=part, lr=lr)
-        for seed, value, part, lr in ((1, 0.4, "SGD", 0.05), (2, 0.5, "SGD", 0.05), (1, 0.7, "AdamW", 0.001))
+        for seed, value, part, lr in (
+            (1, 0.4, "SGD", 0.05),
+            (2, 0.5, "SGD", 0.05),
+            (1, 0.7, "AdamW", 0.001),
+        )
     ]
     (table,) = optimisers(rows).blocks
     assert cell(table, "x", "SGD, lr 0.05") == "45.0±7.1"
@@ -175,8 +199,8 @@ def test_ablations_pool_seeds():
     (table,) = summary.blocks
     assert cell(table, "full", "all, mean ± std over seeds") == "51.0±1.4"
     assert cell(table, "mlp", "seeds") == "2"
-    assert summary.sentence == (
-        "Points against full, beyond the noise of seeds: mlp -30.0. "
+    assert (
+        summary.sentence == "Points against full, beyond the noise of seeds: mlp -30.0. "
         "Within that noise, or with one seed only: odd -41.0."
     )
 
@@ -192,17 +216,41 @@ def test_detection():
 
 
 def test_diversity_and_gradients():
-    rows = [{"ghn": "g", "matched": False, "shape": "64x3x7x7", "distance": 0.25, "tensors": 9, "error": None}]
+    rows = [
+        {
+            "ghn": "g",
+            "matched": False,
+            "shape": "64x3x7x7",
+            "distance": 0.25,
+            "tensors": 9,
+            "error": None,
+        }
+    ]
     rows.append({**rows[0], "ghn": "randinit", "matched": True, "distance": None})
     assert cell(diversity(rows).blocks[0], "g", "64x3x7x7") == "0.25 (n = 9)"
     assert cell(diversity(rows).blocks[0], "randinit, matched", "64x3x7x7") is None
-    row = {"architecture": "vit", "ghn": "g", "seed": 1, "init_seconds": 2.0, "parameters": 12e8, "error": None}
-    (table,) = gradients([row | {"gradient_norm": None}, row | {"gradient_norm": 4.8, "ghn": "r"}]).blocks
-    assert table.rows == [["vit, g, seed 1", "overflow", "1200M", "2.0"], ["vit, r, seed 1", "4.8", "1200M", "2.0"]]
+    row = {
+        "architecture": "vit",
+        "ghn": "g",
+        "seed": 1,
+        "init_seconds": 2.0,
+        "parameters": 12e8,
+        "error": None,
+    }
+    (table,) = gradients(
+        [row | {"gradient_norm": None}, row | {"gradient_norm": 4.8, "ghn": "r"}]
+    ).blocks
+    assert table.rows == [
+        ["vit, g, seed 1", "overflow", "1200M", "2.0"],
+        ["vit, r, seed 1", "4.8", "1200M", "2.0"],
+    ]
 
 
 def test_activations_average_over_seeds():
-    rows = [{"architecture": "n", "ghn": "g", "variance": v, "error": None} for v in ([1.0, 4.0], [3.0, 8.0])]
+    rows = [
+        {"architecture": "n", "ghn": "g", "variance": v, "error": None}
+        for v in ([1.0, 4.0], [3.0, 8.0])
+    ]
     panels, table = activations(rows).blocks
     assert cell(table, "n, g", "first layer") == "2"
     assert cell(table, "n, g", "last") == "6"
@@ -215,7 +263,11 @@ def test_layers_whose_variance_overflows_are_left_out():
         for init, variance in (("g", [1.0, None, 4.0]), ("dead", [None, 0.0, None]))
     ]
     _, table = activations(rows).blocks
-    assert [cell(table, "n, g", name) for name in ("first layer", "middle", "last")] == ["1", "4", "4"]
+    assert [cell(table, "n, g", name) for name in ("first layer", "middle", "last")] == [
+        "1",
+        "4",
+        "4",
+    ]
     assert cell(table, "n, dead", "last") is None
 
 
@@ -247,7 +299,9 @@ def test_ranking():
         for name, value in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
     ]
     (table,) = ranking(scores, truth).blocks
-    assert cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"  # one of six pairs is the wrong way round
+    assert (
+        cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"
+    )  # one of six pairs is the wrong way round
     assert cell(table, "g, untrained", "Kendall's tau") == "-1.00"
     assert "gradnorm" not in {row[0] for row in table.rows}
     assert not any(math.isnan(float(row[1])) for row in table.rows)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from flows.fanout import FanOut
-from flows.results import IDENTITY, read_rows, write_rows
+from flows.compute.fanout import FanOut
+from flows.rows.results import IDENTITY, read_rows, write_rows
 from flows.trials import run as module
 from flows.trials.images import ImagesSpec, trial_images
 from flows.trials.run import Job, run_trials, with_new_head
-from flows.trials.trial import COLUMNS, Grid, Trial
+from flows.trials.spec import COLUMNS, Grid, Trial
 from ghn.architectures import build
 from ghn.finetune import FinetuneConfig, evaluate, finetune
 
@@ -22,7 +22,9 @@ HERE = FanOut(workers=1)
 
 def tiny(num_classes):
     norm = nn.BatchNorm2d(8, track_running_stats=False)  # as the networks of DeepNets-1M have it
-    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +72,18 @@ def test_each_point_is_a_row_and_only_the_chosen_one_is_tested(tmp_path):
         chosen = [row for row in mine if row["selected"]]
         assert [row["lr"] for row in chosen] == [0.05]
         assert chosen[0]["final_val_accuracy"] == max(row["final_val_accuracy"] for row in mine)
-        assert [row["test_accuracy"] is not None for row in mine] == [row["selected"] for row in mine]
+        assert [row["test_accuracy"] is not None for row in mine] == [
+            row["selected"] for row in mine
+        ]
     assert all(row["step"] == [0, 3, 6] and len(row["val_accuracy"]) == 3 for row in rows)
     write_rows(tmp_path / "rows.parquet", rows, COLUMNS)
     assert set(read_rows(tmp_path / "rows.parquet")[0]) == {*IDENTITY, *COLUMNS}
 
 
 def test_the_tested_network_is_the_chosen_one():
-    """Recomputed by hand: initialise, train at the chosen rate, count right answers on the test images."""
+    """Recomputed by hand: initialise, train at the chosen rate, count right answers on the test
+    images.
+    """
     (chosen,) = [row for row in run_trial(trial()) if row["selected"]]
     train, val, test = trial_images(DIGITS)
     torch.manual_seed(3)
@@ -151,7 +157,9 @@ def test_a_failure_is_a_row(monkeypatch):
 
 
 def test_few_shot_choices_are_made_on_held_out_labels_of_the_few():
-    spec = DIGITS.model_copy(update={"few_shot": 100, "few_shot_held_out": 0.2, "max_train": None, "max_val": None})
+    spec = DIGITS.model_copy(
+        update={"few_shot": 100, "few_shot_held_out": 0.2, "max_train": None, "max_val": None}
+    )
     train, val, test = trial_images(spec)
     assert (len(train), len(val), len(test)) == (80, 20, 64)
     assert sorted(torch.cat([train.labels, val.labels]).bincount().tolist()) == [10] * 10
@@ -191,7 +199,9 @@ def test_training_on_the_source_first_moves_the_start(trained):
     source = DIGITS.model_copy(update={"few_shot": 50})
     pretrain = FinetuneConfig(steps=2, lr=0.077)
     plain = module._Start(trial(source_images=source), trial_images(DIGITS)[0]).model()
-    moved = module._Start(trial(source_images=source, pretrain=pretrain), trial_images(DIGITS)[0]).model()
+    moved = module._Start(
+        trial(source_images=source, pretrain=pretrain), trial_images(DIGITS)[0]
+    ).model()
     assert trained == [0.077]
     assert not torch.equal(plain[0].weight, moved[0].weight)
 

@@ -7,7 +7,13 @@ from flows.trials.statistics import bootstrap_interval, compare, paired, per_arc
 
 
 def row(architecture, init, accuracy, seed=0, selected=True):
-    return {"architecture": architecture, "ghn": init, "test_accuracy": accuracy, "seed": seed, "selected": selected}
+    return {
+        "architecture": architecture,
+        "ghn": init,
+        "test_accuracy": accuracy,
+        "seed": seed,
+        "selected": selected,
+    }
 
 
 def test_wins_gain_and_loss_are_table_4s():
@@ -20,7 +26,13 @@ def test_wins_gain_and_loss_are_table_4s():
 
 
 def test_seeds_are_averaged_within_an_architecture_first():
-    rows = [row("a", "x", 0.2), row("a", "x", 0.4, 1), row("b", "x", 0.9), row("a", "y", 0.1), row("c", "y", 0.1)]
+    rows = [
+        row("a", "x", 0.2),
+        row("a", "x", 0.4, 1),
+        row("b", "x", 0.9),
+        row("a", "y", 0.1),
+        row("c", "y", 0.1),
+    ]
     rows.append(row("a", "x", 0.0, 2, selected=False))  # another grid point
     rows.append(row("b", "y", None))
     assert per_architecture(rows, "x") == pytest.approx({"a": 0.3, "b": 0.9})

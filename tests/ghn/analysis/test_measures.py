@@ -58,7 +58,11 @@ class TestActivations:
         class Reversed(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.last, self.first, self.norm = nn.Linear(4, 3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+                self.last, self.first, self.norm = (
+                    nn.Linear(4, 3),
+                    nn.Conv2d(3, 4, 1),
+                    nn.BatchNorm2d(4),
+                )
 
             def forward(self, x):
                 return self.last(self.norm(self.first(x)).relu().mean((2, 3)))
@@ -70,7 +74,9 @@ class TestActivations:
         h = model.first(x)
         assert variances["first"] == pytest.approx(h.var().item())
         normalised = nn.functional.batch_norm(h, None, None, training=True)
-        assert variances["last"] == pytest.approx(model.last(normalised.relu().mean((2, 3))).var().item(), rel=1e-5)
+        assert variances["last"] == pytest.approx(
+            model.last(normalised.relu().mean((2, 3))).var().item(), rel=1e-5
+        )
         assert not model.norm.running_mean.any()
         assert model.training
         by_running = activation_variances(model.eval(), x)
@@ -90,7 +96,9 @@ class TestGradientNorm:
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
         x, y = torch.randn(8, 3, 2, 2), torch.arange(8) % 3
         nn.functional.cross_entropy(model(x), y).backward()
-        expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
+        expected = (
+            torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
+        )
         assert gradient_norm(model, x, y) == pytest.approx(expected, rel=1e-5)
         assert gradient_norm(model, x, y, chunk=3) == pytest.approx(expected, rel=1e-5)
         assert model[1].weight.grad is None

@@ -20,10 +20,15 @@ def linear(weight):
 @pytest.fixture
 def one_layer():
     """Two logits (w1 x, w2 x) of one pixel x = 2, w = (1, 0), class 0."""
-    return nn.Sequential(nn.Flatten(), linear([[1.0], [0.0]])), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])
+    return (
+        nn.Sequential(nn.Flatten(), linear([[1.0], [0.0]])),
+        torch.full((1, 1, 1, 1), 2.0),
+        torch.tensor([0]),
+    )
 
 
-# p = softmax(2, 0); dL/dz = (p0 - 1, p1) = (-q, q) with q = 1 / (1 + e^2); dL/dw = x dL/dz = (-2q, 2q)
+# p = softmax(2, 0); dL/dz = (p0 - 1, p1) = (-q, q) with q = 1 / (1 + e^2); dL/dw = x dL/dz = (-2q,
+# 2q)
 Q = 1 / (1 + math.exp(2))
 
 
@@ -43,14 +48,22 @@ def test_one_linear_layer_by_hand(one_layer, name, expected):
 
 
 def test_synflow_of_two_layers_is_the_sum_over_paths_once_per_layer():
-    """Paths: |a11 b1| + |a12 b1| + |a21 b2| + |a22 b2|; w * dR/dw sums to R in each of the 2 layers."""
-    model = nn.Sequential(nn.Flatten(), linear([[1.0, -2.0], [3.0, 0.5]]), nn.ReLU(), linear([[-1.0, 2.0]]))
+    """Paths: |a11 b1| + |a12 b1| + |a21 b2| + |a22 b2|; w * dR/dw sums to R in each of the 2
+    layers.
+    """
+    model = nn.Sequential(
+        nn.Flatten(), linear([[1.0, -2.0], [3.0, 0.5]]), nn.ReLU(), linear([[-1.0, 2.0]])
+    )
     paths = (1 + 2) * 1 + (3 + 0.5) * 2
-    assert SCORES["synflow"](model, torch.zeros(4, 2, 1, 1), torch.zeros(4).long()) == pytest.approx(2 * paths)
+    assert SCORES["synflow"](
+        model, torch.zeros(4, 2, 1, 1), torch.zeros(4).long()
+    ) == pytest.approx(2 * paths)
 
 
 def test_synflow_leaves_batch_norm_out_and_synflow_bn_does_not():
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Flatten(), linear([[3.0]]))
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Flatten(), linear([[3.0]])
+    )
     with torch.no_grad():
         model[0].weight.fill_(-2.0)
         model[1].weight.fill_(5.0)
@@ -73,7 +86,9 @@ def test_fisher_sums_positions_before_the_square_and_channels_after():
 
 
 def test_fisher_is_linear_in_no_batch_size(one_layer):
-    """The mean over the batch of squares of the mean loss's gradients: of two equal images a quarter of that of one."""
+    """The mean over the batch of squares of the mean loss's gradients: of two equal images a
+    quarter of that of one.
+    """
     model, x, y = one_layer
     assert SCORES["fisher"](model, x.expand(2, -1, -1, -1), y.expand(2)) == pytest.approx(
         SCORES["fisher"](model, x, y) / 4, rel=1e-5
@@ -81,8 +96,12 @@ def test_fisher_is_linear_in_no_batch_size(one_layer):
 
 
 def test_jacobcov_of_two_known_jacobians():
-    """relu(x1) or relu(x2) is active: Jacobians (1, 0, 0) and (0, 1, 0), correlation -1/2, eigenvalues 1/2 and 3/2."""
-    model = nn.Sequential(nn.Flatten(), linear([[1.0, 0, 0], [0, 1.0, 0]]), nn.ReLU(), linear([[1.0, 1.0]]))
+    """relu(x1) or relu(x2) is active: Jacobians (1, 0, 0) and (0, 1, 0), correlation -1/2,
+    eigenvalues 1/2 and 3/2.
+    """
+    model = nn.Sequential(
+        nn.Flatten(), linear([[1.0, 0, 0], [0, 1.0, 0]]), nn.ReLU(), linear([[1.0, 1.0]])
+    )
     x = torch.tensor([[1.0, -1, 0], [-1, 1, 0]]).view(2, 3, 1, 1)
     k = 1e-5
     expected = -sum(math.log(e + k) + 1 / (e + k) for e in (0.5, 1.5))
@@ -98,7 +117,12 @@ def test_jacobcov_is_low_where_images_are_not_told_apart():
 def test_scores_leave_the_network_as_it_was(name):
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(16, 3),
     )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
@@ -112,7 +136,10 @@ def test_scores_leave_the_network_as_it_was(name):
 
 def test_batch_norms_without_running_statistics_are_fine():
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(16, 3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.Flatten(),
+        nn.Linear(16, 3),
     )
     x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
     assert all(math.isfinite(score(model, x, y)) for score in SCORES.values())
@@ -128,13 +155,20 @@ def test_kendalls_tau_counts_pairs():
 
 @pytest.mark.golden
 def test_networks_of_deepnets_are_scored_in_double_precision(golden_root):
-    """Paths of a deep network of absolute weights overflow single precision, so nothing may cast back to it."""
+    """Paths of a deep network of absolute weights overflow single precision, so nothing may cast
+    back to it.
+    """
     import json
 
     from datasets.deepnets import Architecture, Network
 
     with (golden_root / "deepnets_a.jsonl").open() as file:
         record = json.loads(next(file))
-    model = Network(Architecture.from_json(json.dumps(record["args"])), channels=32, num_classes=10, image_size=16)
+    model = Network(
+        Architecture.from_json(json.dumps(record["args"])),
+        channels=32,
+        num_classes=10,
+        image_size=16,
+    )
     x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     assert all(math.isfinite(score(model, x, y)) for score in SCORES.values())

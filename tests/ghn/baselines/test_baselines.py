@@ -75,7 +75,10 @@ class TestOrthogonal:
     def test_determinants_take_both_signs(self):
         """QR without the sign correction would not be uniform over the orthogonal group."""
         layer = nn.Linear(3, 3)
-        signs = [float(torch.linalg.det(orthogonal(layer, seed=seed).weight.detach())) for seed in range(40)]
+        signs = [
+            float(torch.linalg.det(orthogonal(layer, seed=seed).weight.detach()))
+            for seed in range(40)
+        ]
         assert 8 < sum(sign > 0 for sign in signs) < 32
 
 
@@ -93,7 +96,9 @@ class TestFixUp:
     def test_first_layers_of_a_branch_are_scaled_by_the_number_of_branches(self):
         model = fixup(self.network(5))  # L = 8 branches of m = 2 layers: L^(-1/2)
         weight = model.layer1[0].conv1.weight
-        assert float(weight.detach().std()) == pytest.approx(8**-0.5 * math.sqrt(2 / (64 * 9)), rel=0.03)
+        assert float(weight.detach().std()) == pytest.approx(
+            8**-0.5 * math.sqrt(2 / (64 * 9)), rel=0.03
+        )
 
     @staticmethod
     def movement(model, steps=3, lr=0.05):
@@ -112,8 +117,12 @@ class TestFixUp:
     def test_an_update_changes_the_function_by_the_same_amount_at_any_depth(self):
         shallow, deep = (self.movement(fixup(self.network(depth), seed=1)) for depth in (1, 12))
         assert 0.5 < deep / shallow < 2
-        plain = [self.movement(self.network(depth, scalars=False), steps=1, lr=1e-4) for depth in (1, 12)]
-        assert not 0.5 < plain[1] / plain[0] < 2  # which He initialisation without norm does not achieve
+        plain = [
+            self.movement(self.network(depth, scalars=False), steps=1, lr=1e-4) for depth in (1, 12)
+        ]
+        assert (
+            not 0.5 < plain[1] / plain[0] < 2
+        )  # which He initialisation without norm does not achieve
 
     def test_batch_norm_and_other_networks_are_refused(self):
         with pytest.raises(ConfigError, match="without_norm"):
@@ -160,14 +169,22 @@ class TestGradInit:
     def test_tensors_are_scaled_as_a_whole_and_gradients_meet_the_bound(self, digits):
         model = self.network()
         before = [parameter.detach().clone() for parameter in model.parameters()]
-        gradinit(model, digits, self.CONFIG.model_copy(update={"gamma": 0.5, "iterations": 60}), seed=0)
+        gradinit(
+            model, digits, self.CONFIG.model_copy(update={"gamma": 0.5, "iterations": 60}), seed=0
+        )
         for new, old in zip(model.parameters(), before, strict=True):
             ratio = new.detach() / old
-            torch.testing.assert_close(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(
+                ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-3, atol=1e-4
+            )
             assert float(ratio.flatten()[0]) > 0
         x, y = next(digits.batches(32, seed=5))
         functional.cross_entropy(model(x), y).backward()
-        norm = torch.stack([parameter.grad.square().sum() for parameter in model.parameters()]).sum().sqrt()
+        norm = (
+            torch.stack([parameter.grad.square().sum() for parameter in model.parameters()])
+            .sum()
+            .sqrt()
+        )
         assert float(norm) < 0.75  # 0.5 on the batches it saw
 
 
@@ -176,7 +193,9 @@ class TestMetaInit:
         """L = sum(c w^2) / 2: g = c w and Hg = c^2 w, so that (g - Hg) / g - 1 = -c."""
         weight = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
         curvature = torch.tensor([0.5, 1.0, 3.0])
-        quotient = gradient_quotient((curvature * weight.square()).sum() / 2, [weight], epsilon=1e-12)
+        quotient = gradient_quotient(
+            (curvature * weight.square()).sum() / 2, [weight], epsilon=1e-12
+        )
         assert float(quotient) == pytest.approx(curvature.mean().item(), rel=1e-5)
 
     def test_quotient_of_a_linear_loss_is_zero(self):
@@ -190,13 +209,21 @@ class TestMetaInit:
             for layer in layers:
                 layer.weight.mul_(4)  # activations explode
         directions = [layer.weight.detach() / layer.weight.norm() for layer in layers]
-        model = nn.Sequential(nn.Flatten(), *(part for layer in layers for part in (nn.ReLU(), layer)))
-        history = metainit(model, (3, 4, 4), 10, MetaInitConfig(iterations=200, batch_size=128), seed=0)
-        assert median(history[-20:]) < 0.2 * median(history[:20])  # a mean of quotients has a heavy tail
+        model = nn.Sequential(
+            nn.Flatten(), *(part for layer in layers for part in (nn.ReLU(), layer))
+        )
+        history = metainit(
+            model, (3, 4, 4), 10, MetaInitConfig(iterations=200, batch_size=128), seed=0
+        )
+        assert median(history[-20:]) < 0.2 * median(
+            history[:20]
+        )  # a mean of quotients has a heavy tail
         for layer, direction in zip(layers, directions, strict=True):
             torch.testing.assert_close(layer.weight.detach() / layer.weight.norm(), direction)
 
     def test_running_statistics_stay(self):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
         metainit(model, (3, 4, 4), 3, MetaInitConfig(iterations=2, batch_size=4))
         assert not model[1].running_mean.any()

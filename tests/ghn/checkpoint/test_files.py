@@ -1,4 +1,6 @@
-"""Checkpoints come back as they were saved; released names and configurations are understood; errors name the file."""
+"""Checkpoints come back as they were saved; released names and configurations are understood;
+errors name the file.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +51,22 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_released_names_round_trip_and_the_configuration_is_inferred(name: str, tmp_path: Path) -> None:
+def test_released_names_round_trip_and_the_configuration_is_inferred(
+    name: str, tmp_path: Path
+) -> None:
     hypernetwork = small(name)
     save_released(hypernetwork, tmp_path / "released.safetensors")
     names = set(load_file(tmp_path / "released.safetensors"))
-    assert {"embed.weight", "shape_enc.embed_channel.weight", "decoder.conv.2.weight", "bias_class.1.bias"} <= names
+    assert {
+        "embed.weight",
+        "shape_enc.embed_channel.weight",
+        "decoder.conv.2.weight",
+        "bias_class.1.bias",
+    } <= names
     loaded = load_checkpoint(tmp_path / "released.safetensors")
-    traceless = {} if hypernetwork.config.edge_embedding != "none" else {"heads": loaded.config.heads}
+    traceless = (
+        {} if hypernetwork.config.edge_embedding != "none" else {"heads": loaded.config.heads}
+    )
     expected = GHNConfig.from_dict(hypernetwork.config.to_dict() | traceless)
     if expected.message_passing != "transformer":  # these fields have no effect
         expected = GHNConfig.from_dict(expected.to_dict() | {"layers": 1, "heads": 1})
@@ -70,15 +81,26 @@ def released_state() -> dict[str, torch.Tensor]:
 
 def test_structural_embeddings_at_top_level() -> None:
     state = released_state()
-    structural = ("gnn.0.centrality_embed_in", "gnn.0.centrality_embed_out", "gnn.0.input_dist_embed")
-    moved = {key.removeprefix("gnn.0.") if key.startswith(structural) else key: value for key, value in state.items()}
+    structural = (
+        "gnn.0.centrality_embed_in",
+        "gnn.0.centrality_embed_out",
+        "gnn.0.input_dist_embed",
+    )
+    moved = {
+        key.removeprefix("gnn.0.") if key.startswith(structural) else key: value
+        for key, value in state.items()
+    }
     assert moved.keys() != state.keys()
     assert from_released(moved).keys() == from_released(state).keys()
 
 
 def test_convolutions_of_the_decoder_and_a_prefix(tmp_path: Path) -> None:
     hypernetwork = small("ghn2")
-    convolutions = ("decoder.conv.0.weight", "decoder.conv.2.weight", "decoder.class_layer_predictor.1.weight")
+    convolutions = (
+        "decoder.conv.0.weight",
+        "decoder.conv.2.weight",
+        "decoder.class_layer_predictor.1.weight",
+    )
     state = {
         f"module.{key}": value[:, :, None, None] if key in convolutions else value
         for key, value in to_released(hypernetwork.state_dict()).items()
@@ -94,7 +116,9 @@ def test_convolutions_of_the_decoder_and_a_prefix(tmp_path: Path) -> None:
         lambda state, path: joblib.dump(state, path),
         lambda state, path: joblib.dump(state, path, compress=3),
         lambda state, path: torch.save({"state_dict": state, "epoch": 7}, path),
-        lambda state, path: torch.save({"state_dict": state, "config": argparse.Namespace(heads=8, ve=True)}, path),
+        lambda state, path: torch.save(
+            {"state_dict": state, "config": argparse.Namespace(heads=8, ve=True)}, path
+        ),
     ],
 )
 def test_released_pickles(write: Callable[[dict, Path], Any], tmp_path: Path) -> None:
@@ -151,11 +175,17 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("extra tensor", DamagedFileError, "extra is not part of it"),
         ("wrong shape", DamagedFileError, r"norm\.weight has shape \(3,\), not \(16,\)"),
         ("no config", DamagedFileError, "no readable configuration"),
-        ("newer", UnsupportedFormatError, "has version 2 of the format; this program reads up to 1"),
+        (
+            "newer",
+            UnsupportedFormatError,
+            "has version 2 of the format; this program reads up to 1",
+        ),
         ("truncated", DamagedFileError, "cannot be read as safetensors"),
     ],
 )
-def test_damaged_files_are_named(tmp_path: Path, kind: str, error: type[GHNError], message: str) -> None:
+def test_damaged_files_are_named(
+    tmp_path: Path, kind: str, error: type[GHNError], message: str
+) -> None:
     with pytest.raises(error, match=message) as caught:
         load_checkpoint(damaged(tmp_path, kind))
     assert "x.safetensors" in str(caught.value)
@@ -165,7 +195,9 @@ def test_files_that_are_no_hypernetwork(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match="does not exist"):
         load_checkpoint(tmp_path / "absent")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(UnsupportedFormatError, match=r"other\.safetensors: .*no 'embedding\.primitive\.weight'"):
+    with pytest.raises(
+        UnsupportedFormatError, match=r"other\.safetensors: .*no 'embedding\.primitive\.weight'"
+    ):
         load_checkpoint(tmp_path / "other.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UnsupportedFormatError, match="holds a list"):

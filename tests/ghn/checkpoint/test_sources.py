@@ -37,13 +37,17 @@ def test_the_package_comes_with_one(weights: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sources, "_packaged", list)
     with pytest.raises(ConfigError, match="comes with no hypernetworks; pass a file"):
         from_pretrained()
-    monkeypatch.setattr(sources, "_packaged", lambda: [weights, weights.with_name("other.safetensors")])
+    monkeypatch.setattr(
+        sources, "_packaged", lambda: [weights, weights.with_name("other.safetensors")]
+    )
     with pytest.raises(ConfigError, match="comes with 2 hypernetworks; pass one of mine, other"):
         from_pretrained()
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(ConfigError, match=r"no hypernetwork 'ghn9': neither a file nor one of .*ghn3tm8\.pt"):
+    with pytest.raises(
+        ConfigError, match=r"no hypernetwork 'ghn9': neither a file nor one of .*ghn3tm8\.pt"
+    ):
         from_pretrained("ghn9")
     with pytest.raises(ConfigError, match="names no file"):
         from_pretrained("hf://owner/repository")
@@ -51,15 +55,21 @@ def test_an_unknown_name() -> None:
 
 @pytest.mark.parametrize("name", ["ghn3tm8.pt", "ghn3tm8", "hf://some/where/ghn.pt"])
 def test_the_hub_offline(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
+    constants = pytest.importorskip(
+        "huggingface_hub.constants", reason="huggingface_hub is not installed"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UnreachableError, match="offline, download the file elsewhere and pass its path"):
+    with pytest.raises(
+        UnreachableError, match="offline, download the file elsewhere and pass its path"
+    ):
         from_pretrained(name)
 
 
 def test_the_hub_cache(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    huggingface_hub = pytest.importorskip(
+        "huggingface_hub", reason="huggingface_hub is not installed"
+    )
     asked: list[tuple[str, str]] = []
 
     def download(repository: str, file: str) -> str:
@@ -69,13 +79,18 @@ def test_the_hub_cache(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert from_pretrained("ghn3xlm16").config == SMALL
     assert from_pretrained("hf://owner/repository/folder/ghn.pt").config == SMALL
-    assert asked == [("SamsungSAILMontreal/ghn3", "ghn3xlm16.pt"), ("owner/repository", "folder/ghn.pt")]
+    assert asked == [
+        ("SamsungSAILMontreal/ghn3", "ghn3xlm16.pt"),
+        ("owner/repository", "folder/ghn.pt"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("module", "name"), [("huggingface_hub", "ghn3tm8"), ("mlflow.artifacts", "models:/x@champion")]
 )
-def test_optional_packages_are_named(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optional_packages_are_named(
+    module: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"pip install ghn3-pipeline\["):
         from_pretrained(name)
@@ -102,5 +117,8 @@ def test_an_mlflow_registry(weights: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_importing_ghn_imports_no_torch() -> None:
-    code = "import sys, ghn; assert 'torch' not in sys.modules and 'numpy' not in sys.modules; ghn.GHNConfig"
+    code = (
+        "import sys, ghn; assert 'torch' not in sys.modules and 'numpy' not in sys.modules;"
+        " ghn.GHNConfig"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

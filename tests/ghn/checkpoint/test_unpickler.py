@@ -1,4 +1,6 @@
-"""Pickles of tensors are read, in every format released files come in; anything else is refused and not run."""
+"""Pickles of tensors are read, in every format released files come in; anything else is refused and
+not run.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ WRITERS: dict[str, Callable[[Any, Path], object]] = {
     "joblib-xz": lambda value, path: joblib.dump(value, path, compress=("xz", 0)),
     "joblib-lzma": lambda value, path: joblib.dump(value, path, compress=("lzma", 0)),
     "torch": torch.save,
-    "torch-legacy": lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+    "torch-legacy": lambda value, path: torch.save(
+        value, path, _use_new_zipfile_serialization=False
+    ),
     "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
     "pickle-2": lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2)),
 }
@@ -37,11 +41,19 @@ WRITERS: dict[str, Callable[[Any, Path], object]] = {
 def content() -> dict[str, Any]:
     torch.manual_seed(0)
     weight = torch.randn(4, 6)
-    state = OrderedDict(a=weight, view=weight[1:, ::2], half=torch.randn(3).half(), empty=torch.empty(0, 3))
+    state = OrderedDict(
+        a=weight, view=weight[1:, ::2], half=torch.randn(3).half(), empty=torch.empty(0, 3)
+    )
     state["parameter"] = torch.nn.Parameter(torch.randn(2))
     state["integers"] = torch.arange(5)
     config = argparse.Namespace(hid=32, max_shape=(64, 64, 11, 11), nested={"ve": True})
-    return {"state_dict": state, "config": config, "epoch": 3, "accuracy": np.float64(0.5), "note": ["x", None, 1.5]}
+    return {
+        "state_dict": state,
+        "config": config,
+        "epoch": 3,
+        "accuracy": np.float64(0.5),
+        "note": ["x", None, 1.5],
+    }
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -81,7 +93,9 @@ class Attack:
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("function", ["os.system", "eval", "getattr", "torch.load", "numpy.load"])
-def test_malicious_files_are_refused_and_not_run(writer: str, function: str, tmp_path: Path) -> None:
+def test_malicious_files_are_refused_and_not_run(
+    writer: str, function: str, tmp_path: Path
+) -> None:
     trap = tmp_path / "trap"
     (tmp_path / "inner").write_bytes(pickle.dumps(Attack(os.system, f"touch {trap}")))
     attack = {
@@ -106,7 +120,9 @@ def test_the_test_attacks_do_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compress", [0, 3])
 def test_an_array_of_objects_is_refused(compress: int, tmp_path: Path) -> None:
-    """joblib pickles such an array inside the file, and its own reader unpickles it without any restriction."""
+    """joblib pickles such an array inside the file, and its own reader unpickles it without any
+    restriction.
+    """
     trap = tmp_path / "trap"
     array = np.array([Attack(os.system, f"touch {trap}")], dtype=object)
     joblib.dump({"x": array}, path := tmp_path / "evil.pt", compress=compress)
@@ -131,7 +147,9 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
     storage = torch.storage.TypedStorage(
         wrap_storage=torch.zeros(4).untyped_storage(), dtype=torch.float32, _internal=True
     )
-    attack = Attack(torch._utils._rebuild_tensor_v2, storage, 0, (1000,), (1,), False, OrderedDict())
+    attack = Attack(
+        torch._utils._rebuild_tensor_v2, storage, 0, (1000,), (1,), False, OrderedDict()
+    )
     (path := tmp_path / "evil.pt").write_bytes(pickle.dumps(attack))
     with pytest.raises(DamagedFileError, match="reaches beyond its 4 stored numbers"):
         load_untrusted(path)
@@ -155,7 +173,9 @@ def test_truncated_files_are_damaged(writer: str, keep: float, tmp_path: Path) -
         load_untrusted(path)
 
 
-@pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, gzip.compress(b"hello"), b"\x80\x04.", b"]" * 20])
+@pytest.mark.parametrize(
+    "data", [b"hello", b"\x00" * 100, gzip.compress(b"hello"), b"\x80\x04.", b"]" * 20]
+)
 def test_garbage_is_damaged(data: bytes, tmp_path: Path) -> None:
     (path := tmp_path / "file.pt").write_bytes(data)
     with pytest.raises(DamagedFileError, match=r"file\.pt"):

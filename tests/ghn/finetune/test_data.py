@@ -17,8 +17,11 @@ def test_every_prefix_of_the_order_is_stratified(counts, seed, share):
     assert sorted(order.tolist()) == list(range(len(labels)))
     prefix = labels[order[: round(share * len(labels))]]
     for label, count in enumerate(counts):
-        # each class is off by at most 1, and together they may move the cut by as many places as there are classes
-        assert abs(int((prefix == label).sum()) - share * count) <= 2 + len(counts) * count / len(labels)
+        # each class is off by at most 1, and together they may move the cut by as many places as
+        # there are classes
+        assert abs(int((prefix == label).sum()) - share * count) <= 2 + len(counts) * count / len(
+            labels
+        )
 
 
 def test_the_seed_decides_the_order():

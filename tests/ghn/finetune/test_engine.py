@@ -15,7 +15,9 @@ def data():
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(256) % 2
     pixels = torch.randint(100, (256, 3, 8, 8), generator=random) + 80 * labels.view(-1, 1, 1, 1)
-    everything = ImageTensors(pixels.to(torch.uint8), labels, "ab", mean=(0.5,) * 3, std=(0.25,) * 3)
+    everything = ImageTensors(
+        pixels.to(torch.uint8), labels, "ab", mean=(0.5,) * 3, std=(0.25,) * 3
+    )
     return everything.subset(torch.arange(192)), everything.subset(torch.arange(192, 256))
 
 
@@ -48,7 +50,13 @@ def test_it_learns_and_the_curve_says_when(data):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_one_step_is_the_optimisers_on_the_cross_entropy(data, optimizer):
     config = FinetuneConfig(
-        steps=1, lr=0.01, batch_size=32, optimizer=optimizer, weight_decay=0.1, grad_clip=None, label_smoothing=0.1
+        steps=1,
+        lr=0.01,
+        batch_size=32,
+        optimizer=optimizer,
+        weight_decay=0.1,
+        grad_clip=None,
+        label_smoothing=0.1,
     )
     model, other = network(norm=False), network(norm=False)
     finetune(model, *data, config, seed=4)
@@ -58,7 +66,9 @@ def test_one_step_is_the_optimisers_on_the_cross_entropy(data, optimizer):
         if optimizer == "sgd":
             expected = initial - 0.01 * (initial.grad + 0.1 * initial)
         else:  # the first step of Adam is the sign of the gradient
-            expected = initial * (1 - 0.01 * 0.1) - 0.01 * initial.grad / (initial.grad.abs() + 1e-8)
+            expected = initial * (1 - 0.01 * 0.1) - 0.01 * initial.grad / (
+                initial.grad.abs() + 1e-8
+            )
         torch.testing.assert_close(trained, expected, msg=name)
 
 
@@ -105,7 +115,9 @@ def test_a_killed_run_continues_bit_for_bit(data, tmp_path):
 
 def test_divergence_is_recorded_not_raised(data):
     model = network(norm=False)
-    curve = finetune(model, *data, CONFIG.model_copy(update={"lr": 1e30, "grad_clip": None}), seed=0)
+    curve = finetune(
+        model, *data, CONFIG.model_copy(update={"lr": 1e30, "grad_clip": None}), seed=0
+    )
     assert curve.diverged
     assert curve.step[-1] < 20
 
@@ -115,8 +127,12 @@ def test_statistics_are_plain_averages_over_training_batches(data):
     model.train()
     estimate_statistics(model, data[0], n_images=128, batch_size=64)
     batches = [x for x, _ in data[0].batches(64, seed=0, epoch=0)][:2]
-    torch.testing.assert_close(model[0].running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
-    torch.testing.assert_close(model[0].running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(
+        model[0].running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
+    )
+    torch.testing.assert_close(
+        model[0].running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0)
+    )
     assert model.training
     assert model[0].momentum == 0.3
 

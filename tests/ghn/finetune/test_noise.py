@@ -14,7 +14,9 @@ from ghn.finetune import break_symmetry, correlation_std
 @settings(max_examples=40, deadline=None)
 def test_correlation_std_is_that_of_the_explicit_matrix(shape, seed):
     out_channels, in_channels, kernel = shape
-    weight = torch.randn(out_channels, in_channels, *kernel, generator=torch.Generator().manual_seed(seed))
+    weight = torch.randn(
+        out_channels, in_channels, *kernel, generator=torch.Generator().manual_seed(seed)
+    )
     matrix = weight.reshape(out_channels, -1)
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
@@ -29,11 +31,14 @@ def test_tiled_channels_get_noise_and_part():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     with torch.no_grad():
         model[0].weight.copy_(
-            model[0].weight[:1].expand(4, -1, -1, -1) * torch.tensor([1.0, -1, 1, -1]).view(4, 1, 1, 1)
+            model[0].weight[:1].expand(4, -1, -1, -1)
+            * torch.tensor([1.0, -1, 1, -1]).view(4, 1, 1, 1)
         )
     before = [parameter.detach().clone() for parameter in model.parameters()]
     assert break_symmetry(model, 1e-3, seed=1) == 1
-    change = [(new - old).abs().max().item() for new, old in zip(model.parameters(), before, strict=True)]
+    change = [
+        (new - old).abs().max().item() for new, old in zip(model.parameters(), before, strict=True)
+    ]
     assert 0 < change[0] < 1e-2
     assert change[1:] == [0.0] * 5  # biases, norms and the classifier stay
     assert not torch.equal(model[0].weight[0], model[0].weight[2])

@@ -10,7 +10,8 @@ import pytest
 from torch import Tensor, nn
 
 from ghn.architectures import build
-from ghn.graph import Graph, Primitive, trace
+from ghn.graph import Graph, Primitive
+from ghn.tracing import trace
 
 Describe = Callable[[Graph], list[str]]
 
@@ -75,7 +76,12 @@ def test_squeezenet() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [build("resnet18", device="meta"), ConvolutionalHead(kernel=3), ConvolutionalHead(bias=False), nn.Conv2d(3, 4, 1)],
+    [
+        build("resnet18", device="meta"),
+        ConvolutionalHead(kernel=3),
+        ConvolutionalHead(bias=False),
+        nn.Conv2d(3, 4, 1),
+    ],
 )
 def test_other_networks_are_left_as_they_are(model: nn.Module) -> None:
     both = [trace(model, reference_compatible=compatible) for compatible in (False, True)]

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from ghn.architectures import build
 from ghn.cli import app
 from ghn.errors import ConfigError
-from ghn.graph import Graph, Primitive, trace
-from ghn.graph.draw import STYLE, draw, layout
+from ghn.graph import Graph, Primitive
+from ghn.graph.drawing import STYLE, draw, layout
+from ghn.tracing import trace
 
 
 @pytest.fixture(scope="module", params=["alexnet", "googlenet", "vit_b_32", "densenet121"])
@@ -53,14 +54,19 @@ def test_primitives_are_told_apart() -> None:
 def test_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "pictures" / f"alexnet.{suffix}"
     draw(trace(build("alexnet", device="meta")), path, title="AlexNet")
-    assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+    assert path.read_bytes().startswith(
+        {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    )
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_labels_name_the_parameters() -> None:
     graph = trace(build("alexnet", device="meta"))
     texts = [text.get_text() for text in draw(graph).axes[0].texts]
-    assert texts == [param or Primitive(kind).name for param, kind in zip(graph.param, graph.primitive, strict=True)]
+    assert texts == [
+        param or Primitive(kind).name
+        for param, kind in zip(graph.param, graph.primitive, strict=True)
+    ]
     assert list(draw(graph, labels=False).axes[0].texts) == []
 
 
@@ -73,10 +79,17 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
 def test_command_line(tmp_path: Path) -> None:
     picture, data = tmp_path / "graph.svg", tmp_path / "graph.json"
     for out in (picture, data):
-        result = CliRunner().invoke(app, ["trace", "resnet18", "--image-size", "32", "--out", str(out)])
+        result = CliRunner().invoke(
+            app, ["trace", "resnet18", "--image-size", "32", "--out", str(out)]
+        )
         assert result.exit_code == 0, result.output
         assert "resnet18: 52 nodes" in result.output
     assert "resnet18" in picture.read_text()
     written = json.loads(data.read_text())
     assert len(written["primitive"]) == len(written["param"]) == len(written["shape"]) == 52
-    assert CliRunner().invoke(app, ["trace", "alexnet", "--out", str(tmp_path / "graph.xyz")]).exit_code == 2
+    assert (
+        CliRunner()
+        .invoke(app, ["trace", "alexnet", "--out", str(tmp_path / "graph.xyz")])
+        .exit_code
+        == 2
+    )

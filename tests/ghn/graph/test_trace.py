@@ -1,4 +1,6 @@
-"""`ghn.trace` on a user's own modules: what makes a node, what is bridged, and what is left alone."""
+"""`ghn.trace` on a user's own modules: what makes a node, what is bridged, and what is left
+alone.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 import ghn
 from ghn.architectures import build
 from ghn.errors import TraceError
-from ghn.graph import Graph, Primitive, trace
+from ghn.graph import Graph, Primitive
+from ghn.tracing import trace
 
 Describe = Callable[[Graph], list[str]]
 
@@ -33,7 +36,9 @@ def kinds(graph: Graph) -> dict[str, int]:
 
 
 def test_mlp(describe: Describe) -> None:
-    graph = ghn.trace(nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Dropout(), nn.Linear(100, 10)))
+    graph = ghn.trace(
+        nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Dropout(), nn.Linear(100, 10))
+    )
     graph.validate()
     assert describe(graph) == chain("input", "0.weight", "0.bias", "3.weight", "3.bias")
     assert graph.param_shape(1) == (100, 784)
@@ -42,13 +47,16 @@ def test_mlp(describe: Describe) -> None:
 
 def test_cnn_with_norms_and_pooling(describe: Describe) -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 5, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=8),
-        nn.Conv2d(8, 8, 3, groups=8, dilation=2), nn.AvgPool2d((3, 5)), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(1, 8, 5, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 8, 3, groups=8, dilation=2), nn.AvgPool2d((3, 5)), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.BatchNorm1d(8), nn.Linear(8, 4), nn.LogSoftmax(1),
     )  # fmt: skip
     graph = trace(model)
     assert describe(graph) == chain(
-        "input", "0.weight", "1.weight", "max_pool", "4.weight", "4.bias", "5.weight", "5.bias", "avg_pool", "glob_avg",
+        "input", "0.weight", "1.weight", "max_pool", "4.weight", "4.bias", "5.weight", "5.bias",
+        "avg_pool", "glob_avg",
         "9.weight", "10.weight", "10.bias",
     )  # fmt: skip
     by_param = dict(zip(graph.param, graph.primitive, strict=True))
@@ -60,7 +68,11 @@ def test_cnn_with_norms_and_pooling(describe: Describe) -> None:
 class Residual(nn.Module):
     def __init__(self, in_place: bool) -> None:
         super().__init__()
-        self.a, self.b, self.in_place = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False), in_place
+        self.a, self.b, self.in_place = (
+            nn.Conv2d(3, 3, 1, bias=False),
+            nn.Conv2d(3, 3, 1, bias=False),
+            in_place,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.a(x))
@@ -74,7 +86,13 @@ class Residual(nn.Module):
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_sum_and_concat(in_place: bool, describe: Describe) -> None:
-    expected = ["a.weight -> sum", "b.weight -> concat", "input -> a.weight", "input -> sum", "sum -> b.weight"]
+    expected = [
+        "a.weight -> sum",
+        "b.weight -> concat",
+        "input -> a.weight",
+        "input -> sum",
+        "sum -> b.weight",
+    ]
     assert describe(trace(Residual(in_place))) == sorted([*expected, "sum -> concat"])
 
 
@@ -97,7 +115,11 @@ def test_joins_of_one_source_are_bridged(describe: Describe) -> None:
 class Gate(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.squeeze, self.excite = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.conv, self.squeeze, self.excite = (
+            nn.Conv2d(3, 8, 1),
+            nn.Conv2d(8, 2, 1),
+            nn.Conv2d(2, 8, 1),
+        )
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,8 +129,20 @@ class Gate(nn.Module):
 
 
 def test_squeeze_and_excitation(describe: Describe) -> None:
-    trunk = chain("input", "conv.weight", "conv.bias", "squeeze.weight", "squeeze.bias", "excite.weight", "excite.bias")
-    rest = ["conv.bias -> cse", "excite.bias -> cse", *chain("cse", "glob_avg", "head.weight", "head.bias")]
+    trunk = chain(
+        "input",
+        "conv.weight",
+        "conv.bias",
+        "squeeze.weight",
+        "squeeze.bias",
+        "excite.weight",
+        "excite.bias",
+    )
+    rest = [
+        "conv.bias -> cse",
+        "excite.bias -> cse",
+        *chain("cse", "glob_avg", "head.weight", "head.bias"),
+    ]
     assert describe(trace(Gate())) == sorted(trunk + rest)
 
 
@@ -134,7 +168,9 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("reference_compatible", [False, True])
 def test_attention(way: str, reference_compatible: bool, describe: Describe) -> None:
     graph = trace(Attention(way), torch.empty(2, 5, 8), reference_compatible=reference_compatible)
-    assert describe(graph) == chain("input", "qkv.weight", "qkv.bias", "msa", "out.weight", "out.bias")
+    assert describe(graph) == chain(
+        "input", "qkv.weight", "qkv.bias", "msa", "out.weight", "out.bias"
+    )
 
 
 def test_cross_attention_joins_its_sources(describe: Describe) -> None:
@@ -146,12 +182,18 @@ def test_cross_attention_joins_its_sources(describe: Describe) -> None:
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return (self.q(x) @ self.k(y).mT).softmax(-1) @ self.v(y)
 
-    edges = [f"{a} -> {b}" for name in "qkv" for a, b in (("input", f"{name}.weight"), (f"{name}.weight", "msa"))]
+    edges = [
+        f"{a} -> {b}"
+        for name in "qkv"
+        for a, b in (("input", f"{name}.weight"), (f"{name}.weight", "msa"))
+    ]
     assert describe(trace(Cross(), (torch.empty(2, 5, 8), torch.empty(2, 6, 8)))) == sorted(edges)
 
 
 def test_softmax_of_classes_is_no_attention(describe: Describe) -> None:
-    assert describe(trace(nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)))) == chain("input", "0.weight", "0.bias")
+    assert describe(trace(nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)))) == chain(
+        "input", "0.weight", "0.bias"
+    )
 
 
 def test_positional_encoding_and_tokens(describe: Describe) -> None:
@@ -167,8 +209,15 @@ def test_positional_encoding_and_tokens(describe: Describe) -> None:
             return self.head((self.embed(x) + self.position[: x.shape[1]]) * self.scale)
 
     graph = trace(Tokens())
-    edges = ["embed.weight -> sum", "input -> embed.weight", "position -> sum", "sum -> embed.weight"]
-    assert describe(graph) == edges  # a shared parameter has one name and a node for each use; a scale has none
+    edges = [
+        "embed.weight -> sum",
+        "input -> embed.weight",
+        "position -> sum",
+        "sum -> embed.weight",
+    ]
+    assert (
+        describe(graph) == edges
+    )  # a shared parameter has one name and a node for each use; a scale has none
     assert kinds(graph) == {"conv": 1, "sum": 1, "input": 1, "pos_enc": 2}
 
 
@@ -184,13 +233,23 @@ def test_shared_module_has_a_node_for_each_use() -> None:
             return x
 
     graph = trace(Shared())
-    assert graph.param == ("", "layer.weight", "layer.bias", "layer.weight", "layer.bias", "layer.weight", "layer.bias")
+    assert graph.param == (
+        "",
+        "layer.weight",
+        "layer.bias",
+        "layer.weight",
+        "layer.bias",
+        "layer.weight",
+        "layer.bias",
+    )
 
 
 class TwoByTwo(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.first, self.second = (nn.Linear(n, m) for n, m in ((4, 8), (5, 8), (16, 3), (16, 2)))
+        self.a, self.b, self.first, self.second = (
+            nn.Linear(n, m) for n, m in ((4, 8), (5, 8), (16, 3), (16, 2))
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Any]:
         z = torch.cat([self.a(x), self.b(y)], dim=1)
@@ -198,22 +257,34 @@ class TwoByTwo(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "inputs", [(torch.zeros(2, 4), torch.zeros(2, 5)), {"y": torch.zeros(2, 5), "x": torch.zeros(2, 4)}]
+    "inputs",
+    [(torch.zeros(2, 4), torch.zeros(2, 5)), {"y": torch.zeros(2, 5), "x": torch.zeros(2, 4)}],
 )
 def test_several_inputs_and_outputs(inputs: Any, describe: Describe) -> None:
     graph = trace(TwoByTwo(), inputs)
     graph.validate()
     assert len(describe(graph)) == 10
-    assert graph.param[-2:] == ("first.weight", "first.bias")  # the main output's head comes last
+    # the main output's head comes last
+    assert graph.param[-2:] == ("first.weight", "first.bias")
 
 
 def test_transformer_encoder_and_decoder() -> None:
-    model = nn.Transformer(32, 4, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=64, batch_first=True)
+    model = nn.Transformer(
+        32, 4, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=64, batch_first=True
+    )
     inputs = (torch.zeros(2, 5, 32), torch.zeros(2, 6, 32))
-    mask = {"src": inputs[0], "tgt": inputs[1], "tgt_mask": nn.Transformer.generate_square_subsequent_mask(6)}
+    mask = {
+        "src": inputs[0],
+        "tgt": inputs[1],
+        "tgt_mask": nn.Transformer.generate_square_subsequent_mask(6),
+    }
     graph = trace(model, inputs)
     assert graph.canonical_hash() == trace(model, mask).canonical_hash()
-    params = {name for name, _ in model.named_parameters() if not ("norm" in name and name.endswith("bias"))}
+    params = {
+        name
+        for name, _ in model.named_parameters()
+        if not ("norm" in name and name.endswith("bias"))
+    }
     assert set(graph.param) == params | {""}
     assert kinds(trace(model, inputs, reference_compatible=False))["msa"] == 4
     assert "msa" not in kinds(graph)
@@ -234,7 +305,8 @@ def test_dead_branches_are_left_out(describe: Describe) -> None:
 
 def test_unknown_layers_are_bridged(describe: Describe) -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.PReLU(), nn.Flatten(2), nn.Conv1d(4, 4, 1), nn.Flatten(),
+        nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.PReLU(), nn.Flatten(2), nn.Conv1d(4, 4, 1),
+        nn.Flatten(),
         nn.Linear(4 * 900, 2),
     )  # fmt: skip
     assert describe(trace(model, torch.empty(2, 3, 32, 32))) == chain(
@@ -269,18 +341,26 @@ def test_changes_in_place_reach_the_base(describe: Describe) -> None:
             view.mul_(2.0)
             return self.c(y)
 
-    edges = ["a.weight -> c.weight", "b.weight -> c.weight", "input -> a.weight", "input -> b.weight"]
+    edges = [
+        "a.weight -> c.weight",
+        "b.weight -> c.weight",
+        "input -> a.weight",
+        "input -> b.weight",
+    ]
     assert describe(trace(InPlace())) == edges
 
 
 def test_computed_weights_stand_for_their_parameter(describe: Describe) -> None:
-    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 2))
+    model = nn.Sequential(
+        torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 2)
+    )
     edges = chain("input", "0.parametrizations.weight.original1", "0.bias", "1.weight", "1.bias")
     assert describe(trace(model)) == edges
 
 
 def small_network() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(),
                          nn.Linear(4, 10))  # fmt: skip
 
 
@@ -299,9 +379,13 @@ def test_compiled(describe: Describe) -> None:
 
 def test_data_parallel(tmp_path: Path, describe: Describe) -> None:
     assert describe(trace(nn.DataParallel(small_network()))) == prefixed("module.")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
+    )
     try:
-        assert describe(trace(nn.parallel.DistributedDataParallel(small_network()))) == prefixed("module.")
+        assert describe(trace(nn.parallel.DistributedDataParallel(small_network()))) == prefixed(
+            "module."
+        )
     finally:
         torch.distributed.destroy_process_group()
 
@@ -345,13 +429,17 @@ def test_leaves_the_network_as_it_was(training: bool) -> None:
     trace(model)
     assert model.table is None
     assert [m.training for m in model.modules()] == [training, training, not training, training]
-    assert {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()} == identities
+    assert {
+        name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()
+    } == identities
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(param.grad is None for param in model.parameters())
 
 
 class NoArithmetic(TorchDispatchMode):
-    """Fails on any kernel that gets one of the given tensors, or makes a real tensor of more than a few elements."""
+    """Fails on any kernel that gets one of the given tensors, or makes a real tensor of more than a
+    few elements.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -360,7 +448,10 @@ class NoArithmetic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func is not torch.ops.aten.empty_like.default and func is not torch.ops.aten.detach.default:
+        if (
+            func is not torch.ops.aten.empty_like.default
+            and func is not torch.ops.aten.detach.default
+        ):
             for tensor in tree_leaves((args, kwargs)):
                 real = isinstance(tensor, Tensor) and not tensor.is_meta
                 assert not (real and tensor.data_ptr() in self.own), f"{func} touches a parameter"
@@ -386,7 +477,9 @@ def test_no_arithmetic_on_real_tensors(name: str) -> None:
     assert graph.canonical_hash() == trace(build(name, device="meta")).canonical_hash()
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "efficientnet_b0", "swin_t", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["googlenet", "inception_v3", "efficientnet_b0", "swin_t", "densenet121"]
+)
 def test_mode_does_not_matter(name: str) -> None:
     model = build(name, device="meta")
     assert trace(model.train()).to_json_dict() == trace(model.eval()).to_json_dict()
@@ -412,17 +505,25 @@ def test_control_flow_that_needs_values(by_activation: bool, describe: Describe)
     model = Steps(by_activation)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = trace(model)
-    assert [param for param in graph.param if param] == ["layer.weight", "layer.bias"] * 2 + ["norm.weight"]
+    assert [param for param in graph.param if param] == ["layer.weight", "layer.bias"] * 2 + [
+        "norm.weight"
+    ]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(TraceError, match=r"TwoByTwo fails on inputs of shape \(2, 4\).*pass example_inputs"):
+    with pytest.raises(
+        TraceError, match=r"TwoByTwo fails on inputs of shape \(2, 4\).*pass example_inputs"
+    ):
         trace(TwoByTwo())
-    with pytest.raises(TraceError, match=r"Steps .*real parameters if its control flow depends on values"):
+    with pytest.raises(
+        TraceError, match=r"Steps .*real parameters if its control flow depends on values"
+    ):
         trace(Steps(True).to("meta"))
-    with pytest.raises(TraceError, match="cannot tell what its input looks like; pass example_inputs"):
+    with pytest.raises(
+        TraceError, match="cannot tell what its input looks like; pass example_inputs"
+    ):
         trace(nn.Sequential(nn.Conv3d(3, 4, 3)))
     with pytest.raises(TraceError, match="ScriptModule"):
         trace(torch.jit.trace(small_network().eval(), torch.zeros(1, 3, 8, 8)))
@@ -453,7 +554,9 @@ def test_custom_functions_and_checkpoints_are_followed(describe: Describe) -> No
             self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(torch.utils.checkpoint.checkpoint(self.a, Double.apply(x), use_reentrant=False))
+            return self.b(
+                torch.utils.checkpoint.checkpoint(self.a, Double.apply(x), use_reentrant=False)
+            )
 
     assert describe(trace(Followed())) == chain("input", "a.weight", "a.bias", "b.weight", "b.bias")
 
@@ -462,7 +565,13 @@ def test_graph_object(tmp_path: Path) -> None:
     graph = trace(build("resnet18", device="meta"))
     exported = graph.to_networkx()
     assert exported.number_of_nodes() == graph.n_nodes == 53
-    assert exported.nodes[1] == {"primitive": "conv", "param": "conv1.weight", "shape": (64, 3, 7, 7)}
-    assert graph.statistics() == pytest.approx({"nodes": 53, "degree": 2.264, "path": 7.578}, rel=1e-3)
+    assert exported.nodes[1] == {
+        "primitive": "conv",
+        "param": "conv1.weight",
+        "shape": (64, 3, 7, 7),
+    }
+    assert graph.statistics() == pytest.approx(
+        {"nodes": 53, "degree": 2.264, "path": 7.578}, rel=1e-3
+    )
     graph.draw(tmp_path / "graph.svg")
     assert "<svg" in (tmp_path / "graph.svg").read_text()

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ghn.graph import trace
+from ghn.tracing import trace
 
 CHANNELS = 2
 
-# A step makes a new value from one or two earlier ones, which it names by numbers taken modulo how many there are.
+# A step makes a new value from one or two earlier ones, which it names by numbers taken modulo how
+# many there are.
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["conv", "conv", "norm", "sum", "concat", "pool", "relu", "relu_", "scale", "split"]),
+        st.sampled_from(
+            ["conv", "conv", "norm", "sum", "concat", "pool", "relu", "relu_", "scale", "split"]
+        ),
         st.integers(0, 30),
         st.integers(0, 30),
     ),
@@ -36,7 +39,9 @@ class Program(nn.Module):
         self.program = program
         for i, (kind, _, _) in enumerate(program):
             if kind in ("conv", "norm"):
-                layer = nn.Conv2d(CHANNELS, CHANNELS, 1) if kind == "conv" else nn.BatchNorm2d(CHANNELS)
+                layer = (
+                    nn.Conv2d(CHANNELS, CHANNELS, 1) if kind == "conv" else nn.BatchNorm2d(CHANNELS)
+                )
                 self.add_module(f"layer{i}", layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +59,11 @@ class Program(nn.Module):
             elif kind == "split":
                 out = torch.stack(a.unbind(1), dim=1)
             else:
-                out = {"relu": F.relu, "relu_": lambda t: F.relu_(t.clone()), "scale": lambda t: 2.0 * t}[kind](a)
+                out = {
+                    "relu": F.relu,
+                    "relu_": lambda t: F.relu_(t.clone()),
+                    "scale": lambda t: 2.0 * t,
+                }[kind](a)
             values.append(out)
         return values[-1]
 
@@ -74,7 +83,10 @@ def expected(program: Sequence[tuple[str, int, int]]) -> nx.DiGraph:
             graph.add_edge(f"w{i}", value)
         elif kind in ("norm", "pool") or (kind in ("sum", "concat") and a != b):
             primitive = {"norm": "bn", "pool": "max_pool"}.get(kind, kind)
-            graph.add_node(value := f"{kind}{i}", label=(primitive, f"layer{i}.weight" if kind == "norm" else ""))
+            graph.add_node(
+                value := f"{kind}{i}",
+                label=(primitive, f"layer{i}.weight" if kind == "norm" else ""),
+            )
             graph.add_edge(a, value)
             if kind in ("sum", "concat"):
                 graph.add_edge(b, value)
@@ -90,4 +102,6 @@ def test_random_networks(program: list[tuple[str, int, int]]) -> None:
     ours = graph.to_networkx()
     for node in ours:
         ours.nodes[node]["label"] = (ours.nodes[node]["primitive"], ours.nodes[node]["param"])
-    assert nx.is_isomorphic(ours, expected(program), node_match=lambda x, y: x["label"] == y["label"])
+    assert nx.is_isomorphic(
+        ours, expected(program), node_match=lambda x, y: x["label"] == y["label"]
+    )

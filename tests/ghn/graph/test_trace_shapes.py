@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.graph.trace_shapes import SHAPE_RULES
+from ghn.tracing.shape_rules import SHAPE_RULES
 
 small = st.integers(1, 4)
 pairs = st.one_of(small, st.tuples(small, small))
@@ -22,7 +22,9 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def check(function: Any, *args: Any, **kwargs: Any) -> bool:
-    """Whether the rule decides; if it does, PyTorch must agree, and if it does not, PyTorch may do what it likes."""
+    """Whether the rule decides; if it does, PyTorch must agree, and if it does not, PyTorch may do
+    what it likes.
+    """
     ours = SHAPE_RULES[function](*args, **kwargs)
     if ours is NotImplemented:
         return False
@@ -35,13 +37,31 @@ def check(function: Any, *args: Any, **kwargs: Any) -> bool:
 
 
 def _flat(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [t for item in value if item is not None for t in _flat(item)]
+    return (
+        [value]
+        if isinstance(value, Tensor)
+        else [t for item in value if item is not None for t in _flat(item)]
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.tuples(small, small), st.tuples(st.integers(1, 24), st.integers(1, 24)), small, pairs, pairs, pairs, pairs)
+@given(
+    st.tuples(small, small),
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    small,
+    pairs,
+    pairs,
+    pairs,
+    pairs,
+)
 def test_convolution(
-    batch_and_groups: tuple[int, int], size: tuple[int, int], out: int, kernel: Any, stride: Any, padding: Any, dil: Any
+    batch_and_groups: tuple[int, int],
+    size: tuple[int, int],
+    out: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dil: Any,
 ) -> None:
     batch, groups = batch_and_groups
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
@@ -50,8 +70,16 @@ def test_convolution(
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.tuples(st.integers(1, 24), st.integers(1, 24)), pairs, st.none() | pairs, st.booleans(), st.booleans())
-def test_pooling(size: tuple[int, int], kernel: Any, stride: Any, pad: bool, ceil_mode: bool) -> None:
+@given(
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    pairs,
+    st.none() | pairs,
+    st.booleans(),
+    st.booleans(),
+)
+def test_pooling(
+    size: tuple[int, int], kernel: Any, stride: Any, pad: bool, ceil_mode: bool
+) -> None:
     least = kernel if isinstance(kernel, int) else min(kernel)
     padding = least // 2 if pad else 0
     x = meta(2, 3, *size)
@@ -64,7 +92,10 @@ def test_pooling(size: tuple[int, int], kernel: Any, stride: Any, pad: bool, cei
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(small, min_size=1, max_size=4), st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=4))
+@given(
+    st.lists(small, min_size=1, max_size=4),
+    st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=4),
+)
 def test_broadcasting(a: list[int], b: list[int]) -> None:
     try:
         torch.broadcast_shapes(a, b)
@@ -76,7 +107,9 @@ def test_broadcasting(a: list[int], b: list[int]) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(small, min_size=3, max_size=4), st.sets(st.integers(-3, 2), min_size=1), st.booleans())
+@given(
+    st.lists(small, min_size=3, max_size=4), st.sets(st.integers(-3, 2), min_size=1), st.booleans()
+)
 def test_mean(shape: list[int], dims: set[int], keepdim: bool) -> None:
     if len({d % len(shape) for d in dims}) == len(dims):
         check(torch.mean, meta(*shape), tuple(dims), keepdim)
@@ -84,9 +117,15 @@ def test_mean(shape: list[int], dims: set[int], keepdim: bool) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(small, min_size=2, max_size=4), st.integers(-2, 1), st.lists(small, min_size=1, max_size=3))
+@given(
+    st.lists(small, min_size=2, max_size=4),
+    st.integers(-2, 1),
+    st.lists(small, min_size=1, max_size=3),
+)
 def test_concatenation(shape: list[int], dim: int, sizes: list[int]) -> None:
-    tensors = [meta(*(size if i == dim % len(shape) else n for i, n in enumerate(shape))) for size in sizes]
+    tensors = [
+        meta(*(size if i == dim % len(shape) else n for i, n in enumerate(shape))) for size in sizes
+    ]
     assert check(torch.cat, tensors, dim)
 
 
@@ -98,7 +137,8 @@ def test_concatenation(shape: list[int], dim: int, sizes: list[int]) -> None:
         (torch.bmm, (meta(4, 5, 3), meta(4, 3, 6)), {}),
         (F.adaptive_avg_pool2d, (meta(2, 3, 9, 7), (None, 2)), {}),
         (F.adaptive_avg_pool2d, (meta(2, 3, 9, 7), 1), {}),
-        (F.scaled_dot_product_attention, (meta(2, 4, 5, 8), meta(2, 4, 6, 8), meta(2, 4, 6, 8)), {}),
+        (F.scaled_dot_product_attention, (meta(2, 4, 5, 8), meta(2, 4, 6, 8), meta(2, 4, 6, 8)),
+         {}),
         (F.batch_norm, (meta(2, 3, 4, 4), meta(3), meta(3)), {}),
         (F.layer_norm, (meta(2, 4, 3), (3,), meta(3)), {}),
         (F.leaky_relu, (meta(2, 3), 0.1), {}),
@@ -112,8 +152,10 @@ def test_concatenation(shape: list[int], dim: int, sizes: list[int]) -> None:
         (F.normalize, (meta(2, 3),), {"dim": -1}),
         (Tensor.add_, (meta(2, 3), meta(3)), {}),
         (torch.lstm, (meta(2, 6, 4), (meta(1, 2, 5), meta(1, 2, 5)),
-                      [meta(20, 4), meta(20, 5), meta(20), meta(20)], True, 1, 0.0, False, False, True), {}),
-        (torch.gru, (meta(6, 2, 4), meta(2, 2, 5), [*[meta(15, 4), meta(15, 5)] * 2], False, 1, 0.0, False, True,
+                      [meta(20, 4), meta(20, 5), meta(20), meta(20)], True, 1, 0.0, False, False,
+                      True), {}),
+        (torch.gru, (meta(6, 2, 4), meta(2, 2, 5), [*[meta(15, 4), meta(15, 5)] * 2], False, 1, 0.0,
+                     False, True,
                      False), {}),
     ],
 )  # fmt: skip
@@ -124,11 +166,21 @@ def test_common_calls_are_decided(function: Any, args: Any, kwargs: Any) -> None
 def test_attention_module() -> None:
     module = torch.nn.MultiheadAttention(8, 2, device="meta")
     x = meta(5, 3, 8)
-    arguments = (8, 2, module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0, module.out_proj.weight,
+    arguments = (8, 2, module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0,
+                 module.out_proj.weight,
                  module.out_proj.bias)  # fmt: skip
     for options in ({}, {"need_weights": False}, {"average_attn_weights": False}):
-        assert check(F.multi_head_attention_forward, x, meta(6, 3, 8), meta(6, 3, 8), *arguments, **options)
-        assert check(F.multi_head_attention_forward, meta(5, 8), meta(6, 8), meta(6, 8), *arguments, **options)
+        assert check(
+            F.multi_head_attention_forward, x, meta(6, 3, 8), meta(6, 3, 8), *arguments, **options
+        )
+        assert check(
+            F.multi_head_attention_forward,
+            meta(5, 8),
+            meta(6, 8),
+            meta(6, 8),
+            *arguments,
+            **options,
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
-"""Forty networks of timm, across families: a graph, and every parameter that is in it or known not to be."""
+"""Forty networks of timm, across families: a graph, and every parameter that is in it or known not
+to be.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from ghn.architectures import build
-from ghn.graph import Primitive, trace
+from ghn.graph import Primitive
+from ghn.tracing import trace
 
 pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
 
-# Name, nodes of some kinds that its description has, and the share of its numbers that lie in layers that no
-# hypernetwork of the paper knows (class tokens, layer scales, relative position tables, LSTMs, group norms).
+# Name, nodes of some kinds that its description has, and the share of its numbers that lie in
+# layers that no hypernetwork of the paper knows (class tokens, layer scales, relative position
+# tables, LSTMs, group norms).
 NETWORKS = [
     ("resnet26d", {"conv": 32, "bn": 31, "sum": 8}, 0.0),
     ("resnetv2_50", {"conv": 54, "bn": 49, "sum": 16}, 0.0),
@@ -59,7 +63,9 @@ def test_there_are_forty() -> None:
     assert len({name for name, _, _ in NETWORKS}) == 40
 
 
-@pytest.mark.parametrize(("name", "expected", "unknown"), NETWORKS, ids=[name for name, _, _ in NETWORKS])
+@pytest.mark.parametrize(
+    ("name", "expected", "unknown"), NETWORKS, ids=[name for name, _, _ in NETWORKS]
+)
 def test_graph(name: str, expected: dict[str, int], unknown: float) -> None:
     model = build(f"timm/{name}", device="meta")
     graph = trace(model)
@@ -71,7 +77,12 @@ def test_graph(name: str, expected: dict[str, int], unknown: float) -> None:
     for node, param in enumerate(graph.param):
         if param and kinds[node] != "pos_enc" and node != graph.n_nodes - 2:
             assert graph.param_shape(node) == tuple(params[param].shape)
-    of_norms = {f"{name.removesuffix('weight')}bias" for name, kind in zip(graph.param, kinds, strict=True)
-                if kind in ("bn", "ln")}  # fmt: skip
-    left_out = sum(p.numel() for name, p in params.items() if name not in of_norms and name not in graph.param)
+    of_norms = {
+        f"{name.removesuffix('weight')}bias"
+        for name, kind in zip(graph.param, kinds, strict=True)
+        if kind in ("bn", "ln")
+    }
+    left_out = sum(
+        p.numel() for name, p in params.items() if name not in of_norms and name not in graph.param
+    )
     assert left_out <= unknown * sum(p.numel() for p in params.values())

@@ -18,7 +18,15 @@ def random_graph(seed: int, n: int = 30) -> Graph:
     """A random graph with every kind of parameter, ending in a class head of 7 classes."""
     rng = np.random.default_rng(seed)
     shapes: dict[Primitive, list[tuple[int, ...]]] = {
-        P.conv: [(8, 3, 3, 3), (24, 8, 1, 1), (40, 24, 5, 5), (20, 20), (9, 5, 1, 7), (16, 12, 20, 20), (6, 4, 3)],
+        P.conv: [
+            (8, 3, 3, 3),
+            (24, 8, 1, 1),
+            (40, 24, 5, 5),
+            (20, 20),
+            (9, 5, 1, 7),
+            (16, 12, 20, 20),
+            (6, 4, 3),
+        ],
         P.sep_conv: [(24, 1, 3, 3), (40, 1, 5, 5)],
         P.dil_conv: [(24, 1, 5, 5)],
         P.bias: [(8,), (24,), (40,)],
@@ -38,7 +46,9 @@ def random_graph(seed: int, n: int = 30) -> Graph:
         primitive.append(kind)
         shape.append(choice)
         has_parameter = kind not in (P.max_pool, P.sum, P.concat, P.msa)
-        param.append(f"layers.{node}.{'bias' if kind is P.bias else 'weight'}" if has_parameter else "")
+        param.append(
+            f"layers.{node}.{'bias' if kind is P.bias else 'weight'}" if has_parameter else ""
+        )
     primitive += [P.conv, P.bias]
     shape += [(7, 40), (7,)]
     param += ["head.weight", "head.bias"]
@@ -47,7 +57,13 @@ def random_graph(seed: int, n: int = 30) -> Graph:
     padded = np.zeros((n, 4), dtype=np.int32)
     for node, sizes in enumerate(shape):
         padded[node, : len(sizes)] = sizes
-    return Graph(np.array(primitive, np.uint8), np.array(sorted(edges), np.int32), padded, param, f"random{seed}")
+    return Graph(
+        np.array(primitive, np.uint8),
+        np.array(sorted(edges), np.int32),
+        padded,
+        param,
+        f"random{seed}",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +80,14 @@ def make_ghn() -> Callable[..., GHN]:
 
     def make(seed: int = 0, **fields: object) -> GHN:
         torch.manual_seed(seed)
-        small = {"hidden": 16, "heads": 4, "layers": 2, "num_classes": 5, "decoder_channels": 16, "decoder_kernel": 11}
+        small = {
+            "hidden": 16,
+            "heads": 4,
+            "layers": 2,
+            "num_classes": 5,
+            "decoder_channels": 16,
+            "decoder_kernel": 11,
+        }
         return GHN(GHNConfig(**(small | fields))).eval()  # type: ignore[arg-type]
 
     return make

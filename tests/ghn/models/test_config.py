@@ -10,7 +10,8 @@ from ghn.models import GHN, VARIANTS, GHNConfig
 PUBLISHED = {  # millions, paper tables 2, 5 and 11
     "ghn3-t": 6.91, "ghn3-s": 35.81, "ghn3-l": 214.7, "ghn3-xl": 654.37, "ghn2": 2.32,
     "ghn3-t-no-backward": 6.90, "ghn3-t-no-edges": 6.88, "ghn3-t-mlp": 6.74,
-    "ghn3-32": 2.37, "ghn3-t-no-centrality": 6.89, "ghn3-t-no-input-distance": 6.84, "ghn3-t-no-structure": 6.80,
+    "ghn3-32": 2.37, "ghn3-t-no-centrality": 6.89, "ghn3-t-no-input-distance": 6.84,
+    "ghn3-t-no-structure": 6.80,
     "ghn2-128": 34.73, "ghn3-t-wide-decoder": 38.86,
 }  # fmt: skip
 EXACT = {  # of the reference implementation
@@ -20,7 +21,10 @@ EXACT = {  # of the reference implementation
 
 
 def count(name: str, num_classes: int = 1000) -> int:
-    return sum(parameter.numel() for parameter in GHN.empty(GHNConfig.variant(name, num_classes)).parameters())
+    return sum(
+        parameter.numel()
+        for parameter in GHN.empty(GHNConfig.variant(name, num_classes)).parameters()
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -35,7 +39,11 @@ def test_exact_parameter_counts(name: str) -> None:
 
 
 def test_counts_for_ten_classes() -> None:
-    assert [count(name, 10) for name in ("ghn2", "ghn1", "mlp")] == [1_620_764, 1_620_668, 1_614_332]
+    assert [count(name, 10) for name in ("ghn2", "ghn1", "mlp")] == [
+        1_620_764,
+        1_620_668,
+        1_614_332,
+    ]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,4 +1,6 @@
-"""Slices of the decoder are the decoder: everything decoded in full, then cut and tiled, gives the same."""
+"""Slices of the decoder are the decoder: everything decoded in full, then cut and tiled, gives the
+same.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.graph import Graph, GraphBatch, Primitive
+from ghn.graph import Graph, Primitive
 from ghn.models import GHN
-from ghn.models.buckets import buckets
-from ghn.models.plan import class_head, plan
-from ghn.models.sliced import leading, sliced_linear
+from ghn.models.batch import GraphBatch
+from ghn.models.decoding.buckets import buckets
+from ghn.models.decoding.plan import class_head, plan
+from ghn.models.decoding.sliced import leading, sliced_linear
 
 
-def decode_in_full(ghn: GHN, h_D: Tensor, shape: tuple[int, ...], primitive: int, head: bool) -> list[Tensor]:
+def decode_in_full(
+    ghn: GHN, h_D: Tensor, shape: tuple[int, ...], primitive: int, head: bool
+) -> list[Tensor]:
     """The parameter of a node (weight and bias for norms), decoded without any short cut."""
     config, t, v = ghn.config, ghn.tensors, ghn.vectors
     s, m = config.decoder_kernel, config.decoder_channels
@@ -39,7 +44,11 @@ def decode_in_full(ghn: GHN, h_D: Tensor, shape: tuple[int, ...], primitive: int
         if not config.normalize:
             return outputs
         squashed = [torch.tanh(0.2 * outputs[-1])]
-        return squashed if primitive == Primitive.bias else [2 * torch.sigmoid(outputs[0] / 2), *squashed]
+        return (
+            squashed
+            if primitive == Primitive.bias
+            else [2 * torch.sigmoid(outputs[0] / 2), *squashed]
+        )
 
     grid = F.relu(t.spatial(h_D)).view(-1, s, s).permute(1, 2, 0)
     block = t.block(F.relu(t.hidden(grid))).view(s, s, m, m).permute(2, 3, 0, 1)
@@ -76,7 +85,9 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("fields", VARIANTS)
-def test_slices_equal_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict) -> None:
+def test_slices_equal_the_whole(
+    graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict
+) -> None:
     ghn = make_ghn(**fields).double()
     batch = GraphBatch.from_graphs(graphs)
     prediction = ghn.decode(batch)
@@ -89,7 +100,9 @@ def test_slices_equal_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN
                 continue
             shape = graph.param_shape(node)
             h_D = prediction.embeddings_BND[b, node]
-            expected = decode_in_full(ghn, h_D, shape, graph.primitive[node], node in class_head(graph))
+            expected = decode_in_full(
+                ghn, h_D, shape, graph.primitive[node], node in class_head(graph)
+            )
             torch.testing.assert_close(parameters[name], expected[0])
             checked += 1
             if len(expected) > 1:
@@ -100,7 +113,11 @@ def test_slices_equal_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN
 
 
 def test_a_batch_equals_its_networks(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
-    for fields in ({}, {"message_passing": "gated", "window": "corner"}, {"message_passing": "mlp"}):
+    for fields in (
+        {},
+        {"message_passing": "gated", "window": "corner"},
+        {"message_passing": "mlp"},
+    ):
         ghn = make_ghn(**fields)
         together = ghn.predict_parameters(GraphBatch.from_graphs(graphs))
         for graph, parameters in zip(graphs, together, strict=True):
@@ -121,15 +138,19 @@ def test_writing_equals_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By input or output channels, all at once, some or one output channel at a time."""
-    monkeypatch.setattr("ghn.models.stream._NARROW", narrow)
-    monkeypatch.setattr("ghn.models.stream.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("ghn.models.decoding.stream._NARROW", narrow)
+    monkeypatch.setattr("ghn.models.decoding.stream.CHUNK_BYTES", chunk)
     ghn = make_ghn(**fields)
     expected = ghn.predict_parameters(GraphBatch.from_graphs(graphs))
-    targets = [{name: torch.zeros_like(p) for name, p in parameters.items()} for parameters in expected]
+    targets = [
+        {name: torch.zeros_like(p) for name, p in parameters.items()} for parameters in expected
+    ]
     ghn.write(graphs, lambda graph, name: targets[graph][name])
     for target, parameters in zip(targets, expected, strict=True):
         for name in parameters:
-            torch.testing.assert_close(target[name], parameters[name].detach(), atol=1e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(
+                target[name], parameters[name].detach(), atol=1e-5, rtol=1e-4, msg=name
+            )
 
 
 def test_gradient_of_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
@@ -162,7 +183,9 @@ def test_gradient_of_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN]
 
 
 @pytest.mark.parametrize("kind", ["norm", "square"])
-def test_penalty_is_the_sum_over_tensors(graphs: list[Graph], make_ghn: Callable[..., GHN], kind: str) -> None:
+def test_penalty_is_the_sum_over_tensors(
+    graphs: list[Graph], make_ghn: Callable[..., GHN], kind: str
+) -> None:
     prediction = make_ghn().decode(GraphBatch.from_graphs(graphs))
     penalty = prediction.penalty(kind)  # type: ignore[arg-type]
     for b, parameters in enumerate(prediction.parameters):
@@ -197,8 +220,12 @@ def test_plan_groups_by_kind_and_shape(graphs: list[Graph], make_ghn: Callable[.
     groups = [*planned.tensors, *planned.vectors]
     keys = [(group.kind, group.shape) for group in groups]
     assert len(set(keys)) == len(keys)
-    members = sorted((g, name) for group in groups for g, name in zip(group.graphs, group.names, strict=True))
-    assert members == sorted((b, name) for b, graph in enumerate(graphs) for name in graph.param if name)
+    members = sorted(
+        (g, name) for group in groups for g, name in zip(group.graphs, group.names, strict=True)
+    )
+    assert members == sorted(
+        (b, name) for b, graph in enumerate(graphs) for name in graph.param if name
+    )
     for copied in (False, True):
         decoded = buckets(planned.tensors, config, copied=copied)
         assert {group for bucket in decoded for group in bucket.groups} == set(planned.tensors)
@@ -220,7 +247,9 @@ def test_heads_can_be_left_out(graphs: list[Graph], make_ghn: Callable[..., GHN]
 def test_unknown_shapes_are_skipped_with_a_reason(make_ghn: Callable[..., GHN]) -> None:
     primitive = np.array([Primitive.input, Primitive.conv, Primitive.bn, Primitive.bias], np.uint8)
     shape = np.array([[0] * 4, [5, 0, 0, 0], [2, 3, 0, 0], [4, 1, 0, 0]], np.int32)
-    graph = Graph(primitive, np.array([[0, 1], [1, 2], [2, 3]], np.int32), shape, ["", "a", "b", "c"])
+    graph = Graph(
+        primitive, np.array([[0, 1], [1, 2], [2, 3]], np.int32), shape, ["", "a", "b", "c"]
+    )
     prediction = make_ghn().decode(GraphBatch.from_graphs([graph]))
     assert prediction.parameters == [{}]
     assert {s.name: s.reason for s in prediction.skipped} == {

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghn.graph import Graph, GraphBatch, Primitive
+from ghn.graph import Graph, Primitive
 from ghn.models import GHNConfig
+from ghn.models.batch import GraphBatch
 from ghn.models.embedding import NodeEmbedding, channel_steps, kernel_steps, nearest_index, sizes
 
 MODULE = NodeEmbedding(GHNConfig())
@@ -47,7 +48,18 @@ def test_ties_go_to_the_lower_step_and_two_counts_as_three() -> None:
 
 
 def test_shapes_have_four_sizes() -> None:
-    shape = torch.tensor([[[64, 3, 7, 7], [10, 64, 0, 0], [64, 0, 0, 0], [0, 0, 0, 0], [1, 197, 768, 0], [6, 4, 3, 0]]])
+    shape = torch.tensor(
+        [
+            [
+                [64, 3, 7, 7],
+                [10, 64, 0, 0],
+                [64, 0, 0, 0],
+                [0, 0, 0, 0],
+                [1, 197, 768, 0],
+                [6, 4, 3, 0],
+            ]
+        ]
+    )
     primitive = torch.tensor([[4, 4, 11, Primitive.sum, Primitive.pos_enc, 4]])
     assert sizes(shape, primitive)[0].tolist() == [
         [64, 3, 7, 7],
@@ -70,6 +82,8 @@ def test_degrees_and_distances_enter() -> None:
     assert module.in_degree is not None
     assert module.out_degree is not None
     assert module.input_distance is not None
-    for node, (degree_in, degree_out, distance) in enumerate([(0, 2, 0), (1, 1, 1), (1, 1, 1), (2, 0, 2)]):
+    for node, (degree_in, degree_out, distance) in enumerate(
+        [(0, 2, 0), (1, 1, 1), (1, 1, 1), (2, 0, 2)]
+    ):
         expected = module.in_degree.weight[degree_in] + module.out_degree.weight[degree_out]
         torch.testing.assert_close(added[node], expected + module.input_distance.weight[distance])

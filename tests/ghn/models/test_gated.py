@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghn.graph import Graph, GraphBatch
+from ghn.graph import Graph
 from ghn.models import GHNConfig
-from ghn.models.gated import GatedGNN, depth
+from ghn.models.batch import GraphBatch
+from ghn.models.message_passing.gated import GatedGNN, depth
 
 
 def node_by_node(gnn: GatedGNN, h_ND: Tensor, graph: Graph) -> Tensor:
@@ -32,7 +33,9 @@ def node_by_node(gnn: GatedGNN, h_ND: Tensor, graph: Graph) -> Tensor:
 @pytest.mark.parametrize("virtual_edges", [True, False])
 def test_levels_equal_nodes(graphs: list[Graph], virtual_edges: bool) -> None:
     torch.manual_seed(0)
-    config = GHNConfig(message_passing="gated", hidden=8, virtual_edges=virtual_edges, edge_embedding="none")
+    config = GHNConfig(
+        message_passing="gated", hidden=8, virtual_edges=virtual_edges, edge_embedding="none"
+    )
     gnn = GatedGNN(config).double()
     batch = GraphBatch.from_graphs(graphs)
     h_BND = torch.randn(*batch.primitive_BN.shape, 8, dtype=torch.float64, requires_grad=True)
@@ -44,7 +47,9 @@ def test_levels_equal_nodes(graphs: list[Graph], virtual_edges: bool) -> None:
     (gradient,) = torch.autograd.grad((result * seed).sum(), h_BND)
     last = len(graphs) - 1
     n = graphs[last].n_nodes
-    (expected,) = torch.autograd.grad((node_by_node(gnn, h_BND[last, :n], graphs[last]) * seed[last, :n]).sum(), h_BND)
+    (expected,) = torch.autograd.grad(
+        (node_by_node(gnn, h_BND[last, :n], graphs[last]) * seed[last, :n]).sum(), h_BND
+    )
     torch.testing.assert_close(gradient[last, :n], expected[last, :n])
 
 

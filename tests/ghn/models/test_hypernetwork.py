@@ -12,7 +12,12 @@ from torch import nn
 
 from ghn import GHN, GHNConfig, Graph, GraphBatch, Primitive
 
-KINDS = [{}, {"message_passing": "gated", "window": "corner"}, {"message_passing": "mlp"}, {"edge_embedding": "none"}]
+KINDS = [
+    {},
+    {"message_passing": "gated", "window": "corner"},
+    {"message_passing": "mlp"},
+    {"edge_embedding": "none"},
+]
 
 
 @pytest.mark.parametrize("fields", KINDS)
@@ -33,7 +38,9 @@ def test_autocast_rounds_embeddings_but_not_decoders(
 
 
 @pytest.mark.parametrize("fields", KINDS)
-def test_every_parameter_gets_a_gradient(graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict) -> None:
+def test_every_parameter_gets_a_gradient(
+    graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict
+) -> None:
     ghn = make_ghn(**fields)
     ghn.decode(GraphBatch.from_graphs(graphs)).penalty().sum().backward()
     without = {name for name, p in ghn.named_parameters() if p.grad is None}
@@ -43,13 +50,21 @@ def test_every_parameter_gets_a_gradient(graphs: list[Graph], make_ghn: Callable
 def test_pickled_copies_predict_the_same(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
     ghn = make_ghn()
     batch = GraphBatch.from_graphs(graphs)
-    expected, copied = ghn.predict_parameters(batch), pickle.loads(pickle.dumps(ghn)).predict_parameters(batch)
+    expected, copied = (
+        ghn.predict_parameters(batch),
+        pickle.loads(pickle.dumps(ghn)).predict_parameters(batch),
+    )
     for a, b in zip(expected, copied, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_network_without_parameters(make_ghn: Callable[..., GHN]) -> None:
-    graph = Graph(np.array([Primitive.input], np.uint8), np.zeros((0, 2), np.int32), np.zeros((1, 4), np.int32), [""])
+    graph = Graph(
+        np.array([Primitive.input], np.uint8),
+        np.zeros((0, 2), np.int32),
+        np.zeros((1, 4), np.int32),
+        [""],
+    )
     for fields in KINDS:
         prediction = make_ghn(**fields).decode(GraphBatch.from_graphs([graph]))
         assert prediction.parameters == [{}]
@@ -62,7 +77,9 @@ def test_initialisation_of_ghn3() -> None:
     """Embeddings of norm about 1, small last layers, an edge embedding of sinusoids."""
     torch.manual_seed(0)
     ghn = GHN(GHNConfig(num_classes=10, decoder_kernel=11))
-    assert float(ghn.embedding.primitive.weight.norm(dim=1).mean().detach()) == pytest.approx(1, abs=0.1)
+    assert float(ghn.embedding.primitive.weight.norm(dim=1).mean().detach()) == pytest.approx(
+        1, abs=0.1
+    )
     assert ghn.tensors.block.weight.abs().max() < 1 / 5 / 512**0.5 + 1e-6
     for layer in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
         assert (layer.bias == 0).all()

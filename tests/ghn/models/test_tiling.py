@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghn.models.tiling import repeats_evenly, tile, write_tiled
+from ghn.models.decoding.tiling import repeats_evenly, tile, write_tiled
 
 sizes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 13)), min_size=1, max_size=4)
 
@@ -20,7 +20,9 @@ def naive(block: np.ndarray, shape: list[int]) -> np.ndarray:
 @given(sizes)
 def test_tile_equals_indexing_modulo_the_block(pairs: list[tuple[int, int]]) -> None:
     shape = [target for _, target in pairs]
-    block = torch.randn(2, *(min(size, target) for size, target in pairs), dtype=torch.float64, requires_grad=True)
+    block = torch.randn(
+        2, *(min(size, target) for size, target in pairs), dtype=torch.float64, requires_grad=True
+    )
     tiled = tile(block, shape)
     expected = np.stack([naive(b, shape) for b in block.detach().numpy()])
     np.testing.assert_array_equal(tiled.detach().numpy(), expected)
@@ -34,7 +36,11 @@ def test_tile_equals_indexing_modulo_the_block(pairs: list[tuple[int, int]]) -> 
 def test_write_tiled_equals_tile(pairs: list[tuple[int, int]], transposed: bool) -> None:
     shape = [target for _, target in pairs]
     block = torch.randn([min(size, target) for size, target in pairs])
-    target = torch.full(shape[::-1], torch.nan).permute(*range(len(shape) - 1, -1, -1)) if transposed else None
+    target = (
+        torch.full(shape[::-1], torch.nan).permute(*range(len(shape) - 1, -1, -1))
+        if transposed
+        else None
+    )
     target = torch.full(shape, torch.nan) if target is None else target
     write_tiled(target, block)
     assert torch.equal(target, tile(block[None], shape)[0])

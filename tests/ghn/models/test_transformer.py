@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ghn.graph import GraphBatch
 from ghn.models import GHNConfig
-from ghn.models.lookup import look_up
-from ghn.models.transformer import EdgeTerm, Transformer
+from ghn.models.batch import GraphBatch
+from ghn.models.message_passing.lookup import look_up
+from ghn.models.message_passing.transformer import EdgeTerm, Transformer
 
 
 @pytest.mark.parametrize("edge_embedding", ["both", "forward"])

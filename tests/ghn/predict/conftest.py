@@ -11,5 +11,7 @@ from ghn import GHN, GHNConfig
 @pytest.fixture(scope="session")
 def hypernetwork() -> GHN:
     torch.manual_seed(0)
-    config = GHNConfig(hidden=16, heads=4, layers=2, num_classes=10, decoder_channels=16, decoder_kernel=11)
+    config = GHNConfig(
+        hidden=16, heads=4, layers=2, num_classes=10, decoder_channels=16, decoder_kernel=11
+    )
     return GHN(config).eval()

@@ -1,4 +1,6 @@
-"""Networks outside the paper: all of torchvision's classifiers, timm's families, modules as users write them."""
+"""Networks outside the paper: all of torchvision's classifiers, timm's families, modules as users
+write them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 
 from ghn import GHN, trace
 from ghn.architectures import available, build
-from ghn.models.plan import plan
+from ghn.models.decoding.plan import plan
 
 
 class Attention(nn.Module):
@@ -58,26 +60,64 @@ def images(size: int = 32) -> tuple[Tensor, ...]:
 
 
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
-    "mlp": (lambda: nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 4)), (torch.randn(2, 6),)),
+    "mlp": (
+        lambda: nn.Sequential(nn.Linear(6, 50), nn.ReLU(), nn.Linear(50, 4)),
+        (torch.randn(2, 6),),
+    ),
     "one layer": (lambda: nn.Linear(6, 4), (torch.randn(2, 6),)),
-    "no bias": (lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False)),
-                (torch.randn(2, 6),)),
-    "convolutions in 1d": (lambda: nn.Sequential(nn.Conv1d(2, 8, 5), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 30, 3)),
-                           (torch.randn(2, 2, 30),)),
-    "convolutions in 3d": (lambda: nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)),
-                           (torch.randn(2, 1, 8, 8, 8),)),
-    "transposed": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3)), images()),
-    "kernels larger than the grid": (lambda: nn.Sequential(nn.Conv2d(3, 8, 21), nn.ReLU(), nn.Conv2d(8, 4, (1, 12))),
-                                     images()),
-    "group and instance norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3),
-                                                      nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 2, 1)), images()),
-    "norm without bias": (lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8, bias=False), nn.Linear(8, 8),
-                                                nn.RMSNorm(8), nn.Linear(8, 2)), (torch.randn(2, 6),)),
-    "attention": (lambda: nn.Sequential(Attention(), nn.LayerNorm(16), nn.Linear(16, 3)), (torch.randn(2, 9, 16),)),
+    "no bias": (
+        lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False)),
+        (torch.randn(2, 6),),
+    ),
+    "convolutions in 1d": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 8, 5), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 30, 3)
+        ),
+        (torch.randn(2, 2, 30),),
+    ),
+    "convolutions in 3d": (
+        lambda: nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)),
+        (torch.randn(2, 1, 8, 8, 8),),
+    ),
+    "transposed": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3)),
+        images(),
+    ),
+    "kernels larger than the grid": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 21), nn.ReLU(), nn.Conv2d(8, 4, (1, 12))),
+        images(),
+    ),
+    "group and instance norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.GroupNorm(2, 8),
+            nn.Conv2d(8, 8, 3),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.Conv2d(8, 2, 1),
+        ),
+        images(),
+    ),
+    "norm without bias": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 8),
+            nn.LayerNorm(8, bias=False),
+            nn.Linear(8, 8),
+            nn.RMSNorm(8),
+            nn.Linear(8, 2),
+        ),
+        (torch.randn(2, 6),),
+    ),
+    "attention": (
+        lambda: nn.Sequential(Attention(), nn.LayerNorm(16), nn.Linear(16, 3)),
+        (torch.randn(2, 9, 16),),
+    ),
     "two inputs, two outputs": (TwoInputs, (torch.randn(2, 5), torch.randn(2, 7))),
     "nn.Transformer": (Text, (torch.randint(0, 50, (2, 6)), torch.randint(0, 50, (2, 5)))),
-    "encoder layer": (lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), (torch.randn(2, 5, 16),)),
-}  # fmt: skip
+    "encoder layer": (
+        lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
+        (torch.randn(2, 5, 16),),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -116,12 +156,22 @@ def test_what_is_kept(name: str, hypernetwork: GHN) -> None:
     assert {kept.name for kept in report.kept} == EXPECTED_KEPT.get(name, set())
 
 
-KNOWN_UNPREDICTED = ("class_token", "layer_scale", "relative_position_bias_table", "logit_scale", "pos_embedding")
+KNOWN_UNPREDICTED = (
+    "class_token",
+    "layer_scale",
+    "relative_position_bias_table",
+    "logit_scale",
+    "pos_embedding",
+)
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name not in ("resnet1000", "vit_1_2b")])
+@pytest.mark.parametrize(
+    "name", [name for name in available() if name not in ("resnet1000", "vit_1_2b")]
+)
 def test_torchvision_classifiers(name: str, hypernetwork: GHN) -> None:
-    """Every node has a decoder, and what has no node is of a few known kinds. Nothing is decoded: it takes minutes."""
+    """Every node has a decoder, and what has no node is of a few known kinds. Nothing is decoded:
+    it takes minutes.
+    """
     model = build(name, device="meta")
     graph = trace(model)
     shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
@@ -129,28 +179,79 @@ def test_torchvision_classifiers(name: str, hypernetwork: GHN) -> None:
     assert not planned.skipped
     groups = [*planned.tensors, *planned.vectors]
     decoded = {key for group in groups for key in group.names}
-    decoded |= {key.removesuffix("weight") + "bias" for group in planned.vectors for key in group.names}
+    decoded |= {
+        key.removesuffix("weight") + "bias" for group in planned.vectors for key in group.names
+    }
     for key in set(shapes) - decoded:
-        assert any(known in key for known in KNOWN_UNPREDICTED) or "cpb_mlp" in key or "relative_position" in key, key
+        assert (
+            any(known in key for known in KNOWN_UNPREDICTED)
+            or "cpb_mlp" in key
+            or "relative_position" in key
+        ), key
 
 
 TIMM = (
-    "bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny",
-    "coatnet_nano_rw_224", "convit_tiny", "convmixer_768_32", "convnextv2_atto", "crossvit_tiny_240",
-    "cspresnet50", "darknet53", "deit3_small_patch16_224", "densenet121", "dla34", "dm_nfnet_f0", "dpn68",
-    "edgenext_xx_small", "efficientformer_l1", "efficientnet_lite0", "efficientvit_b0", "fastvit_t8",
-    "ghostnet_100", "gmlp_s16_224", "hardcorenas_a", "hgnet_tiny", "hrnet_w18_small", "inception_v4", "lcnet_050",
-    "levit_128s", "maxvit_nano_rw_256", "mixer_s16_224", "mobileone_s0", "mobilevit_xxs",
-    "mobilenetv4_conv_small", "nest_tiny", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repvgg_a0",
-    "res2net50_26w_4s", "resmlp_12_224", "resnest14d", "rexnet_100", "sequencer2d_s", "swinv2_cr_tiny_ns_224",
-    "tf_mobilenetv3_small_minimal_100", "tnt_s_patch16_224", "twins_svt_small", "visformer_tiny", "vgg11",
-    "volo_d1_224", "wide_resnet50_2", "xcit_nano_12_p16_224",
-)  # fmt: skip
+    "bat_resnext26ts",
+    "beit_base_patch16_224",
+    "botnet26t_256",
+    "cait_xxs24_224",
+    "coat_tiny",
+    "coatnet_nano_rw_224",
+    "convit_tiny",
+    "convmixer_768_32",
+    "convnextv2_atto",
+    "crossvit_tiny_240",
+    "cspresnet50",
+    "darknet53",
+    "deit3_small_patch16_224",
+    "densenet121",
+    "dla34",
+    "dm_nfnet_f0",
+    "dpn68",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "efficientnet_lite0",
+    "efficientvit_b0",
+    "fastvit_t8",
+    "ghostnet_100",
+    "gmlp_s16_224",
+    "hardcorenas_a",
+    "hgnet_tiny",
+    "hrnet_w18_small",
+    "inception_v4",
+    "lcnet_050",
+    "levit_128s",
+    "maxvit_nano_rw_256",
+    "mixer_s16_224",
+    "mobileone_s0",
+    "mobilevit_xxs",
+    "mobilenetv4_conv_small",
+    "nest_tiny",
+    "poolformer_s12",
+    "pvt_v2_b0",
+    "regnetx_002",
+    "repvgg_a0",
+    "res2net50_26w_4s",
+    "resmlp_12_224",
+    "resnest14d",
+    "rexnet_100",
+    "sequencer2d_s",
+    "swinv2_cr_tiny_ns_224",
+    "tf_mobilenetv3_small_minimal_100",
+    "tnt_s_patch16_224",
+    "twins_svt_small",
+    "visformer_tiny",
+    "vgg11",
+    "volo_d1_224",
+    "wide_resnet50_2",
+    "xcit_nano_12_p16_224",
+)
 TIMM_FAST = ("convnextv2_atto", "efficientnet_lite0", "mixer_s16_224", "mobilevit_xxs", "repvgg_a0")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in TIMM_FAST else pytest.mark.slow) for name in TIMM]
+    "name",
+    [pytest.param(name, marks=() if name in TIMM_FAST else pytest.mark.slow) for name in TIMM],
 )
 def test_timm(name: str, hypernetwork: GHN) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
@@ -167,7 +268,11 @@ def test_timm(name: str, hypernetwork: GHN) -> None:
 
 def test_input_sizes(hypernetwork: GHN) -> None:
     """Parameters do not depend on the size of images where shapes do not."""
-    expected = hypernetwork.predict(torchvision.models.resnet18(), example_inputs=torch.randn(1, 3, 224, 224))
+    expected = hypernetwork.predict(
+        torchvision.models.resnet18(), example_inputs=torch.randn(1, 3, 224, 224)
+    )
     for size in (64, 97, 320):
-        state = hypernetwork.predict(torchvision.models.resnet18(), example_inputs=torch.randn(1, 3, size, size))
+        state = hypernetwork.predict(
+            torchvision.models.resnet18(), example_inputs=torch.randn(1, 3, size, size)
+        )
         assert all(torch.equal(expected[key], tensor) for key, tensor in state.items())

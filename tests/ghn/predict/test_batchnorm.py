@@ -12,11 +12,20 @@ from ghn.errors import ConfigError
 
 def model() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Dropout(0.5),
+        nn.Conv2d(4, 2, 1),
+        nn.BatchNorm2d(2),
+    )
 
 
 def batches(n: int) -> list[torch.Tensor]:
-    return [torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 3 + 1 for i in range(n)]
+    return [
+        torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * 3 + 1
+        for i in range(n)
+    ]
 
 
 def test_reestimated_statistics_are_averages_over_the_batches() -> None:
@@ -31,7 +40,8 @@ def test_reestimated_statistics_are_averages_over_the_batches() -> None:
     torch.testing.assert_close(net[1].running_var, variance)
     assert [m.training for m in net.modules()] == [False, False, True, False, False, False]
     assert net[1].momentum == 0.1
-    # Dropout was off: the statistics of what follows are those of evaluation mode with the batch's statistics.
+    # Dropout was off: the statistics of what follows are those of evaluation mode with the batch's
+    # statistics.
     torch.manual_seed(1)
     again = model().eval()
     reestimate_batch_norm(again, [(batch, torch.zeros(6)) for batch in batches(6)], n_batches=4)

@@ -1,4 +1,6 @@
-"""Prediction into networks as users have them: wrapped, frozen, half precision, in a training loop, several at once."""
+"""Prediction into networks as users have them: wrapped, frozen, half precision, in a training loop,
+several at once.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ from ghn.errors import ConfigError, InvalidGraphError
 
 
 class Small(nn.Module):
-    """A convolution, a residual block, a class head, a parameter that is no primitive and one that is not used."""
+    """A convolution, a residual block, a class head, a parameter that is no primitive and one that
+    is not used.
+    """
 
     def __init__(self, classes: int = 10, width: int = 24) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width)
-        self.block = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.block = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         self.scale = nn.Parameter(torch.full((width, 1, 1), 0.5))
         self.unused = nn.Linear(3, 3)
         self.head = nn.Linear(width, classes)
@@ -61,7 +67,9 @@ def test_in_place_and_reported(hypernetwork: GHN) -> None:
     assert report.n_predicted == report.n_parameters - sum(before[name].numel() for name in KEPT)
     assert not report.complete
     text = str(report)
-    assert text.startswith(f"Small: predicted {report.n_predicted:,} of {report.n_parameters:,} numbers")
+    assert text.startswith(
+        f"Small: predicted {report.n_predicted:,} of {report.n_parameters:,} numbers"
+    )
     assert "not a primitive (in a Small) (scale)" in text
     assert "(in a Linear) (unused.weight, unused.bias)" in text
 
@@ -146,7 +154,9 @@ def test_under_autocast(hypernetwork: GHN) -> None:
     expected, model = snapshot(hypernetwork(Small())), Small()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hypernetwork(model)
-    assert all(torch.equal(expected[name], p) for name, p in model.named_parameters() if name not in KEPT)
+    assert all(
+        torch.equal(expected[name], p) for name, p in model.named_parameters() if name not in KEPT
+    )
 
 
 def test_frozen_parameters(hypernetwork: GHN) -> None:
@@ -164,7 +174,9 @@ def test_frozen_parameters(hypernetwork: GHN) -> None:
     assert all(not torch.equal(model.get_parameter(name), before[name]) for name in frozen)
     assert not model.block[0].weight.requires_grad
     model.requires_grad_(False)
-    with pytest.raises(ConfigError, match='all parameters of this Small are frozen; pass frozen="predict"'):
+    with pytest.raises(
+        ConfigError, match='all parameters of this Small are frozen; pass frozen="predict"'
+    ):
         hypernetwork(model)
     with pytest.raises(ConfigError, match="frozen is 'yes'"):
         hypernetwork(model, frozen="yes")  # type: ignore[arg-type]
@@ -252,7 +264,9 @@ def test_data_parallel(hypernetwork: GHN) -> None:
     assert torch.equal(expected.stem.weight, model.stem.weight)
 
 
-def test_distributed_data_parallel(hypernetwork: GHN, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_distributed_data_parallel(
+    hypernetwork: GHN, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     store = dist.FileStore(str(tmp_path_factory.mktemp("ddp") / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -303,10 +317,13 @@ def test_shared_modules_and_tied_parameters(hypernetwork: GHN) -> None:
 def test_a_graph_of_another_model_is_refused(hypernetwork: GHN) -> None:
     graph = trace(Small())
     with pytest.raises(
-        InvalidGraphError, match=r"'stem\.weight' of shape \(8, 3, 3, 3\), the graph of \(24, 3, 3, 3\)"
+        InvalidGraphError,
+        match=r"'stem\.weight' of shape \(8, 3, 3, 3\), the graph of \(24, 3, 3, 3\)",
     ):
         hypernetwork(Small(width=8), graph)
-    with pytest.raises(InvalidGraphError, match=r"has no parameter 'stem\.weight'; leave the graph out"):
+    with pytest.raises(
+        InvalidGraphError, match=r"has no parameter 'stem\.weight'; leave the graph out"
+    ):
         hypernetwork(nn.Linear(3, 3), graph)
 
 
@@ -318,7 +335,7 @@ def test_a_given_graph_is_used(hypernetwork: GHN, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise AssertionError("must not trace")
 
-    monkeypatch.setattr(sys.modules["ghn.graph.trace"], "trace", fail)
+    monkeypatch.setattr(sys.modules["ghn.tracing.run"], "trace", fail)
     hypernetwork(model, graph)
     assert torch.equal(model.stem.weight, traced.stem.weight)
 
@@ -326,5 +343,7 @@ def test_a_given_graph_is_used(hypernetwork: GHN, monkeypatch: pytest.MonkeyPatc
 def test_lazy_modules_are_refused(hypernetwork: GHN) -> None:
     model = nn.Sequential(nn.LazyLinear(4))
     graph = trace(nn.Sequential(nn.Linear(3, 4)))
-    with pytest.raises(ConfigError, match=r"Sequential\.0\.weight has no shape yet; run the network once first"):
+    with pytest.raises(
+        ConfigError, match=r"Sequential\.0\.weight has no shape yet; run the network once first"
+    ):
         hypernetwork(model, graph)

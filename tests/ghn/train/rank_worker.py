@@ -19,7 +19,9 @@ def main(output: Path, poisoned: bool) -> None:
     torch.set_num_threads(1)
     images = load("digits", cache=None)
     m = 4
-    config = TrainConfig(steps=4, meta_batch_size=m, batch_size=16, warmup_steps=1, lr=1e-3, gamma=1e-3)
+    config = TrainConfig(
+        steps=4, meta_batch_size=m, batch_size=16, warmup_steps=1, lr=1e-3, gamma=1e-3
+    )
     with ranks("cpu") as group:
         own = meta_batches(m, group.rank, group.world)
         ghn = make_ghn(seed=group.rank)  # training starts from rank 0's weights
@@ -44,7 +46,9 @@ def main(output: Path, poisoned: bool) -> None:
 
         result = train(config, ghn, batches, images, output / f"run-{group.world}", ranks=group)
         torch.save(ghn.state_dict(), output / f"weights-{group.world}-{group.rank}.pt")
-        (output / f"result-{group.world}-{group.rank}.json").write_text(json.dumps({"skipped": result.skipped}))
+        (output / f"result-{group.world}-{group.rank}.json").write_text(
+            json.dumps({"skipped": result.skipped})
+        )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,17 @@ WORKER = Path(__file__).with_name("kill_worker.py")
 
 
 def _losses(directory: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()
+    ]
 
 
 def _start(directory: Path) -> subprocess.Popen[bytes]:
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[3]), "PATH": "/usr/bin:/bin"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(WORKER.parents[3]),
+        "PATH": "/usr/bin:/bin",
+    }
     return subprocess.Popen([sys.executable, str(WORKER), str(directory)], env=environment)
 
 

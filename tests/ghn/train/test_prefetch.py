@@ -38,4 +38,8 @@ def test_closing_stops_an_endless_source_and_closes_it() -> None:
     assert next(data) == 0
     data.close()
     assert closed.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch" and thread.is_alive()]
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "prefetch" and thread.is_alive()
+    ]

@@ -12,10 +12,16 @@ ROOT = WORKER.parents[3]
 
 
 def _run(world: int, output: Path, kind: str) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        if world > 1
+        else []
+    )
     command = [sys.executable, *torchrun, str(WORKER), str(output), kind]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -39,13 +45,19 @@ def test_two_ranks_end_with_the_weights_of_one_process(output: Path) -> None:
     one = torch.load(output / "weights-1-0.pt", weights_only=True)
     two = [torch.load(output / f"weights-2-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(two[0][name], two[1][name]) for name in one)
-    # AdamW divides by the gradient's own size, so where it is all rounding the weights may move differently.
-    distance = sum(float((two[0][name] - weight).norm() ** 2) for name, weight in one.items()) ** 0.5
+    # AdamW divides by the gradient's own size, so where it is all rounding the weights may move
+    # differently.
+    distance = (
+        sum(float((two[0][name] - weight).norm() ** 2) for name, weight in one.items()) ** 0.5
+    )
     initial = make_ghn(seed=0).state_dict()
     moved = sum(float((initial[name] - weight).norm() ** 2) for name, weight in one.items()) ** 0.5
     assert distance < 0.01 * moved
     losses = [
-        [json.loads(line)["loss"] for line in (output / f"run-{world}" / "steps.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (output / f"run-{world}" / "steps.jsonl").read_text().splitlines()
+        ]
         for world in (1, 2)
     ]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
@@ -53,8 +65,12 @@ def test_two_ranks_end_with_the_weights_of_one_process(output: Path) -> None:
 
 def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
     _run(2, tmp_path, "poisoned")
-    assert [json.loads((tmp_path / f"result-2-{rank}.json").read_text())["skipped"] for rank in (0, 1)] == [2, 2]
+    assert [
+        json.loads((tmp_path / f"result-2-{rank}.json").read_text())["skipped"] for rank in (0, 1)
+    ] == [2, 2]
     weights = [torch.load(tmp_path / f"weights-2-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    rows = [json.loads(line) for line in (tmp_path / "run-2" / "steps.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "run-2" / "steps.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in rows if row["skipped"]] == [3, 4]

@@ -15,12 +15,21 @@ from ghn.train import Callback, DivergedError, StepRecord, TrainConfig, train
 from ghn.train.callbacks import DivergenceWatch
 
 CONFIG = TrainConfig(
-    steps=12, meta_batch_size=2, batch_size=16, warmup_steps=3, lr=1e-3, checkpoint_every=4, log_every=4, max_skipped=2
+    steps=12,
+    meta_batch_size=2,
+    batch_size=16,
+    warmup_steps=3,
+    lr=1e-3,
+    checkpoint_every=4,
+    log_every=4,
+    max_skipped=2,
 )
 
 
 def _losses(directory: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()
+    ]
 
 
 class _Record(Callback):
@@ -46,9 +55,13 @@ class _Record(Callback):
         return [value for name, value in self.events if name == kind]
 
 
-def test_training_learns_and_leaves_a_loadable_hypernetwork(digits: ImageTensors, tmp_path: Path) -> None:
+def test_training_learns_and_leaves_a_loadable_hypernetwork(
+    digits: ImageTensors, tmp_path: Path
+) -> None:
     watcher = _Record()
-    config = CONFIG.model_copy(update={"steps": 60, "lr": 3e-3, "warmup_steps": 5, "checkpoint_every": 25})
+    config = CONFIG.model_copy(
+        update={"steps": 60, "lr": 3e-3, "warmup_steps": 5, "checkpoint_every": 25}
+    )
     ghn = make_ghn()
     result = train(config, ghn, meta_batches(2), digits, tmp_path, callbacks=[watcher])
     losses = _losses(tmp_path)
@@ -62,7 +75,9 @@ def test_training_learns_and_leaves_a_loadable_hypernetwork(digits: ImageTensors
     assert all(report.images_per_second > 0 and 0 <= report.waited < 1 for report in reports)
     assert watcher.of("checkpoint") == [f"step-{n:08}.safetensors" for n in (25, 50, 60)]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert kept == sorted(f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "state"))
+    assert kept == sorted(
+        f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "state")
+    )
     assert watcher.events[-1] == ("close", None)
 
 
@@ -132,7 +147,9 @@ def test_a_damaged_checkpoint_is_passed_over(digits: ImageTensors, tmp_path: Pat
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(digits: ImageTensors, tmp_path: Path) -> None:
+def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(
+    digits: ImageTensors, tmp_path: Path
+) -> None:
     bad = {3, 5, 6}
 
     def poison(step: int) -> Iterator[Batch]:
@@ -156,7 +173,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(digits: Image
         train(CONFIG, make_ghn(), poison, digits, tmp_path / "b")
 
 
-def test_steps_that_do_not_fit_into_memory_are_skipped(digits: ImageTensors, tmp_path: Path) -> None:
+def test_steps_that_do_not_fit_into_memory_are_skipped(
+    digits: ImageTensors, tmp_path: Path
+) -> None:
     def greedy(step: int) -> Iterator[Batch]:
         def forward(images: torch.Tensor) -> torch.Tensor:
             return torch.empty(2**58, dtype=torch.uint8)
@@ -197,7 +216,11 @@ def test_evaluation_keeps_the_best(digits: ImageTensors, tmp_path: Path) -> None
     result = train(config, make_ghn(), meta_batches(2), digits, tmp_path, evaluate=evaluate)
     assert seen == [False] * 3
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert curve == [{"step": 4, "accuracy": 0.3}, {"step": 8, "accuracy": 0.5}, {"step": 12, "accuracy": 0.4}]
+    assert curve == [
+        {"step": 4, "accuracy": 0.3},
+        {"step": 8, "accuracy": 0.5},
+        {"step": 12, "accuracy": 0.4},
+    ]
     assert result.metrics == {"accuracy": 0.4}
     assert result.best is not None
     best, last = from_pretrained(result.best), from_pretrained(result.weights)
@@ -207,10 +230,25 @@ def test_evaluation_keeps_the_best(digits: ImageTensors, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        {"message_passing": "gated", "centrality": False, "input_distance": False, "edge_embedding": "none"},
-        {"message_passing": "mlp", "centrality": False, "input_distance": False, "edge_embedding": "none"},
+        {
+            "message_passing": "gated",
+            "centrality": False,
+            "input_distance": False,
+            "edge_embedding": "none",
+        },
+        {
+            "message_passing": "mlp",
+            "centrality": False,
+            "input_distance": False,
+            "edge_embedding": "none",
+        },
         {"edge_embedding": "none", "centrality": False, "input_distance": False},
-        {"normalize": False, "layer_norm": False, "virtual_edges": False, "message_passing": "gated"},
+        {
+            "normalize": False,
+            "layer_norm": False,
+            "virtual_edges": False,
+            "message_passing": "gated",
+        },
     ],
     ids=["ghn2", "mlp", "no structure", "ghn1"],
 )

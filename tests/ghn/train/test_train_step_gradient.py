@@ -24,17 +24,23 @@ def _gradients(ghn: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_gradient_is_that_of_the_whole_loss_in_one_backward(penalty: str) -> None:
     ghn, batch = make_ghn(), make_batch([1, 2])  # no dropout in these two
     images, labels = _data()
-    config = TrainConfig(meta_batch_size=2, batch_size=8, gamma=1e-3, penalty=penalty, label_smoothing=0.1)
+    config = TrainConfig(
+        meta_batch_size=2, batch_size=8, gamma=1e-3, penalty=penalty, label_smoothing=0.1
+    )
     losses, pending = meta_batch_losses(ghn, batch, images, labels, config)
     pending.run()
     found = _gradients(ghn)
     ghn.zero_grad()
     total = torch.zeros(())
-    for network, parameters in zip(batch.networks, ghn.predict_parameters(batch.graphs), strict=True):
+    for network, parameters in zip(
+        batch.networks, ghn.predict_parameters(batch.graphs), strict=True
+    ):
         logits = functional_call(network, parameters, (images,))
         norms = [parameter.norm() for parameter in parameters.values()]
         regulariser = sum(norm if penalty == "norm" else norm**2 for norm in norms)
-        total = total + (cross_entropy(logits, labels, label_smoothing=0.1) + 1e-3 * regulariser) / 2
+        total = (
+            total + (cross_entropy(logits, labels, label_smoothing=0.1) + 1e-3 * regulariser) / 2
+        )
     total.backward()
     expected = _gradients(ghn)
     assert found.keys() == expected.keys()
@@ -47,7 +53,9 @@ def test_every_parameter_of_the_hypernetwork_gets_a_gradient() -> None:
     ghn, batch = make_ghn(), make_batch([0, 1, 2])
     _, pending = meta_batch_losses(ghn, batch, *_data(), TrainConfig())
     pending.run()
-    assert not [name for name, p in ghn.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not [
+        name for name, p in ghn.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
 
 
 def test_dropout_depends_on_seed_and_step_alone() -> None:
@@ -77,13 +85,17 @@ def test_loss_scale_multiplies_gradients_only() -> None:
 
 def test_network_clip_bounds_what_each_network_sends() -> None:
     ghn, batch = make_ghn(), make_batch([1, 2])
-    _, pending = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01))
+    _, pending = meta_batch_losses(
+        ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01)
+    )
     sizes = [len(parameters) for parameters in ghn.predict_parameters(batch.graphs)]
     for own in (pending.gradients[1 : 1 + sizes[0]], pending.gradients[1 + sizes[0] :]):
         norm = torch.stack([gradient.norm() for gradient in own]).norm()
         assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks
     free = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2))[1]
-    loose = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6))[1]
+    loose = meta_batch_losses(
+        ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6)
+    )[1]
     assert all(torch.equal(a, b) for a, b in zip(free.gradients, loose.gradients, strict=True))
 
 

@@ -11,27 +11,30 @@ import torch
 from torch import nn
 
 from datasets.deepnets import Architecture, Network, build_graph
-from ghn.graph import GraphBatch
 from ghn.models import GHN, GHNConfig
+from ghn.models.batch import GraphBatch
 
 _COMMON = {"stem_pool": False, "n_cells": 4, "ks": 3, "fc_dim": 64}
 ARCHITECTURES = [
     {
-        **_COMMON, "stem_type": 0, "norm": "bnorm", "preproc": True, "glob_avg": True, "C_mult": 1, "fc_layers": 2,
+        **_COMMON, "stem_type": 0, "norm": "bnorm", "preproc": True, "glob_avg": True, "C_mult": 1,
+        "fc_layers": 2,
         "genotype": {
             "normal": [["conv_3x3", 0], ["sep_conv_3x3", 1]], "normal_concat": [2],
             "reduce": [["max_pool_3x3", 0], ["skip_connect", 1]], "reduce_concat": [2],
         },
     },
     {
-        **_COMMON, "stem_type": 1, "norm": "bnorm", "preproc": True, "glob_avg": True, "C_mult": 2, "fc_layers": 1,
+        **_COMMON, "stem_type": 1, "norm": "bnorm", "preproc": True, "glob_avg": True, "C_mult": 2,
+        "fc_layers": 1,
         "genotype": {
             "normal": [["conv_1x1", 0], ["cse", 1]], "normal_concat": [2],
             "reduce": [["conv_3x3", 0], ["dil_conv_3x3", 1]], "reduce_concat": [2],
         },
     },
     {
-        **_COMMON, "stem_type": 0, "norm": "bnorm", "preproc": False, "glob_avg": True, "C_mult": 1, "fc_layers": 1,
+        **_COMMON, "stem_type": 0, "norm": "bnorm", "preproc": False, "glob_avg": True, "C_mult": 1,
+        "fc_layers": 1,
         "genotype": {
             "normal": [["msa", 0], ["conv_1x1", 1]], "normal_concat": [2],
             "reduce": [["conv_1x1", 0], ["skip_connect", 1]], "reduce_concat": [2],
@@ -72,5 +75,12 @@ def meta_batches(m: int, rank: int = 0, world: int = 1) -> Callable[[int], Itera
 
 def make_ghn(seed: int = 0, **changes: object) -> GHN:
     torch.manual_seed(seed)
-    fields = {"hidden": 16, "layers": 2, "heads": 2, "num_classes": 10, "decoder_channels": 16, "decoder_kernel": 11}
+    fields = {
+        "hidden": 16,
+        "layers": 2,
+        "heads": 2,
+        "num_classes": 10,
+        "decoder_channels": 16,
+        "decoder_kernel": 11,
+    }
     return GHN(GHNConfig(**(fields | changes)))

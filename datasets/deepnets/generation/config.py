@@ -1,0 +1,59 @@
+"""Section `generate` of params.yaml: which splits are drawn, by which rules."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from datasets.deepnets.space.rules import PUBLISHED, SplitRules
+
+
+class GenerateConfig(BaseModel):
+    """Section `generate` of params.yaml.
+
+    Attributes:
+        shard_size: architectures per shard: what a worker makes at a time and at most loses when it
+            is killed.
+        splits: what differs from the published rules by split (`rules.SplitRules`); other names
+            define new splits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shard_size: int = Field(
+        default=5000, ge=1, le=100_000, description="architectures a worker makes at a time"
+    )
+    splits: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="per split what differs from its published rules; new names are new splits",
+    )
+
+    @field_validator("splits")
+    @classmethod
+    def _check(cls, splits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, fields in splits.items():
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(
+                    f"{name!r} cannot be the name of a split: letters, digits, - and _ only"
+                )
+            _merged(name, fields)
+        return splits
+
+    def rules(self) -> dict[str, SplitRules]:
+        """The rules of all splits, published and user-defined."""
+        return {
+            **PUBLISHED,
+            **{name: _merged(name, fields) for name, fields in self.splits.items()},
+        }
+
+
+def _merged(name: str, fields: dict[str, Any]) -> SplitRules:
+    base = PUBLISHED[name].model_dump() if name in PUBLISHED else {"seed": _seed_of(name)}
+    return SplitRules.model_validate({**base, **fields})
+
+
+def _seed_of(name: str) -> int:
+    """A stream of its own for a user-defined split."""
+    return 1000 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

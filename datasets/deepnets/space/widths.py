@@ -1,0 +1,46 @@
+"""How wide networks are in training: fields of `train.networks` in params.yaml."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class MetaBatchConfig(BaseModel):
+    """How networks are sized in training.
+
+    Attributes:
+        channels: least and most width C, in steps of 16.
+        fc_dim: least and most width of the classifier's hidden layers, in steps of 64.
+        wider_nets: the rule of GHN-3, which narrows fewer networks than that of GHN-2 and, on large
+            images, sometimes takes a stem of stride 2 instead of 4.
+        max_nodes: most nodes in a meta-batch of up to 8 architectures, proportionally more in a
+            larger one; no bound for single architectures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: tuple[int, int] = Field(
+        default=(32, 128), description="least and most width C, in steps of 16"
+    )
+    fc_dim: tuple[int, int] = Field(
+        default=(64, 512), description="least and most hidden width, in steps of 64"
+    )
+    wider_nets: bool = Field(
+        default=True, description="the wider networks of GHN-3 (false: GHN-2's rule)"
+    )
+    max_nodes: int = Field(
+        default=2200, gt=0, description="nodes per 8 architectures of a meta-batch"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MetaBatchConfig:
+        low, high = self.channels
+        if low <= 0 or low % 8 or high < low:
+            raise ValueError(
+                f"channels must be an increasing pair, the first a multiple of 8, is {[low, high]}"
+            )
+        if not 0 < self.fc_dim[0] <= self.fc_dim[1]:
+            raise ValueError(
+                f"fc_dim must be an increasing pair of positive numbers, is {list(self.fc_dim)}"
+            )
+        return self

@@ -1,0 +1,258 @@
+"""`ghn graph`: graphs as JSON, as text and as pictures, and the published format of DeepNets-1M.
+
+`flows.commands.stages` adds these commands to `ghn`; heavy imports are inside.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.settings import paths
+
+if TYPE_CHECKING:
+    from ghn.graph import Graph
+
+graph_app = typer.Typer(
+    help="Computational graphs: JSON, pictures, the published format.", no_args_is_help=True
+)
+
+_Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="A torchvision model, deepnets1m/SPLIT/INDEX, or a split (then with INDEX)."
+    ),
+]
+_Index = Annotated[
+    int | None, typer.Argument(help="The architecture's number in the split.", min=0)
+]
+_Args = Annotated[
+    str | None,
+    typer.Option(
+        "--args", help="A JSON file with an architecture's arguments; - for standard input."
+    ),
+]
+_Split = Annotated[str | None, typer.Option("--split", help="A split of DeepNets-1M.")]
+_Number = Annotated[
+    int | None, typer.Option("--index", min=0, help="The architecture's number in the split.")
+]
+_Directory = Annotated[Path, typer.Option("--directory", help="Where the splits are.")]
+_Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, help="10 in DeepNets-1M, 1000 in torchvision.")
+]
+_Size = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="32 in DeepNets-1M, 224 in torchvision.")
+]
+_Channels = Annotated[
+    int, typer.Option("--channels", min=1, help="Width C of a DeepNets-1M network.")
+]
+
+
+def find_graph(
+    name: str | None = None,
+    index: int | None = None,
+    args: str | None = None,
+    split: str | None = None,
+    directory: Path = paths.DEEPNETS,
+    classes: int | None = None,
+    image_size: int | None = None,
+    channels: int = 32,
+) -> Graph:
+    """The graph that the options of a command name, in exactly one of three ways.
+
+    Args:
+        name: a torchvision model, `deepnets1m/<split>/<index>`, or a split, with `index`.
+        index: of an architecture in a split.
+        args: a file with an architecture's arguments as JSON, or "-".
+        split: a split, with `index`.
+        directory: where splits are.
+        classes: number of classes; by default 10 in DeepNets-1M and 1000 otherwise.
+        image_size: in pixels; by default 32 in DeepNets-1M and 224 (299 for inception_v3)
+            otherwise.
+        channels: width C of a DeepNets-1M network.
+
+    Raises:
+        ConfigError: none or several are given, or the file is not an architecture.
+        UnknownArchitectureError: no architecture has that name.
+    """
+    from ghn.errors import ConfigError, UnknownArchitectureError
+
+    if name is not None and index is not None and split is None:
+        name, split = None, name
+    if name is not None and name.startswith("deepnets1m/"):
+        from flows.networks.targets import target
+
+        found = target(name)
+        name, split, index = None, found.split, found.index
+    if (name is not None) + (args is not None) + (split is not None) != 1 or (split is None) != (
+        index is None
+    ):
+        raise ConfigError(
+            "name one architecture: NAME, --args FILE, or --split SPLIT --index NUMBER"
+        )
+    if name is None:
+        from datasets.deepnets import Architecture, build_graph, open_split
+
+        sizes = {"channels": channels, "num_classes": classes or 10, "image_size": image_size or 32}
+        if split is not None and index is not None:
+            store = open_split(directory, split)
+            if index >= len(store):
+                raise UnknownArchitectureError(
+                    f"split {split!r} has architectures 0..{len(store) - 1}, not {index}"
+                )
+            return store.graph(index, **sizes)
+        return build_graph(Architecture.from_json(_read(str(args))), **sizes, name=str(args))
+    from ghn.architectures import build
+    from ghn.tracing import trace
+
+    size = image_size or (299 if name == "inception_v3" else 224)
+    return replace(
+        trace(build(name, num_classes=classes or 1000, image_size=size, device="meta")), name=name
+    )
+
+
+def _read(path: str) -> str:
+    from ghn.errors import ConfigError
+
+    try:
+        return typer.get_text_stream("stdin").read() if path == "-" else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--args {path}: cannot be read ({error})") from error
+
+
+@graph_app.command("export")
+def export(
+    name: _Name = None,
+    index: _Index = None,
+    args: _Args = None,
+    split: _Split = None,
+    number: _Number = None,
+    directory: _Directory = paths.DEEPNETS,
+    classes: _Classes = None,
+    image_size: _Size = None,
+    channels: _Channels = 32,
+) -> None:
+    """Print a graph as one line of JSON: primitive, param, shape and edges."""
+    index = index if number is None else number
+    graph = find_graph(name, index, args, split, directory, classes, image_size, channels)
+    typer.echo(json.dumps(graph.to_json_dict(), separators=(",", ":")))
+
+
+@graph_app.command("show")
+def show(
+    name: _Name = None,
+    index: _Index = None,
+    args: _Args = None,
+    split: _Split = None,
+    number: _Number = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a picture: .png, .svg or .pdf.")
+    ] = None,
+    labels: Annotated[
+        bool | None, typer.Option("--labels/--no-labels", help="Name the nodes.")
+    ] = None,
+    directory: _Directory = paths.DEEPNETS,
+    classes: _Classes = None,
+    image_size: _Size = None,
+    channels: _Channels = 32,
+) -> None:
+    """Say what a graph is made of, and draw it."""
+    index = index if number is None else number
+    graph = find_graph(name, index, args, split, directory, classes, image_size, channels)
+    typer.echo(describe(graph))
+    if out is not None:
+        from ghn.graph.drawing import draw
+
+        draw(graph, out, labels=labels)
+        typer.echo(f"picture      {out}")
+
+
+def describe(graph: Graph) -> str:
+    """Numbers of nodes by primitive, statistics of paper table 3 and the canonical hash, as
+    text.
+    """
+    from collections import Counter
+
+    from ghn.graph import Primitive
+
+    statistics = graph.statistics()
+    counts = Counter(Primitive(p).name for p in graph.primitive.tolist())
+    lines = [
+        f"graph        {graph.name or '(unnamed)'}",
+        f"nodes        {graph.n_nodes}, edges {len(graph.edges)}",
+        f"degree       {statistics['degree']:.2f} on average, undirected",
+        (
+            f"path         {statistics['path']:.2f} on average, undirected;"
+            f" {int(graph.distance.max())} at most, directed"
+        ),
+        f"hash         {graph.canonical_hash()}",
+        "primitives   " + ", ".join(f"{count} {name}" for name, count in counts.most_common()),
+    ]
+    return "\n".join(lines)
+
+
+@graph_app.command("gallery")
+def gallery(
+    split: Annotated[str, typer.Argument(help="A split of DeepNets-1M.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many architectures.")] = 24,
+    first: Annotated[int, typer.Option("--first", min=0, help="Number of the first one.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Default: reports/gallery_SPLIT.html.")
+    ] = None,
+    directory: _Directory = paths.DEEPNETS,
+) -> None:
+    """Write a page with pictures of a split's graphs."""
+    from datasets.deepnets import open_split
+    from flows.networks.gallery import write_gallery
+
+    path = out or paths.REPORTS / f"gallery_{split}.html"
+    store = open_split(directory, split)
+    write_gallery(store, range(first, min(first + count, len(store))), path)
+    typer.echo(str(path))
+
+
+@graph_app.command("import")
+def import_split(
+    hdf5: Annotated[
+        Path, typer.Argument(help="A published deepnets1m_*.hdf5; its _meta.json beside it.")
+    ],
+    split: Annotated[str, typer.Option("--split", help="Which split of the file.")],
+    directory: _Directory = paths.DEEPNETS,
+    force: Annotated[bool, typer.Option("--force", help="Replace a split that is there.")] = False,
+) -> None:
+    """Read a published file of DeepNets-1M into the store, its known flaws repaired."""
+    from datasets.deepnets.published.published import import_published
+    from datasets.deepnets.store.split import paths_of
+    from ghn.errors import ConfigError
+
+    if not force and (there := [path for path in paths_of(directory, split) if path.exists()]):
+        raise ConfigError(f"{there[0]} exists; --force replaces it")
+    imported = import_published(hdf5, directory, split)
+    repaired = (
+        ", ".join(f"{count} {flaw}" for flaw, count in imported.header.fixes.items() if count)
+        or "none"
+    )
+    typer.echo(
+        f"{len(imported)} graphs in {imported.h5_path}; graphs with flaws: {repaired}"
+        " (docs/deepnets1m.md)"
+    )
+
+
+@graph_app.command("publish")
+def publish(
+    split: Annotated[str, typer.Argument(help="A split of the store.")],
+    out: Annotated[
+        Path, typer.Argument(help="Directory for deepnets1m_SPLIT.hdf5 and its _meta.json.")
+    ],
+    directory: _Directory = paths.DEEPNETS,
+) -> None:
+    """Write a split of the store in the published format."""
+    from datasets.deepnets import open_split
+    from datasets.deepnets.published.published import export_published
+
+    for path in export_published(open_split(directory, split), out):
+        typer.echo(str(path))

@@ -1,0 +1,204 @@
+"""The pipeline's commands of `ghn`: one per stage, as dvc.yaml calls them, and those around
+params.yaml and MLflow.
+
+Everything heavy is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STAGES_PANEL = "Stages, as dvc.yaml calls them"
+AROUND_PANEL = "Around the pipeline"
+
+IMMEDIATE = ("register", "report")
+"""Stages that send what waits for MLflow at once, however short they are: the last ones."""
+
+
+def run_stage(name: str, label: str | None = None, **options: Any) -> None:
+    """Loads params.yaml and runs stage `name` inside its MLflow run.
+
+    Args:
+        name: module of `flows.stages`.
+        label: the stage's name in dvc.yaml where that is another (`generate@train`).
+        options: further arguments of the stage's `run`.
+    """
+    from flows.params import load_params
+    from flows.settings.dvcfile import read_stages
+    from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
+
+    params = load_params()
+    tree = params.model_dump(mode="json", by_alias=True)
+    declared = read_stages(tree).get(label or name)
+    module = importlib.import_module(f"flows.stages.{name}")
+    with stage_run(
+        label or name,
+        declared.used_params(tree) if declared else tree,
+        inputs=declared.inputs if declared else (),
+        outputs=declared.outputs if declared else (),
+        experiment=params.base.experiment,
+        connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
+    ) as run:
+        module.run(params, run, **options)
+
+
+def generate(split: Annotated[str, typer.Option("--split", help="The split to generate.")]) -> None:
+    """Generate a split of DeepNets-1M: architectures and their graphs."""
+    run_stage("generate", f"generate@{split}", split=split)
+
+
+def validate() -> None:
+    """Check every graph of every split; any failure fails the stage."""
+    run_stage("validate")
+
+
+def images() -> None:
+    """Decode the image data set into tensors."""
+    run_stage("images")
+
+
+def train() -> None:
+    """Train the hypernetwork (resumes from the last checkpoint)."""
+    from flows.compute import gpus
+    from flows.compute.ranks import run_ranks
+    from flows.params import load_params
+
+    if "RANK" in os.environ:  # one of `torchrun`
+        run_stage("train")
+        return
+    params = load_params()
+    found = gpus.visible() if params.base.device != "cpu" else []
+    processes = gpus.ranks(params.train.processes, params.train.meta_batch_size, len(found))
+    if processes < params.train.processes:
+        typer.echo(
+            f"train.processes = {params.train.processes}, but {len(found)} GPUs here: {processes}"
+            " ranks"
+        )
+    with gpus.hold(processes, found) if found else nullcontext() as held:
+        if held is not None:
+            os.environ[gpus.VARIABLE] = ",".join(held)
+        if processes == 1:
+            run_stage("train")
+        elif code := run_ranks(processes, "flows.stages.train"):
+            raise typer.Exit(code)
+
+
+def predict() -> None:
+    """Predict the parameters of all evaluation architectures."""
+    run_stage("predict")
+
+
+def evaluate() -> None:
+    """Measure the accuracy of predicted parameters without training."""
+    run_stage("evaluate")
+
+
+def finetune() -> None:
+    """Fine-tune predicted and random parameters of the top architectures."""
+    run_stage("finetune")
+
+
+def transfer() -> None:
+    """Transfer to another data set from few labels."""
+    run_stage("transfer")
+
+
+def register_model() -> None:
+    """Register the hypernetwork in the MLflow registry."""
+    run_stage("register")
+
+
+def report() -> None:
+    """Write the report."""
+    run_stage("report")
+
+
+STAGES = (
+    generate,
+    validate,
+    images,
+    train,
+    predict,
+    evaluate,
+    finetune,
+    transfer,
+    register_model,
+    report,
+)
+
+params_app = typer.Typer(help="Check params.yaml and switch profiles.", no_args_is_help=True)
+
+
+@params_app.command("check")
+def check_params(
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="With the overlay params/PROFILE.yaml.")
+    ] = None,
+) -> None:
+    """Check params.yaml (or a profile) and print it complete, defaults filled in."""
+    import yaml
+
+    from flows.params import load_params
+
+    params = load_params(profile=profile)
+    typer.echo(
+        yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False), nl=False
+    )
+
+
+@params_app.command("use")
+def use_params(
+    profile: Annotated[str, typer.Argument(help="A file of params/, for example paper.")],
+) -> None:
+    """Write a profile's values into params.yaml (`git checkout params.yaml` goes back to the laptop
+    profile).
+    """
+    from flows.params import PARAMS_FILE, use_profile
+
+    use_profile(profile)
+    typer.echo(
+        f"{PARAMS_FILE} has the values of profile {profile}; `git diff {PARAMS_FILE}` shows them"
+    )
+
+
+@params_app.command("profiles")
+def list_profiles() -> None:
+    """List the profiles."""
+    from flows.params import profiles
+
+    for name in profiles():
+        typer.echo(name)
+
+
+mlflow_app = typer.Typer(help="The MLflow store of the pipeline.", no_args_is_help=True)
+
+
+@mlflow_app.command("sync")
+def sync_mlflow() -> None:
+    """Send what stages logged while the MLflow store was away."""
+    from flows.tracking.client import SPOOL, tracking_uri
+    from flows.tracking.spool import send_pending
+
+    sent = send_pending(Path(SPOOL))
+    typer.echo(f"{sent} run{'s' * (sent != 1)} sent to {tracking_uri()}")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the pipeline's commands to `app` (entry point group `ghn.commands`)."""
+    for stage in STAGES:
+        app.command(stage.__name__.removesuffix("_model"), rich_help_panel=STAGES_PANEL)(stage)
+    app.add_typer(params_app, name="params", rich_help_panel=AROUND_PANEL)
+    app.add_typer(mlflow_app, name="mlflow", rich_help_panel=AROUND_PANEL)
+    from flows.commands.graph import graph_app
+    from flows.commands.operations import registry_app, serve, stack_app
+
+    app.add_typer(graph_app, name="graph", rich_help_panel=AROUND_PANEL)
+    app.add_typer(registry_app, name="registry", rich_help_panel=AROUND_PANEL)
+    app.command("serve", rich_help_panel=AROUND_PANEL)(serve)
+    app.add_typer(stack_app, name="stack", rich_help_panel=AROUND_PANEL)

@@ -1,0 +1,117 @@
+"""Commands of this Python's environment, run as child processes that end with us."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+SUPERVISOR = Path(__file__).with_name("supervise.py")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with the commands of its Python (dvc, ghn) first on PATH."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def stream(
+    command: Sequence[str],
+    on_line: Callable[[str], None],
+    *,
+    cwd: Path | None = None,
+    extra: Mapping[str, str] | None = None,
+    timeout_seconds: float | None = None,
+) -> int:
+    """Runs `command`, gives each line of its output to `on_line`, and returns its exit code.
+
+    Whatever exception ends the waiting (a cancelled task), the command and its children are ended
+    too, and likewise if this process is killed: see `flows.compute.supervise`.
+
+    Args:
+        command: program and arguments.
+        on_line: called with each line, the last state of a progress bar included.
+        cwd: directory to run in.
+        extra: environment variables on top of this process's.
+        timeout_seconds: ends the command after so long.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    process = subprocess.Popen(
+        [sys.executable, str(SUPERVISOR), *command],
+        env={**environment(), **(extra or {})},
+        cwd=cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with _lock:
+        _running.add(process)
+    over = threading.Event()
+
+    def time_is_over() -> None:
+        over.set()
+        _end(process)
+
+    timer = threading.Timer(timeout_seconds, time_is_over) if timeout_seconds else None
+    if timer is not None:
+        timer.start()
+    try:
+        # Only \n ends a line: the states of a progress bar, parted by \r, are one line, of which
+        # the last counts.
+        for line in io.TextIOWrapper(
+            process.stdout, encoding="utf-8", errors="replace", newline="\n"
+        ):
+            if text := line.rstrip().rsplit("\r", 1)[-1]:
+                on_line(text)
+        code = process.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
+        _end(process)
+        process.wait()
+        with _lock:
+            _running.discard(process)
+    if over.is_set():
+        raise TimeoutError(f"{' '.join(command)} took longer than {timeout_seconds:.0f} s")
+    return code
+
+
+def end_all() -> None:
+    """Ends every command that `stream` runs in any thread of this process (a flow run that is
+    cancelled).
+    """
+    with _lock:
+        processes = list(_running)
+    for process in processes:
+        _end(process)
+
+
+def exit_with_parent() -> None:
+    """Asks Linux to end this process (SIGTERM) when its parent dies: a killed command leaves no
+    process behind.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # the supervisor does the rest

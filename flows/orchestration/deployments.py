@@ -1,0 +1,197 @@
+"""Flows that run on a schedule, on demand or on an event, beside the pipeline itself (prefect.yaml
+deploys them).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.tasks import exponential_backoff
+
+from flows.orchestration.artifacts import mlflow_links
+from flows.orchestration.pipeline import end_with_worker, pipeline, run_stage
+from flows.orchestration.workspace import experiment
+from flows.params import load_params
+from flows.registry import registry
+from flows.settings import paths
+from flows.tracking.client import client
+from flows.tracking.run import pipeline_run, stage_run
+from ghn.errors import UnreachableError
+
+
+@flow(
+    name="train", log_prints=True, flow_run_name="train-{variant}-{data_set}", persist_result=False
+)
+def train(
+    variant: Literal["ghn3-t", "ghn3-s", "ghn3-l", "ghn3-xl", "ghn2", "ghn1", "mlp"] = "ghn3-t",
+    data_set: str = "digits",
+    profile: str = "laptop",
+    overrides: dict[str, Any] | None = None,
+    targets: list[str] | None = None,
+) -> dict[str, str]:
+    """Trains a hypernetwork with parameters of its own, evaluates and registers it; kept as a DVC
+    experiment.
+
+    Args:
+        variant: Of the paper: GHN-3 of four sizes, GHN-2, GHN-1, MLP.
+        data_set: `digits`, `cifar10`, `cifar100`, `imagenet`, or a Parquet file or folder tree.
+        profile: Overlay of params.yaml: `laptop` (none), `paper`, ...
+        overrides: Further parameters by dotted name, such as {"train.steps": 5000}.
+        targets: Stages to bring up to date; by default training, evaluation and registration.
+    """
+    values = {"train.variant": variant, "images.name": data_set, **(overrides or {})}
+    return pipeline.with_options(name="experiment")(
+        targets=targets or ["train", "evaluate", "register"], overrides=values, profile=profile
+    )
+
+
+def _unreachable(_task: Any, _run: Any, state: State) -> bool:
+    """A server that does not answer may do so later; an unknown name stays unknown."""
+    return isinstance(state.data, UnreachableError | ConnectionError | TimeoutError)
+
+
+@task(
+    name="predict parameters",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=_unreachable,
+    timeout_seconds=3600,
+    persist_result=False,
+)
+def predict_parameters(
+    architecture: str, source: str | None, out: Path, classes: int | None, image_size: int | None
+) -> str:
+    """`ghn init` as a task; returns its summary."""
+    from ghn.initialize import initialize
+
+    return initialize(architecture, source, out, num_classes=classes, image_size=image_size)
+
+
+@flow(name="init", log_prints=True, flow_run_name="init-{architecture}", persist_result=False)
+def init(
+    architecture: str,
+    classes: int | None = None,
+    image_size: int | None = None,
+    source: str = "models:/ghn3@champion",
+    out: str | None = None,
+) -> str:
+    """Predicts the parameters of one architecture and logs them to MLflow; returns the file.
+
+    Args:
+        architecture: A name that `ghn list` shows.
+        classes: By default those of the hypernetwork.
+        image_size: Side in pixels; by default what the hypernetwork was trained on.
+        source: The hypernetwork: `models:/ghn3@champion`, a file, or a released name.
+        out: Where to write the safetensors file; by default
+            results/init/<architecture>.safetensors.
+    """
+    end_with_worker()
+    file = Path(out or paths.RESULTS / "init" / f"{architecture.replace('/', '-')}.safetensors")
+    params = load_params()
+    settings = {
+        "architecture": architecture,
+        "classes": classes,
+        "image_size": image_size,
+        "source": source,
+    }
+    with stage_run(
+        "init", settings, experiment=params.base.experiment, connect_after_seconds=0
+    ) as run:
+        summary = predict_parameters(architecture, source, file, classes, image_size)
+        run.log_artifact(file)
+    create_markdown_artifact(
+        f"`{file}`\n\n{summary}", key="init", description=f"Parameters of {architecture}"
+    )
+    return str(file)
+
+
+@flow(
+    name="reevaluate",
+    log_prints=True,
+    flow_run_name="reevaluate-{model}-{alias}",
+    persist_result=False,
+)
+def reevaluate(
+    model: str = "ghn3", alias: str = registry.CHAMPION, overrides: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """Evaluates the registry's champion anew on all 974 architectures, with today's code and data.
+
+    What it gives is compared, paired over architectures, with the evaluation that the version was
+    registered with; a difference beyond the noise means that code or data changed what the model is
+    worth. Kept as tags of the version, and row by row in the MLflow run of the stage.
+
+    Args:
+        model: Registered model.
+        alias: Of the version.
+        overrides: Further parameters by dotted name, such as {"architectures.per_split": 10} for a
+            quick look.
+    """
+    end_with_worker()
+    logger = get_run_logger()
+    version = registry.by_alias(model, alias)
+    if version is None:
+        raise registry.RegistryError(
+            f"model {model} has no version @{alias}; `ghn registry list {model}` shows them"
+        )
+    number = str(version.version)
+    registered = registry.evaluation(version).accuracies  # before hours are spent
+    name = re.sub(
+        r"[^A-Za-z0-9._-]",
+        "-",
+        f"reevaluate-{model}-v{number}-{flow_run.id or int(time.time())}"[:80],
+    )
+    values = {
+        "base.ghn": f"{model}-v{number}",
+        "architectures.per_split": None,
+        "architectures.torchvision": "all",
+        **(overrides or {}),
+    }
+    mlflow_experiment = load_params().base.experiment
+    with (
+        pipeline_run(f"reevaluate {model} {number}", values, mlflow_experiment) as parent_run,
+        experiment(name, values) as workspace,  # kept as tags: no stage made this hypernetwork
+    ):
+        registry.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
+        run_stage("evaluate", workspace)
+        fresh = registry.read_rows(workspace.directory / paths.EVALUATION)
+    now = registry.accuracies(fresh)
+    comparison = registry.compare(now, registered)
+    drifted = abs(comparison.difference) > comparison.noise
+    row: dict[str, Any] = {
+        "version": number,
+        "architectures": comparison.architectures,
+        "accuracy now": round(comparison.challenger, 5),
+        "accuracy when registered": round(comparison.champion, 5),
+        "difference": round(comparison.difference, 5),
+        "noise": round(comparison.noise, 5),
+        "failed": len(fresh) - len(now),
+    }
+    mlflow_client = client()
+    for key, value in {
+        **row,
+        "drifted": drifted,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }.items():
+        mlflow_client.set_model_version_tag(
+            model, number, f"reevaluation.{str(key).replace(' ', '_')}", str(value)
+        )
+    link = mlflow_links(parent_run, mlflow_experiment).get("evaluate", "")
+    shown = {**row, "MLflow run": link}
+    create_table_artifact(
+        [shown], key="reevaluation", description=f"{model} version {number}, then and now"
+    )
+    if drifted:
+        logger.warning(
+            "version %s of %s is worth %+.4f more than when it was registered",
+            number,
+            model,
+            row["difference"],
+        )
+    return {key: float(value) for key, value in row.items()}

@@ -1,0 +1,50 @@
+"""Events that other deployments wait for (`triggers` in prefect.yaml): new data, a new champion.
+
+Without a Prefect server (PREFECT_API_URL) there is nobody to tell, so nothing is sent.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+DATA_CHANGED = "ghn.data.changed"
+"""A stage wrote other outputs than before; resource `ghn.stage.<stage>`, for example
+`ghn.stage.generate@train`.
+"""
+
+CHAMPION_CHANGED = "ghn.champion.changed"
+"""Alias @champion points to another version; resource `ghn.model.<name>`."""
+
+
+def outputs_changed(stage: str, directory: Path, dependents_run: bool) -> None:
+    """Says that `stage` wrote new outputs in `directory`.
+
+    The label `ghn.dependents` tells whether the run that did so goes on with what depends on them
+    ("included") or leaves that to others ("waiting"): a trigger that matches the latter does not
+    repeat the work of the former.
+    """
+    labels = {"ghn.dependents": "included" if dependents_run else "waiting"}
+    _emit(DATA_CHANGED, f"ghn.stage.{stage}", {"stage": stage, "directory": str(directory)}, labels)
+
+
+def champion_changed(model: str, version: str, reason: str) -> None:
+    """Says that `version` of registered model `model` is the champion now."""
+    _emit(
+        CHAMPION_CHANGED,
+        f"ghn.model.{model}",
+        {"model": model, "version": version, "reason": reason},
+    )
+
+
+def _emit(
+    event: str, resource: str, payload: dict[str, Any], labels: dict[str, str] | None = None
+) -> None:
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.events import emit_event
+
+    emit_event(
+        event=event, resource={"prefect.resource.id": resource, **(labels or {})}, payload=payload
+    )

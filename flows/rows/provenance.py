@@ -1,0 +1,88 @@
+"""Where a result comes from: the git revision of the code and the DVC hashes of data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+LARGE = 2 * 1024**3
+"""Bytes from which a hash is looked up in dvc.lock instead of being computed."""
+
+OUTPUTS = tuple(
+    f":(exclude){path}" for path in ("dvc.lock", "experiments", "models", "reports", "results")
+)
+"""What a run changes by itself, as git excludes it: dvc.lock, the experiments' stages, the metrics
+that git keeps.
+"""
+
+
+@cache
+def revision() -> str:
+    """The git commit of the working tree, with `-dirty` if a tracked file differs from it that no
+    stage writes.
+
+    "unknown" outside a git repository (for example in an unpacked archive).
+    """
+    try:
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *OUTPUTS)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def dvc_hash(path: str | Path) -> str | None:
+    """The MD5 by which DVC knows the file or directory (`….dir`) at `path`; None if it does not
+    exist.
+
+    Computed as DVC computes it. For data above `LARGE` the hash recorded in dvc.lock is returned,
+    if there is one: while `dvc repro` runs a stage, the entries of the stages before it are up to
+    date.
+    """
+    path = Path(path)
+    if path.is_file():
+        if path.stat().st_size > LARGE and (known := _locked_hash(path)):
+            return known
+        return _md5(path)
+    if not path.is_dir():
+        return None
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not _ignored(file.relative_to(path))
+    )
+    if sum(file.stat().st_size for file in files) > LARGE and (known := _locked_hash(path)):
+        return known
+    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _ignored(path: Path) -> bool:
+    return "__pycache__" in path.parts or path.name.startswith(".tmp-")  # as .dvcignore says
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _locked_hash(path: Path) -> str | None:
+    lock = Path("dvc.lock")
+    if not lock.exists():
+        return None
+    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+    for stage in stages.values():
+        for out in stage.get("outs", []):
+            if Path(out["path"]) == path:
+                return str(out["md5"])
+    return None

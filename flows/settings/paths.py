@@ -1,0 +1,49 @@
+"""Where the stages leave their files, relative to the root of the tree (the directory of
+dvc.yaml).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEEPNETS = Path("data/deepnets1m")
+"""`<split>.h5` and `<split>.parquet` of every split."""
+
+VALIDATION = Path("reports/validation.json")
+IMAGES = Path("data/images")
+"""A directory per image data set."""
+
+MODELS = Path("models")
+RESULTS = Path("results")
+CACHE = RESULTS / ".cache"
+"""Rows that were computed already (`flows.rows.results.RowCache`); no stage's output, so that DVC
+leaves it alone.
+"""
+
+REPORTS = Path("reports")
+REPORT = REPORTS / "index.html"
+PUBLISHED = Path(__file__).parents[1] / "report" / "published"
+"""Published numbers that the report shows next to ours."""
+
+WEIGHTS_NAME = "ghn.safetensors"
+"""The hypernetwork in its directory, in the registry and in a release alike."""
+
+PREDICTIONS = RESULTS / "predictions.parquet"
+EVALUATION = RESULTS / "evaluation.parquet"
+FINETUNE = RESULTS / "finetune.parquet"
+TRANSFER = RESULTS / "transfer.parquet"
+
+
+def images(name: str) -> Path:
+    """The directory of image data set `name`."""
+    return IMAGES / name
+
+
+def model(ghn: str) -> Path:
+    """The directory of hypernetwork `ghn` (`base.ghn`)."""
+    return MODELS / ghn
+
+
+def weights(ghn: str) -> Path:
+    """The weights of hypernetwork `ghn`, with its configuration as metadata."""
+    return model(ghn) / WEIGHTS_NAME

@@ -1,0 +1,100 @@
+"""MetaInit (Dauphin & Schoenholz, 2019): learns the norm of each weight so that gradients change
+little along a step.
+
+The gradient quotient compares the gradient g with what it would become after one step, g - Hg:
+
+    GQ = mean over parameters of | (g - Hg) / (g + eps) - 1 |,   eps = sign(g) * 1e-5,
+
+zero where the loss is linear around the parameters. MetaInit feeds it random inputs and labels, so
+it needs no data, and descends with momentum on the *sign* of dGQ/d||w||; directions of the weights
+stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ghn.baselines.config import MetaInitConfig
+
+SMALLEST_NORM = 0.01
+"""Of the initial norm; without a bound a weight may pass through zero, where it stays or turns
+round.
+"""
+
+
+def gradient_quotient(loss: Tensor, parameters: Sequence[Tensor], epsilon: float = 1e-5) -> Tensor:
+    """GQ as above, differentiable. Hg comes from a second backward pass; H is never formed.
+
+    Args:
+        loss: a scalar that depends on `parameters`.
+        parameters: those it is taken over.
+        epsilon: keeps the quotient finite.
+    """
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    half_square = torch.stack([gradient.square().sum() for gradient in gradients]).sum() / 2
+    hessian_gradients = torch.autograd.grad(half_square, parameters, create_graph=True)
+    count = sum(parameter.numel() for parameter in parameters)
+    terms = []
+    for gradient, change in zip(gradients, hessian_gradients, strict=True):
+        sign = torch.where(gradient.detach() >= 0, 1.0, -1.0)
+        terms.append(((gradient - change) / (gradient + epsilon * sign) - 1).abs().sum())
+    return torch.stack(terms).sum() / count
+
+
+def metainit(
+    model: nn.Module,
+    image_shape: Sequence[int],
+    num_classes: int,
+    config: MetaInitConfig | None = None,
+    *,
+    seed: int = 0,
+) -> list[float]:
+    """Changes the norms of the weights (two or more dimensions) of `model` in place.
+
+    Args:
+        image_shape: (C, H, W) of the random inputs.
+        num_classes: of the random labels.
+
+    Returns:
+        GQ at each iteration.
+    """
+    config = config or MetaInitConfig()
+    weights = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and parameter.dim() >= 2
+    ]
+    velocity = [torch.zeros((), device=weight.device) for weight in weights]
+    least = [SMALLEST_NORM * weight.detach().norm() for weight in weights]
+    device = weights[0].device
+    random = torch.Generator().manual_seed(seed)
+    history: list[float] = []
+    was_training = model.training
+    # batch norm as the affine map that it is at the start, which also has third derivatives
+    model.eval()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for _ in range(config.iterations):
+            x_BCHW = torch.randn(config.batch_size, *image_shape, generator=random).to(device)
+            y_B = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
+            output = model(x_BCHW)
+            loss = functional.cross_entropy(
+                output if isinstance(output, Tensor) else output[0], y_B
+            )
+            quotient = gradient_quotient(loss, weights, config.epsilon)
+            history.append(float(quotient.detach()))
+            slopes = torch.autograd.grad(quotient, weights, allow_unused=True)
+            with torch.no_grad():
+                for i, (weight, slope) in enumerate(zip(weights, slopes, strict=True)):
+                    norm = weight.norm()
+                    if slope is None or not float(norm):
+                        continue
+                    towards = torch.sign((slope * weight).sum() / norm)
+                    velocity[i] = config.momentum * velocity[i] - config.lr * towards
+                    weight.mul_(torch.maximum(norm + velocity[i], least[i]) / norm)
+    model.train(was_training)
+    return history

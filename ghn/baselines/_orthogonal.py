@@ -1,0 +1,61 @@
+"""Orthogonal initialisation (Saxe et al., 2013): every layer's weight preserves norms, as a
+matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Module:
+    """Replaces every weight of two or more dimensions by a random (semi-)orthogonal matrix, in
+    place.
+
+    A convolution's weight is seen as the matrix of one group, out channels against in channels
+    times kernel, so that a depthwise or grouped convolution gets one orthogonal matrix per group.
+    Biases become zero; norms stay as they are, and so do embeddings (class tokens, positions),
+    which are not maps.
+
+    Args:
+        gain: all singular values of the result.
+        seed: of the random matrices.
+
+    Returns:
+        the model, for chaining.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            groups = getattr(module, "groups", 1)
+            transposed = getattr(module, "transposed", False)
+            for part in module.weight.chunk(1 if transposed else groups):
+                part.copy_(orthogonal_like(part, generator) * gain)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.MultiheadAttention):
+            weights = [module.in_proj_weight.chunk(3)] if module.in_proj_weight is not None else []
+            separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+            for part in [
+                *(chunk for chunks in weights for chunk in chunks),
+                *(w for w in separate if w is not None),
+            ]:
+                part.copy_(orthogonal_like(part, generator) * gain)
+            if module.in_proj_bias is not None:
+                module.in_proj_bias.zero_()
+    return model
+
+
+def orthogonal_like(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """A random weight of the shape of `weight` with orthonormal rows, or columns if it has more
+    rows than columns.
+
+    Uniform over such matrices: QR of a Gaussian matrix with the signs of R's diagonal moved into Q.
+    """
+    rows, columns = len(weight), weight[0].numel()
+    gaussian = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
+    q, r = torch.linalg.qr(gaussian)
+    q = q * r.diagonal().sign()
+    matrix: Tensor = q.T if rows < columns else q
+    return matrix.reshape(weight.shape).to(weight)

@@ -1,0 +1,89 @@
+"""A batch of graphs as padded dense tensors, the input of a hypernetwork.
+
+Shape legend: B graphs, N nodes of the largest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ghn.graph.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class GraphBatch:
+    """Padded tensors of B graphs. Padding has primitive 0, shape 0 and distance 0; `mask_BN` tells
+    it apart.
+
+    Attributes:
+        graphs: the graphs, on the CPU.
+        primitive_BN: int64, primitive indices.
+        shape_BN4: int32, parameter shapes, padded on the right with zeros.
+        distance_BNN: uint8, entry (b, i, j) the shortest path from i to j, 0 for none.
+        mask_BN: bool, True for real nodes.
+    """
+
+    graphs: Sequence[Graph]
+    primitive_BN: Tensor
+    shape_BN4: Tensor
+    distance_BNN: Tensor
+    mask_BN: Tensor
+
+    @classmethod
+    def from_graphs(cls, graphs: Sequence[Graph]) -> GraphBatch:
+        """Pads and stacks `graphs` (at least one)."""
+        b, n = len(graphs), max(graph.n_nodes for graph in graphs)
+        primitive = np.zeros((b, n), dtype=np.int64)
+        shape = np.zeros((b, n, 4), dtype=np.int32)
+        distance = np.zeros((b, n, n), dtype=np.uint8)
+        mask = np.zeros((b, n), dtype=bool)
+        for i, graph in enumerate(graphs):
+            k = graph.n_nodes
+            primitive[i, :k] = graph.primitive
+            shape[i, :k] = graph.shape
+            distance[i, :k, :k] = graph.distance
+            mask[i, :k] = True
+        return cls(
+            tuple(graphs),
+            torch.from_numpy(primitive),
+            torch.from_numpy(shape),
+            torch.from_numpy(distance),
+            torch.from_numpy(mask),
+        )
+
+    @property
+    def n_nodes(self) -> list[int]:
+        """Number of nodes of each graph."""
+        return [graph.n_nodes for graph in self.graphs]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.primitive_BN.device
+
+    def single(self, index: int) -> GraphBatch:
+        """Graph number `index` by itself, without padding: views of its part of the tensors."""
+        n, b = self.graphs[index].n_nodes, slice(index, index + 1)
+        tensors = (
+            self.primitive_BN[b, :n],
+            self.shape_BN4[b, :n],
+            self.distance_BNN[b, :n, :n],
+            self.mask_BN[b, :n],
+        )
+        return GraphBatch((self.graphs[index],), *tensors)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
+        """The same batch with its tensors on `device`."""
+        tensors = (self.primitive_BN, self.shape_BN4, self.distance_BNN, self.mask_BN)
+        moved = [tensor.to(device, non_blocking=non_blocking) for tensor in tensors]
+        return GraphBatch(self.graphs, *moved)
+
+    def pin_memory(self) -> GraphBatch:
+        """The same batch in page-locked memory (called by a `DataLoader`)."""
+        tensors = (self.primitive_BN, self.shape_BN4, self.distance_BNN, self.mask_BN)
+        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in tensors))

@@ -1,0 +1,225 @@
+"""What is to be decoded for a batch of graphs, grouped so that each group is a handful of array
+operations.
+
+A parameter's kind decides its decoder, its shape the slice of the decoder that is needed and how it
+is tiled. All parameters of the batch with the same kind and shape make a group, whatever network
+they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from ghn.graph import Graph, Primitive
+from ghn.models.config import GHNConfig
+
+
+class Kind(Enum):
+    """How a parameter is decoded."""
+
+    tensor = "tensor"  # weights of linear layers and convolutions
+    class_weight = "class weight"  # the last layer's weight: decoded, then mapped to classes
+    position = "position"  # positional encodings: never rescaled
+    norm = "norm"  # weight and bias of a normalisation layer, from one node
+    bias = "bias"
+    class_bias = "class bias"
+
+
+TENSOR_KINDS = (Kind.tensor, Kind.class_weight, Kind.position)
+_NORMS = (Primitive.bn, Primitive.ln)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """G parameters of one kind and one shape.
+
+    Attributes:
+        kind: how they are decoded.
+        shape: their shape.
+        nodes: for each the row of its node among the embeddings of all nodes.
+        graphs: for each the index of its graph.
+        names: for each its name in the state dict of its network.
+        channels: (out, in) channels that are decoded; the rest is tiled.
+        window: ((y0, y1), (x0, x1)), the part of the decoder's spatial grid that is decoded.
+        scale: what a tensor is multiplied with (fan-in normalisation).
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    nodes: list[int]
+    graphs: list[int]
+    names: list[str]
+    channels: tuple[int, int]
+    window: tuple[tuple[int, int], tuple[int, int]]
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """Height and width of the decoded window."""
+        (y0, y1), (x0, x1) = self.window
+        return y1 - y0, x1 - x0
+
+    @cached_property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of the kernel; larger than the window only if the kernel is larger than
+        the whole grid.
+        """
+        return kernel_size(self.kind, self.shape)
+
+    @property
+    def positions(self) -> int:
+        """Spatial positions that are decoded for each parameter."""
+        height, width = self.window_size
+        return height * width
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A parameter that has a node but no decoder."""
+
+    graph: int
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All groups of a batch of graphs: those of tensors and those of vectors."""
+
+    tensors: tuple[Group, ...]
+    vectors: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def plan(
+    graphs: Sequence[Graph],
+    offsets: Sequence[int],
+    config: GHNConfig,
+    *,
+    heads: bool = True,
+    shapes: Sequence[Shapes] | None = None,
+) -> Plan:
+    """Groups the parameters of `graphs`.
+
+    Args:
+        graphs: the networks.
+        offsets: for each graph the row of its node 0 among the embeddings of all nodes.
+        config: of the hypernetwork.
+        heads: whether to predict the last layers of the networks.
+    """
+    members: dict[tuple[Kind, tuple[int, ...]], list[tuple[int, int, str]]] = {}
+    skipped: list[Skipped] = []
+    for b, graph in enumerate(graphs):
+        head = class_head(graph)
+        # A shared parameter has a node per use: the last one decides.
+        last = {name: node for node, name in enumerate(graph.param) if name}
+        primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
+        for name, node in last.items():
+            shape = shapes[b][name] if shapes else tuple(size for size in sizes[node] if size)
+            if node in head and not heads:
+                skipped.append(Skipped(b, name, shape, "class head, kept on request"))
+                continue
+            kind = _kind(primitive[node], shape, node in head)
+            if isinstance(kind, str):
+                skipped.append(Skipped(b, name, shape, kind))
+            else:
+                members.setdefault((kind, shape), []).append((offsets[b] + node, b, name))
+    groups = [_group(kind, shape, group, config) for (kind, shape), group in members.items()]
+    tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
+    vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
+    return Plan(tensors, vectors, tuple(skipped))
+
+
+def class_head(graph: Graph) -> tuple[int, ...]:
+    """The nodes of the last layer, whose output channels are classes: a weight of two or more
+    dimensions that is the last node, or the last but one before its bias. Empty where a network
+    ends otherwise.
+    """
+    n = graph.n_nodes
+    if n > 1 and graph.primitive[n - 1] == Primitive.bias and _is_matrix(graph, n - 2):
+        return (n - 2, n - 1)
+    return (n - 1,) if _is_matrix(graph, n - 1) else ()
+
+
+def _is_matrix(graph: Graph, node: int) -> bool:
+    shape = graph.shape[node].tolist()
+    return (
+        bool(graph.param[node])
+        and shape[1] > 0
+        and max(shape[2:]) <= 1
+        and graph.primitive[node] == Primitive.conv
+    )
+
+
+def _kind(primitive: int, shape: tuple[int, ...], head: bool) -> Kind | str:
+    """The kind of a parameter, or the reason why there is none."""
+    if primitive == Primitive.bias:
+        if len(shape) == 1:
+            return Kind.class_bias if head else Kind.bias
+        return f"a bias with {len(shape)} dimensions"
+    if primitive in _NORMS:
+        return (
+            Kind.norm if len(shape) == 1 else f"a normalisation weight with {len(shape)} dimensions"
+        )
+    if primitive == Primitive.pos_enc:
+        return (
+            Kind.position
+            if len(shape) >= 2
+            else f"a positional encoding with {len(shape)} dimensions"
+        )
+    if len(shape) < 2:
+        return f"a weight with {len(shape)} dimensions"
+    return Kind.class_weight if head else Kind.tensor
+
+
+def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a parameter's kernel, or of the grid of a positional encoding."""
+    if kind is Kind.position and len(shape) < 4:
+        side = math.isqrt(shape[-2])
+        return side, side
+    height, width = (*shape[2:], 1, 1)[:2]
+    return height, width
+
+
+def _group(
+    kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig
+) -> Group:
+    nodes, graphs, names = (list(column) for column in zip(*members, strict=True))
+    limit = config.decoder_channels
+    window = ((0, 1), (0, 1))
+    channels = (min(shape[0], limit), 1)
+    scale = 1.0
+    if kind in TENSOR_KINDS:
+        inputs = shape[-1] if kind is Kind.position and len(shape) < 4 else shape[1]
+        outputs = {Kind.class_weight: limit, Kind.position: 1 if len(shape) < 4 else shape[0]}.get(
+            kind, shape[0]
+        )
+        channels = (min(outputs, limit), min(inputs, limit))
+        height, width = kernel_size(kind, shape)
+        window = (_span(height, config), _span(width, config))
+        if config.normalize and kind is not Kind.position:
+            # No ReLU follows depthwise convolutions nor the first of a pair of 1 x k and k x 1
+            # (section A.1).
+            no_relu = len(shape) > 2 and (shape[1] == 1 or height < width)
+            scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
+    return Group(kind, shape, nodes, graphs, names, channels, window, scale)
+
+
+def _span(size: int, config: GHNConfig) -> tuple[int, int]:
+    """First and last + 1 position of the decoder's grid that make a kernel side of `size`."""
+    grid = config.decoder_kernel
+    if config.window == "corner":
+        return 0, min(size, grid)
+    middle = grid // 2
+    return max(0, middle - size // 2), min(grid, middle + (size + 1) // 2)

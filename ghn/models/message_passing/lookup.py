@@ -1,0 +1,54 @@
+"""Differentiable table look-ups that autograd's own operations make slow.
+
+Shape legend: H rows of the table, C codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def look_up(table_HC: Tensor, code: Tensor) -> Tensor:
+    """Row-wise look-up: entry (b, h, ...) of the result is `table_HC[h, code[b, ...]]`.
+
+    Args:
+        table_HC: (H, C) values.
+        code: (B, ...) uint8 codes below C.
+
+    Returns:
+        (B, H, ...), contiguous, so that attention can use it as it is.
+    """
+    return _LookUp.apply(table_HC, code)  # type: ignore[no-any-return]
+
+
+class _LookUp(torch.autograd.Function):
+    """The gradient of a table entry is a sum over a million pairs of nodes: scattered once per row,
+    in one pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table_HC: Tensor, code: Tensor) -> Tensor:
+        ctx.save_for_backward(code)
+        ctx.table_shape = table_HC.shape
+        index = code.flatten(1).int()
+        out = table_HC.new_empty(len(code), len(table_HC), index.shape[1])
+        for b in range(
+            len(code)
+        ):  # a look-up per row reads a kilobyte of table; selecting columns is ten times slower
+            for h in range(len(table_HC)):
+                torch.index_select(table_HC[h], 0, index[b], out=out[b, h])
+        return out.view(len(code), len(table_HC), *code.shape[1:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (code,) = ctx.saved_tensors
+        h, c = ctx.table_shape
+        index = code.flatten().long()
+        rows = grad.transpose(0, 1).reshape(h, -1)
+        table = torch.zeros(h, c, dtype=torch.float32, device=grad.device)
+        table.scatter_add_(1, index.expand(h, -1), rows.float())
+        return table.to(grad.dtype), None
