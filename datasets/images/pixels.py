@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ghn.errors import DamagedFileError, GHNError, UnsupportedFormatError
 
@@ -64,6 +64,10 @@ def decode(encoded: bytes | None, where: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(where, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise DamagedFileError(
+            f"{where}: none of {', '.join(FORMATS)}; replace or remove it"
+        ) from error
     except Exception as error:  # Pillow's parsers raise anything: SyntaxError, struct.error, ...
         raise DamagedFileError(
             f"{where}: not a readable image ({type(error).__name__}: {error}); replace or remove it"
