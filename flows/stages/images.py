@@ -92,7 +92,7 @@ def run(params: Params, stage: StageRun) -> None:
         )
         about |= {
             "classes": list(images.classes),
-            split: {"images": len(images), "sha256": images.digest},
+            split: _measure(images),
         }
         stage.log_metrics({f"{split}_images": len(images)})
     if config.stream:
@@ -112,7 +112,7 @@ def load_split(params: Params, split: str) -> ImageTensors:
     path = paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
     images = ImageTensors.open(path)
     about = _verified_summary(config)
-    if about.get(split, {}).get("sha256") != images.digest:
+    if about.get(split) != _measure(images):
         raise DamagedFileError(
             f"{path} and {SUMMARY_NAME} beside it are of different runs; run the images stage again"
         )
@@ -151,6 +151,10 @@ def _verified_summary(config: ImagesConfig) -> dict[str, Any]:
             " again (dvc repro images)"
         )
     return about
+
+
+def _measure(images: ImageTensors) -> dict[str, Any]:
+    return {"images": len(images), "sha256": images.digest}
 
 
 def _stream(params: Params) -> ImageStream:
