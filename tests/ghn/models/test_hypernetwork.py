@@ -26,9 +26,9 @@ def test_autocast_rounds_embeddings_but_not_decoders(
 ) -> None:
     ghn = make_ghn(**fields)
     batch = GraphBatch.from_graphs(graphs)
-    exact = ghn.decode(batch)
+    exact = ghn(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = ghn.decode(batch)
+        rounded = ghn(batch)
     for a, b in zip(exact.parameters, rounded.parameters, strict=True):
         for name in a:
             assert b[name].dtype == torch.float32
@@ -42,7 +42,7 @@ def test_every_parameter_gets_a_gradient(
     graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict
 ) -> None:
     ghn = make_ghn(**fields)
-    ghn.decode(GraphBatch.from_graphs(graphs)).penalty().sum().backward()
+    ghn(GraphBatch.from_graphs(graphs)).penalty().sum().backward()
     without = {name for name, p in ghn.named_parameters() if p.grad is None}
     assert without == set()
 
@@ -51,8 +51,8 @@ def test_pickled_copies_predict_the_same(graphs: list[Graph], make_ghn: Callable
     ghn = make_ghn()
     batch = GraphBatch.from_graphs(graphs)
     expected, copied = (
-        ghn.predict_parameters(batch),
-        pickle.loads(pickle.dumps(ghn)).predict_parameters(batch),
+        ghn(batch).parameters,
+        pickle.loads(pickle.dumps(ghn))(batch).parameters,
     )
     for a, b in zip(expected, copied, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -66,7 +66,7 @@ def test_a_network_without_parameters(make_ghn: Callable[..., GHN]) -> None:
         [""],
     )
     for fields in KINDS:
-        prediction = make_ghn(**fields).decode(GraphBatch.from_graphs([graph]))
+        prediction = make_ghn(**fields)(GraphBatch.from_graphs([graph]))
         assert prediction.parameters == [{}]
         assert prediction.penalty().tolist() == [0.0]
     model = nn.Sequential(nn.ReLU())
