@@ -114,7 +114,7 @@ def meta_batch_losses(
     m = len(batch.networks)
     device = images_BCHW.device
     with autocast(config, device), record_function("predict"):
-        prediction = ghn.decode(batch.graphs)
+        prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
     outputs: list[Tensor] = [penalty_M]
     gradients: list[Tensor] = [torch.full_like(penalty_M, config.gamma * scale / m)]
