@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs.builder import Structures
+from datasets.deepnets.graphs.structures import Structures
 from datasets.deepnets.store.pack import GraphPack
 from ghn.errors import InvalidGraphError
 from ghn.graph.graph import canonical_hashes

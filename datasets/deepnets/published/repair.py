@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs.builder import Structures, build_structure
+from datasets.deepnets.graphs.builder import build_structure
+from datasets.deepnets.graphs.structures import Structures
 from datasets.deepnets.published.names import JOINING
 from datasets.deepnets.space.architecture import Architecture
 from ghn.errors import DamagedFileError

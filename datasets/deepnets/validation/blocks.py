@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from datasets.deepnets.generation.shard import hexadecimal
 from datasets.deepnets.generation.workers import settle
-from datasets.deepnets.graphs.builder import Assembly, Structures
+from datasets.deepnets.graphs.builder import Assembly
 from datasets.deepnets.graphs.packing import pack
 from datasets.deepnets.graphs.split import Split
+from datasets.deepnets.graphs.structures import Structures
 from datasets.deepnets.space.rules import SplitRules
 from datasets.deepnets.space.table import ArchitectureTable, decode_row
 from datasets.deepnets.store.metadata import metadata
