@@ -56,7 +56,7 @@ class Assembly:
         Raises:
             InvalidGraphError: the architecture's output is disconnected; nothing is appended.
         """
-        wiring = wire(architecture, scaling.channels, scaling.large)
+        wiring = wire(architecture, scaling)
         kept = kept_products(architecture, wiring.routes) if kept is None else kept
         preproc, norm, one_input = (
             architecture.preproc,
@@ -101,7 +101,7 @@ class Assembly:
             if outputs[i] == before:
                 passed[i] = passed.get(i - 1, 0) + 1
         value = outputs[architecture.n_cells - 1]
-        for i, (n_in, n_out) in enumerate(scaling.classifier_sizes(architecture, wiring.features)):
+        for i, (n_in, n_out) in enumerate(wiring.classifier):
             layer = templates.classifier_layer(architecture.glob_avg and i == 0, i)
             value = self._stamp(layer, "", (n_out, n_in, 0), value, [])
 

@@ -13,8 +13,8 @@ from typing import overload
 
 import numpy as np
 
-from datasets.deepnets.graphs import parts as ops
-from datasets.deepnets.graphs.parts import Part
+from datasets.deepnets.space import parts as ops
+from datasets.deepnets.space.parts import Part
 
 INPUT_0, INPUT_1 = -1, -2
 """Nodes in a template that stand for its two inputs."""

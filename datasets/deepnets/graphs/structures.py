@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs import parts as ops
 from datasets.deepnets.graphs.layout import ParameterNames, Template
+from datasets.deepnets.space import parts as ops
 from ghn.graph import Graph
 
 

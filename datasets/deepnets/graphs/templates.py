@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache, lru_cache
 
-from datasets.deepnets.graphs import parts as ops
 from datasets.deepnets.graphs.layout import INPUT_0, INPUT_1, Layout, Template
-from datasets.deepnets.graphs.parts import Part
 from datasets.deepnets.graphs.squeeze_quirk import ZEROS
+from datasets.deepnets.space import parts as ops
 from datasets.deepnets.space.architecture import Edges
+from datasets.deepnets.space.parts import Part
 from datasets.deepnets.space.wiring import Route
 from ghn.graph import Primitive
 

@@ -118,15 +118,14 @@ class Network(nn.Module):
 
     def _build(self, device: Device) -> None:
         architecture, scaling = self.architecture, self.scaling
-        wiring = wire(architecture, scaling.channels, scaling.large)
+        wiring = wire(architecture, scaling)
         norm = architecture.norm is not None
         self._build_stem(wiring.stem_channels, norm, wiring.stems[1], device)
         self.cells = nn.ModuleDict(
             {str(c.number): Cell(c, architecture.preproc, norm, device) for c in wiring.cells}
         )
-        sizes = scaling.classifier_sizes(architecture, wiring.features)
         head: list[nn.Module | Literal["r"] | None] = []
-        for i, (n_in, n_out) in enumerate(sizes):
+        for i, (n_in, n_out) in enumerate(wiring.classifier):
             head += ["r", nn.Dropout(0.5)] if i else []
             head.append(Linear(n_in, n_out, device=device))
         self.classifier = Numbered(*head)
