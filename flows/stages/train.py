@@ -27,7 +27,8 @@ from pydantic import Field
 
 from datasets.deepnets import MetaBatchConfig
 from flows.compute.shell import exit_with_parent
-from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.networks.build import build_network
+from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.rows.results import digest
 from flows.settings import paths
 from ghn.errors import ConfigError, GHNError
@@ -171,7 +172,7 @@ class Curve:
         metrics: dict[str, float] = {}
         device = ghn.device
         for target in self.targets:
-            model, graph = build(target, self.num_classes, self.image_size)
+            model, graph = build_network(target, self.num_classes, self.image_size)
             batches = [(x.to(device), y.to(device)) for x, y in self.batches]
             accuracy = score(ghn(model.to(device), graph), batches).accuracy
             if target.split == TORCHVISION:
