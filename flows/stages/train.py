@@ -32,7 +32,7 @@ from flows.rows.results import digest
 from flows.settings import paths
 from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path
-from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
+from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig, Training
 
 if TYPE_CHECKING:
     import torch
@@ -189,17 +189,18 @@ class Tracker(Callback):
     def __init__(self, stage: StageRun) -> None:
         self._stage = stage
 
-    def on_report(self, record: StepRecord) -> None:
-        """Means since the last report."""
+    def on_report(self, training: Training, record: StepRecord) -> None:
+        """Sends means since the last report."""
         self._stage.log_metrics(record.metrics(), record.step)
 
-    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Accuracies of unseen architectures."""
-        self._stage.log_metrics({f"curve/{name}": value for name, value in metrics.items()}, step)
+    def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
+        """Sends accuracies of unseen architectures."""
+        curve = {f"curve/{name}": value for name, value in metrics.items()}
+        self._stage.log_metrics(curve, training.step)
 
-    def on_warning(self, step: int, message: str) -> None:
-        """Kept as a tag: the last warning."""
-        self._stage.set_tags({"warning": f"step {step}: {message}"})
+    def on_warning(self, training: Training, message: str) -> None:
+        """Keeps the last warning as a tag."""
+        self._stage.set_tags({"warning": f"step {training.step}: {message}"})
 
 
 def run(params: Params, stage: StageRun | None) -> None:

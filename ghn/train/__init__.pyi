@@ -1,7 +1,8 @@
-from .callbacks import Callback, ProgressBar, StepRecord
+from .callbacks import Callback, StepRecord, Training
 from .config import TrainConfig
 from .distributed import Ranks, ranks
 from .loop import DivergedError, TrainResult, train
+from .progress import ProgressBar
 from .step import MetaBatch, meta_batch_losses
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "StepRecord",
     "TrainConfig",
     "TrainResult",
+    "Training",
     "meta_batch_losses",
     "ranks",
     "train",

@@ -48,6 +48,13 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag whether it is set on any rank."""
+        if self.world == 1:
+            return flags
+        counts = self.sum(torch.tensor([float(flag) for flag in flags], device=self.device))
+        return tuple(count > 0 for count in counts.tolist())
+
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""
         if self.world > 1:

@@ -1,0 +1,111 @@
+"""One optimizer step, about which all ranks agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ghn.models.hypernetwork import GHN
+from ghn.train.config import TrainConfig
+from ghn.train.data import StepData, on_device
+from ghn.train.distributed import Ranks
+from ghn.train.memory import out_of_memory
+from ghn.train.optimizer import LossScaler, make_optimizer
+from ghn.train.schedule import learning_rate
+from ghn.train.step import Losses, PendingBackward, meta_batch_losses
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step; equal on all ranks but for the words of `reason`.
+
+    Attributes:
+        loss, cross_entropy, penalty, accuracy: means over the architectures of all ranks.
+        gradient_norm: of the hypernetwork, before clipping; NaN if there is none.
+        lr: learning rate.
+        reason: why the step was skipped; empty if it was taken.
+    """
+
+    loss: float
+    cross_entropy: float
+    penalty: float
+    accuracy: float
+    gradient_norm: float
+    lr: float
+    reason: str
+
+
+class Updates:
+    """Takes steps on a hypernetwork.
+
+    Attributes:
+        optimizer: AdamW over its parameters.
+        scaler: of the loss, for fp16.
+    """
+
+    def __init__(self, ghn: GHN, config: TrainConfig, ranks: Ranks) -> None:
+        self.ghn, self.config, self.ranks = ghn, config, ranks
+        self.optimizer = make_optimizer(ghn, config)
+        self.scaler = LossScaler(config, ranks.device)
+
+    def take(self, step: int, data: StepData) -> Outcome:
+        """One step, or a skipped one; all ranks come to the same verdict."""
+        lr = learning_rate(step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, pending, failure = self._forward(step, data)
+        values, failed = self._agree(losses, bool(failure))
+        norm = math.nan
+        if not failed:
+            assert pending is not None
+            failure = _run(pending)
+            del losses, pending  # activations of the hypernetwork
+            failed = self.ranks.average_gradients(self.ghn.parameters(), bool(failure))
+            if not failed:
+                norm = self.scaler.step(self.optimizer, self.config.clip)
+        if failed and not failure:
+            finite = math.isfinite(values[0])
+            failure = "out of memory on another rank" if finite else f"the loss is {values[0]}"
+        elif not failed and not math.isfinite(norm):
+            failure = "the gradient is not finite"
+        return Outcome(*values, norm, lr, failure)
+
+    def _forward(
+        self, step: int, data: StepData
+    ) -> tuple[Losses | None, PendingBackward | None, str]:
+        try:
+            batch = on_device(data.batch, self.ranks.device)
+            losses, pending = meta_batch_losses(
+                self.ghn,
+                batch,
+                data.images_BCHW,
+                data.labels_B,
+                self.config,
+                step,
+                self.scaler.scale,
+            )
+        except RuntimeError as error:
+            return None, None, out_of_memory(error)
+        return losses, pending, ""
+
+    def _agree(self, losses: Losses | None, failed: bool) -> tuple[list[float], bool]:
+        """Mean losses over ranks, and whether any rank failed or has a loss that is not finite."""
+        device = self.ranks.device
+        numbers = losses.stack() if losses is not None else torch.zeros(4, device=device)
+        verdict: Tensor = torch.tensor([float(failed)], device=device)
+        total = self.ranks.sum(torch.cat((numbers, verdict))).tolist()
+        means = [value / self.ranks.world for value in total[:4]]
+        return means, total[4] > 0 or not math.isfinite(means[0])
+
+
+def _run(pending: PendingBackward) -> str:
+    """The backward pass through the hypernetwork; why it failed for want of memory, or nothing."""
+    try:
+        pending.run()
+    except RuntimeError as error:
+        return out_of_memory(error)
+    return ""
