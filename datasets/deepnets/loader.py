@@ -10,7 +10,7 @@ meta-batches; one whose graphs hold too many nodes is left out, so that memory s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.deepnets.networks.network import Network
 from datasets.deepnets.space.architecture import Architecture
+from datasets.deepnets.space.cost import multiply_adds
 from datasets.deepnets.space.scaling import LARGE_IMAGE, Scaling
 from datasets.deepnets.space.widths import MetaBatchConfig
 from datasets.deepnets.store.split import Split
@@ -95,10 +96,12 @@ class MetaBatches(Dataset[MetaBatch]):
         rank: this process among `world`; it gets size / world of each meta-batch.
         world: number of processes.
         config: how networks are sized.
+        max_cost: most multiply-adds of a network, per image at its least width; costlier
+            architectures are left out.
 
     Raises:
-        ConfigError: `size` is not a multiple of `world` or larger than the split, or no meta-batch
-            is small enough.
+        ConfigError: `size` is not a multiple of `world` or larger than what there is to choose
+            from, or no meta-batch is small enough.
     """
 
     def __init__(
@@ -111,15 +114,21 @@ class MetaBatches(Dataset[MetaBatch]):
         rank: int = 0,
         world: int = 1,
         config: MetaBatchConfig | None = None,
+        max_cost: float | None = None,
     ) -> None:
         self.split, self.size, self.seed, self.rank, self.world = split, size, seed, rank, world
         self.config = config or MetaBatchConfig()
         self.base = Scaling(num_classes=num_classes, image_size=image_size)
         self.n_nodes = split.n_nodes.astype(np.int64)
-        if size % world or size > len(split):
+        self._members = np.arange(len(split))
+        if max_cost is not None:
+            least = replace(self.base, channels=self.config.channels[0])
+            self._members = np.flatnonzero(multiply_adds(split.table(), least) <= max_cost)
+        if size % world or size > len(self._members):
             raise ConfigError(
                 f"a meta-batch of {size} must divide among {world} processes and fit split"
-                f" {split.name!r} of {len(split)} architectures"
+                f" {split.name!r} of {len(self._members)} architectures"
+                + ("" if max_cost is None else f" of at most {max_cost:g} multiply-adds")
             )
         self._before = [0]  # number of meta-batches before each epoch, as far as known
         self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
@@ -136,7 +145,8 @@ class MetaBatches(Dataset[MetaBatch]):
         return self._cut_epoch[1]
 
     def _cut(self, epoch: int) -> NDArray[np.int64]:
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.split))
+        draw = np.random.default_rng([self.seed, 0, epoch])
+        order = self._members[draw.permutation(len(self._members))]
         batches = order[: len(order) // self.size * self.size].reshape(-1, self.size)
         if self.budget is not None:
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]

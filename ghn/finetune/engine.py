@@ -19,7 +19,7 @@ from ghn.errors import ConfigError, DamagedFileError
 from ghn.files import atomic_path
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.curve import Curve
-from ghn.finetune.evaluation import evaluate, heads, track_running_statistics
+from ghn.finetune.evaluation import evaluate, heads, lacks_statistics, track_running_statistics
 from ghn.images import Images, endless_batches
 
 AUXILIARY_WEIGHT = 0.4
@@ -39,7 +39,9 @@ def finetune(
     """Trains `model` in place and measures its validation accuracy along the way.
 
     Batches, augmentation and dropout hang on `seed` alone, so the same call gives the same curve on
-    the same machine. The global random state is left as it was.
+    the same machine. The global random state is left as it was. Running statistics of a network
+    that has none of its own (`lacks_statistics`) are estimated before each evaluation; those of a
+    trained one are kept, and move on as it trains.
 
     Args:
         checkpoint: where to keep the state at every evaluation; a run that finds one there
@@ -78,6 +80,7 @@ class _Run:
         self, model: nn.Module, train: Images, val: Images, config: FinetuneConfig, seed: int
     ) -> None:
         model.to(memory_format=torch.channels_last)
+        self.estimates = lacks_statistics(model)
         track_running_statistics(model)
         self.model, self.train, self.val, self.config, self.seed = model, train, val, config, seed
         self.device = next(model.parameters()).device
@@ -101,7 +104,8 @@ class _Run:
 
     def measure(self, loss: float = math.nan, train_accuracy: float = math.nan) -> None:
         """Adds the validation accuracy of now to the curve."""
-        accuracy = evaluate(self.model, self.val, self.config, self.train)
+        source = self.train if self.estimates else None
+        accuracy = evaluate(self.model, self.val, self.config, source)
         seconds = time.perf_counter() - self.started
         self.curve.add(self.done, accuracy, seconds, loss, train_accuracy)
 
@@ -140,8 +144,11 @@ class _Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "estimates": self.estimates,
             "random": torch.get_rng_state(),
         }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
 
@@ -161,6 +168,9 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         torch.set_rng_state(state["random"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+        self.estimates = state["estimates"]
         self.done, self.curve = int(state["done"]), Curve(**state["curve"])
         if self.curve.seconds:
             self.started -= self.curve.seconds[-1]

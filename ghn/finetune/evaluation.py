@@ -26,7 +26,7 @@ def evaluate(
     Running statistics of batch norm are first set to the averages over a few fixed batches of
     `statistics` (training images): neither predicted nor freshly drawn parameters come with any,
     and after a handful of steps the moving averages still remember none. With None the model's own
-    are used.
+    are used, as those of trained networks should be.
     """
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
@@ -74,6 +74,19 @@ def track_running_statistics(model: nn.Module) -> None:
             module.register_buffer("running_mean", torch.zeros(module.num_features, device=device))
             module.register_buffer("running_var", torch.ones(module.num_features, device=device))
             module.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
+
+
+def lacks_statistics(model: nn.Module) -> bool:
+    """Whether a batch norm has no running statistics, or those that it was made with: that of a
+    network whose parameters were predicted or freshly drawn, not of a trained one.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return any(
+        norm.running_mean is None
+        or norm.running_var is None
+        or not (norm.running_mean.any() or (norm.running_var != 1).any())
+        for norm in norms
+    )
 
 
 def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:

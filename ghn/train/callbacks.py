@@ -34,6 +34,8 @@ class StepRecord:
         images_per_second: images through target networks, times architectures.
         architectures_per_second: target networks trained through.
         waited: share of the time that the loop waited for data.
+        left_out: architectures that had no part in the step, their loss or gradient not finite; of
+            a report the sum over its steps.
     """
 
     step: int
@@ -47,6 +49,7 @@ class StepRecord:
     images_per_second: float
     architectures_per_second: float
     waited: float
+    left_out: int = 0
 
     def metrics(self) -> dict[str, float]:
         """The finite numbers, for a tracker."""
@@ -85,21 +88,28 @@ class Callback(Protocol):
 
     def on_start(self, training: Training) -> None:
         """Training starts, or resumes, after `training.step` steps."""
+        return
 
     def on_step(self, training: Training, record: StepRecord) -> None:
         """A step is done."""
+        return
 
     def on_report(self, training: Training, record: StepRecord) -> None:
         """Every `log_every` steps: means since the last report."""
+        return
 
     def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
         """The hypernetwork was evaluated."""
+        return
 
     def on_checkpoint(self, training: Training, path: Path) -> None:
         """A checkpoint was written."""
+        return
 
     def on_warning(self, training: Training, message: str) -> None:
         """Something is odd: a skipped step, signs of divergence, a damaged checkpoint."""
+        return
 
     def close(self) -> None:
         """Training ended, in whatever way."""
+        return

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from ghn.errors import GHNError
 from ghn.images import Images
 from ghn.models.hypernetwork import GHN
+from ghn.train.average import WeightAverage
 from ghn.train.callbacks import Callback, StepRecord, Training
 from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.config import TrainConfig
-from ghn.train.data import StepData, step_data
+from ghn.train.data import Phase, StepData, check_phases, step_data
+from ghn.train.determinism import deterministic_algorithms
 from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
 from ghn.train.log import JsonLog
@@ -32,15 +33,10 @@ from ghn.train.pace import Pace
 from ghn.train.prefetch import Prefetched
 from ghn.train.step import MetaBatch
 from ghn.train.stopping import stop_requests
+from ghn.train.tally import Tally
 from ghn.train.update import Outcome, Updates
 
 WEIGHTS_NAME = "ghn.safetensors"
-
-
-class DivergedError(GHNError):
-    """Training cannot go on: too many steps in a row had no finite loss or did not fit into
-    memory.
-    """
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,14 @@ class TrainResult:
         best: the weights with the best metric, if it was evaluated.
         metrics: of the last evaluation.
         skipped: steps left out.
+        left_out: architectures left out of steps that were taken.
     """
 
     weights: Path
     best: Path | None
     metrics: dict[str, float]
     skipped: int
+    left_out: int = 0
 
 
 def train(
@@ -71,6 +69,7 @@ def train(
     evaluate: Callable[[GHN], Mapping[str, float]] | None = None,
     metric: str = "accuracy",
     ranks: Ranks | None = None,
+    phases: Sequence[Phase] = (),
     identity: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> TrainResult:
@@ -88,6 +87,8 @@ def train(
             and at the end.
         metric: the entry of the metrics whose largest value marks the best checkpoint.
         ranks: this process among its peers; alone by default.
+        phases: stretches at the start of the run with images, networks or batches of their own;
+            the rest of the steps have `images`, `meta_batches` and the batch sizes of `config`.
         identity: digests of data and the like; a run resumes only where they are the same.
         metadata: stored with the weights.
 
@@ -97,11 +98,16 @@ def train(
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the current step, with a checkpoint written.
     """
     ranks = ranks or Ranks()
-    run = _Run(config, ghn, Path(output_dir), ranks, dict(identity or {}), dict(metadata or {}))
+    check_phases(phases, config, ranks.world)
+    recipe = config.recipe() | dict(identity or {})
+    if phases:
+        recipe["phases"] = [phase.recipe() for phase in phases]
+    run = _Run(config, ghn, Path(output_dir), ranks, recipe, dict(metadata or {}))
     run.evaluate_fn, run.metric = evaluate, metric
     if ranks.is_main:
         run.callbacks = [JsonLog(run.output_dir), *callbacks]
-    return run.go(lambda start: step_data(start, config, images, meta_batches, ranks.device))
+    last = Phase(config.steps, meta_batches, images, config.batch_size, config.meta_batch_size)
+    return run.go(lambda start: step_data(start, [*phases, last], config.seed, ranks.device))
 
 
 class _Run:
@@ -117,21 +123,26 @@ class _Run:
         ghn: GHN,
         output_dir: Path,
         ranks: Ranks,
-        identity: dict[str, Any],
+        recipe: dict[str, Any],
         metadata: dict[str, Any],
     ) -> None:
-        config.share(ranks.world)  # checks that the meta-batch divides
-        self.config, self.ranks = config, ranks
+        self.config, self.ranks, self.recipe = config, ranks, recipe
         self.ghn = ghn.to(ranks.device)
         self.output_dir, self.metadata = output_dir, metadata
         self.updates = Updates(self.ghn, config, ranks)
         self.training = Training(self.ghn, self.updates.optimizer, config.steps)
         self.watch = DivergenceWatch()
+        self.average = None
+        if config.ema is not None and ranks.is_main:
+            self.average = WeightAverage(self.ghn, config.ema)
         self.checkpoints = Checkpoints(
-            output_dir / "checkpoints", config.keep_checkpoints, self._save_weights
+            output_dir / "checkpoints",
+            config.keep_checkpoints,
+            self._save_weights,
+            config.horizon[1],
         )
-        self.recipe = config.recipe() | {"world": ranks.world} | identity
-        self.counters = {"skipped": 0.0, "skipped_in_a_row": 0.0, "best": -math.inf}
+        self.tally = Tally(config.max_skipped)
+        self.best = -math.inf
         self.metrics: dict[str, float] = {}
 
     def go(self, data: Callable[[int], Iterator[StepData]]) -> TrainResult:
@@ -141,14 +152,18 @@ class _Run:
             self._tell(lambda callback: callback.on_start(self.training))
             start = self.training.step
             if start < self.config.steps and not self.training.stopping:
-                with stop_requests() as stop, closing(Prefetched(data(start))) as prefetched:
+                with (
+                    deterministic_algorithms(self.config.deterministic),
+                    stop_requests() as stop,
+                    closing(Prefetched(data(start))) as prefetched,
+                ):
                     self._steps(prefetched, stop)
             weights = self.output_dir / WEIGHTS_NAME
             if self.ranks.is_main:
                 self._evaluate()
                 self._save_weights(weights, {"step": self.training.step, "metrics": self.metrics})
-            best = self.checkpoints.best if self.counters["best"] > -math.inf else None
-            return TrainResult(weights, best, self.metrics, int(self.counters["skipped"]))
+            best = self.checkpoints.best if self.best > -math.inf else None
+            return TrainResult(weights, best, self.metrics, self.tally.skipped, self.tally.left_out)
         finally:
             self._tell(lambda callback: callback.close())
 
@@ -159,6 +174,8 @@ class _Run:
             with pace.waiting():
                 given = next(data)
             outcome = self.updates.take(self.training.step, given)
+            if self.average is not None and not outcome.reason:
+                self.average.update(self.ghn, self.training.step)
             self.training.step += 1
             architectures = len(given.batch.networks) * self.ranks.world
             record = pace.record(self.training.step, outcome, architectures, len(given.labels_B))
@@ -168,14 +185,23 @@ class _Run:
                 stop.is_set(), self.training.stopping
             )
             with pace.paused():
-                if self._is_due(self.config.evaluate_every) and not self._over:
-                    self._evaluate()
-                if self._is_due(self.config.checkpoint_every) or self._over or interrupted:
-                    self._checkpoint()
+                self._between_steps(interrupted)
         if interrupted:
             raise KeyboardInterrupt(
                 f"stopped after step {self.training.step}; the same command continues"
             )
+
+    def _between_steps(self, interrupted: bool) -> None:
+        """Evaluates and writes a checkpoint where it is time to; the other ranks wait."""
+        evaluates = self._is_due(self.config.evaluate_every) and not self._over
+        saves = self._is_due(self.config.checkpoint_every) or self._over or interrupted
+        saves = saves or self.training.step == self.checkpoints.milestone
+        if evaluates:
+            self._evaluate()
+        if saves:
+            self._checkpoint()
+        if evaluates or saves:
+            self.ranks.wait()
 
     @property
     def _over(self) -> bool:
@@ -186,7 +212,9 @@ class _Run:
 
     def _after_step(self, record: StepRecord, outcome: Outcome, pace: Pace) -> None:
         self._tell(lambda callback: callback.on_step(self.training, record))
-        self._count(outcome)
+        if warning := self.tally.count(outcome):
+            self._warn(warning)
+        self.tally.check(outcome, record.step, self.output_dir)
         if self._is_due(self.config.log_every) or record.step == self.config.steps:
             report = pace.report()
             self._tell(lambda callback: callback.on_report(self.training, report))
@@ -194,67 +222,80 @@ class _Run:
             for warning in self.watch.look(record.cross_entropy, record.gradient_norm):
                 self._warn(warning)
 
-    def _count(self, outcome: Outcome) -> None:
-        """Counts skipped steps, and gives up after too many in a row."""
-        counters, done = self.counters, self.training.step
-        counters["skipped_in_a_row"] = counters["skipped_in_a_row"] + 1 if outcome.reason else 0
-        if not outcome.reason:
-            return
-        counters["skipped"] += 1
-        self._warn(f"step skipped: {outcome.reason} ({int(counters['skipped'])} so far)")
-        if counters["skipped_in_a_row"] > self.config.max_skipped:
-            raise DivergedError(
-                f"{int(counters['skipped_in_a_row'])} steps in a row were skipped, the last,"
-                f" {done}, because {outcome.reason}. Start anew (delete {self.output_dir}) with a"
-                " lower train.lr or, if memory is short, with a smaller train.batch_size or"
-                " train.meta_batch_size"
-            )
-
     def _resume(self) -> None:
-        state = self.checkpoints.load(self.ghn, self.recipe, self._warn)
+        """Goes on from the checkpoint that rank 0 finds: others may see another disk, or none."""
+        state = self.ranks.from_main(self._restored)
         self.ghn.train()
         self.ranks.broadcast(self.ghn)
         if state is None:
             return
-        self.updates.optimizer.load_state_dict(state.optimizer)
-        self.updates.scaler.load_state_dict(state.scaler)
-        self.counters |= state.counters
-        self.training.step = state.step
-        self.training.stopping = bool(self.counters.get("stopped"))
+        self.updates.optimizer.load_state_dict(state["optimizer"])
+        self.updates.scaler.load_state_dict(state["scaler"])
+        counters = state["counters"]
+        self.tally.counters = {name: counters[name] for name in self.tally.counters}
+        self.best = counters["best"]
+        self.training.step, self.training.stopping = state["step"], bool(counters["stopped"])
+        if counters["world"] != self.ranks.world:
+            self._warn(
+                f"{self.ranks.world} ranks go on with what {counters['world']:.0f} began: sums are"
+                " rounded in another order than without the interruption"
+            )
+
+    def _restored(self) -> dict[str, Any] | None:
+        """Restores the weights, on rank 0, and gives what all ranks need to know."""
+        found = self.checkpoints.load(self.recipe, self.config.horizon, self._warn)
+        if found is None:
+            return None
+        state = found.state
+        self.ghn.load_state_dict(found.weights if state.trained is None else state.trained)
+        if self.average is not None:
+            self.average.ghn.load_state_dict(found.weights)
+        names = ("step", "optimizer", "scaler", "counters")
+        return {name: getattr(state, name) for name in names}
 
     def _checkpoint(self) -> None:
         if not self.ranks.is_main:
             return
-        stopped = {"stopped": 1.0} if self.training.stopping else {}
+        counters = self.tally.counters | {
+            "best": self.best,
+            "stopped": float(self.training.stopping),
+            "world": float(self.ranks.world),
+        }
         state = RunState(
             self.training.step,
             self.recipe,
+            self.config.horizon,
             self.updates.optimizer.state_dict(),
             self.updates.scaler.state_dict(),
-            self.counters | stopped,
+            counters,
+            None if self.average is None else self.ghn.state_dict(),
         )
         path = self.checkpoints.save(state)
         self._tell(lambda callback: callback.on_checkpoint(self.training, path))
 
+    @property
+    def _published(self) -> GHN:
+        """The hypernetwork that is evaluated and written: the average, if there is one."""
+        return self.ghn if self.average is None else self.average.ghn
+
     def _evaluate(self) -> None:
         if not self.ranks.is_main or self.evaluate_fn is None:
             return
-        self.ghn.eval()
         with torch.no_grad():
-            found = self.evaluate_fn(self.ghn)
+            found = self.evaluate_fn(self._published.eval())
         self.ghn.train()
         self.metrics = {name: float(value) for name, value in found.items()}
         self._tell(lambda callback: callback.on_evaluation(self.training, self.metrics))
         value = self.metrics.get(self.metric, -math.inf)
-        if value > self.counters["best"]:
-            self.counters["best"] = value
+        if value > self.best:
+            self.best = value
             self.checkpoints.save_best(self.training.step, self.metrics)
 
     def _save_weights(self, path: Path, metadata: Mapping[str, Any]) -> None:
         from ghn.checkpoint import save_checkpoint
 
         recipe = self.config.model_dump(mode="json")
-        save_checkpoint(self.ghn, path, {**self.metadata, **metadata, "train": recipe})
+        save_checkpoint(self._published, path, {**self.metadata, **metadata, "train": recipe})
 
     def _warn(self, message: str) -> None:
         self._tell(lambda callback: callback.on_warning(self.training, message))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 
 from ghn.train.callbacks import StepRecord
 from ghn.train.update import Outcome
@@ -62,6 +62,7 @@ class Pace:
             images_per_second=self._images / elapsed,
             architectures_per_second=self._architectures / elapsed,
             waited=self._waited / elapsed,
+            left_out=outcome.left_out,
         )
         self._records.append(record)
         return record
@@ -74,7 +75,7 @@ class Pace:
         good = [record for record in self._records if not record.skipped] or [last]
         names = ("loss", "cross_entropy", "penalty", "accuracy", "gradient_norm")
         means = {name: sum(getattr(record, name) for record in good) / len(good) for name in names}
+        left_out = sum(record.left_out for record in self._records)
+        skipped = len(good) == 1 and good[0].skipped
         self._reset()
-        return StepRecord(
-            **{**asdict(last), **means, "skipped": len(good) == 1 and good[0].skipped}
-        )
+        return replace(last, **means, skipped=skipped, left_out=left_out)

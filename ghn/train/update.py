@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ghn.models.hypernetwork import GHN
 from ghn.train.config import TrainConfig
@@ -27,6 +26,7 @@ class Outcome:
         gradient_norm: of the hypernetwork, before clipping; NaN if there is none.
         lr: learning rate.
         reason: why the step was skipped; empty if it was taken.
+        left_out: architectures that had no part in it.
     """
 
     loss: float
@@ -36,6 +36,7 @@ class Outcome:
     gradient_norm: float
     lr: float
     reason: str
+    left_out: int
 
 
 class Updates:
@@ -58,7 +59,7 @@ class Updates:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         losses, pending, failure = self._forward(step, data)
-        values, failed = self._agree(losses, bool(failure))
+        means, failed, left_out = self._agree(losses, len(data.batch.networks))
         norm = math.nan
         if not failed:
             assert pending is not None
@@ -68,11 +69,12 @@ class Updates:
             if not failed:
                 norm = self.scaler.step(self.optimizer, self.config.clip)
         if failed and not failure:
-            finite = math.isfinite(values[0])
-            failure = "out of memory on another rank" if finite else f"the loss is {values[0]}"
+            finite = math.isfinite(means[0])
+            failure = "out of memory on another rank" if finite else f"the loss is {means[0]}"
         elif not failed and not math.isfinite(norm):
             failure = "the gradient is not finite"
-        return Outcome(*values, norm, lr, failure)
+        loss, entropy, penalty, accuracy = means
+        return Outcome(loss, entropy, penalty, accuracy, norm, lr, failure, left_out)
 
     def _forward(
         self, step: int, data: StepData
@@ -92,14 +94,24 @@ class Updates:
             return None, None, out_of_memory(error)
         return losses, pending, ""
 
-    def _agree(self, losses: Losses | None, failed: bool) -> tuple[list[float], bool]:
-        """Mean losses over ranks, and whether any rank failed or has a loss that is not finite."""
+    def _agree(self, losses: Losses | None, m: int) -> tuple[list[float], bool, int]:
+        """Mean losses over the architectures of all ranks that take part, whether any rank failed
+        or a mean is not finite, and how many architectures are left out.
+
+        Args:
+            losses: of this rank's `m` architectures; None if it ran out of memory.
+        """
         device = self.ranks.device
-        numbers = losses.stack() if losses is not None else torch.zeros(4, device=device)
-        verdict: Tensor = torch.tensor([float(failed)], device=device)
+        left_out = losses.left_out if losses is not None else 0
+        share = (m - left_out) / m
+        numbers = torch.zeros(4, device=device)
+        if losses is not None and share:
+            numbers = losses.stack() * share
+        verdict = torch.tensor([losses is None, share, left_out], device=device).float()
         total = self.ranks.sum(torch.cat((numbers, verdict))).tolist()
-        means = [value / self.ranks.world for value in total[:4]]
-        return means, total[4] > 0 or not math.isfinite(means[0])
+        shares = total[5]
+        means = [value / shares if shares else math.nan for value in total[:4]]
+        return means, total[4] > 0 or not math.isfinite(means[0]), int(total[6])
 
 
 def _run(pending: PendingBackward) -> str:

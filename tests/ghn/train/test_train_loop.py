@@ -76,7 +76,7 @@ def test_training_learns_and_leaves_a_loadable_hypernetwork(
     assert watcher.of("checkpoint") == [f"step-{n:08}.safetensors" for n in (25, 50, 60)]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == sorted(
-        f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "state")
+        f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "sha256", "state")
     )
     assert watcher.events[-1] == ("close", None)
 
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over(digits: ImageTensors, tmp_path: Pat
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path, callbacks=[watcher])
         assert _losses(tmp_path) == expected
         assert [path.name in str(warning) for warning in watcher.of("warning")] == [True]
-    for path in (tmp_path / "checkpoints").glob("*.state"):
+    for path in (tmp_path / "checkpoints").glob("*.sha256"):
         path.write_bytes(b"")
     with pytest.raises(DamagedFileError, match="no checkpoint is whole"):
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
