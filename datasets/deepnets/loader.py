@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.deepnets.networks.network import Network
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.cost import multiply_adds
-from datasets.deepnets.space.scaling import LARGE_IMAGE, Scaling
+from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.widths import MetaBatchConfig
 from datasets.deepnets.store.split import Split
 from ghn.errors import ConfigError
@@ -197,11 +197,14 @@ class MetaBatches(Dataset[MetaBatch]):
         return MetaBatch(batch, Networks(architectures, scalings), tuple(chosen))
 
     @property
+    def _wider(self) -> bool:
+        """Whether networks are sized by the wider rule, which GHN-3 has on large images only."""
+        return self.config.wider_nets and self.base.large
+
+    @property
     def _column(self) -> int:
-        """Which parameter count the width rule looks at; GHN-3 takes that at 32 pixels for both
-        image sizes.
-        """
-        return int(self.base.image_size > LARGE_IMAGE and not self.config.wider_nets)
+        """Which parameter count the width rule looks at; the wider rule takes that at 32 pixels."""
+        return int(self.base.large and not self._wider)
 
     def _scaling(
         self, architecture: Architecture, n_params: int, u: float, v: float, w: float
@@ -215,12 +218,12 @@ class MetaBatches(Dataset[MetaBatch]):
             v: the same, for the classifier's width.
             w: the same, for the stride of the stem.
         """
-        config, wider, millions = self.config, self.config.wider_nets, n_params / 1e6
+        config, wider, millions = self.config, self._wider, n_params / 1e6
         widths = range(config.channels[0], config.channels[1] + 1, CHANNEL_STEP)
         fc_dims = range(config.fc_dim[0], config.fc_dim[1] + 1, FC_STEP)
         n_cells = architecture.n_cells
         dense = not architecture.genotype.operations.isdisjoint(("conv_5x5", "conv_7x7"))
-        n_fc = 4
+        small = not (millions > 0.2 or n_cells > 8 or dense) and architecture.glob_avg
         if (
             millions > (2.0 if wider else 0.8)
             or not architecture.glob_avg
@@ -230,21 +233,13 @@ class MetaBatches(Dataset[MetaBatch]):
             n_widths = 1
         elif millions > 0.4 or n_cells > 10:
             n_widths = 4 if wider else 2
-        elif millions > 0.2 or n_cells > 8:
+        elif not small:
             n_widths = 5 if wider else 3
         else:
             n_widths = len(widths)
         channels = widths[int(u * min(n_widths, len(widths)))]
-        if n_widths == len(widths) and channels <= 64:
-            n_fc = len(fc_dims)
-        small_stride = (
-            wider
-            and self.base.large
-            and architecture.glob_avg
-            and architecture.stem_type == 0
-            and architecture.stem_pool
-            and not (millions > 0.2 or n_cells > 8 or dense)
-        )
+        n_fc = len(fc_dims) if small and channels <= 64 else 4
+        small_stride = wider and small and architecture.stem_type == 0 and architecture.stem_pool
         return Scaling(
             channels=channels,
             fc_dim=fc_dims[int(v * min(n_fc, len(fc_dims)))],

@@ -1,4 +1,4 @@
-from .config import PAPER_LEARNING_RATES, FinetuneConfig
+from .config import FinetuneConfig
 from .curve import Curve
 from .data import stratified_order
 from .engine import finetune
@@ -6,7 +6,6 @@ from .evaluation import estimate_statistics, evaluate, logits, track_running_sta
 from .noise import break_symmetry, correlation_std
 
 __all__ = [
-    "PAPER_LEARNING_RATES",
     "Curve",
     "FinetuneConfig",
     "break_symmetry",

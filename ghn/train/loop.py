@@ -135,12 +135,8 @@ class _Run:
         self.average = None
         if config.ema is not None and ranks.is_main:
             self.average = WeightAverage(self.ghn, config.ema)
-        self.checkpoints = Checkpoints(
-            output_dir / "checkpoints",
-            config.keep_checkpoints,
-            self._save_weights,
-            config.horizon[1],
-        )
+        directory, keep = output_dir / "checkpoints", config.keep_checkpoints
+        self.checkpoints = Checkpoints(directory, keep, self._save_weights, config.horizon[1])
         self.tally = Tally(config.max_skipped)
         self.best = -math.inf
         self.metrics: dict[str, float] = {}
@@ -286,8 +282,7 @@ class _Run:
         self.ghn.train()
         self.metrics = {name: float(value) for name, value in found.items()}
         self._tell(lambda callback: callback.on_evaluation(self.training, self.metrics))
-        value = self.metrics.get(self.metric, -math.inf)
-        if value > self.best:
+        if (value := self.metrics.get(self.metric, -math.inf)) > self.best:
             self.best = value
             self.checkpoints.save_best(self.training.step, self.metrics)
 
