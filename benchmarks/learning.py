@@ -41,7 +41,8 @@ from flows.stages.train import emphasize_distance, new_hypernetwork, trained_hyp
 from ghn.analysis.diversity import layer_distance
 from ghn.models import GHN
 from ghn.train import TrainConfig
-from ghn.train.optimizer import learning_rate, make_optimizer
+from ghn.train.optimizer import make_optimizer
+from ghn.train.schedule import learning_rate
 from ghn.train.step import meta_batch_losses
 
 WINDOW = 50

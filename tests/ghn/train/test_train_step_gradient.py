@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy
 from train_setting import make_batch, make_ghn
 
 from ghn.train import TrainConfig, meta_batch_losses
-from ghn.train.optimizer import LossScaler, learning_rate, make_optimizer
+from ghn.train.optimizer import LossScaler, make_optimizer
+from ghn.train.schedule import learning_rate
 
 
 def _data(b: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
