@@ -19,10 +19,10 @@ from flows.orchestration.artifacts import mlflow_links
 from flows.orchestration.pipeline import end_with_worker, pipeline, run_stage
 from flows.orchestration.workspace import experiment
 from flows.params import load_params
-from flows.registry import registry
+from flows.registry import evaluation, lookup
 from flows.settings import paths
+from flows.tracking import pipeline_run, stage_run
 from flows.tracking.client import client
-from flows.tracking.run import pipeline_run, stage_run
 from ghn.errors import UnreachableError
 
 
@@ -119,7 +119,7 @@ def init(
     persist_result=False,
 )
 def reevaluate(
-    model: str = "ghn3", alias: str = registry.CHAMPION, overrides: dict[str, Any] | None = None
+    model: str = "ghn3", alias: str = lookup.CHAMPION, overrides: dict[str, Any] | None = None
 ) -> dict[str, float]:
     """Evaluates the registry's champion anew on all 974 architectures, with today's code and data.
 
@@ -135,13 +135,13 @@ def reevaluate(
     """
     end_with_worker()
     logger = get_run_logger()
-    version = registry.by_alias(model, alias)
+    version = lookup.by_alias(model, alias)
     if version is None:
-        raise registry.RegistryError(
+        raise lookup.RegistryError(
             f"model {model} has no version @{alias}; `ghn registry list {model}` shows them"
         )
     number = str(version.version)
-    registered = registry.evaluation(version).accuracies  # before hours are spent
+    registered = evaluation.evaluation(version).accuracies  # before hours are spent
     name = re.sub(
         r"[^A-Za-z0-9._-]",
         "-",
@@ -158,11 +158,11 @@ def reevaluate(
         pipeline_run(f"reevaluate {model} {number}", values, mlflow_experiment) as parent_run,
         experiment(name, values) as workspace,  # kept as tags: no stage made this hypernetwork
     ):
-        registry.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
+        lookup.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
         run_stage("evaluate", workspace)
-        fresh = registry.read_rows(workspace.directory / paths.EVALUATION)
-    now = registry.accuracies(fresh)
-    comparison = registry.compare(now, registered)
+        fresh = evaluation.read_rows(workspace.directory / paths.EVALUATION)
+    now = evaluation.accuracies(fresh)
+    comparison = evaluation.compare(now, registered)
     drifted = abs(comparison.difference) > comparison.noise
     row: dict[str, Any] = {
         "version": number,

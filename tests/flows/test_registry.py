@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flows.registry.registry import Evaluation, compare, decide, registry
+from flows.registry import lookup, promotion
+from flows.registry.evaluation import Evaluation, compare
+from flows.registry.promotion import decide
 from flows.rows.results import write_rows
 from flows.stages.evaluate import COLUMNS
+from flows.tracking import stage_run
 from flows.tracking.client import client
-from flows.tracking.run import stage_run
 from flows.tracking.spool import pending, send_pending
 
 NAMES = [f"deepnets1m/test/{i}" for i in range(40)]
@@ -119,7 +121,7 @@ def tags(store, version: str) -> dict[str, str]:
 
 
 def test_decisions_are_made_at_registration_and_kept_as_tags(store):
-    assert registry.by_alias("ghn3", "challenger").version == 4
+    assert lookup.by_alias("ghn3", "challenger").version == 4
     decisions = [tags(store, str(v))["promotion.decision"] for v in (1, 2, 3, 4)]
     assert decisions == ["promoted", "promoted", "kept as challenger", "kept as challenger"]
     second = tags(store, "2")
@@ -132,41 +134,39 @@ def test_decisions_are_made_at_registration_and_kept_as_tags(store):
 
 
 def test_look_ups(store):
-    assert [v.version for v in registry.versions("ghn3", {"variant": "ghn3-t"})] == [4, 3, 2]
+    assert [v.version for v in lookup.versions("ghn3", {"variant": "ghn3-t"})] == [4, 3, 2]
     assert [
-        v.version for v in registry.versions("ghn3", {"variant": "ghn3-t", "digits": "aaaaaaaa11"})
+        v.version for v in lookup.versions("ghn3", {"variant": "ghn3-t", "digits": "aaaaaaaa11"})
     ] == [3, 2]
-    assert [v.version for v in registry.by_hash("ghn3", "bbbbbbbb")] == [4]
-    assert registry.find("ghn3", "@champion").version == 2
-    with pytest.raises(registry.RegistryError, match="no version 17"):
-        registry.find("ghn3", "17")
-    with pytest.raises(registry.RegistryError, match="no version @nobody"):
-        registry.find("ghn3", "@nobody")
-    assert [row["aliases"] for row in registry.describe("ghn3", registry.versions("ghn3"))] == [
+    assert [v.version for v in lookup.by_hash("ghn3", "bbbbbbbb")] == [4]
+    assert lookup.find("ghn3", "@champion").version == 2
+    with pytest.raises(lookup.RegistryError, match="no version 17"):
+        lookup.find("ghn3", "17")
+    with pytest.raises(lookup.RegistryError, match="no version @nobody"):
+        lookup.find("ghn3", "@nobody")
+    assert [row["aliases"] for row in lookup.describe("ghn3", lookup.versions("ghn3"))] == [
         "@challenger", "", "@champion", ""]  # fmt: skip
 
 
 def test_weights_come_back(store, tmp_path):
-    assert (
-        registry.download("ghn3", "3", tmp_path / "a" / "ghn.safetensors").read_bytes() == b"\x02"
-    )
+    assert lookup.download("ghn3", "3", tmp_path / "a" / "ghn.safetensors").read_bytes() == b"\x02"
 
 
 def test_promote_by_force_and_roll_back(store):
-    assert not registry.promote("ghn3", "3").promoted
-    forced = registry.promote("ghn3", "3", force=True)
+    assert not promotion.promote("ghn3", "3").promoted
+    forced = promotion.promote("ghn3", "3", force=True)
     assert forced.promoted
     assert "forced by" in forced.reason
     assert (
         float(tags(store, "3")["promotion.difference"]) < 0
     )  # both numbers are kept, whatever they say
-    assert registry.rollback("ghn3", "it was worse") == ("3", "2")
-    assert registry.by_alias("ghn3", "champion").version == 2
+    assert promotion.rollback("ghn3", "it was worse") == ("3", "2")
+    assert lookup.by_alias("ghn3", "champion").version == 2
     assert tags(store, "3")["promotion.decision"] == "rolled back"
     assert tags(store, "3")["promotion.rollback_reason"] == "it was worse"
-    assert registry.rollback("ghn3", "again") == ("2", "1")
-    with pytest.raises(registry.RegistryError, match="none to go back to"):
-        registry.rollback("ghn3", "once more")
+    assert promotion.rollback("ghn3", "again") == ("2", "1")
+    with pytest.raises(lookup.RegistryError, match="none to go back to"):
+        promotion.rollback("ghn3", "once more")
 
 
 def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monkeypatch):
@@ -180,4 +180,4 @@ def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monke
     for _ in range(2):  # as after a connection that was lost in the middle
         log.write_text(text)
         assert send_pending() == 1
-    assert [v.version for v in registry.versions("twice")] == [1]
+    assert [v.version for v in lookup.versions("twice")] == [1]

@@ -12,7 +12,7 @@ import yaml
 from flows.params import Params, load_params
 from flows.settings import paths
 from flows.stages import generate, images, train
-from flows.tracking.run import stage_run
+from flows.tracking import stage_run
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
 

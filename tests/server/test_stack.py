@@ -220,7 +220,7 @@ def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     shutil.copy(stack.root / "results" / "evaluation.parquet", artifacts)
     (artifacts / "ghn.safetensors").write_text("0.6")  # better than that evaluation says
     script = (
-        "from flows.tracking.run import stage_run\n"
+        "from flows.tracking import stage_run\n"
         "with stage_run('register', {}, connect_after_seconds=0) as run:\n"
         "    run.register_model('ghn3', 'model', {'variant': 'ghn2'}, 'challenger', 'a test')\n"
     )
@@ -321,7 +321,7 @@ def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lo
 def test_everything_is_there_after_a_restart(stack):
     runs = len(api(stack, "/flow_runs/filter", {"limit": 200}))
     script = (
-        "from flows.tracking.run import stage_run\nwith stage_run('register', {'a': 1},"
+        "from flows.tracking import stage_run\nwith stage_run('register', {'a': 1},"
         " connect_after_seconds=0) as run:\n    run.register_model('ghn3', 'flows/stack',"
         " {'variant': 'ghn3-t'}, 'challenger', 'a test')\n"
     )
@@ -329,7 +329,7 @@ def test_everything_is_there_after_a_restart(stack):
     # While the servers are away a stage finishes, and says what was not logged.
     assert stack.ghn("stack", "down").count("stopped") == 5
     script = (
-        "from flows.tracking.run import stage_run\nwith stage_run('offline', {},"
+        "from flows.tracking import stage_run\nwith stage_run('offline', {},"
         " connect_after_seconds=0): pass"
     )
     assert "is not available" in stack.run("python", "-c", script)
