@@ -1,153 +1,176 @@
-"""The evaluation that was registered with a version, and the comparison of two."""
+"""The evaluation that was registered with a version: which network is right on which image.
+
+The images of an evaluation have two purposes, and no image has both: those at even places of its
+order decide which version is the champion, those at odd places say how good a version is (the order
+is drawn by `base.seed`, so both are random halves). A number that helped to choose would flatter
+what it chose.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from flows.registry.comparison import Bools, Comparison, compare
 from flows.registry.lookup import RegistryError
+from flows.rows.answers import unpack
+from flows.rows.results import Row, read_rows
 from flows.settings import paths
 from flows.tracking.client import client
+from ghn.errors import DamagedFileError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+EVALUATION_RUN = "evaluation.run"
+"""Tag of a version whose weights were evaluated anew: the run that has the evaluation."""
 
-METRIC = "accuracy"
-"""Mean accuracy over the evaluation architectures, without any training."""
-
-Z = 1.96
-"""The difference must exceed so many standard errors: the lower end of its 95% interval is above 0.
-"""
-
-MIN_ARCHITECTURES = 8
-"""Fewer pairs than this decide nothing."""
-
-Accuracies = Mapping[str, float]
-"""By architecture id."""
+TORCHVISION = "torchvision"
+"""The split of the networks that people know."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a version did: accuracies of its predictions and of random initialisation, and on which
-    data and seed.
-    """
-
-    accuracies: Accuracies
-    random: Accuracies
-    data: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired over architectures.
+    """How a version did.
 
     Attributes:
-        architectures: how many were compared.
-        challenger: mean accuracy over them.
-        champion: likewise, of what it is compared with.
-        difference: mean of the differences.
-        noise: what the difference must exceed, Z standard errors.
+        architectures: names (A,), sorted.
+        splits: of each.
+        seen: (A, I), whether an architecture was measured on an image of the evaluation's order;
+            a row of an architecture that failed is False.
+        correct: (A, I), whether the network with predicted parameters was right.
+        random: (A, I), likewise of the network with random parameters.
+        conditions: what another evaluation must share with this one to be compared with it: images,
+            seed, batch size and so on, and the DVC hashes of the architectures.
     """
 
-    architectures: int
-    challenger: float
-    champion: float
-    difference: float
-    noise: float
+    architectures: tuple[str, ...]
+    splits: NDArray[np.str_]
+    seen: Bools
+    correct: Bools
+    random: Bools
+    conditions: Mapping[str, Any]
 
     @property
-    def better(self) -> bool:
-        """Whether the challenger is better by more than the noise."""
-        return self.architectures >= MIN_ARCHITECTURES and self.difference > self.noise
+    def failed(self) -> int:
+        """How many architectures ended with an error."""
+        return int((~self.seen.any(axis=1)).sum())
+
+    def against(self, other: Evaluation | None, half: bool = True) -> dict[str, Comparison]:
+        """Compared with another evaluation, or with random parameters: of all architectures, and
+        of those of torchvision.
+
+        Args:
+            other: of the same architectures under the same conditions.
+            half: on the images that decide; False for all of them.
+        """
+        other_correct = self.random if other is None else other.correct
+        seen = self.seen if other is None else self.seen & other.seen
+        if half:
+            seen = seen & deciding(seen.shape[1])
+        rows = {"all": np.ones(len(seen), bool), TORCHVISION: self.splits == TORCHVISION}
+        return {
+            name: compare(self.correct[row], other_correct[row], seen[row])
+            for name, row in rows.items()
+        }
+
+    def reported(self) -> dict[str, float]:
+        """Mean accuracy of each split, and of all of DeepNets-1M, on the images that do not
+        decide.
+        """
+        seen = self.seen & ~deciding(self.seen.shape[1])
+        count = seen.sum(axis=1)
+        accuracy = (self.correct & seen).sum(axis=1) / np.maximum(count, 1)
+        groups = {name: self.splits == name for name in sorted(set(self.splits.tolist()))}
+        groups["deepnets"] = self.splits != TORCHVISION
+        return {
+            name: round(float(accuracy[used].mean()), 5)
+            for name, row in groups.items()
+            if (used := row & (count > 0)).any()
+        }
 
 
-def compare(challenger: Accuracies, champion: Accuracies) -> Comparison:
-    """Compares two accuracies of each architecture that both have."""
-    common = sorted(challenger.keys() & champion.keys())
-    a = np.array([challenger[name] for name in common])
-    b = np.array([champion[name] for name in common])
-    if len(common) < 2:
-        return Comparison(
-            len(common),
-            float(a.mean()) if len(a) else 0.0,
-            float(b.mean()) if len(b) else 0.0,
-            0.0,
-            1.0,
+def deciding(images: int) -> Bools:
+    """Which of so many images, in the order of the evaluation, decide on promotion."""
+    return np.asarray(np.arange(images) % 2 == 0)
+
+
+def read_evaluation(path: str | Path, hashes: Mapping[str, str] | None = None) -> Evaluation:
+    """The evaluation in a file of the stage evaluate.
+
+    Args:
+        path: the file.
+        hashes: DVC hashes of what was evaluated, by path; they become conditions.
+
+    Raises:
+        RegistryError: no architecture was measured, or the file is of a time before answers per
+            image were kept.
+        DamagedFileError: the file cannot be read.
+    """
+    rows = sorted(read_rows(path), key=lambda row: str(row["architecture"]))
+    good = [row for row in rows if row["error"] is None]
+    if not good:
+        raise RegistryError("no architecture was evaluated without error")
+    if any(row.get("correct") is None or row.get("settings") is None for row in good):
+        raise RegistryError(
+            "the evaluation does not say which images were recognised; `dvc repro evaluate"
+            " register` makes one that does"
         )
-    difference = a - b
-    noise = Z * float(difference.std(ddof=1)) / math.sqrt(len(common))
-    return Comparison(
-        len(common), float(a.mean()), float(b.mean()), float(difference.mean()), noise
+    if len(settings := {row["settings"] for row in good}) > 1:
+        raise DamagedFileError(f"{path}: rows of different settings: {' and '.join(settings)}")
+    return Evaluation(
+        architectures=tuple(row["architecture"] for row in rows),
+        splits=np.array([row["split"] for row in rows]),
+        seen=_matrix(rows, None),
+        correct=_matrix(rows, "correct"),
+        random=_matrix(rows, "randinit_correct"),
+        conditions={**json.loads(settings.pop()), **(hashes or {})},
     )
 
 
-def evaluation(version: ModelVersion, mlflow_client: MlflowClient | None = None) -> Evaluation:
+def _matrix(rows: list[Row], column: str | None) -> Bools:
+    """Answers (A, I) of a column; without one, which images were seen."""
+    images = max(row["images"] or 0 for row in rows)
+    matrix = np.zeros((len(rows), images), bool)
+    for index, row in enumerate(rows):
+        if row["error"] is None:
+            n = row["images"]
+            matrix[index, :n] = True if column is None else unpack(row[column], n)
+    return matrix
+
+
+def evaluation_of(version: ModelVersion, mlflow_client: MlflowClient | None = None) -> Evaluation:
     """The evaluation that was registered with a version.
 
     Raises:
         RegistryError: the version has none.
     """
-    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = (mlflow_client or client()).get_model_version_download_uri(version.name, version.version)
+    run = version.tags.get(EVALUATION_RUN) or version.run_id or ""
+    # Of DeepNets-1M the splits that were evaluated count: another train split makes no other test.
+    whole = f"dvc.{paths.DEEPNETS.as_posix()}"
+    hashes = {
+        key: value
+        for key, value in version.tags.items()
+        if key.startswith(f"{whole}/") or key in ("data_set", "image_size")
+    }
     with TemporaryDirectory() as directory:
         try:
-            path = download_artifacts(
-                artifact_uri=f"{uri}/artifacts/evaluation.parquet", dst_path=directory
+            path = (mlflow_client or client()).download_artifacts(
+                run, f"model/artifacts/{paths.EVALUATION.name}", directory
             )
-            rows = read_rows(path)
-        except (MlflowException, OSError) as error:
+            return read_evaluation(path, hashes)
+        except (MlflowException, OSError, DamagedFileError, RegistryError) as error:
             raise RegistryError(
-                f"version {version.version} of {version.name} has no evaluation: {error}"
+                f"version {version.version} of {version.name} has no evaluation to compare:"
+                f" {error}; `ghn registry promote --force` promotes without"
             ) from error
-    good = [row for row in rows if row["error"] is None]
-    if not good:
-        raise RegistryError(
-            f"version {version.version} of {version.name}: no architecture was evaluated without"
-            " error"
-        )
-    return Evaluation(
-        accuracies(rows),
-        accuracies(rows, "randinit_accuracy"),
-        _data(version.tags, max(row["images"] for row in good), good[0]["seed"]),
-    )
-
-
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of the stage evaluate."""
-    import pyarrow.parquet as pq
-
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
-
-
-def accuracies(rows: Sequence[Mapping[str, Any]], column: str = METRIC) -> dict[str, float]:
-    """By architecture, of the rows without an error."""
-    return {row["architecture"]: row[column] for row in rows if row["error"] is None}
-
-
-def _data(tags: Mapping[str, str], images: int, seed: int) -> str:
-    """What two evaluations must share to be compared: images (how many, by which seed) and
-    architectures.
-
-    Of DeepNets-1M the splits that were evaluated count: another train split makes no other test.
-    """
-    whole = f"dvc.{paths.DEEPNETS.as_posix()}"
-    hashes = [
-        value[:8]
-        for key, value in sorted(tags.items())
-        if key.startswith("dvc.data/") and key != whole
-    ]
-    return (
-        f"{images} images of {tags.get('data_set')}, {tags.get('image_size')} pixels, seed {seed},"
-        f" {' '.join(hashes)}"
-    )

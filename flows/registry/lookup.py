@@ -128,7 +128,7 @@ def describe(name: str, found: Sequence[ModelVersion]) -> list[dict[str, str]]:
             "aliases": " ".join(f"@{alias}" for alias in sorted(names.get(str(v.version), []))),
             "variant": v.tags.get("variant", ""),
             "images": f"{v.tags.get('data_set', '')} {v.tags.get('image_size', '')}".strip(),
-            "accuracy": v.tags.get("metrics.deepnets.mean", ""),
+            "accuracy": v.tags.get("accuracy.deepnets", v.tags.get("metrics.deepnets.mean", "")),
             "decision": v.tags.get("promotion.decision", ""),
             "weights": next(
                 (h[:8] for key, h in v.tags.items() if key.endswith("ghn.safetensors")), ""

@@ -1,11 +1,11 @@
 """Which version is @champion: decision, promotion, roll-back.
 
-A version becomes @champion only if it is better than the present one by more than the noise, paired
-over architectures: both were evaluated on the same architectures with the same images, so the
-difference is taken per architecture, and its mean must exceed `Z` standard errors of that mean. The
-first champion is compared with random initialisation in the same way. Decision, both numbers and
-reason are tags of the version; the version before is a tag too, so roll-back needs no memory of
-ours.
+A version becomes @champion only if it is better than the present one by more than the noise, that
+of architectures and that of images (`flows.registry.comparison`), on images that no published
+number of it rests on (`flows.registry.evaluation`). It stays a challenger if it was evaluated under
+other conditions, if more architectures failed, or if it is worse on torchvision's networks. The
+first champion is compared with random parameters in the same way. Decision, numbers and reason are
+tags of the version; the version before is a tag too, so roll-back needs no memory of ours.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flows.orchestration.events import champion_changed
-from flows.registry.evaluation import (
-    METRIC,
-    MIN_ARCHITECTURES,
-    Comparison,
-    Evaluation,
-    Z,
-    compare,
-    evaluation,
-)
+from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
+from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
 from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
 from flows.tracking.client import client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MAX_FAILED = 0.05
+"""Share of the architectures that may have failed where there is no champion to compare with."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Decision:
             "promotion.decision": "promoted" if self.promoted else "kept as challenger",
             "promotion.against": self.against,
             "promotion.reason": self.reason,
-            "promotion.metric": f"mean {METRIC}, paired over architectures",
+            "promotion.metric": "mean accuracy on the deciding half of the images, untrained",
             "promotion.time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         if (c := self.comparison) is not None:
@@ -58,6 +55,7 @@ class Decision:
                 "promotion.difference": f"{c.difference:+.5f}",
                 "promotion.noise": f"{c.noise:.5f}",
                 "promotion.architectures": str(c.architectures),
+                "promotion.images": str(c.images),
             }
         return tags
 
@@ -66,32 +64,53 @@ def decide(
     challenger: Evaluation, champion: Evaluation | None, version: str, champion_version: str | None
 ) -> Decision:
     """Whether `version` becomes the champion; `champion` is None if there is none yet."""
-    if champion is None:
-        comparison = compare(challenger.accuracies, challenger.random)
-        against = "random initialisation"
-    elif champion.data != challenger.data:
+    against = "random parameters" if champion is None else f"version {champion_version}"
+    if champion is not None and (differences := unlike(challenger, champion)):
         reason = (
-            f"not comparable: evaluated on other data ({challenger.data}) than version"
-            f" {champion_version} ({champion.data}); `ghn registry promote --force` promotes it all"
-            " the same"
+            f"not comparable with {against}: {differences}; `ghn registry promote --force` promotes"
+            " it all the same"
         )
-        return Decision(False, version, f"version {champion_version}", None, reason)
-    else:
-        comparison = compare(challenger.accuracies, champion.accuracies)
-        against = f"version {champion_version}"
-    c = comparison
-    if c.architectures < MIN_ARCHITECTURES:
+        return Decision(False, version, against, None, reason)
+    compared = challenger.against(champion)
+    c, known = compared["all"], compared[TORCHVISION]
+    told = (
+        f"{c.challenger:.4f} against {c.champion:.4f} of {against}: difference {c.difference:+.4f}"
+    )
+    measure = f"the noise {c.noise:.4f} over {c.architectures} architectures and {c.images} images"
+    allowed = MAX_FAILED * len(challenger.architectures) if champion is None else champion.failed
+    if challenger.failed > allowed:
         verdict = (
-            f"only {c.architectures} architectures in common, at least {MIN_ARCHITECTURES} are"
-            " needed"
+            f"{challenger.failed} of {len(challenger.architectures)} architectures failed, at most"
+            f" {int(allowed)} may"
         )
-    else:
+    elif not c.enough:
         verdict = (
-            f"{c.challenger:.4f} against {c.champion:.4f} of {against}: difference"
-            f" {c.difference:+.4f} {'exceeds' if c.better else 'does not exceed'} the noise"
-            f" {c.noise:.4f} ({Z} standard errors over {c.architectures} architectures)"
+            f"only {c.architectures} architectures and {c.images} images to decide on, at least"
+            f" {MIN_ARCHITECTURES} and {MIN_IMAGES} are needed"
         )
-    return Decision(c.better, version, against, c, verdict)
+    elif known.worse:
+        verdict = (
+            f"worse on torchvision's networks: {known.challenger:.4f} against {known.champion:.4f},"
+            f" more than the noise {known.noise:.4f}"
+        )
+    elif c.better:
+        return Decision(True, version, against, c, f"{told} exceeds {measure}")
+    else:
+        verdict = f"{told} does not exceed {measure}"
+    return Decision(False, version, against, c, verdict)
+
+
+def unlike(one: Evaluation, other: Evaluation) -> str:
+    """How the conditions of two evaluations differ; empty if they can be compared."""
+    keys = sorted({*one.conditions, *other.conditions})
+    pairs = [(key, one.conditions.get(key), other.conditions.get(key)) for key in keys]
+    differences = [f"{key} {a} instead of {b}" for key, a, b in pairs if a != b]
+    if one.architectures != other.architectures:
+        differences.append(
+            f"{len(one.architectures)} architectures instead of {len(other.architectures)},"
+            f" {len({*one.architectures} & {*other.architectures})} in common"
+        )
+    return ", ".join(differences)
 
 
 def promote(
@@ -127,16 +146,7 @@ def promote(
     number = str(candidate.version)
     if champion is not None and str(champion.version) == number:
         return Decision(False, number, f"version {number}", None, "it is the champion already")
-    against = str(champion.version) if champion else None
-    try:
-        other = evaluation(champion, mlflow_client) if champion else None
-        decision = decide(evaluation(candidate, mlflow_client), other, number, against)
-    except RegistryError as error:
-        if not force:
-            raise
-        decision = Decision(
-            False, number, f"version {against}" if against else "nothing", None, str(error)
-        )
+    decision = _decide(mlflow_client, candidate, champion, force)
     if force and not decision.promoted:
         reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
         decision = replace(decision, promoted=True, reason=reason)
@@ -149,6 +159,22 @@ def promote(
         mlflow_client.set_registered_model_alias(name, CHAMPION, number)
         champion_changed(name, number, decision.reason)
     return decision
+
+
+def _decide(
+    mlflow_client: MlflowClient, candidate: ModelVersion, champion: ModelVersion | None, force: bool
+) -> Decision:
+    """`decide` about versions of the registry; one without an evaluation can only be forced."""
+    number, against = str(candidate.version), str(champion.version) if champion else None
+    try:
+        own = evaluation_of(candidate, mlflow_client)
+        other = evaluation_of(champion, mlflow_client) if champion else None
+    except RegistryError as error:
+        if not force:
+            raise
+        against = f"version {against}" if against else "nothing"
+        return Decision(False, number, against, None, str(error))
+    return decide(own, other, number, against)
 
 
 def rollback(name: str, reason: str, mlflow_client: MlflowClient | None = None) -> tuple[str, str]:
