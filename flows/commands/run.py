@@ -22,8 +22,8 @@ from rich.table import Table
 from flows.compute.shell import environment
 from flows.params import Params, load_params, use_profile
 from flows.settings import paths
+from flows.tracking import pipeline_run
 from flows.tracking.client import DEFAULT_URI, client, tracking_uri
-from flows.tracking.run import pipeline_run
 from ghn.errors import GHNError
 
 INTERRUPTED = 128 + signal.SIGINT
