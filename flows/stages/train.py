@@ -415,7 +415,7 @@ def main() -> None:
     is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if is_main:
-            from flows.commands.stages import run_stage
+            from flows.stages.runner import run_stage
 
             run_stage("train")
         else:
