@@ -81,7 +81,7 @@ def train() -> None:
 def predict() -> None:
     """Predict the parameters of all evaluation architectures.
 
-    params.yaml: `predict` and `architectures`. Writes results/predictions.parquet.
+    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet.
     """
     run_stage("predict")
 
@@ -114,7 +114,7 @@ def transfer() -> None:
 def register_model() -> None:
     """Register the hypernetwork in the MLflow registry.
 
-    params.yaml: `register`. Writes results/registration.json.
+    params.yaml: `register` and `images`. Writes results/registration.json.
     """
     run_stage("register")
 
@@ -122,7 +122,7 @@ def register_model() -> None:
 def report() -> None:
     """Write the report.
 
-    params.yaml: `report`. Writes reports/index.html.
+    params.yaml: `report`, `images` and `train`. Writes reports/index.html.
     """
     run_stage("report")
 

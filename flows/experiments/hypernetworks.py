@@ -13,8 +13,8 @@ import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
+from flows.compute.parent import exit_with_parent
 from flows.compute.ranks import run_ranks
-from flows.compute.shell import exit_with_parent
 from flows.experiments.catalogue import Profile, load_profile
 from flows.params import Params, load_params
 from flows.rows.results import code_digest

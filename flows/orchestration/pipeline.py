@@ -43,6 +43,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from flows.compute import gpus, shell
+from flows.compute.parent import exit_with_parent
 from flows.orchestration import artifacts
 from flows.orchestration.events import outputs_changed
 from flows.orchestration.workspace import Workspace, experiment
@@ -298,7 +299,7 @@ def end_with_worker() -> None:
     it any more.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
-        shell.exit_with_parent()
+        exit_with_parent()
 
 
 def _run(

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from datasets.deepnets import MetaBatchConfig
-from flows.compute.shell import exit_with_parent
+from flows.compute.parent import exit_with_parent
 from flows.networks.targets import TORCHVISION, Target, build, open_split
 from flows.rows.results import digest
 from flows.settings import paths
