@@ -7,7 +7,7 @@ Everything heavy is imported inside the commands.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,28 +54,24 @@ def train() -> None:
     params.yaml: `train` and `images`. Writes models/GHN/: ghn.safetensors, training.json,
     curve.json, steps.csv.
     """
-    from flows.compute import gpus
-    from flows.compute.ranks import run_ranks
+    from flows.compute.ranks import run_training
     from flows.params import load_params
 
     if "RANK" in os.environ:  # one of `torchrun`
         run_stage("train")
         return
     params = load_params()
-    found = gpus.visible() if params.base.device != "cpu" else []
-    processes = gpus.ranks(params.train.processes, params.train.meta_batch_size, len(found))
-    if processes < params.train.processes:
-        typer.echo(
-            f"train.processes = {params.train.processes}, but {len(found)} GPUs here: {processes}"
-            " ranks"
-        )
-    with gpus.hold(processes, found) if found else nullcontext() as held:
-        if held is not None:
-            os.environ[gpus.VARIABLE] = ",".join(held)
-        if processes == 1:
-            run_stage("train")
-        elif code := run_ranks(processes, "flows.stages.train"):
-            raise typer.Exit(code)
+    code = run_training(
+        params.train.processes,
+        params.train.meta_batch_size,
+        params.base.device,
+        lambda: run_stage("train"),
+        "flows.stages.train",
+    )
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if code:
+        raise typer.Exit(code)
 
 
 def predict() -> None:

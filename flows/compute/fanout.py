@@ -85,7 +85,7 @@ def _completed(
     workers: int,
     retries: int,
     describe: Callable[[Item], str],
-) -> Iterator[tuple[Item, Result | Exception]]:
+) -> Iterator[tuple[Item, Any]]:
     """Pairs of an item and its result or exception; an item whose worker died is submitted
     again.
     """
@@ -93,7 +93,7 @@ def _completed(
     again: deque[tuple[Item, int]] = deque()  # with the number of tries so far
     # the last try of an item: nothing else runs meanwhile
     alone: deque[tuple[Item, int]] = deque()
-    running: dict[Future[Result], tuple[Item, int]] = {}
+    running: dict[Future[Any], tuple[Item, int]] = {}
 
     def next_item() -> tuple[Item, int] | None:
         if again:

@@ -16,6 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Literal
+
+from flows.settings.fanout import FanOut
+
+Device = Literal["auto", "cpu", "cuda"]
+"""`base.device`."""
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(tempfile.gettempdir()) / f"ghn-gpus-{os.getuid()}"
@@ -34,6 +40,15 @@ def visible() -> list[str]:
         if named
         else [str(index) for index in range(count)]
     )
+
+
+def agree(device: Device, fanout: FanOut) -> tuple[Device, FanOut]:
+    """`base.device` and the section `fanout` with one answer: items that take no GPU compute on
+    processors, and the other way round.
+    """
+    if device == "cpu" or fanout.gpus == 0:
+        return "cpu", fanout.model_copy(update={"gpus": 0.0})
+    return device, fanout
 
 
 def slots(gpus: int, each: float) -> int:
@@ -73,7 +88,7 @@ def ranks(processes: int, meta_batch_size: int, gpus: int) -> int:
 def hold(
     count: int,
     gpus: Sequence[str],
-    directory: Path = LOCKS,
+    directory: Path | None = None,
     poll_seconds: float = 2.0,
     at_most: int | None = None,
 ) -> Iterator[list[str]]:
@@ -84,10 +99,11 @@ def hold(
     Args:
         count: GPUs that are needed.
         gpus: to choose from.
-        directory: of the locks.
+        directory: of the locks; by default `LOCKS`.
         poll_seconds: between two looks.
         at_most: holds so many if more than `count` are free; by default `count`.
     """
+    directory = directory or LOCKS
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         with ExitStack() as locks:

@@ -7,13 +7,15 @@ is broken as a whole by one dead process, and cannot end its workers in the midd
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -45,8 +47,11 @@ def processes(
             f"fanout.gpus = {each:g}, but this machine has {len(found)} GPUs to use; null takes"
             " what there is"
         )
-    at_least = max(1, int(each))
-    with gpus.hold(at_least, found, at_most=len(found)) if each else nullcontext([]) as held:
+    at_least = max(1, math.ceil(each))
+    holding: AbstractContextManager[list[str]] = (
+        gpus.hold(at_least, found, at_most=len(found)) if each else nullcontext([])
+    )
+    with holding as held:
         shares = gpus.shares(held, each) if each else [""] * max(1, _cores() // config.threads)
         workers = min(config.workers or len(shares), max(total or len(shares), 1))
         workers = min(workers, len(shares)) if each else workers
@@ -121,7 +126,7 @@ class _Worker:
     def __init__(self, setup: bytes, environment: Mapping[str, str]) -> None:
         self._setup, self._environment = setup, environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._ended = False
+        self._ended = threading.Event()
 
     def call(self, item: bytes) -> Any:
         """The function's result for a pickled item; raises its exception or `LostWorkerError`."""
@@ -139,12 +144,12 @@ class _Worker:
 
     def kill(self) -> None:
         """Kills the process for good, whatever it is doing; its thread sees the connection end."""
-        self._ended = True
+        self._ended.set()
         if self._process is not None:
             self._process.kill()
 
     def _start(self) -> None:
-        if self._ended:
+        if self._ended.is_set():
             raise LostWorkerError("the fan-out has ended")
         self._connection, theirs = multiprocessing.Pipe()
         with theirs:
@@ -156,7 +161,7 @@ class _Worker:
                 pass_fds=(theirs.fileno(),),
                 process_group=0,  # Ctrl-C is for this process, which ends its workers
             )
-        if self._ended:
+        if self._ended.is_set():
             self._process.kill()
         self._connection.send_bytes(self._setup)
 

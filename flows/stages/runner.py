@@ -13,6 +13,10 @@ IMMEDIATE = ("register", "report")
 """Stages that send what waits for MLflow at once, however short they are: the last ones."""
 
 
+ON_GPUS = ("evaluate", "finetune", "transfer", "detect")
+"""Stages whose items compute on GPUs where there are some; the others' take none."""
+
+
 class MissingInputError(ConfigError):
     """A stage failed, and what it reads is not there; the message says which stages make it."""
 
@@ -29,12 +33,18 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         MissingInputError: the stage failed without something that dvc.yaml says it reads.
         GHNError: the stage failed.
     """
+    from flows.compute import gpus
     from flows.params import load_params
     from flows.settings.dvcfile import read_stages
     from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
 
     params = load_params()
     tree = params.model_dump(mode="json", by_alias=True)
+    if name != "train":
+        wanted = params.base.device if name in ON_GPUS else "cpu"
+        device, fanout = gpus.agree(wanted, params.fanout)
+        base = params.base.model_copy(update={"device": device})
+        params = params.model_copy(update={"base": base, "fanout": fanout})
     stages = read_stages(tree)
     declared = stages.get(label or name)
     module = importlib.import_module(f"flows.stages.{name}")
