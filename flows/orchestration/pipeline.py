@@ -46,10 +46,10 @@ from flows.compute import gpus, shell
 from flows.compute.parent import exit_with_parent
 from flows.orchestration import artifacts
 from flows.orchestration.events import outputs_changed
+from flows.orchestration.limits import TRAINING_LIMIT
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings.dvcfile import Declaration, read_stages
-from flows.stack.config import TRAINING_LIMIT
 from flows.tracking.run import PARENT_VARIABLE, pipeline_run
 from ghn.errors import GHNError
 
