@@ -3,6 +3,8 @@
     python examples/better_than_random.py                   # the digits of scikit-learn
     python examples/better_than_random.py path/to/images    # a folder per class, or Parquet files
     python examples/better_than_random.py path/to/images resnet18 200 3
+
+The last line names a network (`ghn list`), steps of fine-tuning and seeds.
 """
 
 import sys
@@ -37,10 +39,11 @@ def start(kind: str, seed: int) -> nn.Module:
     return model
 
 
-# A fair comparison: the same images, steps and learning rates for all; of these the one that is best
-# on validation images, and only its network meets the test images. Each row is a mean over seeds.
+# A fair comparison: the same images, steps and learning rates for all, and of the networks only the
+# best on validation images meets the test images. Each row is a mean over seeds.
 print(f"{network} on {train.name}: {len(train):,} images, {train.num_classes} classes")
-print(f"{'':<12}{'untrained':>10}{f'{steps} steps':>10}   test accuracy, mean (std) of {seeds} seeds")
+print(f"test accuracy, mean (standard deviation) of {seeds} seeds")
+print(f"{'':<12}{'untrained':>10}{f'{steps} steps':>10}")
 for kind in ("predicted", "random", "orthogonal"):
     before, after = [], []
     for seed in range(seeds):

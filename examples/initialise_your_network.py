@@ -1,6 +1,8 @@
-"""Initialise a network of your own with predicted parameters.
+"""Initialise a network of your own with predicted parameters, in a second.
 
     python examples/initialise_your_network.py
+
+No images are needed, and nothing is written.
 """
 
 import torch
@@ -29,13 +31,13 @@ class SmallCNN(nn.Module):
 # "ghn3xlm16.pt", knows those of ImageNet.
 hypernetwork = ghn.from_pretrained()
 
-# It reads the network's graph, which you can look at. `example_inputs` is what a forward pass takes:
-# without it an input is made up, which not every network accepts.
+# It reads the network's graph, which you can look at. `example_inputs` is what a forward pass
+# takes: without it an input is made up, which not every network accepts.
 images = torch.randn(64, 3, 32, 32)
 graph = ghn.trace(SmallCNN(), example_inputs=images)
 print(f"{graph.n_nodes} nodes:", ", ".join(ghn.Primitive(p).name for p in graph.primitive))
 
-# In place, and the network comes back. The report says what was predicted, and what was not and why.
+# In place, and the network comes back. The report says what was predicted, what not, and why.
 model = hypernetwork(SmallCNN(), example_inputs=images)
 print(hypernetwork.reports[0])
 
