@@ -6,8 +6,8 @@
     diff before.txt after.txt
 
 A line each for the two files of every split of DeepNets-1M (a hundred architectures of its rules),
-for every loss of a seeded training and its weights, and for parameters predicted by the hypernetwork
-of the package. Compare on one machine: another processor rounds differently. One thread, half a
+for every loss of a seeded training and its weights, and for parameters that the hypernetwork of the
+package predicts. Compare on one machine: another processor rounds differently. One thread, half a
 minute.
 """
 

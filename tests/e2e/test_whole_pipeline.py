@@ -5,7 +5,6 @@ parameter changed.
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest

@@ -54,8 +54,8 @@ def test_initialise_your_network(tmp_path: Path) -> None:
 
 
 def test_better_than_random_on_a_folder_of_images(tmp_path: Path, folder: Path) -> None:
-    said = run("better_than_random.py", folder, "resnet18", 1, 1, cwd=tmp_path)
-    assert "resnet18 on stripes" in said
+    said = run("better_than_random.py", folder, "shufflenet_v2_x0_5", 1, 1, cwd=tmp_path)
+    assert "shufflenet_v2_x0_5 on stripes" in said
     assert "2 classes" in said
     rows = re.findall(r"^(predicted|random|orthogonal) +(\S+)% +(\S+)%", said, re.MULTILINE)
     assert [kind for kind, *_ in rows] == ["predicted", "random", "orthogonal"]
