@@ -48,6 +48,8 @@ result = train(
 # How good it is: networks that it has not seen, with predicted parameters and no training. Chance
 # is 10 %; what more steps reach is in docs/pipeline.md.
 hypernetwork = ghn.from_pretrained(result.weights)
-for architecture in list(deepnets.open_split(out, "val"))[:5]:
-    model = hypernetwork(deepnets.Network(architecture, channels=32))
-    print(f"{evaluate(model, held_out, FinetuneConfig(), images):.1%}")
+unseen = deepnets.open_split(out, "val")
+for number in range(5):
+    network = deepnets.Network(unseen[number], channels=32)
+    hypernetwork(network, unseen.graph(number, channels=32))
+    print(f"{evaluate(network, held_out, FinetuneConfig(), images):.1%}")
