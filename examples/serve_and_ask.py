@@ -55,4 +55,5 @@ finally:
 # Each answer is a state dict in safetensors, as base64 text; sizes and times beside it.
 for answer in answers:
     state = load(base64.b64decode(answer["safetensors"]))
-    print(f"{answer['parameters']:,} numbers, {answer['predicted']:,} of them predicted:", *state)
+    size, predicted = answer["parameters"], answer["predicted"]
+    print(f"{size:,} numbers in {len(state)} tensors, {predicted:,} predicted")
