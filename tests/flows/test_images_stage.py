@@ -80,6 +80,25 @@ def test_a_changed_source_is_never_answered_by_what_was_decoded(root) -> None:
     assert images.load_split(given, "train").images.min() == 100
 
 
+def test_other_parameters_than_the_stage_had_are_not_answered(root) -> None:
+    images.run(params(root), Metrics())
+    for changes in ({"val_fraction": 0.3}, {"image_size": 9}, {"test_fraction": 0.5}):
+        with pytest.raises((DamagedFileError, FileNotFoundError), match=r"images stage"):
+            images.load_split(params(root, **changes), "val")
+
+
+def test_a_training_of_other_images_reads_what_trials_decoded(root) -> None:
+    """A hypernetwork trained on demand has its own seed and fractions."""
+    images.run(params(root), Metrics())
+    given = params(root, val_fraction=0.3)
+    trial_images(spec(root, val_fraction=0.3, seed=DEFAULTS["base"]["seed"]))
+    assert len(images.load_split(given, "val")) == 12
+    assert len(images.training_images(given)) == 28
+    fill(root, value=100)
+    with pytest.raises(DamagedFileError, match="other parameters"):
+        images.load_split(given, "val")
+
+
 def test_a_worker_without_the_source_reads_the_outputs(root) -> None:
     given = params(root)
     images.run(given, Metrics())
@@ -108,7 +127,7 @@ def test_a_damaged_summary_or_one_of_another_run_is_named(root) -> None:
     about = json.loads(whole)
     for damaged in (whole[:40], b"[1]", b'{"val": 3}', json.dumps(about | {"val": 3}).encode()):
         path.write_bytes(damaged)
-        with pytest.raises(GHNError, match=r"about\.json.*run it|run the images stage again"):
+        with pytest.raises(GHNError, match=r"about\.json.*run the images stage again"):
             images.load_split(given, "val")
 
 
