@@ -76,17 +76,28 @@ class ImagesConfig(BaseModel):
 
 
 def run(params: Params, stage: StageRun) -> None:
-    """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
-    config = params.images
-    source = source_digest(find_source(config.name, config.root))
+    """Writes data/images/<name>/<split>-<size>px.safetensors and a summary.
+
+    What is there already and of this source stays; without the source all of it must be. DVC runs
+    this stage every time, because the source may be outside of the tree, and goes on to later
+    stages only if the outputs changed.
+    """
+    config, seed = params.images, params.base.seed
+    fractions = config.val_fraction, config.test_fraction
     about: dict[str, Any] = {
         "name": config.name,
         "image_size": config.image_size,
-        "recipe": recipe(
-            config.image_size, config.val_fraction, config.test_fraction, params.base.seed
-        ),
-        "source": source,
+        "recipe": recipe(config.image_size, *fractions, seed),
     }
+    directory = paths.images(config.name)
+    try:
+        about["source"] = source_digest(find_source(config.name, config.root))
+    except MissingImagesError:
+        if not (directory / SUMMARY_NAME).exists():
+            raise
+        for split in config.splits():
+            load_split(params, split)
+        return
     for split in config.splits():
         images = load(
             config.name,
@@ -95,18 +106,19 @@ def run(params: Params, stage: StageRun) -> None:
             config.image_size,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
-            seed=params.base.seed,
+            seed=seed,
             cache=paths.IMAGES,
         )
-        about |= {
-            "classes": list(images.classes),
-            split: _measure(images),
-        }
+        about |= {"classes": list(images.classes), split: _measure(images)}
         stage.log_metrics({f"{split}_images": len(images)})
     if config.stream:
-        about["train"] = {"images": len(_stream(config, params.base.seed))}
-    with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
+        about["train"] = {"images": len(_stream(config, seed))}
+    with atomic_path(directory / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
+    written = {split_file(config.name, split, config.image_size).name for split in config.splits()}
+    for path in directory.iterdir():
+        if path.is_file() and path.name not in written | {SUMMARY_NAME}:
+            path.unlink()  # of other parameters
 
 
 def load_split(params: Params, split: str) -> ImageTensors:
