@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
+from flows.compute import gpus
 from flows.compute.fanout import FanOut
 from flows.experiments import measures
 from flows.experiments.catalogue import (
@@ -238,9 +239,11 @@ class Runner:
 def runner(profile_name: str, workers: int | None = None) -> Runner:
     """A runner with the machine's settings of params.yaml."""
     params = load_params()
-    fanout = (
-        params.fanout if workers is None else params.fanout.model_copy(update={"workers": workers})
-    )
+    device, fanout = gpus.agree(params.base.device, params.fanout)
+    base = params.base.model_copy(update={"device": device})
+    params = params.model_copy(update={"base": base})
+    if workers is not None:
+        fanout = fanout.model_copy(update={"workers": workers})
     return Runner(profile_name, load_profile(profile_name), params, fanout)
 
 
