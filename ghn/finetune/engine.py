@@ -116,7 +116,8 @@ class _Run:
         on_step: Callable[[int], None] | None,
     ) -> None:
         """Trains up to step `stop`, or until the loss is not finite, and measures."""
-        losses, correct, seen, first = 0.0, 0, 0, self.done
+        losses, seen, first = 0.0, 0, self.done
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)  # read once, at the end
         tick = time.perf_counter()
         self.model.train()
         while self.done < stop and not self.curve.diverged:
@@ -125,14 +126,14 @@ class _Run:
             self.scheduler.step()
             self.done += 1
             losses += loss
-            correct += int((logits_BK.argmax(1) == y_B).sum())
+            correct += (logits_BK.argmax(1) == y_B).sum()
             seen += len(y_B)
             if on_step is not None:
                 on_step(self.done)
             self.curve.diverged = not math.isfinite(loss)
         self.training_seconds += time.perf_counter() - tick
         self.curve.steps_per_second = self.done / self.training_seconds
-        self.measure(losses / (self.done - first), correct / seen)
+        self.measure(losses / (self.done - first), int(correct) / seen)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""
@@ -207,14 +208,18 @@ def _update(
 
 def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].device.type == "cuda"
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         parameters,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )
 
 
