@@ -147,9 +147,7 @@ def random_parameters(batch: MetaBatch) -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def layers_apart(ghn: GHN, batch: MetaBatch) -> float:
     """Mean over the networks of how far their predicted layers are apart."""
-    distances = [
-        layer_distance(parameters.values()) for parameters in ghn.decode(batch.graphs).parameters
-    ]
+    distances = [layer_distance(parameters.values()) for parameters in ghn(batch.graphs).parameters]
     return statistics.mean(distance for distance in distances if distance is not None)
 
 
@@ -176,7 +174,7 @@ def run(options: argparse.Namespace) -> None:
     if options.own:
         with torch.no_grad():
             start = (
-                ghn.decode(probe.graphs).parameters
+                ghn(probe.graphs).parameters
                 if options.own == "predicted"
                 else random_parameters(probe)
             )

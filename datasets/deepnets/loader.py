@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from datasets.deepnets.graphs.split import Split
 from datasets.deepnets.networks.network import Network
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.cost import multiply_adds
 from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.widths import MetaBatchConfig
-from datasets.deepnets.store.split import Split
 from ghn.errors import ConfigError
 from ghn.models.batch import GraphBatch
 

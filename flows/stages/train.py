@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from flows.compute.shell import exit_with_parent
+from flows.compute.parent import exit_with_parent
 from flows.networks.targets import open_split
 from flows.rows.results import code_digest, digest
 from flows.settings import paths
@@ -185,7 +185,7 @@ def main() -> None:
     is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if is_main:
-            from flows.commands.stages import run_stage
+            from flows.stages.runner import run_stage
 
             run_stage("train")
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.networks.build import build_network
+from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.settings import paths
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Curve:
         metrics: dict[str, float] = {}
         device = ghn.device
         for target in self.targets:
-            model, graph = build(target, self.num_classes, self.image_size)
+            model, graph = build_network(target, self.num_classes, self.image_size)
             batches = [(x.to(device), y.to(device)) for x, y in self.batches]
             accuracy = score(ghn(model.to(device), graph), batches).accuracy
             if target.split == TORCHVISION:

@@ -122,7 +122,7 @@ def meta_batch_losses(
     m = len(batch.networks)
     device = images_BCHW.device
     with autocast(config, device), record_function("predict"):
-        prediction = ghn.decode(batch.graphs)
+        prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
     sent: list[_Sent] = []
     for index, network, parameters in zip(

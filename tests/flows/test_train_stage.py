@@ -12,7 +12,7 @@ import yaml
 from flows.params import Params, load_params
 from flows.settings import paths
 from flows.stages import generate, images, train
-from flows.tracking.run import stage_run
+from flows.tracking import stage_run
 from flows.training import outcome
 from flows.training.lock import BusyError, only_one
 from ghn.checkpoint import from_pretrained, save_checkpoint
