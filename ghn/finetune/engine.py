@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghn.errors import ConfigError, DamagedFileError
-from ghn.files import atomic_path
+from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.curve import Curve
 from ghn.finetune.evaluation import evaluate, heads, lacks_statistics, track_running_statistics
@@ -60,9 +60,7 @@ def finetune(
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if checkpoint is not None and checkpoint.exists():
-            run.restore(checkpoint)
-        else:
+        if checkpoint is None or not run.restore(checkpoint):
             run.measure()
         batches = run.batches()
         for stop in sorted(stops):
@@ -150,16 +148,17 @@ class _Run:
         }
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        write(path, state)
 
-    def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint.
+    def restore(self, path: Path) -> bool:
+        """Goes on from a checkpoint; whether there is one.
 
         Raises:
             DamagedFileError: it is of another run.
         """
-        state = torch.load(path, weights_only=True, map_location=self.device)
+        state = read(path, self.device)
+        if state is None:
+            return False
         if state["config"] != self.config.model_dump_json() or state["seed"] != self.seed:
             raise DamagedFileError(
                 f"{path} is the checkpoint of another run (other settings or seed); remove it to"
@@ -177,6 +176,7 @@ class _Run:
             self.started -= self.curve.seconds[-1]
         if self.curve.steps_per_second:
             self.training_seconds = self.done / self.curve.steps_per_second
+        return True
 
 
 def _update(
