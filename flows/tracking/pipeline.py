@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from flows.tracking.client import tracking_uri
+from flows.tracking.client import first_line
 from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
 from flows.tracking.sender import Op, Sender
 
@@ -63,4 +63,4 @@ def _quietly(sender: Sender, op: Op) -> None:
     try:
         sender.send(op)
     except Exception as error:  # as in StageRun: the pipeline is worth more than its log
-        print(f"MLflow store {tracking_uri()}: {error}", file=sys.stderr)
+        print(f"{first_line(error)}. The pipeline goes on without a run.", file=sys.stderr)

@@ -174,7 +174,7 @@ def test_a_log_that_cannot_be_sent_does_not_hold_up_others(
     with stage_run("second", {}, connect_after_seconds=0):
         pass
     assert (
-        "cannot be sent to MLflow yet (the log of a run does not begin with its start)"
+        "cannot be sent to MLflow yet (the log of a run does not begin with its start"
         in capsys.readouterr().err
     )
     assert [run.data.tags["stage"] for run in runs()] == ["second"]
