@@ -114,13 +114,13 @@ def client(create: bool = True) -> MlflowClient:
     from mlflow import MlflowClient
 
     mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # ten tries take 100 s; no variable says so
-    made = MlflowClient(tracking_uri=tracking_uri())
-    if tracking_uri() not in _checked:
-        try:
+    try:
+        made = MlflowClient(tracking_uri=tracking_uri())
+        if tracking_uri() not in _checked:
             made.search_experiments(max_results=1)
-        except Exception as error:  # of MLflow, SQLAlchemy, Alembic, a driver
-            raise TrackingError(_diagnosis(error)) from error
-        _checked.add(tracking_uri())
+    except Exception as error:  # of MLflow, SQLAlchemy, Alembic, a driver
+        raise TrackingError(_diagnosis(error)) from error
+    _checked.add(tracking_uri())
     return made
 
 
