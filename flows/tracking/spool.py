@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.tracking.client import SPOOL, TrackingError, first_line, unreachable
+from flows.tracking.client import SPOOL, TrackingError, first_line, shown_uri, unreachable
 from flows.tracking.sender import Op, Sender
 from ghn.files import atomic_path
 
@@ -100,7 +100,7 @@ def send_pending(spool: Path = SPOOL, attempts: float = math.inf) -> int:
                 shutil.rmtree(_kept(log), ignore_errors=True)
                 sent += 1
     if failures:
-        raise TrackingError("; ".join(failures))
+        raise TrackingError(f"{'; '.join(failures)}; the MLflow store is {shown_uri()}")
     return sent
 
 
