@@ -73,9 +73,9 @@ def predict_parameters(
     architecture: str, source: str | None, out: Path, classes: int | None, image_size: int | None
 ) -> str:
     """`ghn init` as a task; returns its summary."""
-    from ghn.initialize import initialize
+    from ghn.initialize import save_initialized
 
-    return initialize(architecture, source, out, num_classes=classes, image_size=image_size)
+    return save_initialized(architecture, source, out, num_classes=classes, image_size=image_size)
 
 
 @flow(name="init", log_prints=True, flow_run_name="init-{architecture}", persist_result=False)

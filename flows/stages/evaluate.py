@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.networks.targets import Target, build, forward_gmacs, targets
+from flows.networks.build import build_network, forward_gmacs
+from flows.networks.targets import Target, targets
 from flows.rows.answers import pack
 from flows.rows.provenance import dvc_hash
 from flows.rows.results import Row, digest, finite, write_rows
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
     from ghn.models import GHN
 
-CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks/targets.py")
+CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks")
 
 COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
@@ -137,7 +138,7 @@ class Evaluate:
         started = time.perf_counter()
         # A seed per architecture, whatever the order and the worker.
         torch.manual_seed(int(digest(self.seed, target.id), 16) % 2**63)
-        model, graph = build(target, self.images.num_classes, self.images.image_size)
+        model, graph = build_network(target, self.images.num_classes, self.images.image_size)
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         cost = forward_gmacs(target, self.images.num_classes, self.images.image_size)
