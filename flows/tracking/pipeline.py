@@ -84,8 +84,8 @@ def note_results(run_id: str | None, directory: Path = Path()) -> None:
             mlflow_client.log_metric(run_id, f"randinit_accuracy/{split}", entry["randinit_mean"])
         lines = [
             f"- {split}: {entry['mean']:.1%} of images right with predicted parameters,"
-            f" {entry['randinit_mean']:.1%} with random ones ({entry['architectures']:.0f} networks,"
-            f" {entry['errors']:.0f} failed)"
+            f" {entry['randinit_mean']:.1%} with random ones"
+            f" ({entry['architectures']:.0f} networks, {entry['errors']:.0f} failed)"
             for split, entry in splits.items()
         ]
         text = "\n".join(["Accuracy without any training:", "", *lines])

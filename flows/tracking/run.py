@@ -147,9 +147,9 @@ class StageRun:
             self._send()
         except Exception as error:
             self.failure = error
-            text = first_line(error)
-            if not isinstance(error, TrackingError):
-                text = f"The MLflow store {shown_uri()} is not available ({text})"
+            text = f"The MLflow store {shown_uri()} is not available ({first_line(error)})"
+            if isinstance(error, TrackingError):
+                text = str(error)
             print(
                 f"{text}. The stage goes on; what it logs waits in {self._log.path.parent}/ until"
                 " the next stage or `ghn mlflow sync` sends it.",
