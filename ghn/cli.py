@@ -125,10 +125,10 @@ def init(
     Parameters that the hypernetwork does not predict keep their standard initialisation and are
     listed.
     """
-    from ghn.initialize import initialize
+    from ghn.initialize import save_initialized
 
     out = out or Path(f"{name.replace('/', '-')}.safetensors")
-    summary = initialize(name, source, out, num_classes=classes, image_size=image_size)
+    summary = save_initialized(name, source, out, num_classes=classes, image_size=image_size)
     typer.echo(summary)
 
 

@@ -26,7 +26,7 @@ ImageNet).
 """
 
 
-def initialize(
+def save_initialized(
     name: str,
     source: str | None,
     out: str | Path,
@@ -52,8 +52,8 @@ def initialize(
     """
     from safetensors.torch import save_file
 
-    from ghn import from_pretrained
     from ghn.architectures import build
+    from ghn.checkpoint import from_pretrained
 
     hypernetwork = from_pretrained(source)
     config = hypernetwork.config
@@ -84,7 +84,7 @@ def initialize(
 
 
 def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
-    """The network that `initialize` (`ghn init`) has written, built and with its parameters.
+    """The network that `save_initialized` (`ghn init`) has written, built and with its parameters.
 
     Its stem and head are those of the image size and the classes that it was made for, which the
     constructors of torchvision do not know; and MNASNet asks for module versions, which a
@@ -92,7 +92,7 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         DamagedFileError: the file is cut or no safetensors file.
-        UnsupportedFormatError: it is one, but not from `initialize`.
+        UnsupportedFormatError: it is one, but not from `save_initialized`.
         FileNotFoundError: there is no such file.
     """
     from ghn.architectures import build

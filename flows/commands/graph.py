@@ -197,8 +197,8 @@ def import_split(
     force: Annotated[bool, typer.Option("--force", help="Replace a split that is there.")] = False,
 ) -> None:
     """Read a published file of DeepNets-1M into the store, its known flaws repaired."""
-    from datasets.deepnets.published.published import import_published
-    from datasets.deepnets.store.split import paths_of
+    from datasets.deepnets.published.reader import import_published
+    from datasets.deepnets.store.files import paths_of
     from ghn.errors import ConfigError
 
     if not force and (there := [path for path in paths_of(directory, split) if path.exists()]):
@@ -224,7 +224,7 @@ def publish(
 ) -> None:
     """Write a split of the store in the published format."""
     from datasets.deepnets import open_split
-    from datasets.deepnets.published.published import export_published
+    from datasets.deepnets.published.writer import export_published
 
     for path in export_published(open_split(directory, split), out):
         typer.echo(str(path))

@@ -59,7 +59,7 @@ def _reproduce(
     params: Params, targets: list[str], console: Console, lock: int | None
 ) -> str | None:
     """Runs `dvc repro` below a run of MLflow and returns that; ends the command if it fails."""
-    from flows.tracking.run import pipeline_run
+    from flows.tracking import pipeline_run
 
     tree, code = params.model_dump(mode="json", by_alias=True), INTERRUPTED
     try:

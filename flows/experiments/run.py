@@ -33,7 +33,8 @@ from flows.experiments.catalogue import (
     load_profile,
 )
 from flows.experiments.hypernetworks import obtain
-from flows.networks.targets import ArchitecturesConfig, forward_gmacs, open_split, targets
+from flows.networks.build import forward_gmacs
+from flows.networks.targets import ArchitecturesConfig, open_split, targets
 from flows.params import Params, load_params
 from flows.rows.results import Row, digest, read_rows, write_rows
 from flows.rows.sweep import Provenance, sweep

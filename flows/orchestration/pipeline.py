@@ -58,7 +58,8 @@ from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
 from flows.settings.dvcfile import Declaration, read_stages
-from flows.tracking.run import PARENT_VARIABLE, pipeline_run
+from flows.tracking import pipeline_run
+from flows.tracking.origin import PARENT_VARIABLE
 from ghn.errors import GHNError
 
 STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600

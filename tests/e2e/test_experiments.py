@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from clone import Clone
 from scipy.stats import kendalltau
-from test_whole_pipeline import Clone
 
 pytestmark = pytest.mark.slow
 

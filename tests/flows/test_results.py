@@ -94,7 +94,8 @@ def test_code_digest_sees_a_changed_file(tmp_path: Path, monkeypatch: pytest.Mon
     package = tmp_path / "flows" / "x"
     package.mkdir(parents=True)
     (package / "a.py").write_text("a = 1")
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "flows" / "results.py"))
+    (tmp_path / "flows" / "rows").mkdir()
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "flows" / "rows" / "results.py"))
     before = results.code_digest("flows/x")
     (package / "a.py").write_text("a = 2")
     results.code_digest.cache_clear()
