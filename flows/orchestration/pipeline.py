@@ -52,13 +52,13 @@ from flows.compute import gpus, shell
 from flows.compute.locks import locked
 from flows.compute.parent import exit_with_parent
 from flows.orchestration import artifacts
-from flows.orchestration.events import outputs_changed
 from flows.orchestration.limits import TRAINING_LIMIT
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
 from flows.settings.dvcfile import Declaration, read_stages
 from flows.tracking import pipeline_run
+from flows.tracking.events import outputs_changed
 from flows.tracking.origin import PARENT_VARIABLE
 from ghn.errors import GHNError
 
@@ -176,7 +176,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
         stage: its name in dvc.yaml.
         workspace: where.
         dependents_run: whether this flow run goes on with the stages that read its outputs
-            (`flows.orchestration.events`).
+            (`flows.tracking.events`).
     """
     logger = get_run_logger()
     started = time.perf_counter()
