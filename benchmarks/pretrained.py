@@ -29,7 +29,8 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.networks.build import build_network
+from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.params import load_params
 from flows.settings import paths
 from flows.stages.evaluate import score
@@ -64,7 +65,7 @@ def measure(
     scores = []
     for target in targets:
         torch.manual_seed(1)
-        model, graph = build(target, data.num_classes, data.image_size)
+        model, graph = build_network(target, data.num_classes, data.image_size)
         found = Score(target.id, target.split, [], [], score(model, batches).accuracy)
         for ghn in ghns:
             found.predicted.append(score(ghn(model, graph), batches).accuracy)

@@ -20,12 +20,12 @@ from datasets.deepnets.validation.config import ValidateConfig
 from flows.compute.fanout import FanOut
 from flows.networks.targets import ArchitecturesConfig
 from flows.report.config import ReportConfig
+from flows.settings.train import TrainStageConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.finetune import FinetuneStageConfig
 from flows.stages.images import ImagesConfig
 from flows.stages.predict import PredictConfig
 from flows.stages.register import RegisterConfig
-from flows.stages.train import TrainStageConfig
 from flows.stages.transfer import TransferConfig
 from ghn.errors import ConfigError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -96,16 +95,6 @@ def end_all() -> None:
         processes = list(_running)
     for process in processes:
         _end(process)
-
-
-def exit_with_parent() -> None:
-    """Asks Linux to end this process (SIGTERM) when its parent dies: a killed command leaves no
-    process behind.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 _running: set[subprocess.Popen[bytes]] = set()

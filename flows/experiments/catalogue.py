@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.networks.targets import ArchitecturesConfig, EvaluationSplit
+from flows.settings.train import TrainStageConfig
 from flows.stages.detect import DetectConfig
 from flows.stages.evaluate import EvaluateConfig
-from flows.stages.train import TrainStageConfig
 from flows.trials.images import ImagesSpec
 from flows.trials.spec import Grid
 from ghn.baselines import GradInitConfig, MetaInitConfig

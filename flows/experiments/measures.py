@@ -24,7 +24,8 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
 )
-from flows.networks.build import build_network, split_of
+from flows.networks.build import build_network
+from flows.networks.targets import split_of
 from flows.rows.results import Row, RowCache, code_digest, digest, finite, identity
 from flows.settings import paths
 from flows.stages.evaluate import score

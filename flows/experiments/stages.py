@@ -36,7 +36,7 @@ FILE = Path("experiments/dvc.yaml")
 PAGES_CODE = ("flows/experiments", "flows/report", "flows/trials/statistics.py", "ghn/analysis")
 
 _HEAD = """\
-# Written by `python -m flows.experiments stages{option}` from {source}; change that, not this.
+# Written by `ghn experiments stages{option}` from {source}; change that, not this.
 # `dvc repro {file}` runs what has changed: a stage per hypernetwork and per experiment,
 # and their pages.
 """
@@ -65,7 +65,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         _option(profile_name),
         _source(profile_name),
     )
-    command = "python -m flows.experiments"
+    command = "ghn experiments"
     released = [name for name, known in profile.hypernetworks.items() if known.released is not None]
     trained = [name for name in profile.hypernetworks if name not in released]
     obtained = {

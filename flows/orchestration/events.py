@@ -17,6 +17,9 @@ DATA_CHANGED = "ghn.data.changed"
 CHAMPION_CHANGED = "ghn.champion.changed"
 """Alias @champion points to another version; resource `ghn.model.<name>`."""
 
+CHAMPION_DRIFTED = "ghn.champion.drifted"
+"""The champion, evaluated anew, is not worth what it was; resource `ghn.model.<name>`."""
+
 
 def outputs_changed(stage: str, directory: Path, dependents_run: bool) -> None:
     """Says that `stage` wrote new outputs in `directory`.
@@ -36,6 +39,14 @@ def champion_changed(model: str, version: str, reason: str) -> None:
         f"ghn.model.{model}",
         {"model": model, "version": version, "reason": reason},
     )
+
+
+def champion_drifted(model: str, version: str, difference: float) -> None:
+    """Says that the champion is worth so much more (less, if negative) than when it was
+    registered.
+    """
+    payload = {"model": model, "version": version, "difference": difference}
+    _emit(CHAMPION_DRIFTED, f"ghn.model.{model}", payload)
 
 
 def _emit(

@@ -43,13 +43,15 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from flows.compute import gpus, shell
+from flows.compute.parent import exit_with_parent
 from flows.orchestration import artifacts
 from flows.orchestration.events import outputs_changed
+from flows.orchestration.limits import TRAINING_LIMIT
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings.dvcfile import Declaration, read_stages
-from flows.stack.config import TRAINING_LIMIT
-from flows.tracking.run import PARENT_VARIABLE, pipeline_run
+from flows.tracking import pipeline_run
+from flows.tracking.origin import PARENT_VARIABLE
 from ghn.errors import GHNError
 
 STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
@@ -298,7 +300,7 @@ def end_with_worker() -> None:
     it any more.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
-        shell.exit_with_parent()
+        exit_with_parent()
 
 
 def _run(

@@ -44,7 +44,7 @@ def package(
         weights: `ghn.safetensors`.
         directory: where to.
         evaluation: rows of the stage evaluate, kept with the model for comparisons
-            (`flows.registry.registry`).
+            (`flows.registry.evaluation`).
     """
     import logging
 

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flows.networks.targets import Target, build, forward_gmacs, targets
+from flows.networks.build import build_network, forward_gmacs
+from flows.networks.targets import Target, targets
+from flows.rows.answers import pack
 from flows.rows.provenance import dvc_hash
 from flows.rows.results import Row, digest, finite, write_rows
 from flows.rows.sweep import Provenance, failures, report_failures, sweep
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
     from ghn.models import GHN
 
-CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks/targets.py")
+CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks")
 
 COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
@@ -49,6 +52,9 @@ COLUMNS: dict[str, pa.DataType] = {
     "randinit_top5": pa.float64(),
     "randinit_loss": pa.float64(),
     "images": pa.int64(),
+    "correct": pa.string(),  # whether each of these images was right (`flows.rows.answers`)
+    "randinit_correct": pa.string(),
+    "settings": pa.string(),  # JSON: what two rows must share to be compared
     "parameters": pa.int64(),
     "gmacs": (
         pa.float64()
@@ -88,11 +94,12 @@ class EvaluateConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of one network on the batches."""
+    """Accuracy of one network on the batches, and whether it is right on each of their images."""
 
     accuracy: float
     top5: float
     loss: float | None
+    right: NDArray[np.bool_]
 
 
 @torch.no_grad()
@@ -100,18 +107,20 @@ def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
     """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
     labels (B,).
     """
-    right = top5 = n = 0
+    top5 = n = 0
     loss = 0.0
+    right: list[Tensor] = []
     with batch_statistics(model):
         for images, labels in batches:
             logits = model(images)
             logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int(best[:, 0].sum())
+            right.append(best[:, 0])
             top5 += int(best.any(dim=1).sum())
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
             n += len(labels)
-    return Score(right / n, top5 / n, finite(loss / n))
+    first = torch.cat(right).cpu().numpy()
+    return Score(int(first.sum()) / n, top5 / n, finite(loss / n), first)
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ class Evaluate:
         started = time.perf_counter()
         # A seed per architecture, whatever the order and the worker.
         torch.manual_seed(int(digest(self.seed, target.id), 16) % 2**63)
-        model, graph = build(target, self.images.num_classes, self.images.image_size)
+        model, graph = build_network(target, self.images.num_classes, self.images.image_size)
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         cost = forward_gmacs(target, self.images.num_classes, self.images.image_size)
@@ -144,10 +153,19 @@ class Evaluate:
             "randinit_top5": random.top5,
             "randinit_loss": random.loss,
             "images": sum(len(labels) for _, labels in batches),
+            "correct": pack(predicted.right),
+            "randinit_correct": pack(random.right),
+            "settings": self.settings(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "gmacs": cost,
             "seconds": time.perf_counter() - started,
         }
+
+    def settings(self) -> str:
+        """What the row depends on besides hypernetwork and architecture, as JSON."""
+        chosen = self.config.model_dump(include={"batch_size", "max_gmacs", "min_images"})
+        images = {"images": len(self.images), "image_digest": self.images.digest[:16]}
+        return json.dumps({**chosen, **images, "seed": self.seed}, sort_keys=True)
 
     def batches(self, cost: float) -> list[tuple[Tensor, Tensor]]:
         """The batches that a network of `cost` GMACs is measured on: all images, or the first so

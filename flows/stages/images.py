@@ -7,12 +7,21 @@ is streamed from its files, only the held-out splits become tensors.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datasets.images import ImageStream, ImageTensors, load, stream
+from datasets.images import (
+    ImageStream,
+    ImageTensors,
+    MissingImagesError,
+    find_source,
+    load,
+    source_digest,
+    stream,
+)
 from flows.settings import paths
+from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
+_RUN_FIRST = "it does not exist; run the images stage first"
 
 
 class ImagesConfig(BaseModel):
@@ -29,7 +39,7 @@ class ImagesConfig(BaseModel):
 
     name: str = Field(
         default="digits",
-        pattern=r"^[A-Za-z0-9._-]+$",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
         description=(
             "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
             " <name> with Parquet files or a folder per split and class, or a downloaded"
@@ -63,7 +73,12 @@ class ImagesConfig(BaseModel):
 def run(params: Params, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
     config = params.images
-    about: dict[str, object] = {"name": config.name, "image_size": config.image_size}
+    source = source_digest(find_source(config.name, config.root))
+    about: dict[str, Any] = {
+        "name": config.name,
+        "image_size": config.image_size,
+        "source": source,
+    }
     for split in config.splits():
         images = load(
             config.name,
@@ -91,17 +106,51 @@ def load_split(params: Params, split: str) -> ImageTensors:
 
     Raises:
         FileNotFoundError: the stage has not run.
-        DamagedFileError: the file is damaged.
+        DamagedFileError: the file is damaged, or the source changed since the stage ran.
     """
     config = params.images
-    return ImageTensors.open(
-        paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
-    )
+    path = paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
+    images = ImageTensors.open(path)
+    about = _verified_summary(config)
+    if about.get(split, {}).get("sha256") != images.digest:
+        raise DamagedFileError(
+            f"{path} and {SUMMARY_NAME} beside it are of different runs; run the images stage again"
+        )
+    return images
 
 
 def training_images(params: Params) -> ImageTensors | ImageStream:
-    """The training split, in memory or streamed."""
-    return _stream(params) if params.images.stream else load_split(params, "train")
+    """The training split, in memory or streamed.
+
+    Raises:
+        FileNotFoundError: the stage has not run.
+        DamagedFileError: the file is damaged, or the source changed since the stage ran.
+    """
+    if not params.images.stream:
+        return load_split(params, "train")
+    _verified_summary(params.images)
+    return _stream(params)
+
+
+def _verified_summary(config: ImagesConfig) -> dict[str, Any]:
+    """What the stage wrote about its outputs, if the source, where it is at hand, is still that."""
+    path = paths.images(config.name) / SUMMARY_NAME
+    try:
+        about: dict[str, Any] = dict(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, _RUN_FIRST, str(path)) from error
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{path}: {error}; run the images stage again") from error
+    try:
+        source = source_digest(find_source(config.name, config.root))
+    except MissingImagesError:  # a worker that only pulled the outputs
+        return about
+    if about.get("source") != source:
+        raise DamagedFileError(
+            f"{path}: the files of {config.name!r} are not those that the images stage read; run it"
+            " again (dvc repro images)"
+        )
+    return about
 
 
 def _stream(params: Params) -> ImageStream:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.networks.targets import Target, build, targets
+from flows.networks.build import build_network
+from flows.networks.targets import Target, targets
 from flows.rows.provenance import dvc_hash
 from flows.rows.results import Row, digest, write_rows
 from flows.rows.sweep import Provenance, failures, report_failures, sweep
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
     from ghn.models import GHN
 
-CODE = ("ghn", "datasets/deepnets", "flows/stages/predict.py", "flows/networks/targets.py")
+CODE = ("ghn", "datasets/deepnets", "flows/stages/predict.py", "flows/networks")
 
 COLUMNS: dict[str, pa.DataType] = {
     "parameters": pa.int64(),  # numbers in the network
@@ -70,7 +71,9 @@ class Predict:
         import ghn.architectures  # noqa: F401, imports torchvision: not a part of the first network's time
 
         started = time.perf_counter()
-        model, graph = build(target, self.ghn.config.num_classes, self.image_size, device="meta")
+        model, graph = build_network(
+            target, self.ghn.config.num_classes, self.image_size, device="meta"
+        )
         _ = graph.distance
         built = time.perf_counter()
         state = self.ghn.predict(model, graph)

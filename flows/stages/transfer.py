@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.networks.build import split_of
+from flows.networks.targets import split_of
 from flows.rows.results import Row, identity, read_rows, write_rows
 from flows.settings import paths
 from flows.stages.finetune import FinetuneStageConfig, choose, device, images_spec, summary

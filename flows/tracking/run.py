@@ -13,9 +13,7 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 
 from __future__ import annotations
 
-import getpass
 import json
-import logging
 import os
 import sys
 import threading
@@ -28,13 +26,14 @@ from typing import IO, Any
 from uuid import uuid4
 
 from flows.compute.memory import PeakMemory
-from flows.rows.provenance import dvc_hash, revision
-from flows.tracking.client import SPOOL, TREE, Op, Sender, tracking_uri
+from flows.rows.provenance import dvc_hash
+from flows.tracking.client import SPOOL, TREE, tracking_uri
+from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
+from flows.tracking.sampler import SystemSampler
+from flows.tracking.sender import Op, Sender
 from flows.tracking.spool import keep_files, send_pending
 
-PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
 CONNECT_AFTER_SECONDS = 4.0
-_PARAM_LIMIT = 6000  # characters; MLflow refuses longer values
 
 # A process that is forked (a data loader's worker) while another thread imports a module would
 # wait for that thread, which it does not have, as soon as it imports the same: forks wait until
@@ -102,7 +101,7 @@ class StageRun:
         """Uploads an MLflow model's `directory` as a new version of registered model `name` and
         points `alias` to it.
 
-        `flows.registry.registry.promote` then decides whether it becomes @champion.
+        `flows.registry.promotion` then decides whether it becomes @champion.
         """
         op = {
             "op": "register",
@@ -151,7 +150,7 @@ class StageRun:
             )
 
     def _send(self) -> None:
-        sender, monitor = Sender(), _SystemSampler()
+        sender, monitor = Sender(), SystemSampler()
         try:
             while (op := self._unsent.get()) is not None:
                 if op["op"] == "end":
@@ -174,33 +173,6 @@ class StageRun:
             if TREE.resolve() != Path.cwd():  # an experiment's directory, which will be gone
                 keep_files(self._path)
             self._path.rename(self._path.with_suffix(".jsonl"))
-
-
-class _SystemSampler:
-    """MLflow's sampler of processors, memory, disks, network and GPUs, every 10 s.
-
-    MLflow's own variables hold: MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL (seconds),
-    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
-    """
-
-    def __init__(self) -> None:
-        self._monitor: Any = None
-
-    def start(self, run_id: str) -> None:
-        """Begins to log to a run."""
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
-            return
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        self._monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri())  # type: ignore[no-untyped-call]
-        self._monitor.start()
-
-    def stop(self) -> None:
-        """Ends it; a second time does nothing."""
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
 
 
 def _reason(error: Exception) -> str:
@@ -239,15 +211,22 @@ def stage_run(
     tags = {
         "stage": stage,
         "log": run.log_id,
-        **_origin(f"ghn {stage}"),
+        **origin(f"ghn {stage}"),
         **{f"dvc.in.{entry['path']}": entry["md5"] for entry in hashes},
     }
     if parent := os.environ.get(PARENT_VARIABLE):
         tags["mlflow.parentRunId"] = parent
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = name
-    flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
-    run._do({"op": "start", "experiment": experiment, "name": stage, "tags": tags, "params": flat})
+    run._do(
+        {
+            "op": "start",
+            "experiment": experiment,
+            "name": stage,
+            "tags": tags,
+            "params": as_params(params),
+        }
+    )
     if hashes:
         run._do({"op": "inputs", "inputs": hashes})
     started = time.perf_counter()
@@ -266,76 +245,3 @@ def stage_run(
             run.set_tags({f"dvc.out.{path}": md5 for path in outputs if (md5 := dvc_hash(path))})
         run._do({"op": "end", "status": status})
         run._close()
-
-
-@contextmanager
-def pipeline_run(
-    name: str, params: Mapping[str, Any], experiment: str = "ghn3"
-) -> Iterator[str | None]:
-    """A parent run for the stages that are started inside: yields its id, None while the store is
-    away.
-
-    The stages find it through the environment. So does a pipeline that runs stages for another (in
-    another pool): it makes no run of its own, and its stages hang below that of the other.
-    """
-    if outer := os.environ.get(PARENT_VARIABLE):
-        yield outer
-        return
-    sender = Sender()
-    flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
-    tags = {"stage": "pipeline", "log": uuid4().hex, **_origin(name)}
-    status = "FAILED"
-    try:
-        _quietly(
-            sender,
-            {
-                "op": "start",
-                "experiment": experiment,
-                "name": name,
-                "tags": tags,
-                "params": flat,
-                "time_ms": int(time.time() * 1000),
-            },
-        )
-        if sender.run_id is not None:
-            os.environ[PARENT_VARIABLE] = sender.run_id
-        yield sender.run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if sender.run_id is not None:
-            _quietly(sender, {"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
-        os.environ.pop(PARENT_VARIABLE, None)
-
-
-def _origin(source: str) -> dict[str, str]:
-    """Tags that say what ran, of which revision and for whom; those of MLflow's own names are on
-    its pages.
-    """
-    commit = revision()
-    tags = {"git_revision": commit, "mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
-    if commit != "unknown":
-        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
-    with suppress(OSError, KeyError):  # in a container for a user without a name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _quietly(sender: Sender, op: Op) -> None:
-    try:
-        sender.send(op)
-    except Exception as error:  # as in StageRun: the pipeline is worth more than its log
-        print(f"MLflow store {tracking_uri()}: {error}", file=sys.stderr)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

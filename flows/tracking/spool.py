@@ -12,7 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from flows.tracking.client import SPOOL, Op, Sender
+from flows.tracking.client import SPOOL
+from flows.tracking.sender import Op, Sender
 from ghn.files import atomic_path
 
 

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from datasets.images import ImageStream, ImageTensors
 from flows.compute.fanout import FanOut, fan_out
-from flows.networks.build import build_network, split_of
+from flows.networks.build import build_network
+from flows.networks.targets import split_of
 from flows.rows.results import Row, digest, finite, identity
 from flows.settings import paths
 from flows.trials.images import trial_images

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
-from flows.networks.targets import gmacs
+from flows.networks.build import gmacs
 from flows.stages.evaluate import Evaluate, EvaluateConfig, score, summarise
 
 

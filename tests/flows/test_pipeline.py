@@ -11,10 +11,10 @@ from prefect.cli.deploy._models import PrefectYamlModel
 
 from flows.orchestration import pipeline
 from flows.orchestration.artifacts import summary
+from flows.orchestration.limits import HEARTBEAT_SECONDS
 from flows.orchestration.pipeline import StageFailedError, needed, upstream
 from flows.params import load_params
 from flows.settings.dvcfile import Declaration, read_stages
-from flows.stack.config import HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.tracking import pipeline_run, stage_run
 from flows.tracking import run as tracking
 from flows.tracking.client import client
-from flows.tracking.run import pipeline_run, stage_run
 from flows.tracking.spool import pending, send_pending
 
 
@@ -183,7 +183,7 @@ def test_a_log_that_cannot_be_sent_does_not_hold_up_others(
 
 EXPERIMENT = """
 from pathlib import Path
-from flows.tracking.run import stage_run
+from flows.tracking import stage_run
 with stage_run("stage", {}, connect_after_seconds=1e9) as run:
     Path("out.txt").write_text("output")
     run.log_artifact("out.txt", "files")
@@ -197,7 +197,7 @@ def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
     variables = {
         "DVC_ROOT": str(store),
         "DVC_EXP_NAME": "exp-1",
-        "PYTHONPATH": str(Path(tracking.__file__).parents[1]),
+        "PYTHONPATH": str(Path(tracking.__file__).parents[2]),
     }
     subprocess.run(
         [sys.executable, "-c", EXPERIMENT], cwd=directory, env=clean | variables, check=True
@@ -215,11 +215,11 @@ def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
 
 def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
     script = (
-        "from flows.tracking.run import stage_run\n"
+        "from flows.tracking import stage_run\n"
         "with stage_run('register', {}, connect_after_seconds=0):\n"
         "    import mlflow.pyfunc\n"
         "    mlflow.get_registry_uri(), mlflow.pyfunc.load_model\n"
     )
-    variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], env=os.environ | variables, check=True)
     assert [run.info.status for run in runs()] == ["FINISHED"]

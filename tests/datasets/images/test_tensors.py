@@ -135,7 +135,9 @@ def test_the_cache_is_used_and_rebuilt_when_it_rots(tmp_path, monkeypatch) -> No
     first = load("digits", cache=tmp_path)
     path = tmp_path / "digits" / "train-32px.safetensors"
     stamp = path.stat().st_mtime_ns
-    monkeypatch.setattr("datasets.images.loading.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "datasets.images.loading.decode_rows", lambda *_: pytest.fail("decoded again")
+    )
     assert load("digits", cache=tmp_path).digest == first.digest
     assert path.stat().st_mtime_ns == stamp
     monkeypatch.undo()

@@ -1,7 +1,8 @@
 """Automations of the server that are no deployment's trigger (those are in prefect.yaml).
 
-    python -m flows.stack.automations  # on the server at PREFECT_API_URL; `ghn stack deploy` does
-    this too
+    python -m flows.orchestration.automations  # on the server at PREFECT_API_URL
+
+`ghn stack deploy` does this too.
 
 A flow run whose machine is gone (no power, evicted, `kill -9` of everything) can report nothing
 more, so nobody would ever know. Flow runs send a heartbeat every `HEARTBEAT_SECONDS`; one that
@@ -13,13 +14,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from flows.stack.config import HEARTBEAT_SECONDS
+from flows.orchestration.limits import HEARTBEAT_SECONDS
 
 MISSED = 3
 LOST_RUNS = "ghn-mark-lost-runs-as-crashed"
@@ -51,15 +52,15 @@ def lost_runs() -> AutomationCore:
     )
 
 
-def apply() -> None:
+def apply(client: SyncPrefectClient) -> None:
     """Creates the automations, or brings them up to date."""
-    with get_client(sync_client=True) as client:
-        found = client.read_automations_by_name(LOST_RUNS)
-        if found:
-            client.update_automation(found[0].id, lost_runs())
+    for automation in (lost_runs(),):
+        if found := client.read_automations_by_name(automation.name):
+            client.update_automation(found[0].id, automation)
         else:
-            client.create_automation(lost_runs())
+            client.create_automation(automation)
 
 
 if __name__ == "__main__":
-    apply()
+    with get_client(sync_client=True) as of_environment:
+        apply(of_environment)

@@ -1,7 +1,7 @@
 """What flows where in a forward pass: operations, and the tensors that come from them.
 
 Each tensor is tagged with the operation that it comes from; an operation that makes no node (an
-activation, a reshape, ...) hands its input's tag on, the others leave what `trace_rules` says.
+activation, a reshape, ...) hands its input's tag on, the others leave what `node_rules` says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Operation:
     shape: tuple[int, ...] = ()
 
 
-class Record:
+class DataFlow:
     """The operations of a forward pass so far.
 
     Args:

@@ -1,25 +1,19 @@
-"""Command line of the experiments: `python -m flows.experiments
-{list,plan,run,report,hypernetwork,stages}`.
-"""
+"""`ghn experiments`: the tables and figures of the paper; heavy imports are inside."""
 
 from __future__ import annotations
 
 import csv
-import sys
 from collections import defaultdict
 from typing import Annotated
 
 import typer
 
-from ghn.errors import GHNError
-
-app = typer.Typer(
+experiments_app = typer.Typer(
     help=(
         "Every experiment of the paper: on a laptop (profile laptop) or at its sizes (profile"
         " paper)."
     ),
     no_args_is_help=True,
-    add_completion=False,
 )
 
 ProfileOption = Annotated[
@@ -28,7 +22,7 @@ ProfileOption = Annotated[
 Names = Annotated[list[str] | None, typer.Argument(help="Experiments; by default all.")]
 
 
-@app.command("list")
+@experiments_app.command("list")
 def list_experiments(profile: ProfileOption = "laptop") -> None:
     """List the experiments of a profile."""
     from flows.experiments.catalogue import load_profile
@@ -37,7 +31,7 @@ def list_experiments(profile: ProfileOption = "laptop") -> None:
         typer.echo(f"{name:<22}{entry.kind:<16}{entry.paper:<32}{entry.title}")
 
 
-@app.command()
+@experiments_app.command()
 def plan(
     profile: ProfileOption = "paper",
     csv_file: Annotated[
@@ -68,7 +62,7 @@ def plan(
     typer.echo(f"{'all':<20}{sum(job.gpu_hours for job in jobs):>12.1f}  {len(jobs)}")
 
 
-@app.command()
+@experiments_app.command()
 def run(
     names: Names = None,
     profile: ProfileOption = "laptop",
@@ -95,7 +89,7 @@ def run(
         typer.echo(write_pages(work.profile))
 
 
-@app.command()
+@experiments_app.command()
 def hypernetwork(
     name: Annotated[str, typer.Argument(help="Of the profile.")], profile: ProfileOption = "laptop"
 ) -> None:
@@ -107,7 +101,7 @@ def hypernetwork(
     obtain(profile, name)
 
 
-@app.command()
+@experiments_app.command()
 def stages(profile: ProfileOption = "laptop") -> None:
     """Write experiments/dvc.yaml, a stage per hypernetwork and experiment of the profile."""
     from flows.experiments.stages import write_stages
@@ -115,23 +109,10 @@ def stages(profile: ProfileOption = "laptop") -> None:
     typer.echo(write_stages(profile))
 
 
-@app.command()
+@experiments_app.command()
 def report(profile: ProfileOption = "laptop") -> None:
     """Write the pages of the experiments that have results: reports/experiments/index.html."""
     from flows.experiments.catalogue import load_profile
     from flows.experiments.pages import write_pages
 
     typer.echo(write_pages(load_profile(profile)))
-
-
-def main() -> None:
-    """Runs the command line; an error of the user's making is printed without a traceback."""
-    try:
-        app()
-    except GHNError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()
