@@ -27,8 +27,9 @@ import torch
 from flows.compute.fanout import FanOut, fan_out
 from flows.networks.targets import ArchitecturesConfig, Target, targets
 from flows.params import load_params
-from flows.rows.results import Row
-from flows.stages.evaluate import Evaluate, EvaluateConfig, test_images
+from flows.rows.schema import Row
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import Evaluate, test_images
 
 
 class Named:
@@ -95,7 +96,9 @@ def main() -> None:
     config = EvaluateConfig(
         images=options.images, batch_size=options.images, min_images=options.images
     )
-    images = test_images(load_params()).subset(range(options.images))
+    params = load_params()
+    images = test_images(params.base, params.images, params.evaluate)
+    images = images.subset(range(options.images))
     evaluate = Evaluate(from_pretrained(options.ghn), images, config, seed=1, device="cpu")
 
     local, local_seconds = collect(evaluate, chosen, FanOut(workers=2), lambda n: None)

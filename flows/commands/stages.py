@@ -6,7 +6,6 @@ Everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
-import importlib
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,35 +16,12 @@ import typer
 STAGES_PANEL = "Stages, as dvc.yaml calls them"
 AROUND_PANEL = "Around the pipeline"
 
-IMMEDIATE = ("register", "report")
-"""Stages that send what waits for MLflow at once, however short they are: the last ones."""
-
 
 def run_stage(name: str, label: str | None = None, **options: Any) -> None:
-    """Loads params.yaml and runs stage `name` inside its MLflow run.
+    """Runs a stage (`flows.stages.runner.run_stage`)."""
+    from flows.stages import runner
 
-    Args:
-        name: module of `flows.stages`.
-        label: the stage's name in dvc.yaml where that is another (`generate@train`).
-        options: further arguments of the stage's `run`.
-    """
-    from flows.params import load_params
-    from flows.settings.dvcfile import read_stages
-    from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
-
-    params = load_params()
-    tree = params.model_dump(mode="json", by_alias=True)
-    declared = read_stages(tree).get(label or name)
-    module = importlib.import_module(f"flows.stages.{name}")
-    with stage_run(
-        label or name,
-        declared.used_params(tree) if declared else tree,
-        inputs=declared.inputs if declared else (),
-        outputs=declared.outputs if declared else (),
-        experiment=params.base.experiment,
-        connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
-    ) as run:
-        module.run(params, run, **options)
+    runner.run_stage(name, label, **options)
 
 
 def generate(split: Annotated[str, typer.Option("--split", help="The split to generate.")]) -> None:

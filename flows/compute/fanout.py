@@ -27,17 +27,17 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import cloudpickle
 import joblib
 from joblib.externals.loky import process_executor
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from flows.compute.gpus import VARIABLE, visible
 from flows.compute.shell import exit_with_parent
+from flows.settings.fanout import FanOut
 from ghn.errors import ConfigError, GHNError
 
 Item = TypeVar("Item")
@@ -48,40 +48,6 @@ Submit = Callable[[Item], "Future[Result]"]
 
 class LostWorkerError(GHNError):
     """The worker died each time an item was tried, most often for want of memory."""
-
-
-class FanOut(BaseModel):
-    """Where the items of a stage are worked on (the section `fanout` of params.yaml)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backend: Literal["local", "ray"] = Field(
-        default="local", description="this machine, or a Ray cluster"
-    )
-    workers: int | None = Field(
-        default=None,
-        ge=1,
-        description="items at once; by default the cores of this machine, or what the cluster has",
-    )
-    address: str | None = Field(
-        default=None,
-        description=(
-            "of the Ray cluster (auto, host:6379, ray://...); default: RAY_ADDRESS, or a new one"
-        ),
-    )
-    threads: int = Field(
-        default=1,
-        ge=1,
-        description="threads of one worker (OpenMP, PyTorch); Ray: CPUs of one item",
-    )
-    gpus: float = Field(
-        default=0.0,
-        ge=0.0,
-        description=(
-            "GPUs of one item, parts allowed; on this machine any value spreads the workers"
-        ),
-    )
-    retries: int = Field(default=2, ge=0, description="further tries of an item whose worker died")
 
 
 def fan_out(

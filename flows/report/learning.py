@@ -14,7 +14,7 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
-from flows.rows.results import Row
+from flows.rows.schema import Row
 from flows.trials.statistics import compare
 
 COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}

@@ -16,7 +16,7 @@ IMAGES = Path("data/images")
 MODELS = Path("models")
 RESULTS = Path("results")
 CACHE = RESULTS / ".cache"
-"""Rows that were computed already (`flows.rows.results.RowCache`); no stage's output, so that DVC
+"""Rows that were computed already (`flows.rows.cache`); no stage's output, so that DVC
 leaves it alone.
 """
 
@@ -30,6 +30,9 @@ WEIGHTS_NAME = "ghn.safetensors"
 
 PREDICTIONS = RESULTS / "predictions.parquet"
 EVALUATION = RESULTS / "evaluation.parquet"
+EVALUATION_SUMMARY = RESULTS / "evaluation.json"
+"""Accuracy per split, for `dvc metrics`."""
+
 FINETUNE = RESULTS / "finetune.parquet"
 TRANSFER = RESULTS / "transfer.parquet"
 

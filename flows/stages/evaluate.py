@@ -21,25 +21,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from flows.networks.content import architecture_content
+from flows.networks.score import score
 from flows.networks.targets import Target, build, forward_gmacs, targets
-from flows.rows.provenance import dvc_hash
-from flows.rows.results import Row, digest, finite, write_rows
-from flows.rows.sweep import Provenance, failures, report_failures, sweep
+from flows.rows.cache import RowCache
+from flows.rows.code import code_digest
+from flows.rows.digest import digest, file_digest
+from flows.rows.engine import Work, failures
+from flows.rows.schema import Row, identity, write_rows
 from flows.settings import paths
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.base import BaseConfig
+from flows.settings.evaluate import EvaluateConfig
+from flows.settings.fanout import FanOut
+from flows.settings.images import ImagesConfig
 from ghn.files import atomic_path
-from ghn.predict import batch_statistics
 
 if TYPE_CHECKING:
     from datasets.images import ImageTensors
-    from flows.params import Params
     from flows.tracking.run import StageRun
     from ghn.models import GHN
-
-CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks/targets.py")
 
 COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
@@ -53,65 +56,10 @@ COLUMNS: dict[str, pa.DataType] = {
     "gmacs": (
         pa.float64()
     ),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
-    "seconds": pa.float64(),
 }
 
-SUMMARY = paths.RESULTS / "evaluation.json"
 HISTOGRAM = paths.RESULTS / "evaluation_histogram.csv"
-"""What `dvc metrics` and `dvc plots` show."""
-
-
-class EvaluateConfig(BaseModel):
-    """Section `evaluate` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    images: int | None = Field(
-        default=None, ge=2, description="so many of the test images, drawn by seed; null: all"
-    )
-    batch_size: int = Field(
-        default=64, ge=2, description="batch norm uses the statistics of a batch"
-    )
-    max_gmacs: float | None = Field(
-        default=None,
-        gt=0,
-        description=(
-            "10^9 multiply-accumulates to spend on a network's accuracy: larger networks see fewer"
-            " images; null: no bound"
-        ),
-    )
-    min_images: int = Field(
-        default=32, ge=2, description="images that every network sees, whatever it costs"
-    )
-    bins: int = Field(default=20, ge=2, le=100, description="bins of the accuracy histogram")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy of one network on the batches."""
-
-    accuracy: float
-    top5: float
-    loss: float | None
-
-
-@torch.no_grad()
-def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
-    """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
-    labels (B,).
-    """
-    right = top5 = n = 0
-    loss = 0.0
-    with batch_statistics(model):
-        for images, labels in batches:
-            logits = model(images)
-            logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int(best[:, 0].sum())
-            top5 += int(best.any(dim=1).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            n += len(labels)
-    return Score(right / n, top5 / n, finite(loss / n))
+"""What `dvc plots` shows."""
 
 
 @dataclass(frozen=True)
@@ -167,34 +115,33 @@ class Evaluate:
         return batches
 
 
-def run(params: Params, stage: StageRun) -> None:
-    """Evaluates all architectures of `params.architectures` and writes
+def run(
+    base: BaseConfig,
+    fanout: FanOut,
+    images: ImagesConfig,
+    architectures: ArchitecturesConfig,
+    evaluate: EvaluateConfig,
+    stage: StageRun,
+) -> None:
+    """Evaluates all architectures of section `architectures` and writes
     results/evaluation.{parquet,json}.
     """
     from ghn import from_pretrained
 
-    weights = paths.weights(params.base.ghn)
-    images = test_images(params)
-    config = params.evaluate
-    hypernetwork = from_pretrained(weights)
-    measure = Evaluate(hypernetwork, images, config, params.base.seed, params.base.torch_device())
-    rows = sweep(
-        "evaluate",
-        targets(params.architectures),
-        measure,
-        Provenance(
-            params.base.ghn,
-            params.base.seed,
-            digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS), images.digest),
-        ),
-        config.model_dump(include={"batch_size", "max_gmacs", "min_images"}),
-        params.fanout,
-        CODE,
+    weights = paths.weights(base.ghn)
+    measure = Evaluate(
+        from_pretrained(weights),
+        test_images(base, images, evaluate),
+        evaluate,
+        base.seed,
+        base.torch_device(),
+    )
+    rows = evaluation_rows(
+        "evaluate", base.ghn, file_digest(weights), measure, targets(architectures), fanout
     )
     write_rows(paths.EVALUATION, rows, COLUMNS)
-    report_failures("evaluate", rows)
-    summary = summarise(rows, 1 / images.num_classes)
-    write_summary(summary, rows, config.bins)
+    summary = summarise(rows, 1 / measure.images.num_classes)
+    write_summary(summary, rows, evaluate.bins)
     stage.log_metrics(
         {
             f"{split}/{key}": value
@@ -202,19 +149,55 @@ def run(params: Params, stage: StageRun) -> None:
             for key, value in entry.items()
         }
     )
-    for path in (paths.EVALUATION, SUMMARY, HISTOGRAM):
+    for path in (paths.EVALUATION, paths.EVALUATION_SUMMARY, HISTOGRAM):
         stage.log_artifact(path)
 
 
-def test_images(params: Params) -> ImageTensors:
+def evaluation_rows(
+    title: str,
+    ghn: str,
+    weights: str,
+    measure: Evaluate,
+    chosen: Sequence[Target],
+    fanout: FanOut,
+) -> list[Row]:
+    """A row per architecture, those that were made before from the cache.
+
+    Args:
+        title: of the progress bar.
+        ghn: name of the hypernetwork.
+        weights: digest of its content.
+        measure: with the hypernetwork, images and settings.
+        chosen: the architectures.
+        fanout: where to compute.
+    """
+    contents = {target: architecture_content(target.id) for target in chosen}
+    images = measure.images
+    data = digest(weights, images.digest, images.mean, images.std)
+    settings = measure.config.model_dump(mode="json", exclude={"bins"})
+    common = digest(data, settings, measure.seed, ghn, code_digest("flows.stages.evaluate"))
+    work = Work(
+        title=title,
+        items=list(contents),
+        measure=measure,
+        key=lambda target: digest(common, contents[target]),
+        head=lambda target: identity(
+            target.id, target.split, ghn, measure.seed, digest(data, contents[target])
+        ),
+    )
+    with RowCache(paths.CACHE / "evaluate.jsonl") as cache:
+        return work.rows(cache, fanout)
+
+
+def test_images(base: BaseConfig, images: ImagesConfig, evaluate: EvaluateConfig) -> ImageTensors:
     """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of
     them.
     """
     from flows.stages.images import load_split
 
-    images = load_split(params, "test")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(params.base.seed))
-    return images.subset(order[: params.evaluate.images])
+    test = load_split(images, "test")
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(base.seed))
+    return test.subset(order[: evaluate.images])
 
 
 def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]:
@@ -250,7 +233,7 @@ def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]
 
 def write_summary(summary: dict[str, dict[str, float]], rows: Sequence[Row], bins: int) -> None:
     """Writes the metrics and the histogram that DVC shows."""
-    with atomic_path(SUMMARY) as temporary:
+    with atomic_path(paths.EVALUATION_SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     edges = np.linspace(0, 1, bins + 1)
     lines = ["split,init,accuracy,architectures"]

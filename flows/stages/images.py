@@ -9,109 +9,68 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from datasets.images import ImageStream, ImageTensors, load, stream
 from flows.settings import paths
+from flows.settings.images import ImagesConfig
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
     from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
 
 
-class ImagesConfig(BaseModel):
-    """Section `images` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(
-        default="digits",
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description=(
-            "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
-            " <name> with Parquet files or a folder per split and class, or a downloaded"
-            " torchvision data set"
-        ),
-    )
-    root: str | None = Field(
-        default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data"
-    )
-    image_size: int = Field(default=32, ge=8, le=1024, description="side in pixels")
-    val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training images that is held out"
-    )
-    test_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="test share of a data set stored as one table"
-    )
-    stream: bool = Field(
-        default=False, description="stream the training split (ImageNet) instead of keeping tensors"
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        description="decoding processes of the stream, per rank; 8 must divide by it",
-    )
-
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are decoded."""
-        return ("val", "test") if self.stream else ("train", "val", "test")
-
-
-def run(params: Params, stage: StageRun) -> None:
+def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
-    config = params.images
+    config = images
     about: dict[str, object] = {"name": config.name, "image_size": config.image_size}
     for split in config.splits():
-        images = load(
+        decoded = load(
             config.name,
             config.root,
             split,
             config.image_size,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
-            seed=params.base.seed,
+            seed=base.seed,
             cache=paths.IMAGES,
         )
         about |= {
-            "classes": list(images.classes),
-            split: {"images": len(images), "sha256": images.digest},
+            "classes": list(decoded.classes),
+            split: {"images": len(decoded), "sha256": decoded.digest},
         }
-        stage.log_metrics({f"{split}_images": len(images)})
+        stage.log_metrics({f"{split}_images": len(decoded)})
     if config.stream:
-        about["train"] = {"images": len(_stream(params))}
+        about["train"] = {"images": len(_stream(images, base.seed))}
     with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load_split(params: Params, split: str) -> ImageTensors:
+def load_split(config: ImagesConfig, split: str) -> ImageTensors:
     """A split (train, val, test) as the stage left it.
 
     Raises:
         FileNotFoundError: the stage has not run.
         DamagedFileError: the file is damaged.
     """
-    config = params.images
     return ImageTensors.open(
         paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
     )
 
 
-def training_images(params: Params) -> ImageTensors | ImageStream:
+def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed."""
-    return _stream(params) if params.images.stream else load_split(params, "train")
+    return _stream(config, seed) if config.stream else load_split(config, "train")
 
 
-def _stream(params: Params) -> ImageStream:
-    config = params.images
+def _stream(config: ImagesConfig, seed: int) -> ImageStream:
     return stream(
         config.name,
         config.root,
         "train",
         config.image_size,
         val_fraction=config.val_fraction,
-        seed=params.base.seed,
+        seed=seed,
         workers=config.workers,
     )

@@ -23,22 +23,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from datasets.deepnets import MetaBatchConfig
 from flows.compute.shell import exit_with_parent
 from flows.networks.targets import TORCHVISION, Target, build, open_split
-from flows.rows.results import digest
+from flows.rows.digest import digest
 from flows.settings import paths
+from flows.settings.train import TrainStageConfig
 from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path
-from ghn.train import Callback, ProgressBar, StepRecord, TrainConfig
+from ghn.train import Callback, ProgressBar, StepRecord
 
 if TYPE_CHECKING:
     import torch
 
     from datasets.deepnets import MetaBatch, Split
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
+    from flows.settings.images import ImagesConfig
     from flows.tracking.run import StageRun
     from ghn.models import GHN, GHNConfig
     from ghn.train import Ranks
@@ -51,100 +51,6 @@ STEPS_NAME = "steps.csv"
 
 SUMMARY_NAME = "training.json"
 """The last evaluation, for `dvc metrics`."""
-
-
-class TrainStageConfig(TrainConfig):
-    """Section `train` of params.yaml: the recipe, and what it is applied to."""
-
-    # a section may leave to `base` what a recipe must know
-    seed: int | None = Field(  # type: ignore[assignment]
-        default=None,
-        description=(
-            "of the order of images and architectures, and of fresh weights; null: base.seed"
-        ),
-    )
-    split: str = Field(
-        default="train", description="split of DeepNets-1M to train on; its rules: generate.splits"
-    )
-    variant: str = Field(
-        default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them"
-    )
-    ghn: dict[str, Any] = Field(
-        default_factory=dict, description="fields of GHNConfig that differ from the variant"
-    )
-    initial: str | None = Field(
-        default=None,
-        description=(
-            "a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained`"
-            " takes it: a file, a name, models:/name@alias; null: fresh weights. It must be of this"
-            " variant"
-        ),
-    )
-    output_gain: float = Field(
-        default=1.0,
-        gt=0,
-        description=(
-            "factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps"
-            " the first steps of large hypernetworks finite, and 5 undoes that: small ones begin to"
-            " learn much sooner"
-        ),
-    )
-    distance_gain: float = Field(
-        default=1.0,
-        gt=0,
-        description=(
-            "factor on the embeddings of the distance from the input when a run starts, also from"
-            " `initial`: what tells layers of one shape apart. Above 1 for a hypernetwork that"
-            " predicts them all alike"
-        ),
-    )
-    processes: int = Field(
-        default=1,
-        ge=1,
-        description=(
-            "ranks that `ghn train` starts here, each with its share of every meta-batch: one per"
-            " core of a CPU; under torchrun its own count holds"
-        ),
-    )
-    graph_workers: int = Field(
-        default=0, ge=0, description="processes that build graphs ahead, per rank"
-    )
-    networks: MetaBatchConfig = Field(
-        default_factory=MetaBatchConfig, description="how networks are sized"
-    )
-    curve_architectures: int = Field(
-        default=16, ge=0, description="unseen architectures of val per evaluation"
-    )
-    curve_test: bool = Field(
-        default=False, description="evaluate test architectures along the way too"
-    )
-    curve_torchvision: tuple[str, ...] = Field(
-        default=(), description="torchvision models per evaluation"
-    )
-    curve_images: int = Field(
-        default=256, ge=2, description="validation images per evaluation, in batches of 64"
-    )
-
-    def recipe_with(self, seed: int) -> TrainConfig:
-        """The recipe alone.
-
-        Args:
-            seed: where the section names none.
-        """
-        fields = {name: getattr(self, name) for name in TrainConfig.model_fields}
-        return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))
-
-    def hypernetwork(self, num_classes: int) -> GHNConfig:
-        """The configuration of the hypernetwork.
-
-        Raises:
-            ConfigError: no such variant, or a field is unknown or out of range.
-        """
-        from ghn.models import GHNConfig
-
-        return GHNConfig.from_dict(
-            GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn
-        )
 
 
 @dataclass(frozen=True)
@@ -165,7 +71,7 @@ class Curve:
 
     def __call__(self, ghn: GHN) -> dict[str, float]:
         """Mean and best accuracy per split; torchvision models by name."""
-        from flows.stages.evaluate import score
+        from flows.networks.score import score
 
         accuracies: dict[str, list[float]] = {}
         metrics: dict[str, float] = {}
@@ -202,23 +108,26 @@ class Tracker(Callback):
         self._stage.set_tags({"warning": f"step {step}: {message}"})
 
 
-def run(params: Params, stage: StageRun | None) -> None:
+def run(
+    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, stage: StageRun | None
+) -> None:
     """Trains, or goes on training, and writes
     models/<ghn>/{ghn.safetensors,curve.json,training.json}.
 
     Args:
-        params: all sections.
+        base, images, train: sections of params.yaml.
         stage: the MLflow run; None on ranks other than 0.
     """
     from flows.stages.images import training_images
-    from ghn.train import ranks, train
+    from ghn.train import ranks
+    from ghn.train import train as train_hypernetwork
 
-    config = params.train
-    images = training_images(params)
+    config = train
+    training = training_images(images, base.seed)
     split = open_split(paths.DEEPNETS, config.split)
-    ghn_config = config.hypernetwork(images.num_classes)
+    ghn_config = config.hypernetwork(training.num_classes)
     identity = {
-        "images": images.digest,
+        "images": training.digest,
         "architectures": split.content,
         "networks": config.networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
@@ -228,29 +137,31 @@ def run(params: Params, stage: StageRun | None) -> None:
     initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
     if initial is not None:
         identity["initial"] = _content(initial)
-    recipe = config.recipe_with(params.base.seed)
-    output = paths.model(params.base.ghn)
+    recipe = config.recipe_with(base.seed)
+    output = paths.model(base.ghn)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
-    with ranks(params.base.device) as group:
+    with ranks(base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
         callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
-        result = train(
+        result = train_hypernetwork(
             recipe,
             ghn,
-            _meta_batches(params, recipe.seed, split, images.num_classes, group),
-            images,
+            _meta_batches(
+                config, images.image_size, recipe.seed, split, training.num_classes, group
+            ),
+            training,
             directory,
             callbacks=callbacks,
-            evaluate=curve(params) if group.is_main else None,
+            evaluate=curve(base, images, train) if group.is_main else None,
             metric="val_mean",
             ranks=group,
             identity=identity,
             metadata={
                 "variant": config.variant,
-                "images": params.images.name,
-                "image_size": params.images.image_size,
-                "classes": list(images.classes),
+                "images": images.name,
+                "image_size": images.image_size,
+                "classes": list(training.classes),
             },
         )
         if group.is_main:
@@ -329,11 +240,10 @@ def _content(ghn: GHN) -> str:
     return content.hexdigest()
 
 
-def curve(params: Params) -> Curve | None:
+def curve(base: BaseConfig, images: ImagesConfig, config: TrainStageConfig) -> Curve | None:
     """What evaluates the hypernetwork along the way, or None if nothing is to be."""
     from flows.stages.images import load_split
 
-    config = params.train
     splits = ("val", "test") if config.curve_test else ("val",)
     targets = [
         Target(f"deepnets1m/{split}/{index}", split, index)
@@ -343,25 +253,27 @@ def curve(params: Params) -> Curve | None:
     targets += [Target(name, TORCHVISION) for name in config.curve_torchvision]
     if not targets:
         return None
-    images = load_split(params, "val")
-    batches = list(images.batches(64, params.base.seed, drop_last=True))[
-        : max(1, config.curve_images // 64)
-    ]
-    return Curve(targets, batches, images.num_classes, images.image_size)
+    val = load_split(images, "val")
+    batches = list(val.batches(64, base.seed, drop_last=True))[: max(1, config.curve_images // 64)]
+    return Curve(targets, batches, val.num_classes, val.image_size)
 
 
 def _meta_batches(
-    params: Params, seed: int, split: Split, num_classes: int, group: Ranks
+    config: TrainStageConfig,
+    image_size: int,
+    seed: int,
+    split: Split,
+    num_classes: int,
+    group: Ranks,
 ) -> Callable[[int], Iterator[MetaBatch]]:
     """From a step number to this rank's share of the meta-batches from it on."""
     from datasets.deepnets import MetaBatches, meta_batches
 
-    config = params.train
     batches = MetaBatches(
         split,
         config.meta_batch_size,
         num_classes,
-        params.images.image_size,
+        image_size,
         seed,
         group.rank,
         group.world,
@@ -415,13 +327,14 @@ def main() -> None:
     is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if is_main:
-            from flows.commands.stages import run_stage
+            from flows.stages.runner import run_stage
 
             run_stage("train")
         else:
             from flows.params import load_params
 
-            run(load_params(), None)
+            params = load_params()
+            run(params.base, params.images, params.train, None)
     except GHNError as error:
         sys.exit(f"ghn: {error}" if is_main else error.exit_code)
     except KeyboardInterrupt:

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
+from flows.networks.score import score
 from flows.networks.targets import gmacs
-from flows.stages.evaluate import Evaluate, EvaluateConfig, score, summarise
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import Evaluate, summarise
 
 
 class Lookup(nn.Module):

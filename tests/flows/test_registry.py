@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flows.registry.registry import Evaluation, compare, decide, registry
-from flows.rows.results import write_rows
+from flows.rows.schema import write_rows
 from flows.stages.evaluate import COLUMNS
 from flows.tracking.client import client
 from flows.tracking.run import stage_run

@@ -7,7 +7,7 @@ import pytest
 
 from flows.report import Section, Table, Text, evaluation, figures, learning, render
 from flows.report.evaluation import Setting
-from flows.rows.results import identity
+from flows.rows.schema import identity
 from flows.settings import paths
 from flows.stages.report import as_csv, headline
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.tracking import run as tracking
 from flows.tracking.client import client
 from flows.tracking.run import pipeline_run, stage_run
-from flows.tracking import run as tracking
 from flows.tracking.spool import pending, send_pending
 
 

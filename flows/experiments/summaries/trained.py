@@ -18,7 +18,7 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
-from flows.rows.results import Row
+from flows.rows.schema import Row
 from flows.trials.statistics import Comparison, compare, per_architecture
 from ghn.analysis.ensemble import ensemble_accuracy
 
@@ -98,14 +98,12 @@ def _accuracy_table(rows: Rows, prefix: str) -> Table:
         cells += map(_spread, by_step)
         cells.append(_spread([(row["architecture"], row["test_accuracy"]) for row in mine]))
         cells.append(_seed_spread(mine))
-        cells.append(f"{np.mean([row['init_seconds'] for row in mine]):.2f}" if mine else None)
         body.append(cells)
     header = [
         "initialisation",
         *(f"step {step}" for step in steps),
         "test",
         "std over seeds",
-        "init. (s)",
     ]
     n = len(unique(chosen, "architecture"))
     seeds = len(unique(chosen, "seed"))

@@ -1,0 +1,107 @@
+"""Section `train` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from datasets.deepnets.space.widths import MetaBatchConfig
+from ghn.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ghn.models import GHNConfig
+
+
+class TrainStageConfig(TrainConfig):
+    """Section `train` of params.yaml: the recipe, and what it is applied to."""
+
+    # a section may leave to `base` what a recipe must know
+    seed: int | None = Field(  # type: ignore[assignment]
+        default=None,
+        description=(
+            "of the order of images and architectures, and of fresh weights; null: base.seed"
+        ),
+    )
+    split: str = Field(
+        default="train", description="split of DeepNets-1M to train on; its rules: generate.splits"
+    )
+    variant: str = Field(
+        default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them"
+    )
+    ghn: dict[str, Any] = Field(
+        default_factory=dict, description="fields of GHNConfig that differ from the variant"
+    )
+    initial: str | None = Field(
+        default=None,
+        description=(
+            "a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained`"
+            " takes it: a file, a name, models:/name@alias; null: fresh weights. It must be of this"
+            " variant"
+        ),
+    )
+    output_gain: float = Field(
+        default=1.0,
+        gt=0,
+        description=(
+            "factor on the initial weights of the last layers; GHN-3 divides them by 5, which keeps"
+            " the first steps of large hypernetworks finite, and 5 undoes that: small ones begin to"
+            " learn much sooner"
+        ),
+    )
+    distance_gain: float = Field(
+        default=1.0,
+        gt=0,
+        description=(
+            "factor on the embeddings of the distance from the input when a run starts, also from"
+            " `initial`: what tells layers of one shape apart. Above 1 for a hypernetwork that"
+            " predicts them all alike"
+        ),
+    )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description=(
+            "ranks that `ghn train` starts here, each with its share of every meta-batch: one per"
+            " core of a CPU; under torchrun its own count holds"
+        ),
+    )
+    graph_workers: int = Field(
+        default=0, ge=0, description="processes that build graphs ahead, per rank"
+    )
+    networks: MetaBatchConfig = Field(
+        default_factory=MetaBatchConfig, description="how networks are sized"
+    )
+    curve_architectures: int = Field(
+        default=16, ge=0, description="unseen architectures of val per evaluation"
+    )
+    curve_test: bool = Field(
+        default=False, description="evaluate test architectures along the way too"
+    )
+    curve_torchvision: tuple[str, ...] = Field(
+        default=(), description="torchvision models per evaluation"
+    )
+    curve_images: int = Field(
+        default=256, ge=2, description="validation images per evaluation, in batches of 64"
+    )
+
+    def recipe_with(self, seed: int) -> TrainConfig:
+        """The recipe alone.
+
+        Args:
+            seed: where the section names none.
+        """
+        fields = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))
+
+    def hypernetwork(self, num_classes: int) -> GHNConfig:
+        """The configuration of the hypernetwork.
+
+        Raises:
+            ConfigError: no such variant, or a field is unknown or out of range.
+        """
+        from ghn.models import GHNConfig
+
+        return GHNConfig.from_dict(
+            GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn
+        )

@@ -1,0 +1,49 @@
+"""Runs a stage: its sections of params.yaml, its MLflow run."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from flows.params import Params, load_params
+from flows.settings.dvcfile import read_stages
+from flows.tracking.run import CONNECT_AFTER_SECONDS, StageRun, stage_run
+
+IMMEDIATE = ("register", "report")
+"""Stages that send what waits for MLflow at once, however short they are: the last ones."""
+
+
+def run_stage(name: str, label: str | None = None, **options: Any) -> None:
+    """Loads params.yaml and runs stage `name` inside its MLflow run.
+
+    Args:
+        name: module of `flows.stages`.
+        label: the stage's name in dvc.yaml where that is another (`generate@train`).
+        options: further arguments of the stage's `run`.
+    """
+    params = load_params()
+    tree = params.model_dump(mode="json", by_alias=True)
+    declared = read_stages(tree).get(label or name)
+    module = importlib.import_module(f"flows.stages.{name}")
+    with stage_run(
+        label or name,
+        declared.used_params(tree) if declared else tree,
+        inputs=declared.inputs if declared else (),
+        outputs=declared.outputs if declared else (),
+        experiment=params.base.experiment,
+        connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
+    ) as run:
+        start(module.run, params, run, **options)
+
+
+def start(run: Callable[..., None], params: Params, stage: StageRun | None, **options: Any) -> None:
+    """Calls a stage's `run` with the sections that it names among its arguments."""
+    run(**{name: params.section(name) for name in sections_of(run)}, stage=stage, **options)
+
+
+def sections_of(run: Callable[..., None]) -> tuple[str, ...]:
+    """The sections of params.yaml that a stage's `run` takes, by its signature."""
+    known = {field.alias or name for name, field in Params.model_fields.items()}
+    return tuple(name for name in inspect.signature(run).parameters if name in known)
