@@ -1,5 +1,5 @@
-"""What the experiments of the paper are: typed entries read from `laptop.yaml` or `paper.yaml`
-beside this file.
+"""What the experiments of the paper are: typed entries read from a profile in
+params/experiments/.
 
 An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`,
 measures) under the number of the paper's table or figure; hypernetworks that entries name are
@@ -23,6 +23,10 @@ from flows.settings.train import TrainStageConfig
 from ghn.baselines.config import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
+
+
+PROFILES = Path(__file__).parents[2] / "params" / "experiments"
+"""A file per profile: those of params.yaml stand in the folder above."""
 
 
 class _Entry(BaseModel):
@@ -236,9 +240,7 @@ class Profile(BaseModel):
 
 def profile_path(name: str) -> Path:
     """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
-    return (
-        Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
-    )
+    return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
 
 
 def load_profile(name: str) -> Profile:
@@ -249,7 +251,7 @@ def load_profile(name: str) -> Profile:
     """
     path = profile_path(name)
     if not path.exists():
-        names = sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
+        names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
         raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(names)}")
     profile = parse(Profile, read_yaml(path), str(path))
     for ghn, known in profile.hypernetworks.items():

@@ -17,7 +17,7 @@ from test_whole_pipeline import Clone
 
 pytestmark = pytest.mark.slow
 
-PROFILE = "flows/experiments/tiny.yaml"
+PROFILE = "params/experiments/tiny.yaml"
 
 
 def repro(clone: Clone) -> list[str]:
