@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flows.registry.registry import Evaluation, compare, decide, registry
+from flows.registry import registry
+from flows.registry.registry import Evaluation, compare, decide
 from flows.rows.schema import write_rows
 from flows.stages.evaluate import COLUMNS
 from flows.tracking.client import client
