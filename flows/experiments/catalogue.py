@@ -24,7 +24,6 @@ from ghn.baselines.config import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
 
-
 PROFILES = Path(__file__).parents[2] / "params" / "experiments"
 """A file per profile: those of params.yaml stand in the folder above."""
 

@@ -93,7 +93,6 @@ def store(tmp_path_factory):
                     "split": "test",
                     "ghn": "ghn3",
                     "seed": 1,
-                    "revision": "r",
                     "data_hash": "h",
                     "error": None,
                     "accuracy": values[name],
