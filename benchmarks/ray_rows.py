@@ -29,7 +29,8 @@ from flows.networks.targets import ArchitecturesConfig, Target, targets
 from flows.params import load_params
 from flows.rows.schema import Row
 from flows.settings.evaluate import EvaluateConfig
-from flows.stages.evaluate import Evaluate, test_images
+from flows.stages.evaluate import Evaluate, drawn
+from flows.stages.images import load_split
 
 
 class Named:
@@ -97,9 +98,8 @@ def main() -> None:
         images=options.images, batch_size=options.images, min_images=options.images
     )
     params = load_params()
-    images = test_images(params.base, params.images, params.evaluate)
-    images = images.subset(range(options.images))
-    evaluate = Evaluate(from_pretrained(options.ghn), images, config, seed=1, device="cpu")
+    images = drawn(load_split(params.images, "test"), params.base.seed, options.images)
+    evaluate = Evaluate(from_pretrained(options.ghn), images, images, config, seed=1, device="cpu")
 
     local, local_seconds = collect(evaluate, chosen, FanOut(workers=2), lambda n: None)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -24,7 +24,7 @@ from flows.settings.images import ImagesSpec
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"
-_LONG = ("logits", "labels", "layers", "variance")
+_LONG = ("correct", "val_correct", "logits", "labels", "layers", "variance")
 """Columns that stay in the Parquet file and out of the page's CSV."""
 
 

@@ -206,9 +206,9 @@ class Runner:
 
     def generalisation(self, entry: GeneralisationEntry) -> list[Row]:
         """Accuracy of each hypernetwork's predictions for each architecture."""
-        images = trial_images(entry.images or self.profile.images)[2]
-        if entry.evaluate.images is not None and entry.evaluate.images < len(images):
-            images = images.subset(range(entry.evaluate.images))
+        _, val, images = trial_images(entry.images or self.profile.images)
+        images = evaluate.drawn(images, self.profile.seed, entry.evaluate.images)
+        val = evaluate.drawn(val, self.profile.seed, entry.evaluate.val_images)
         size, classes = images.image_size, images.num_classes
         chosen = targets(entry.architectures)
         if entry.cheapest is not None:
@@ -222,7 +222,12 @@ class Runner:
         rows: list[Row] = []
         for ghn in entry.ghns:
             measure = evaluate.Evaluate(
-                hypernetwork(source(ghn)), images, entry.evaluate, self.profile.seed, self.device
+                hypernetwork(source(ghn)),
+                images,
+                val,
+                entry.evaluate,
+                self.profile.seed,
+                self.device,
             )
             rows += evaluate.evaluation_rows(
                 f"generalisation of {ghn}", ghn, weights_content(ghn), measure, chosen, self.fanout

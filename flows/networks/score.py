@@ -15,11 +15,22 @@ from ghn.predict import batch_statistics
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of one network on the batches."""
+    """How one network does on some images.
+
+    Attributes:
+        accuracy: share of images whose class is ranked first. An image whose logits are not finite
+            counts as a guess among the classes.
+        top5: share among the first five, likewise.
+        loss: mean cross-entropy; None where it is not finite.
+        correct: per image, in order, whether its class is ranked first.
+        nonfinite: images whose logits are not finite.
+    """
 
     accuracy: float
     top5: float
     loss: float | None
+    correct: tuple[bool, ...]
+    nonfinite: int
 
 
 @torch.no_grad()
@@ -27,15 +38,25 @@ def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
     """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
     labels (B,).
     """
-    right = top5 = n = 0
-    loss = 0.0
+    correct: list[bool] = []
+    guessed = top5 = loss = 0.0
+    nonfinite = 0
     with batch_statistics(model):
         for images, labels in batches:
             logits = model(images)
             logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int(best[:, 0].sum())
+            classes = logits.shape[1]
+            sound = logits.isfinite().all(dim=1)
+            best = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
+            best &= sound[:, None]
+            correct += best[:, 0].tolist()
             top5 += int(best.any(dim=1).sum())
+            lost = len(labels) - int(sound.sum())
+            nonfinite += lost
+            guessed += lost / classes
+            top5 += lost * min(5, classes) / classes
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            n += len(labels)
-    return Score(right / n, top5 / n, finite(loss / n))
+    n = len(correct)
+    return Score(
+        (sum(correct) + guessed) / n, top5 / n, finite(loss / n), tuple(correct), nonfinite
+    )

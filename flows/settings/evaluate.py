@@ -13,6 +13,14 @@ class EvaluateConfig(BaseModel):
     images: int | None = Field(
         default=None, ge=2, description="so many of the test images, drawn by seed; null: all"
     )
+    val_images: int | None = Field(
+        default=64,
+        ge=2,
+        description=(
+            "so many of the validation images, drawn by seed, on which choices are made (what is"
+            " fine-tuned, which hypernetwork is better); null: all"
+        ),
+    )
     batch_size: int = Field(
         default=64, ge=2, description="batch norm uses the statistics of a batch"
     )

@@ -38,7 +38,7 @@ class FinetuneStageConfig(BaseModel):
     top_k: int | None = Field(
         default=2,
         ge=1,
-        description="architectures per split, by accuracy without fine-tuning; null: all",
+        description="so many of each split, by validation accuracy without training; null: all",
     )
     max_gmacs: float | None = Field(
         default=0.1,

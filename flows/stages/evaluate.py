@@ -37,6 +37,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
+from flows.stages.images import load_split
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
     "top5": pa.float64(),  # among the first five
     "loss": pa.float64(),  # mean cross-entropy; null where it is not finite
+    "correct": pa.list_(pa.bool_()),  # per image, in an order that the seed decides
+    "nonfinite": pa.int64(),  # images whose logits are not finite: they count as guesses
+    "val_accuracy": pa.float64(),  # of validation images: choices are made by it
+    "val_correct": pa.list_(pa.bool_()),
     "randinit_accuracy": pa.float64(),
     "randinit_top5": pa.float64(),
     "randinit_loss": pa.float64(),
@@ -68,6 +73,7 @@ class Evaluate:
 
     ghn: GHN
     images: ImageTensors
+    val: ImageTensors
     config: EvaluateConfig
     seed: int
     device: str
@@ -81,13 +87,18 @@ class Evaluate:
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         cost = forward_gmacs(target, self.images.num_classes, self.images.image_size)
-        batches = self.batches(cost)
+        batches = self.batches(self.images, cost)
         random = score(model, batches)
         predicted = score(ghn(model, graph), batches)
+        chosen_on = score(model, self.batches(self.val, cost))
         return {
             "accuracy": predicted.accuracy,
             "top5": predicted.top5,
             "loss": predicted.loss,
+            "correct": list(predicted.correct),
+            "nonfinite": predicted.nonfinite,
+            "val_accuracy": chosen_on.accuracy,
+            "val_correct": list(chosen_on.correct),
             "randinit_accuracy": random.accuracy,
             "randinit_top5": random.top5,
             "randinit_loss": random.loss,
@@ -97,16 +108,15 @@ class Evaluate:
             "seconds": time.perf_counter() - started,
         }
 
-    def batches(self, cost: float) -> list[tuple[Tensor, Tensor]]:
+    def batches(self, images: ImageTensors, cost: float) -> list[tuple[Tensor, Tensor]]:
         """The batches that a network of `cost` GMACs is measured on: all images, or the first so
         many it affords.
         """
-        n = len(self.images)
+        n = len(images)
         if self.config.max_gmacs is not None:
             n = min(n, max(self.config.min_images, int(self.config.max_gmacs / cost)))
-        images = self.images.subset(range(n))
         batches = list(
-            images.batches(
+            images.subset(range(n)).batches(
                 self.config.batch_size, shuffle=False, drop_last=False, device=self.device
             )
         )
@@ -131,7 +141,8 @@ def run(
     weights = paths.weights(base.ghn)
     measure = Evaluate(
         from_pretrained(weights),
-        test_images(base, images, evaluate),
+        drawn(load_split(images, "test"), base.seed, evaluate.images),
+        drawn(load_split(images, "val"), base.seed, evaluate.val_images),
         evaluate,
         base.seed,
         base.torch_device(),
@@ -172,8 +183,9 @@ def evaluation_rows(
         fanout: where to compute.
     """
     contents = {target: architecture_content(target.id) for target in chosen}
-    images = measure.images
-    data = digest(weights, images.digest, images.mean, images.std)
+    data = digest(
+        weights, *((part.digest, part.mean, part.std) for part in (measure.images, measure.val))
+    )
     settings = measure.config.model_dump(mode="json", exclude={"bins"})
     common = digest(data, settings, measure.seed, ghn, code_digest("flows.stages.evaluate"))
     work = Work(
@@ -189,15 +201,10 @@ def evaluation_rows(
         return work.rows(cache, fanout)
 
 
-def test_images(base: BaseConfig, images: ImagesConfig, evaluate: EvaluateConfig) -> ImageTensors:
-    """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of
-    them.
-    """
-    from flows.stages.images import load_split
-
-    test = load_split(images, "test")
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(base.seed))
-    return test.subset(order[: evaluate.images])
+def drawn(images: ImageTensors, seed: int, n: int | None) -> ImageTensors:
+    """The images in an order drawn by seed, or the first `n` of them."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:n])
 
 
 def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]:

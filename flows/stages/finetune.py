@@ -58,7 +58,7 @@ def run(
 
 def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> list[str]:
     """Ids of the architectures to fine-tune: of each split the `top_k` best by accuracy without
-    fine-tuning.
+    fine-tuning, on validation images: the test images are for what comes out.
 
     Those that cost more than `max_gmacs` are passed over, so that a laptop's budget is spent on
     several networks rather than on one.
@@ -74,7 +74,7 @@ def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> l
         )
     for split in dict.fromkeys(row["split"] for row in usable):
         ranked = sorted(
-            (row for row in usable if row["split"] == split), key=lambda row: -row["accuracy"]
+            (row for row in usable if row["split"] == split), key=lambda row: -row["val_accuracy"]
         )
         taken = 0
         for row in ranked:

@@ -31,7 +31,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
 from flows.settings.predict import PredictConfig
-from ghn.files import atomic_path
+from ghn.files import atomic_path, sha256
 
 if TYPE_CHECKING:
     from flows.tracking.run import StageRun
@@ -45,6 +45,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "edges": pa.int64(),
     "param_norm": pa.float64(),
     "file": pa.string(),  # of the parameters, if they were saved
+    "sha256": pa.string(),  # of that file
 }
 
 PREDICTED = paths.RESULTS / "predicted"
@@ -83,18 +84,19 @@ class Predict:
             "param_norm": norm,
             "graph_seconds": built - started,
             "predict_seconds": done - built,
-            "file": self._save(target, state),
+            **self._save(target, state),
         }
 
-    def _save(self, target: Target, state: dict[str, Any]) -> str | None:
+    def _save(self, target: Target, state: dict[str, Any]) -> Row:
+        """The columns that say where the state dict was written, if it was."""
         if self.save_to is None:
-            return None
+            return {"file": None, "sha256": None}
         from safetensors.torch import save_file
 
         path = self.save_to / f"{target.id}.safetensors"
         with atomic_path(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-        return path.as_posix()
+        return {"file": path.as_posix(), "sha256": sha256(path)}
 
 
 def run(
@@ -129,6 +131,7 @@ def run(
     with RowCache(paths.CACHE / "predict.jsonl") as cache:
         rows = work.rows(cache, fanout, is_whole=_saved)
     write_rows(paths.PREDICTIONS, rows, COLUMNS)
+    _keep_only({row["file"] for row in rows if row.get("file") is not None})
     good = [row for row in rows if row["error"] is None]
     stage.log_metrics(
         {
@@ -143,5 +146,16 @@ def run(
 
 
 def _saved(rows: list[Row]) -> bool:
-    """Whether the files that rows name are there."""
-    return all(row["file"] is None or Path(row["file"]).exists() for row in rows)
+    """Whether the files that rows name are there as they were written."""
+    return all(
+        row["file"] is None or (Path(row["file"]).exists() and sha256(row["file"]) == row["sha256"])
+        for row in rows
+    )
+
+
+def _keep_only(files: set[str]) -> None:
+    """Removes what an earlier run saved and this one did not: the directory is an output."""
+    PREDICTED.mkdir(parents=True, exist_ok=True)
+    for path in PREDICTED.rglob("*"):
+        if path.is_file() and path.as_posix() not in files:
+            path.unlink()

@@ -204,11 +204,12 @@ def read_steps(path: Path) -> list[dict[str, float]]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, lists as JSON."""
+    """Rows as CSV, lists as JSON; what is kept per image is left out."""
     if not rows:
         return ""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    names = [name for name in rows[0] if name not in ("correct", "val_correct")]
+    writer = csv.DictWriter(buffer, names, extrasaction="ignore")
     writer.writeheader()
     for row in rows:
         writer.writerow(
