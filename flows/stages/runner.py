@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flows.params import Params, load_params
+from flows.rows.provenance import require_own_code
 from flows.settings.dvcfile import read_stages
 from flows.tracking.run import CONNECT_AFTER_SECONDS, StageRun, stage_run
 
@@ -22,7 +24,11 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         name: module of `flows.stages`.
         label: the stage's name in dvc.yaml where that is another (`generate@train`).
         options: further arguments of the stage's `run`.
+
+    Raises:
+        ConfigError: params.yaml is wrong, or this is another checkout than the code's.
     """
+    require_own_code(Path.cwd())
     params = load_params()
     tree = params.model_dump(mode="json", by_alias=True)
     declared = read_stages(tree).get(label or name)
