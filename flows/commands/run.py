@@ -22,6 +22,7 @@ from rich.table import Table
 from flows.compute.shell import environment
 from flows.params import Params, load_params, use_profile
 from flows.settings import paths
+from flows.settings.dvcfile import read_stages
 from flows.tracking.client import DEFAULT_URI, client, tracking_uri
 from flows.tracking.run import pipeline_run
 from ghn.errors import GHNError
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"flows.commands.run: {error}", file=sys.stderr)
         return error.exit_code
     started = time.perf_counter()
-    if not options.targets and dvc("status", "--quiet", "dvc.yaml", silent=True) == 0:
+    if not options.targets and _is_up_to_date(params):
         console.print("All stages are up to date.")
         code, run_id = 0, None
     else:
@@ -66,6 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     _summarise(console, params, run_id, time.perf_counter() - started)
     return code
+
+
+def _is_up_to_date(params: Params) -> bool:
+    """Whether no stage would do anything; `sources` always looks, so it looks now."""
+    from flows.stages import sources
+
+    sources.write(params.images, params.transfer)
+    tree = params.model_dump(mode="json", by_alias=True)
+    others = [name for name in read_stages(tree) if name != "sources"]
+    return dvc("status", "--quiet", *others, silent=True) == 0
 
 
 def dvc(*arguments: str, silent: bool = False) -> int:

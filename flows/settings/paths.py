@@ -13,6 +13,12 @@ VALIDATION = Path("reports/validation.json")
 IMAGES = Path("data/images")
 """A directory per image data set."""
 
+SOURCE = Path("data/sources/images.json")
+"""What the files of the image data set are, which lie outside of the tree."""
+
+TARGET_SOURCE = Path("data/sources/transfer.json")
+"""The same of the data set that is transferred to."""
+
 MODELS = Path("models")
 RESULTS = Path("results")
 CACHE = RESULTS / ".cache"
