@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from flows.registry.comparison import Bools, Comparison, compare
 from flows.registry.lookup import RegistryError
 from flows.rows.answers import unpack
-from flows.rows.results import Row, read_rows
+from flows.rows.schema import Row, read_rows
 from flows.settings import paths
 from flows.tracking.client import client
 from ghn.errors import DamagedFileError
@@ -165,7 +165,7 @@ def evaluation_of(version: ModelVersion, mlflow_client: MlflowClient | None = No
     }
     with TemporaryDirectory() as directory:
         try:
-            path = (mlflow_client or client()).download_artifacts(
+            path = (mlflow_client or client(create=False)).download_artifacts(
                 run, f"model/artifacts/{paths.EVALUATION.name}", directory
             )
             return read_evaluation(path, hashes)

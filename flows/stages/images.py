@@ -7,10 +7,10 @@ is streamed from its files, only the held-out splits become tensors.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datasets.images import (
     ImageStream,
@@ -25,103 +25,84 @@ from datasets.images import (
     stream,
 )
 from flows.settings import paths
+from flows.settings.images import ImagesConfig
 from flows.trials.images import own_cache
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
     from flows.tracking.run import StageRun
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SUMMARY_NAME = "about.json"
 _RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
-class ImagesConfig(BaseModel):
-    """Section `images` of params.yaml."""
+def of_params(sections: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
+    """Lets programs outside of the pipeline give a stage's function the whole parameters (the
+    first of its arguments) in place of the sections that it takes.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            if args and hasattr(args[0], "images"):
+                args = (*sections(args[0]), *args[1:])
+            return function(*args, **options)
 
-    name: str = Field(
-        default="digits",
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-        description=(
-            "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
-            " <name> with Parquet files or a folder per split and class, or a downloaded"
-            " torchvision data set"
-        ),
-    )
-    root: str | None = Field(
-        default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data"
-    )
-    image_size: int = Field(default=32, ge=8, le=1024, description="side in pixels")
-    val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training images that is held out"
-    )
-    test_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="test share of a data set stored as one table"
-    )
-    stream: bool = Field(
-        default=False, description="stream the training split (ImageNet) instead of keeping tensors"
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        description="decoding processes of the stream, per rank; 8 must divide by it",
-    )
+        return cast("F", call)
 
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are decoded."""
-        return ("val", "test") if self.stream else ("train", "val", "test")
+    return decorate
 
 
-def run(params: Params, stage: StageRun) -> None:
+@of_params(lambda params: (params.base, params.images))
+def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary.
 
-    What is there already and of this source stays; without the source all of it must be. DVC runs
-    this stage every time, because the source may be outside of the tree, and goes on to later
-    stages only if the outputs changed.
+    What is there already and of this source stays; without the source all of it must be.
     """
-    config, seed = params.images, params.base.seed
-    fractions = config.val_fraction, config.test_fraction
+    fractions = images.val_fraction, images.test_fraction
+    directory = paths.images(images.name)
     about: dict[str, Any] = {
-        "name": config.name,
-        "image_size": config.image_size,
-        "recipe": recipe(config.image_size, *fractions, seed),
+        "name": images.name,
+        "image_size": images.image_size,
+        "recipe": recipe(images.image_size, *fractions, base.seed),
     }
-    directory = paths.images(config.name)
     try:
-        about["source"] = source_digest(find_source(config.name, config.root))
+        about["source"] = source_digest(find_source(images.name, images.root))
     except MissingImagesError:
         if not (directory / SUMMARY_NAME).exists():
             raise
-        for split in config.splits():
-            load_split(params, split)
+        for split in images.splits():
+            load_split(images, base.seed, split)
         return
-    for split in config.splits():
-        images = load(
-            config.name,
-            config.root,
+    for split in images.splits():
+        decoded = load(
+            images.name,
+            images.root,
             split,
-            config.image_size,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            seed=seed,
+            images.image_size,
+            val_fraction=images.val_fraction,
+            test_fraction=images.test_fraction,
+            seed=base.seed,
             cache=paths.IMAGES,
         )
-        about |= {"classes": list(images.classes), split: _measure(images)}
-        stage.log_metrics({f"{split}_images": len(images)})
-    if config.stream:
-        about["train"] = {"images": len(_stream(config, seed))}
+        about |= {"classes": list(decoded.classes), split: _measure(decoded)}
+        stage.log_metrics({f"{split}_images": len(decoded)})
+    if images.stream:
+        about["train"] = {"images": len(_stream(images, base.seed))}
     with atomic_path(directory / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
-    written = {split_file(config.name, split, config.image_size).name for split in config.splits()}
+    written = {split_file(images.name, split, images.image_size).name for split in images.splits()}
     for path in directory.iterdir():
         if path.is_file() and path.name not in written | {SUMMARY_NAME}:
             path.unlink()  # of other parameters
 
 
-def load_split(params: Params, split: str) -> ImageTensors:
+@of_params(lambda params: (params.images, params.base.seed))
+def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     """A split (train, val, test) as the stage left it, or as trials decoded it with just these
     parameters.
 
@@ -130,7 +111,6 @@ def load_split(params: Params, split: str) -> ImageTensors:
         DamagedFileError: the file is damaged, or the source or the parameters changed since the
             stage ran.
     """
-    config, seed = params.images, params.base.seed
     path = _find(config, seed, split)
     images = ImageTensors.open(path)
     summary = path.with_name(SUMMARY_NAME)
@@ -139,16 +119,17 @@ def load_split(params: Params, split: str) -> ImageTensors:
     return images
 
 
-def training_images(params: Params) -> ImageTensors | ImageStream:
+@of_params(lambda params: (params.images, params.base.seed))
+def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed.
 
     Raises:
         GHNError, FileNotFoundError: as `load_split`.
     """
-    if not params.images.stream:
-        return load_split(params, "train")
-    _find(params.images, params.base.seed, "val")
-    return _stream(params.images, params.base.seed)
+    if not config.stream:
+        return load_split(config, seed, "train")
+    _find(config, seed, "val")
+    return _stream(config, seed)
 
 
 def _find(config: ImagesConfig, seed: int, split: str) -> Path:

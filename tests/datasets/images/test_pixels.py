@@ -116,6 +116,7 @@ def test_images_stand_upright_whatever_the_camera_did(
     assert abs(pixels - upright).mean() < 4
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_broken_exif_block_says_nothing_about_the_pixels(encode) -> None:
     whole = encode(Image.new("RGB", (16, 16), GREEN), "JPEG", quality=95, exif=b"Exif\0\0MM\0*junk")
     assert np.abs(np.array(decode(whole, "here").getpixel((3, 3))) - GREEN).max() < 8
