@@ -26,7 +26,6 @@ from datasets.images import (
 )
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
-from flows.trials.images import own_cache
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
@@ -141,7 +140,7 @@ def _find(config: ImagesConfig, seed: int, split: str) -> Path:
         source = {"source": source_digest(find_source(config.name, config.root))}
     except MissingImagesError:  # a worker that only pulled the outputs
         source = {}
-    of_trials = own_cache(config.root, *fractions, seed) / file
+    of_trials = paths.decoded(*fractions, seed) / file
     if not is_current(paths.IMAGES / file, key) and is_current(of_trials, key | source):
         return of_trials
     path = paths.images(config.name) / SUMMARY_NAME
