@@ -29,7 +29,7 @@ from flows.training.outcome import (
     CURVE_NAME,
     STEPS_NAME,
     SUMMARY_NAME,
-    forget_finished,
+    clean,
     publish,
     thinned,
 )
@@ -111,7 +111,7 @@ def run(params: Params, stage: StageRun | None) -> None:
     output = paths.model(params.base.ghn)
     with only_one(output) if is_main else nullcontext():
         if is_main:
-            forget_finished(output / "checkpoints")
+            clean(output)
         _run(params, stage)
 
 
