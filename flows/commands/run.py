@@ -111,8 +111,10 @@ def dvc(*arguments: str, silent: bool = False, lock: int | None = None) -> int:
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:
     from flows.tracking.client import DEFAULT_URI, tracking_uri
+    from flows.tracking.pipeline import note_results
 
     if run_id is not None:
+        note_results(run_id)
         _print_stages(console, params, run_id)
     _print_accuracies(console)
     store = tracking_uri()

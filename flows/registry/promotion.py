@@ -131,7 +131,7 @@ def promote(
     Raises:
         RegistryError: there is no such version, or it has no evaluation.
     """
-    mlflow_client = mlflow_client or client()
+    mlflow_client = mlflow_client or client(create=False)
     candidate = (
         numbered(mlflow_client, name, version)
         if version
@@ -183,7 +183,7 @@ def rollback(name: str, reason: str, mlflow_client: MlflowClient | None = None) 
     Raises:
         RegistryError: there is no champion, or none before it.
     """
-    mlflow_client = mlflow_client or client()
+    mlflow_client = mlflow_client or client(create=False)
     champion = by_alias(name, CHAMPION, mlflow_client)
     if champion is None:
         raise RegistryError(f"model {name} has no version @{CHAMPION}")
