@@ -1,48 +1,51 @@
-# Two commands do everything: `make run` (the laptop pipeline) and `make test`. Both begin with `make setup`.
+# `make run` (the laptop pipeline) and `make test` begin with `make setup`; `make help` lists the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup run experiments test test-slow lint clean up down deploy
+.DEFAULT_GOAL := help
+.PHONY: help setup run experiments test test-slow lint clean up down deploy
 
-setup: $(VENV)/.installed
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
-# The stamp is younger than the lock file exactly when the environment is up to date, so a second call installs nothing.
+setup: $(VENV)/.installed ## install everything into .venv (6 GB)
+
+# The stamp is younger than the lock file exactly when the environment is up to date, so a second
+# call installs nothing.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: setup
-	$(BIN)/python -m flows.commands.run
+run: setup ## the pipeline on this machine: data, training, evaluation, report (ghn run)
+	$(BIN)/ghn run
 
-# Every experiment of the paper at laptop size; resumable, less than three hours on two cores (docs/experiments.md).
-experiments: setup
-	$(BIN)/python -m flows.experiments stages
+experiments: setup ## every experiment of the paper at laptop size; resumable, hours (docs/experiments.md)
+	$(BIN)/ghn experiments stages
 	$(BIN)/dvc repro experiments/dvc.yaml
 
-lint: setup
+lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint ## lint and the fast tests
 	$(BIN)/pytest
 
-test-slow: setup
+test-slow: setup ## all tests
 	$(BIN)/pytest -m "slow or not slow"
 
-# The servers on this machine (docs/operations.md): PostgreSQL, Prefect, MLflow, two workers.
-up: setup
+up: setup ## start the servers here: PostgreSQL, Prefect, MLflow, two workers (docs/operations.md)
 	$(BIN)/ghn stack up
 
-deploy: setup
+deploy: setup ## apply prefect.yaml: deployments, schedules, triggers
 	$(BIN)/ghn stack deploy
 
-down: setup
+down: setup ## stop the servers; data stays
 	$(BIN)/ghn stack down
 
-clean:
+clean: ## remove .venv
 	rm -rf $(VENV)

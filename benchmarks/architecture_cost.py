@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from datasets.deepnets import Network
 from flows.experiments.cost import A100_FLOPS, IMAGENET_IMAGES, RESNET50_GMACS
-from flows.networks.targets import CHANNELS, ArchitecturesConfig, Target, gmacs, open_split, targets
+from flows.networks.build import CHANNELS, gmacs
+from flows.networks.targets import ArchitecturesConfig, Target, open_split, targets
 from flows.settings import paths
 from ghn.architectures import build
 
@@ -42,7 +43,7 @@ def image_size(target: Target) -> int:
 
 
 def network(target: Target, device: str = "cpu") -> nn.Module:
-    """Without its graph, which `flows.networks.targets.build` makes too."""
+    """Without its graph, which `flows.networks.build.build_network` makes too."""
     if target.index is None:
         return build(target.id, num_classes=CLASSES, image_size=image_size(target), device=device)
     channels = CHANNELS * (2 if target.split == "wide" else 1)

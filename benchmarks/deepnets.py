@@ -71,7 +71,7 @@ def resident_megabytes(pid: int) -> float:
 def generate(directory: str, size: str, workers: str) -> dict:
     from datasets.deepnets import GenerateConfig, generate_split
     from datasets.deepnets.generation.workers import OnThisMachine
-    from datasets.deepnets.store.split import paths_of
+    from datasets.deepnets.store.files import paths_of
 
     config = GenerateConfig(splits={"train": {"size": int(size)}})
     started = time.perf_counter()
@@ -128,7 +128,9 @@ def load(directory: str) -> dict:
 
 def validate(directory: str, workers: str) -> dict:
     from datasets.deepnets.generation.workers import OnThisMachine
-    from datasets.deepnets.validation.validate import ValidateConfig, as_json, validate_splits
+    from datasets.deepnets.validation.config import ValidateConfig
+    from datasets.deepnets.validation.report import as_json
+    from datasets.deepnets.validation.validate import validate_splits
 
     started = time.perf_counter()
     report = validate_splits(

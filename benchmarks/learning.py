@@ -41,7 +41,8 @@ from flows.stages.train import emphasize_distance, new_hypernetwork, trained_hyp
 from ghn.analysis.diversity import layer_distance
 from ghn.models import GHN
 from ghn.train import TrainConfig
-from ghn.train.optimizer import learning_rate, make_optimizer
+from ghn.train.optimizer import make_optimizer
+from ghn.train.schedule import learning_rate
 from ghn.train.step import meta_batch_losses
 
 WINDOW = 50
@@ -146,9 +147,7 @@ def random_parameters(batch: MetaBatch) -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def layers_apart(ghn: GHN, batch: MetaBatch) -> float:
     """Mean over the networks of how far their predicted layers are apart."""
-    distances = [
-        layer_distance(parameters.values()) for parameters in ghn.decode(batch.graphs).parameters
-    ]
+    distances = [layer_distance(parameters.values()) for parameters in ghn(batch.graphs).parameters]
     return statistics.mean(distance for distance in distances if distance is not None)
 
 
@@ -162,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
     config = params.train.model_copy(update=asked)
     params = params.model_copy(update={"train": config})
     recipe = config.recipe_with(params.base.seed)
-    data = load_split(params.images, "train")
+    data = load_split(params.images, params.base.seed, "train")
     shape = config.hypernetwork(data.num_classes)
     ghn = new_hypernetwork(shape, recipe.seed, config.output_gain)
     if options.initial:
@@ -175,7 +174,7 @@ def run(options: argparse.Namespace) -> None:
     if options.own:
         with torch.no_grad():
             start = (
-                ghn.decode(probe.graphs).parameters
+                ghn(probe.graphs).parameters
                 if options.own == "predicted"
                 else random_parameters(probe)
             )

@@ -29,8 +29,9 @@ from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from flows.networks.build import build_network
 from flows.networks.score import score
-from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.params import load_params
 from flows.settings import paths
 from flows.stages.images import load_split
@@ -59,12 +60,13 @@ def measure(
     """Builds each network once; the hypernetworks take turns to predict into it."""
     torch.set_num_threads(1)
     ghns = [from_pretrained(file) for file in weights]
-    data = load_split(load_params(params).images, "test")
+    found = load_params(params)
+    data = load_split(found.images, found.base.seed, "test")
     batches = list(data.batches(64, seed=1, drop_last=True))[: images // 64]
     scores = []
     for target in targets:
         torch.manual_seed(1)
-        model, graph = build(target, data.num_classes, data.image_size)
+        model, graph = build_network(target, data.num_classes, data.image_size)
         found = Score(target.id, target.split, [], [], score(model, batches).accuracy)
         for ghn in ghns:
             found.predicted.append(score(ghn(model, graph), batches).accuracy)

@@ -98,7 +98,9 @@ def main() -> None:
         images=options.images, batch_size=options.images, min_images=options.images
     )
     params = load_params()
-    images = drawn(load_split(params.images, "test"), params.base.seed, options.images)
+    images = drawn(
+        load_split(params.images, params.base.seed, "test"), params.base.seed, options.images
+    )
     evaluate = Evaluate(from_pretrained(options.ghn), images, images, config, seed=1, device="cpu")
 
     local, local_seconds = collect(evaluate, chosen, FanOut(workers=2), lambda n: None)

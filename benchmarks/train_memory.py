@@ -99,9 +99,9 @@ def main() -> None:
             n = sum(parameter.numel() for parameter in GHN(config).parameters())
         ghn = GHN(config)
         batch = GraphBatch.from_graphs(graphs)
-        kept = saved_bytes(lambda g=ghn, b=batch: g.decode(b).parameters)
+        kept = saved_bytes(lambda g=ghn, b=batch: g(b).parameters)
         with torch.no_grad():
-            parameters = [p for network in ghn.decode(batch).parameters for p in network.values()]
+            parameters = [p for network in ghn(batch).parameters for p in network.values()]
         predicted = sum(parameter.nbytes for parameter in parameters)
         print(
             f"| {name} | {n / 1e6:.1f} M | {16 * n / MB:,.0f} | {kept / MB:,.0f} |"

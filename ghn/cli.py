@@ -125,10 +125,10 @@ def init(
     Parameters that the hypernetwork does not predict keep their standard initialisation and are
     listed.
     """
-    from ghn.initialize import initialize
+    from ghn.initialize import save_initialized
 
     out = out or Path(f"{name.replace('/', '-')}.safetensors")
-    summary = initialize(name, source, out, num_classes=classes, image_size=image_size)
+    summary = save_initialized(name, source, out, num_classes=classes, image_size=image_size)
     typer.echo(summary)
 
 
@@ -148,19 +148,23 @@ def trace(
     name: Annotated[
         str, typer.Argument(help="A torchvision model or another name from `ghn list`.")
     ],
+    classes: Annotated[int, typer.Option("--classes", min=1)] = 1000,
     image_size: Annotated[
         int, typer.Option("--image-size", min=1, help="Side of the images.")
     ] = 224,
-    classes: Annotated[int, typer.Option("--classes", min=1)] = 1000,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."),
     ] = None,
 ) -> None:
     """Show what a network's graph is made of, with the statistics of paper table 3."""
-    from ghn.initialize import describe_graph
+    from ghn.graph.describe import describe, write
+    from ghn.initialize import trace_architecture
 
-    typer.echo(describe_graph(name, image_size=image_size, num_classes=classes, out=out))
+    graph = trace_architecture(name, classes, image_size)
+    typer.echo(describe(graph))
+    if out is not None:
+        write(graph, out)
 
 
 def add_commands(target: typer.Typer) -> None:

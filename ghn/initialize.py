@@ -4,10 +4,10 @@ of its graph.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ ImageNet).
 """
 
 
-def initialize(
+def save_initialized(
     name: str,
     source: str | None,
     out: str | Path,
@@ -52,8 +52,8 @@ def initialize(
     """
     from safetensors.torch import save_file
 
-    from ghn import from_pretrained
     from ghn.architectures import build
+    from ghn.checkpoint import from_pretrained
 
     hypernetwork = from_pretrained(source)
     config = hypernetwork.config
@@ -84,7 +84,7 @@ def initialize(
 
 
 def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
-    """The network that `initialize` (`ghn init`) has written, built and with its parameters.
+    """The network that `save_initialized` (`ghn init`) has written, built and with its parameters.
 
     Its stem and head are those of the image size and the classes that it was made for, which the
     constructors of torchvision do not know; and MNASNet asks for module versions, which a
@@ -92,7 +92,7 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         DamagedFileError: the file is cut or no safetensors file.
-        UnsupportedFormatError: it is one, but not from `initialize`.
+        UnsupportedFormatError: it is one, but not from `save_initialized`.
         FileNotFoundError: there is no such file.
     """
     from ghn.architectures import build
@@ -111,48 +111,10 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
     return model
 
 
-def describe_graph(name: str, num_classes: int, image_size: int, out: Path | None = None) -> str:
-    """The graph of an architecture in words: nodes by primitive, edges, statistics (paper table 3).
-
-    Args:
-        name: of the architecture.
-        num_classes: of its head.
-        image_size: side in pixels.
-        out: where to write the graph itself, as JSON or, with the suffix of a picture format, as a
-            picture.
-
-    Raises:
-        UnknownArchitectureError: no such architecture.
-        ConfigError: no such picture format, or matplotlib is not installed.
-    """
-    graph = trace_architecture(name, num_classes, image_size)
-    if out is not None and out.suffix == ".json":
-        with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(graph.to_json_dict()) + "\n")
-    elif out is not None:
-        graph.draw(out, title=name)
-    statistics = graph.statistics()
-    from ghn.graph import Primitive
-
-    counts = {
-        primitive.name: count
-        for primitive in Primitive
-        if (count := int((graph.primitive == primitive).sum()))
-    }
-    return "\n".join(
-        [
-            (
-                f"{name}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average degree"
-                f" {statistics['degree']:.2f}, average path {statistics['path']:.1f}"
-            ),
-            *(f"  {primitive:<10}{count:>6}" for primitive, count in counts.items()),
-        ]
-    )
-
-
 def trace_architecture(name: str, num_classes: int, image_size: int) -> Graph:
     """The graph of a named architecture, traced from its shapes."""
     from ghn.architectures import build
     from ghn.tracing import trace
 
-    return trace(build(name, num_classes=num_classes, image_size=image_size, device="meta"))
+    network = build(name, num_classes=num_classes, image_size=image_size, device="meta")
+    return replace(trace(network), name=name)

@@ -1,13 +1,13 @@
 from .generation.config import GenerateConfig
 from .generation.generate import generate_split
 from .graphs.builder import build_graph, scaled_graph
+from .graphs.split import Split, open_split
 from .loader import MetaBatch, MetaBatches, meta_batches
 from .networks.network import Network
 from .space.architecture import OPERATIONS, Architecture, Genotype
 from .space.rules import EVALUATION_SPLITS, PUBLISHED, SplitRules
 from .space.scaling import Scaling
 from .space.widths import MetaBatchConfig
-from .store.split import Split, open_split
 
 __all__ = [
     "EVALUATION_SPLITS",

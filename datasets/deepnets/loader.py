@@ -10,7 +10,7 @@ meta-batches; one whose graphs hold too many nodes is left out, so that memory s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from datasets.deepnets.graphs.split import Split
 from datasets.deepnets.networks.network import Network
 from datasets.deepnets.space.architecture import Architecture
-from datasets.deepnets.space.scaling import LARGE_IMAGE, Scaling
+from datasets.deepnets.space.cost import multiply_adds
+from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.widths import MetaBatchConfig
-from datasets.deepnets.store.split import Split
 from ghn.errors import ConfigError
 from ghn.models.batch import GraphBatch
 
@@ -95,10 +96,12 @@ class MetaBatches(Dataset[MetaBatch]):
         rank: this process among `world`; it gets size / world of each meta-batch.
         world: number of processes.
         config: how networks are sized.
+        max_cost: most multiply-adds of a network, per image at its least width; costlier
+            architectures are left out.
 
     Raises:
-        ConfigError: `size` is not a multiple of `world` or larger than the split, or no meta-batch
-            is small enough.
+        ConfigError: `size` is not a multiple of `world` or larger than what there is to choose
+            from, or no meta-batch is small enough.
     """
 
     def __init__(
@@ -111,15 +114,21 @@ class MetaBatches(Dataset[MetaBatch]):
         rank: int = 0,
         world: int = 1,
         config: MetaBatchConfig | None = None,
+        max_cost: float | None = None,
     ) -> None:
         self.split, self.size, self.seed, self.rank, self.world = split, size, seed, rank, world
         self.config = config or MetaBatchConfig()
         self.base = Scaling(num_classes=num_classes, image_size=image_size)
         self.n_nodes = split.n_nodes.astype(np.int64)
-        if size % world or size > len(split):
+        self._members = np.arange(len(split))
+        if max_cost is not None:
+            least = replace(self.base, channels=self.config.channels[0])
+            self._members = np.flatnonzero(multiply_adds(split.table(), least) <= max_cost)
+        if size % world or size > len(self._members):
             raise ConfigError(
                 f"a meta-batch of {size} must divide among {world} processes and fit split"
-                f" {split.name!r} of {len(split)} architectures"
+                f" {split.name!r} of {len(self._members)} architectures"
+                + ("" if max_cost is None else f" of at most {max_cost:g} multiply-adds")
             )
         self._before = [0]  # number of meta-batches before each epoch, as far as known
         self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
@@ -136,7 +145,8 @@ class MetaBatches(Dataset[MetaBatch]):
         return self._cut_epoch[1]
 
     def _cut(self, epoch: int) -> NDArray[np.int64]:
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.split))
+        draw = np.random.default_rng([self.seed, 0, epoch])
+        order = self._members[draw.permutation(len(self._members))]
         batches = order[: len(order) // self.size * self.size].reshape(-1, self.size)
         if self.budget is not None:
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
@@ -187,11 +197,14 @@ class MetaBatches(Dataset[MetaBatch]):
         return MetaBatch(batch, Networks(architectures, scalings), tuple(chosen))
 
     @property
+    def _wider(self) -> bool:
+        """Whether networks are sized by the wider rule, which GHN-3 has on large images only."""
+        return self.config.wider_nets and self.base.large
+
+    @property
     def _column(self) -> int:
-        """Which parameter count the width rule looks at; GHN-3 takes that at 32 pixels for both
-        image sizes.
-        """
-        return int(self.base.image_size > LARGE_IMAGE and not self.config.wider_nets)
+        """Which parameter count the width rule looks at; the wider rule takes that at 32 pixels."""
+        return int(self.base.large and not self._wider)
 
     def _scaling(
         self, architecture: Architecture, n_params: int, u: float, v: float, w: float
@@ -205,12 +218,12 @@ class MetaBatches(Dataset[MetaBatch]):
             v: the same, for the classifier's width.
             w: the same, for the stride of the stem.
         """
-        config, wider, millions = self.config, self.config.wider_nets, n_params / 1e6
+        config, wider, millions = self.config, self._wider, n_params / 1e6
         widths = range(config.channels[0], config.channels[1] + 1, CHANNEL_STEP)
         fc_dims = range(config.fc_dim[0], config.fc_dim[1] + 1, FC_STEP)
         n_cells = architecture.n_cells
         dense = not architecture.genotype.operations.isdisjoint(("conv_5x5", "conv_7x7"))
-        n_fc = 4
+        small = not (millions > 0.2 or n_cells > 8 or dense) and architecture.glob_avg
         if (
             millions > (2.0 if wider else 0.8)
             or not architecture.glob_avg
@@ -220,21 +233,13 @@ class MetaBatches(Dataset[MetaBatch]):
             n_widths = 1
         elif millions > 0.4 or n_cells > 10:
             n_widths = 4 if wider else 2
-        elif millions > 0.2 or n_cells > 8:
+        elif not small:
             n_widths = 5 if wider else 3
         else:
             n_widths = len(widths)
         channels = widths[int(u * min(n_widths, len(widths)))]
-        if n_widths == len(widths) and channels <= 64:
-            n_fc = len(fc_dims)
-        small_stride = (
-            wider
-            and self.base.large
-            and architecture.glob_avg
-            and architecture.stem_type == 0
-            and architecture.stem_pool
-            and not (millions > 0.2 or n_cells > 8 or dense)
-        )
+        n_fc = len(fc_dims) if small and channels <= 64 else 4
+        small_stride = wider and small and architecture.stem_type == 0 and architecture.stem_pool
         return Scaling(
             channels=channels,
             fc_dim=fc_dims[int(v * min(n_fc, len(fc_dims)))],

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import logging
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,20 +17,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from datasets.images.pixels import decode
+from datasets.images.sources.find import data_root
 from ghn.errors import ConfigError, DamagedFileError
 
 N_IMAGES = 170
 PERSON = 1
 """The label of a person; 0 is background."""
 
-DEFAULT_ROOT = Path("../shared/data")
+_log = logging.getLogger(__name__)
 _BOX = re.compile(r"\(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)")
 
 
-@dataclass(frozen=True, eq=False)
+_BROKEN = (OSError, KeyError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
+"""What reading a file or a member of an archive raises."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class DetectionImages:
     """Photographs of different sizes with boxes, decoded, in memory (0.1 GB for all of Penn-Fudan).
 
@@ -45,6 +51,9 @@ class DetectionImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"DetectionImages({len(self)} images, {sum(map(len, self.boxes))} boxes)"
 
     def subset(self, index: Sequence[int]) -> DetectionImages:
         """The images at `index`, in that order."""
@@ -107,18 +116,17 @@ def load_pennfudan(root: str | os.PathLike[str] | None = None) -> DetectionImage
         ConfigError: neither is there.
         DamagedFileError: an image or annotation is missing or broken; says which.
     """
-    base = Path(root or os.environ.get("GHN_DATA_ROOT") or DEFAULT_ROOT)
+    base = data_root(root)
     archive, folder = base / "PennFudanPed.zip", base / "PennFudanPed"
     if folder.is_dir():
-        stems = sorted(path.stem for path in (folder / "Annotation").glob("*.txt"))
-        return _read(stems, lambda name: (folder / name).read_bytes(), str(folder))
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.*"))]
+        return _read(names, lambda name: (folder / name).read_bytes(), str(folder))
     if archive.is_file():
         try:
             with zipfile.ZipFile(archive) as file:
-                names = [Path(name) for name in file.namelist() if name.endswith(".txt")]
-                stems = sorted(name.stem for name in names if name.parts[1:2] == ("Annotation",))
-                return _read(stems, lambda name: file.read(f"PennFudanPed/{name}"), str(archive))
-        except zipfile.BadZipFile as error:
+                names = sorted(name.removeprefix("PennFudanPed/") for name in file.namelist())
+                return _read(names, lambda name: file.read(f"PennFudanPed/{name}"), str(archive))
+        except _BROKEN as error:
             raise DamagedFileError(f"{archive}: {error}; download it again") from error
     raise ConfigError(
         f"Penn-Fudan is not in {base}: neither PennFudanPed.zip nor PennFudanPed/; set"
@@ -126,23 +134,50 @@ def load_pennfudan(root: str | os.PathLike[str] | None = None) -> DetectionImage
     )
 
 
-def _read(stems: Sequence[str], read: Callable[[str], bytes], where: str) -> DetectionImages:
-    if not stems:
-        raise DamagedFileError(f"{where} has no annotations")
+def _read(names: Sequence[str], read: Callable[[str], bytes], where: str) -> DetectionImages:
+    stems = _stems(names, where)
     images, boxes = [], []
     for stem in stems:
         try:
             annotation = read(f"Annotation/{stem}.txt").decode("latin-1")
-            with Image.open(io.BytesIO(read(f"PNGImages/{stem}.png"))) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, KeyError) as error:
-            raise DamagedFileError(f"{where}: {stem}: {error}") from error
-        found = parse_boxes(annotation)
-        if not len(found):
-            raise DamagedFileError(f"{where}: Annotation/{stem}.txt has no boxes")
+            encoded = read(f"PNGImages/{stem}.png")
+        except _BROKEN as error:
+            raise DamagedFileError(f"{where}: {stem}: {error}; download it again") from error
+        pixels = np.array(decode(encoded, f"{where}: PNGImages/{stem}.png"))
         images.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-        boxes.append(found)
-    return DetectionImages(images, boxes, list(stems))
+        boxes.append(_boxes_within(annotation, pixels.shape, f"{where}: Annotation/{stem}.txt"))
+    return DetectionImages(images, boxes, stems)
+
+
+def _stems(names: Sequence[str], where: str) -> list[str]:
+    """The names, without suffix, of the images that have an annotation, which all must have."""
+    paths = [Path(name) for name in names if not Path(name).name.startswith(".")]
+    kinds = {"Annotation": ".txt", "PNGImages": ".png"}
+    annotated, pictured = (
+        {path.stem for path in paths if (str(path.parent), path.suffix) == kind}
+        for kind in kinds.items()
+    )
+    if alone := sorted(annotated ^ pictured):
+        raise DamagedFileError(
+            f"{where}: {alone[0]} has no {'image' if alone[0] in annotated else 'annotation'}"
+            f" ({len(alone)} such files); unpack or download it again"
+        )
+    if not annotated:
+        raise DamagedFileError(f"{where} has no annotations; unpack or download it again")
+    if len(annotated) != N_IMAGES:
+        _log.warning("%s has %d images, Penn-Fudan has %d", where, len(annotated), N_IMAGES)
+    return sorted(annotated)
+
+
+def _boxes_within(annotation: str, shape: tuple[int, ...], where: str) -> Tensor:
+    boxes = parse_boxes(annotation)
+    height, width = shape[:2]
+    x1, y1, x2, y2 = boxes.unbind(1)
+    whole = (x1 >= 0) & (x1 < x2) & (x2 <= width) & (y1 >= 0) & (y1 < y2) & (y2 <= height)
+    if not len(boxes) or not whole.all():
+        what = "has a box outside of its image" if len(boxes) else "has no boxes"
+        raise DamagedFileError(f"{where} {what}; unpack or download it again")
+    return boxes
 
 
 def parse_boxes(annotation: str) -> Tensor:

@@ -1,14 +1,26 @@
-from .loading import DEFAULT_CACHE, load
-from .sources import data_root, find_source
+from .file import is_current
+from .loading import load, recipe, split_file
+from .sources.find import (
+    MissingImagesError,
+    data_root,
+    find_source,
+    source_digest,
+    source_files,
+)
 from .streaming import ImageStream, stream
 from .tensors import ImageTensors
 
 __all__ = [
-    "DEFAULT_CACHE",
     "ImageStream",
     "ImageTensors",
+    "MissingImagesError",
     "data_root",
     "find_source",
+    "is_current",
     "load",
+    "recipe",
+    "source_digest",
+    "source_files",
+    "split_file",
     "stream",
 ]

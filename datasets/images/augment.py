@@ -1,11 +1,13 @@
-"""Augmentation of whole batches: one gather does crop, shift and mirror of every image.
+"""Augmentation: of whole batches of small images by one gather, of single large images by a crop.
 
 Shape legend: B images, C channels, H x W pixels, S the side of a crop.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -59,3 +61,27 @@ def normalize(images_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ..
     ]
     images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
     return images.mul_(scale_C11).sub_(shift_C11)
+
+
+def random_resized_crop(
+    image: Image.Image, size: int, draw: np.random.Generator, flip: bool
+) -> Image.Image:
+    """A window of 8 to 100 % of the area and aspect ratio 3/4 to 4/3, resized to `size`, mirrored
+    half of the time.
+    """
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * draw.uniform(0.08, 1.0)
+        ratio = np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
+            break
+    else:  # a very long image: its centre, at the nearest allowed ratio
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        left, top = (width - w) // 2, (height - h) // 2
+    image = image.resize(
+        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)
+    )
+    mirrored = flip and draw.random() < 0.5
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image

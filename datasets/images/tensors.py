@@ -10,21 +10,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from datasets.images.augment import crop_and_flip, normalize
-from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path, sort_metadata
+from datasets.images.file import read_images, write_images
+from datasets.images.traits import Channels
+from ghn.errors import ConfigError
 
-FORMAT = "ghn-images-1"
+_ABOUT = ("classes", "mean", "std", "flip", "name")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageTensors:
     """N labelled images as tensors.
 
@@ -41,13 +39,19 @@ class ImageTensors:
     images: Tensor
     labels: Tensor
     classes: Sequence[str]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     flip: bool = True
     name: str = field(default="")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageTensors({self.name!r}: {len(self)} images of {self.image_size} pixels,"
+            f" {self.num_classes} classes)"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -155,74 +159,28 @@ class ImageTensors:
         return self.subset(torch.cat(chosen).sort().values)
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
-        """Writes a safetensors file with the tensors and everything else in its metadata."""
-        about = {
-            "format": FORMAT,
-            "digest": self.digest,
-            "about": json.dumps(
-                {
-                    "classes": list(self.classes),
-                    "mean": self.mean,
-                    "std": self.std,
-                    "flip": self.flip,
-                    "name": self.name,
-                }
-            ),
-        }
-        with atomic_path(path) as temporary:
-            save_file(
-                {"images": self.images.contiguous(), "labels": self.labels.contiguous()},
-                temporary,
-                metadata=about | (metadata or {}),
-            )
-            sort_metadata(temporary)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> ImageTensors:
-        """Reads what `save` wrote.
-
-        Args:
-            path: the file.
-            verify: whether to hash the data and compare (about a second per gigabyte).
+        """Writes a safetensors file with the tensors and everything else in its metadata.
 
         Raises:
-            DamagedFileError: the file is truncated or its digest differs.
+            OSError: the file cannot be written; has its name.
+        """
+        about = {field: getattr(self, field) for field in _ABOUT}
+        tensors = {"images": self.images.contiguous(), "labels": self.labels.contiguous()}
+        write_images(path, tensors, {"about": json.dumps(about), **(metadata or {})})
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ImageTensors:
+        """Reads what `save` wrote, and verifies all of it (about a second per gigabyte).
+
+        Raises:
+            DamagedFileError: the file is truncated or differs from what was written.
             UnsupportedFormatError: the file is something else.
             FileNotFoundError: there is no such file.
         """
-        metadata = read_metadata(path)
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("images", "labels")}
+        tensors, metadata = read_images(path)
         about = json.loads(metadata["about"])
-        about["mean"], about["std"] = tuple(about["mean"]), tuple(about["std"])
-        images = cls(**tensors, **about)
-        if verify and images.digest != metadata["digest"]:
-            raise DamagedFileError(
-                f"{path}: its content does not match its digest; delete it and build it again"
-            )
-        return images
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a file written by `ImageTensors.save`, without reading the images.
-
-    Raises:
-        DamagedFileError: the file is truncated or not safetensors.
-        UnsupportedFormatError: it is safetensors, but not of this format.
-        FileNotFoundError: there is no such file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; run the images stage first")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except SafetensorError as error:
-        raise DamagedFileError(f"{path}: {error}; delete it and build it again") from error
-    if metadata.get("format") != FORMAT:
-        raise UnsupportedFormatError(
-            f"{path}: format {metadata.get('format')!r}, this program reads {FORMAT!r}"
-        )
-    return metadata
+        about |= {field: tuple(about[field]) for field in ("classes", "mean", "std")}
+        return cls(tensors["images"], tensors["labels"], **about)
 
 
 def _generator(seed: int, epoch: int, k: int) -> torch.Generator:

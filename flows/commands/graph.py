@@ -1,4 +1,5 @@
-"""`ghn graph`: graphs as JSON, as text and as pictures, and the published format of DeepNets-1M.
+"""`ghn trace` of a checkout, which knows DeepNets-1M too, and `ghn graph`: JSON, galleries and the
+published format.
 
 `flows.commands.stages` adds these commands to `ghn`; heavy imports are inside.
 """
@@ -6,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ghn.graph import Graph
 
 graph_app = typer.Typer(
-    help="Computational graphs: JSON, pictures, the published format.", no_args_is_help=True
+    help="Graphs of DeepNets-1M: JSON, galleries, the published format.", no_args_is_help=True
 )
 
 _Name = Annotated[
@@ -106,13 +106,10 @@ def find_graph(
                 )
             return store.graph(index, **sizes)
         return build_graph(Architecture.from_json(_read(str(args))), **sizes, name=str(args))
-    from ghn.architectures import build
-    from ghn.tracing import trace
+    from ghn.initialize import trace_architecture
 
     size = image_size or (299 if name == "inception_v3" else 224)
-    return replace(
-        trace(build(name, num_classes=classes or 1000, image_size=size, device="meta")), name=name
-    )
+    return trace_architecture(name, classes or 1000, size)
 
 
 def _read(path: str) -> str:
@@ -142,57 +139,32 @@ def export(
     typer.echo(json.dumps(graph.to_json_dict(), separators=(",", ":")))
 
 
-@graph_app.command("show")
-def show(
+def trace(
     name: _Name = None,
     index: _Index = None,
     args: _Args = None,
     split: _Split = None,
     number: _Number = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write a picture: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."),
     ] = None,
     labels: Annotated[
-        bool | None, typer.Option("--labels/--no-labels", help="Name the nodes.")
+        bool | None, typer.Option("--labels/--no-labels", help="Name the nodes of the picture.")
     ] = None,
     directory: _Directory = paths.DEEPNETS,
     classes: _Classes = None,
     image_size: _Size = None,
     channels: _Channels = 32,
 ) -> None:
-    """Say what a graph is made of, and draw it."""
+    """Show what a network's graph is made of, with the statistics of paper table 3."""
+    from ghn.graph.describe import describe, write
+
     index = index if number is None else number
     graph = find_graph(name, index, args, split, directory, classes, image_size, channels)
     typer.echo(describe(graph))
     if out is not None:
-        from ghn.graph.drawing import draw
-
-        draw(graph, out, labels=labels)
-        typer.echo(f"picture      {out}")
-
-
-def describe(graph: Graph) -> str:
-    """Numbers of nodes by primitive, statistics of paper table 3 and the canonical hash, as
-    text.
-    """
-    from collections import Counter
-
-    from ghn.graph import Primitive
-
-    statistics = graph.statistics()
-    counts = Counter(Primitive(p).name for p in graph.primitive.tolist())
-    lines = [
-        f"graph        {graph.name or '(unnamed)'}",
-        f"nodes        {graph.n_nodes}, edges {len(graph.edges)}",
-        f"degree       {statistics['degree']:.2f} on average, undirected",
-        (
-            f"path         {statistics['path']:.2f} on average, undirected;"
-            f" {int(graph.distance.max())} at most, directed"
-        ),
-        f"hash         {graph.canonical_hash()}",
-        "primitives   " + ", ".join(f"{count} {name}" for name, count in counts.most_common()),
-    ]
-    return "\n".join(lines)
+        write(graph, out, labels)
 
 
 @graph_app.command("gallery")
@@ -225,8 +197,8 @@ def import_split(
     force: Annotated[bool, typer.Option("--force", help="Replace a split that is there.")] = False,
 ) -> None:
     """Read a published file of DeepNets-1M into the store, its known flaws repaired."""
-    from datasets.deepnets.published.published import import_published
-    from datasets.deepnets.store.split import paths_of
+    from datasets.deepnets.published.reader import import_published
+    from datasets.deepnets.store.files import paths_of
     from ghn.errors import ConfigError
 
     if not force and (there := [path for path in paths_of(directory, split) if path.exists()]):
@@ -252,7 +224,7 @@ def publish(
 ) -> None:
     """Write a split of the store in the published format."""
     from datasets.deepnets import open_split
-    from datasets.deepnets.published.published import export_published
+    from datasets.deepnets.published.writer import export_published
 
     for path in export_published(open_split(directory, split), out):
         typer.echo(str(path))

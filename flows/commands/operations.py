@@ -94,20 +94,20 @@ def registry_list(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from flows.registry import registry
+    from flows.registry import lookup
     from ghn.errors import ConfigError
 
     pairs = [entry.partition("=") for entry in where or []]
     if bad := [key for key, sign, _ in pairs if not sign]:
         raise ConfigError(f"--where {bad[0]}: write KEY=VALUE")
-    found = registry.versions(name, {key: value for key, _, value in pairs})
+    found = lookup.versions(name, {key: value for key, _, value in pairs})
     if dvc_hash is not None:
-        made = {version.version for version in registry.by_hash(name, dvc_hash)}
+        made = {version.version for version in lookup.by_hash(name, dvc_hash)}
         found = [version for version in found if version.version in made]
     if not found:
         typer.echo(f"no such version of {name}")
         raise typer.Exit(1)
-    rows = registry.describe(name, found)
+    rows = lookup.describe(name, found)
     table = Table(
         *(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False
     )  # fits 80 columns
@@ -122,9 +122,9 @@ def registry_show(
     name: Name = "ghn3",
 ) -> None:
     """Show all tags of a version."""
-    from flows.registry import registry
+    from flows.registry.lookup import find
 
-    found = registry.find(name, version)
+    found = find(name, version)
     typer.echo(f"{name} version {found.version}, run {found.run_id}\n{found.description or ''}")
     for key, value in sorted(found.tags.items()):
         typer.echo(f"  {key}: {value}")
@@ -141,9 +141,9 @@ def registry_promote(
     """Make a version the champion if it is better by more than the noise; exit code 1 if it is
     not.
     """
-    from flows.registry import registry
+    from flows.registry.promotion import promote
 
-    decision = registry.promote(name, version, force)
+    decision = promote(name, version, force)
     typer.echo(
         f"version {decision.version} {'is' if decision.promoted else 'is not'} promoted:"
         f" {decision.reason}"
@@ -158,9 +158,9 @@ def registry_rollback(
     name: Name = "ghn3",
 ) -> None:
     """Point @champion back to the version before."""
-    from flows.registry import registry
+    from flows.registry.promotion import rollback
 
-    before, now = registry.rollback(name, reason)
+    before, now = rollback(name, reason)
     typer.echo(f"@champion of {name}: version {before} -> {now}")
 
 

@@ -7,7 +7,7 @@ Everything heavy is imported inside the commands.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +18,43 @@ AROUND_PANEL = "Around the pipeline"
 
 
 def run_stage(name: str, label: str | None = None, **options: Any) -> None:
-    """Runs a stage (`flows.stages.runner.run_stage`)."""
+    """Runs stage `name` (`flows.stages.runner.run_stage`); SIGTERM ends it as orderly as Ctrl-C."""
     from flows.stages import runner
 
-    runner.run_stage(name, label, **options)
+    terminated = []
+
+    def stop(number: int, _frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        runner.run_stage(name, label, **options)
+    except KeyboardInterrupt:
+        if not terminated:
+            raise
+        typer.echo(
+            "ghn: ended by SIGTERM; what was finished is kept, and the same command goes on",
+            err=True,
+        )
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def generate(split: Annotated[str, typer.Option("--split", help="The split to generate.")]) -> None:
-    """Generate a split of DeepNets-1M: architectures and their graphs."""
+    """Generate a split of DeepNets-1M: architectures and their graphs.
+
+    params.yaml: `generate`. Writes data/deepnets1m/SPLIT.h5 and .parquet.
+    """
     run_stage("generate", f"generate@{split}", split=split)
 
 
 def validate() -> None:
-    """Check every graph of every split; any failure fails the stage."""
+    """Check every graph of every split; any failure fails the stage.
+
+    params.yaml: `generate` and `validate`. Writes reports/validation.json and validation.csv.
+    """
     run_stage("validate")
 
 
@@ -40,63 +64,85 @@ def sources() -> None:
 
 
 def images() -> None:
-    """Decode the image data set into tensors."""
+    """Decode the image data set into tensors.
+
+    params.yaml: `images`. Writes data/images/NAME.
+    """
     run_stage("images")
 
 
 def train() -> None:
-    """Train the hypernetwork (resumes from the last checkpoint)."""
-    from flows.compute import gpus
-    from flows.compute.ranks import run_ranks
+    """Train the hypernetwork (resumes from the last checkpoint).
+
+    params.yaml: `train` and `images`. Writes models/GHN/: ghn.safetensors, training.json,
+    curve.json, steps.csv.
+    """
+    from flows.compute.ranks import run_training
     from flows.params import load_params
 
     if "RANK" in os.environ:  # one of `torchrun`
         run_stage("train")
         return
     params = load_params()
-    found = gpus.visible() if params.base.device != "cpu" else []
-    processes = gpus.ranks(params.train.processes, params.train.meta_batch_size, len(found))
-    if processes < params.train.processes:
-        typer.echo(
-            f"train.processes = {params.train.processes}, but {len(found)} GPUs here: {processes}"
-            " ranks"
-        )
-    with gpus.hold(processes, found) if found else nullcontext() as held:
-        if held is not None:
-            os.environ[gpus.VARIABLE] = ",".join(held)
-        if processes == 1:
-            run_stage("train")
-        elif code := run_ranks(processes, "flows.stages.train"):
-            raise typer.Exit(code)
+    code = run_training(
+        params.train.processes,
+        params.train.meta_batch_size,
+        params.base.device,
+        lambda: run_stage("train"),
+        "flows.stages.train",
+    )
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if code:
+        raise typer.Exit(code)
 
 
 def predict() -> None:
-    """Predict the parameters of all evaluation architectures."""
+    """Predict the parameters of all evaluation architectures.
+
+    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet.
+    """
     run_stage("predict")
 
 
 def evaluate() -> None:
-    """Measure the accuracy of predicted parameters without training."""
+    """Measure the accuracy of predicted parameters without training.
+
+    params.yaml: `evaluate`, `architectures` and `images`. Writes results/evaluation.parquet,
+    evaluation.json and evaluation_histogram.csv.
+    """
     run_stage("evaluate")
 
 
 def finetune() -> None:
-    """Fine-tune predicted and random parameters of the top architectures."""
+    """Fine-tune predicted and random parameters of the top architectures.
+
+    params.yaml: `finetune` and `images`. Writes results/finetune.parquet.
+    """
     run_stage("finetune")
 
 
 def transfer() -> None:
-    """Transfer to another data set from few labels."""
+    """Transfer to another data set from few labels.
+
+    params.yaml: `transfer` and `images`. Writes results/transfer.parquet.
+    """
     run_stage("transfer")
 
 
 def register_model() -> None:
-    """Register the hypernetwork in the MLflow registry."""
+    """Register the hypernetwork in the MLflow registry.
+
+    params.yaml: `register` and `images`. Writes results/registration.json.
+    """
     run_stage("register")
 
 
 def report() -> None:
-    """Write the report."""
+    """Write the report.
+
+    params.yaml: `report`, `images` and `train`. Writes reports/index.html.
+    """
     run_stage("report")
 
 
@@ -177,9 +223,14 @@ def register(app: typer.Typer) -> None:
         app.command(stage.__name__.removesuffix("_model"), rich_help_panel=STAGES_PANEL)(stage)
     app.add_typer(params_app, name="params", rich_help_panel=AROUND_PANEL)
     app.add_typer(mlflow_app, name="mlflow", rich_help_panel=AROUND_PANEL)
-    from flows.commands.graph import graph_app
+    from flows.commands.experiments import experiments_app
+    from flows.commands.graph import graph_app, trace
     from flows.commands.operations import registry_app, serve, stack_app
+    from flows.commands.run import run
 
+    app.command("trace")(trace)  # in place of the library's, which knows no splits
+    app.command("run", rich_help_panel=AROUND_PANEL)(run)
+    app.add_typer(experiments_app, name="experiments", rich_help_panel=AROUND_PANEL)
     app.add_typer(graph_app, name="graph", rich_help_panel=AROUND_PANEL)
     app.add_typer(registry_app, name="registry", rich_help_panel=AROUND_PANEL)
     app.command("serve", rich_help_panel=AROUND_PANEL)(serve)

@@ -1,13 +1,14 @@
-"""Which GPUs of this machine a training takes: those that no other training holds.
+"""Which GPUs of this machine a training or a fan-out takes: those that nothing else holds.
 
 A GPU is held by a lock on a file, which ends with the process that holds it, however that ends. So
-trainings that are started at once (by Prefect, by DVC's queue, by hand) share a machine's GPUs
-without knowing of each other.
+stages that are started at once (by Prefect, by DVC's queue, by hand) share a machine's GPUs without
+knowing of each other.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import tempfile
 import time
@@ -15,6 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Literal
+
+from flows.settings.fanout import FanOut
+
+Device = Literal["auto", "cpu", "cuda"]
+"""`base.device`."""
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(tempfile.gettempdir()) / f"ghn-gpus-{os.getuid()}"
@@ -35,6 +42,35 @@ def visible() -> list[str]:
     )
 
 
+def agree(device: Device, fanout: FanOut) -> tuple[Device, FanOut]:
+    """`base.device` and the section `fanout` with one answer: items that take no GPU compute on
+    processors, and the other way round.
+    """
+    if device == "cpu" or fanout.gpus == 0:
+        return "cpu", fanout.model_copy(update={"gpus": 0.0})
+    return device, fanout
+
+
+def slots(gpus: int, each: float) -> int:
+    """How many items that take `each` GPUs fit on `gpus` GPUs at once.
+
+    The one rule for ranks, fan-out, Ray and Prefect: a part (0.25) is a part of one GPU, never of
+    two; more than one are whole.
+    """
+    return gpus * int(1 / each + 1e-9) if each < 1 else gpus // math.ceil(each)
+
+
+def shares(gpus: Sequence[str], each: float) -> list[str]:
+    """What each of `slots` items sees, as CUDA_VISIBLE_DEVICES; neighbours on different GPUs."""
+    if each < 1:
+        return list(gpus) * slots(1, each)
+    whole = math.ceil(each)
+    return [
+        ",".join(gpus[start : start + whole])
+        for start in range(0, whole * slots(len(gpus), each), whole)
+    ]
+
+
 def ranks(processes: int, meta_batch_size: int, gpus: int) -> int:
     """How many ranks train: `processes`, but never two on one GPU.
 
@@ -43,24 +79,37 @@ def ranks(processes: int, meta_batch_size: int, gpus: int) -> int:
         meta_batch_size: architectures per step, which the ranks share evenly.
         gpus: to train on; 0 is a training on processors.
     """
-    if gpus == 0 or processes <= gpus:
+    if gpus == 0 or processes <= slots(gpus, 1):
         return processes
-    return max(count for count in range(1, gpus + 1) if meta_batch_size % count == 0)
+    return max(count for count in range(1, slots(gpus, 1) + 1) if meta_batch_size % count == 0)
 
 
 @contextmanager
 def hold(
-    count: int, gpus: Sequence[str], directory: Path = LOCKS, poll_seconds: float = 2.0
+    count: int,
+    gpus: Sequence[str],
+    directory: Path | None = None,
+    poll_seconds: float = 2.0,
+    at_most: int | None = None,
 ) -> Iterator[list[str]]:
     """Waits until `count` of `gpus` are free and holds them; yields their names.
 
     All or none are held, so that two that wait do not keep from each other what both need.
+
+    Args:
+        count: GPUs that are needed.
+        gpus: to choose from.
+        directory: of the locks; by default `LOCKS`.
+        poll_seconds: between two looks.
+        at_most: holds so many if more than `count` are free; by default `count`.
     """
+    directory = directory or LOCKS
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         with ExitStack() as locks:
-            held = list(islice((gpu for gpu in gpus if _lock(directory / gpu, locks)), count))
-            if len(held) == count:
+            free = (gpu for gpu in gpus if _lock(directory / gpu, locks))
+            held = list(islice(free, at_most or count))
+            if len(held) >= count:
                 yield held
                 return
         time.sleep(poll_seconds)

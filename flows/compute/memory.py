@@ -14,7 +14,7 @@ PERIOD_SECONDS = 0.5
 class PeakMemory:
     """Samples the resident memory of this process and its descendants while the context lasts.
 
-    A rank that `torchrun` started counts the others too.
+    A rank of a training counts the others of its machine too.
 
     Pages that processes share (libraries, mostly) count once per process, so the sum is an upper
     bound.
@@ -49,7 +49,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         process = psutil.Process()
-        if "TORCHELASTIC_RUN_ID" in os.environ and (launcher := process.parent()) is not None:
+        if "LOCAL_RANK" in os.environ and (launcher := process.parent()) is not None:
             process = launcher
         total = process.memory_info().rss
         for child in process.children(recursive=True):

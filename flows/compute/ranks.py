@@ -3,23 +3,68 @@ command line.
 
 A rank per GPU; or per core, since on a CPU the many small operations of the target networks keep
 one core busy and no more. The launcher starts the ranks, ends all of them as soon as one fails, and
-passes signals on.
+passes signals on. (PyTorch's own, `torch.distributed.launcher`, kills ranks half a minute after
+Ctrl-C, which is less than a step may take, and cannot be told to wait.)
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+import socket
+import subprocess
 import sys
-from uuid import uuid4
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+
+from flows.compute import gpus
+from flows.compute.supervise import GRACE_SECONDS
+
+AFTER_FAILURE_SECONDS = 20.0
+"""For the other ranks, which may wait for the failed one in a collective operation."""
+
+
+def run_training(
+    processes: int,
+    meta_batch_size: int,
+    device: str,
+    alone: Callable[[], object],
+    module: str,
+    *arguments: str,
+) -> int:
+    """Trains with `processes` ranks, or as many as there are GPUs, which are held meanwhile.
+
+    Args:
+        processes: `train.processes`.
+        meta_batch_size: `train.meta_batch_size`.
+        device: `base.device`; "cpu" leaves GPUs alone.
+        alone: trains in this process, if one rank is enough.
+        module: what several ranks run, and its `arguments`: see `run_ranks`.
+
+    Returns:
+        The exit code.
+    """
+    found = gpus.visible() if device != "cpu" else []
+    count = gpus.ranks(processes, meta_batch_size, len(found))
+    if count < processes:
+        print(f"train.processes = {processes}, but {len(found)} GPUs here: {count} ranks")
+    with gpus.hold(count, found) if found else nullcontext() as held:
+        if held is not None:
+            os.environ[gpus.VARIABLE] = ",".join(held)
+        if count > 1:
+            return run_ranks(count, module, *arguments)
+        alone()
+        return 0
 
 
 def run_ranks(processes: int, module: str, *arguments: str) -> int:
-    """Runs `python -m MODULE ARGUMENTS` as `processes` ranks and returns 0, or the exit code of the
-    first that failed.
+    """Calls `main` of `module` in `processes` ranks and returns 0, or the exit code of the first
+    that failed; 128 + n after signal n.
 
-    Ctrl-C and SIGTERM reach every rank, which then have half a minute to write a checkpoint.
+    Ctrl-C and SIGTERM reach every rank once, which then have `GRACE_SECONDS` to end their step and
+    write a checkpoint.
 
     Args:
         processes: ranks.
@@ -27,34 +72,70 @@ def run_ranks(processes: int, module: str, *arguments: str) -> int:
             `torchrun`.
         arguments: of its command line.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    command = [sys.executable, "-m", "flows.compute.rank", str(os.getpid()), module, *arguments]
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    ranks: list[subprocess.Popen[bytes]] = []
+    with _signals() as received:
+        try:
+            for rank in map(str, range(processes)):
+                environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
+                # Groups of their own: Ctrl-C is for the launcher, which passes it on once.
+                ranks.append(subprocess.Popen(command, env=environment, process_group=0))
+            return _wait(ranks, received)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
 
-    # A failed rank has said why; the launcher's account of which process that was helps nobody.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-    )
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> int:
+    """Passes signals on until all ranks have ended, or their time is over; the exit code."""
+    passed, failure, deadline = 0, 0, float("inf")
+    while None in (codes := [process.poll() for process in ranks]) and time.monotonic() < deadline:
+        for number in received[passed:]:
+            _send(ranks, number)
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        passed = len(received)
+        if not failure and not passed and (failure := next(filter(None, codes), 0)):
+            _send(ranks, signal.SIGTERM)
+            deadline = time.monotonic() + AFTER_FAILURE_SECONDS
+        time.sleep(0.1)
+    if received:
+        return 128 + received[0]
+    failure = failure or next(filter(None, codes), 0)
+    return failure if failure >= 0 else 128 - failure  # as a shell counts them
+
+
+def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for process in ranks:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that ask this process to stop, as they come."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        elastic_launch(config, sys.executable)("-m", module, *arguments)
-    except ChildFailedError as error:
-        return _exit_code(error.get_first_failure()[1].exitcode)
-    except SignalException as error:
-        return _exit_code(-int(error.sigval))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _exit_code(code: int) -> int:
-    """As a shell counts them: 128 + n for signal n."""
-    return code if code >= 0 else 128 - code
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

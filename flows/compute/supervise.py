@@ -3,10 +3,10 @@
     python flows/compute/supervise.py COMMAND [ARGUMENT ...]
 
 The starter holds the other end of our standard input: it closes it to end the command, and the
-kernel closes it if the
-starter is killed. Either way the command and all processes below it get SIGINT (a stage then keeps
-what it has), after a while SIGTERM, and in the end SIGKILL. Exit code: the command's, or 128 + n if
-signal n ended it.
+kernel closes it if the starter is killed. Either way the command's process group gets SIGINT, as
+from a terminal: a stage then ends its step and keeps what it has. If that takes longer than
+`GRACE_SECONDS`, all processes below the command get SIGTERM, and in the end SIGKILL. Exit code: the
+command's, or 128 + n if signal n ended it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
-GRACE_SECONDS = float(os.environ.get("GHN_GRACE_SECONDS", "10"))
-"""Between one signal and the next."""
+GRACE_SECONDS = float(os.environ.get("GHN_GRACE_SECONDS", "300"))
+"""Between one signal and the next. A step of a training, which ends before its checkpoint is
+written, may take minutes, and a second signal would end it without.
+"""
 
 
 def main(command: Sequence[str]) -> int:
@@ -48,21 +51,23 @@ def main(command: Sequence[str]) -> int:
 
 
 def end_family(pid: int) -> None:
-    """Ends process `pid` and all below it: SIGINT, SIGTERM, SIGKILL."""
+    """Ends process `pid` and all below it: SIGINT, SIGTERM, SIGKILL.
+
+    SIGINT goes to our process group alone. Whoever below made another group for its children passes
+    it on to them (`flows.compute.ranks`), and would pass it on a second time.
+    """
     try:
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    os.killpg(os.getpgrp(), signal.SIGINT)  # we ignore it
+    _, family = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for member in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 member.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
         _, family = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-        if not family:
-            return
 
 
 if __name__ == "__main__":

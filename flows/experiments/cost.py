@@ -23,7 +23,7 @@ from flows.experiments.catalogue import (
     Selection,
     TrialsEntry,
 )
-from flows.networks.build import NO_NORM, forward_gmacs
+from flows.networks.build import forward_gmacs
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09
@@ -192,7 +192,7 @@ def _forward_hours(gmacs: float, images: float) -> float:
 def _gmacs(profile: Profile, name: str) -> float:
     if name.startswith("deepnets1m/"):
         return _deepnets_gmacs(profile, name.split("/")[1])
-    return forward_gmacs(name.removesuffix(NO_NORM), profile.num_classes, profile.images.image_size)
+    return forward_gmacs(name, profile.num_classes, profile.images.image_size)
 
 
 def _deepnets_gmacs(profile: Profile, split: str) -> float:

@@ -13,8 +13,8 @@ import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-from flows.compute.ranks import run_ranks
-from flows.compute.shell import exit_with_parent
+from flows.compute.parent import exit_with_parent
+from flows.compute.ranks import run_training
 from flows.experiments.catalogue import Profile, load_profile
 from flows.networks.targets import open_split
 from flows.params import Params, load_params
@@ -55,10 +55,16 @@ def obtain(profile_name: str, name: str) -> None:
         save_checkpoint(from_pretrained(known.released), paths.weights(name))
     else:
         trial_images(profile.images_of(name))  # decoded once, before the ranks look for them
-        processes = profile.train_config(name).processes
-        if processes == 1:
-            _train(profile, name)
-        elif code := run_ranks(processes, __name__, profile_name, name):
+        config = profile.train_config(name)
+        if code := run_training(
+            config.processes,
+            config.meta_batch_size,
+            load_params().base.device,
+            lambda: _train(profile, name),
+            __name__,
+            profile_name,
+            name,
+        ):
             if code == 128 + signal.SIGINT:
                 raise KeyboardInterrupt
             raise TrainingFailedError(

@@ -23,9 +23,10 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
 )
-from flows.networks.build import build_network, split_of
+from flows.networks.build import build_network
 from flows.networks.content import architecture_content
 from flows.networks.score import score
+from flows.networks.targets import split_of
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
+from flows.compute import gpus
 from flows.experiments import detect, measures
 from flows.experiments.catalogue import (
     ActivationsEntry,
@@ -31,7 +32,8 @@ from flows.experiments.catalogue import (
     load_profile,
 )
 from flows.experiments.hypernetworks import obtain
-from flows.networks.targets import forward_gmacs, open_split, targets
+from flows.networks.build import forward_gmacs
+from flows.networks.targets import open_split, targets
 from flows.params import Params, load_params
 from flows.rows.schema import Row, read_rows, write_rows
 from flows.settings import paths
@@ -238,9 +240,11 @@ class Runner:
 def runner(profile_name: str, workers: int | None = None) -> Runner:
     """A runner with the machine's settings of params.yaml."""
     params = load_params()
-    fanout = (
-        params.fanout if workers is None else params.fanout.model_copy(update={"workers": workers})
-    )
+    device, fanout = gpus.agree(params.base.device, params.fanout)
+    base = params.base.model_copy(update={"device": device})
+    params = params.model_copy(update={"base": base})
+    if workers is not None:
+        fanout = fanout.model_copy(update={"workers": workers})
     return Runner(profile_name, load_profile(profile_name), params, fanout)
 
 

@@ -33,7 +33,7 @@ FILE = Path("experiments/dvc.yaml")
 CODE = ("ghn", "datasets", "flows")
 
 _HEAD = """\
-# Written by `python -m flows.experiments stages{option}` from {source}; change that, not this.
+# Written by `ghn experiments stages{option}` from {source}; change that, not this.
 # `dvc repro {file}` runs what has changed: a stage per hypernetwork and per experiment,
 # and their pages.
 """
@@ -59,7 +59,7 @@ def text_of(profile_name: str) -> str:
 def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     profile = load_profile(profile_name)
     option, source = _option(profile_name), _source(profile_name)
-    command = "python -m flows.experiments"
+    command = "ghn experiments"
     names = list(profile.hypernetworks)
     weights = [str(paths.weights(name)) for name in names]
     if names:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from flows.networks.build import NO_NORM
-from flows.networks.targets import open_split, target
+from flows.networks.targets import NO_NORM, open_split, target
 from flows.rows.digest import digest
 from flows.settings import paths
 from ghn.errors import UnknownArchitectureError

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -19,10 +19,14 @@ from flows.orchestration.artifacts import mlflow_links
 from flows.orchestration.pipeline import end_with_worker, pipeline, run_stage
 from flows.orchestration.workspace import experiment
 from flows.params import load_params
-from flows.registry import registry
+from flows.registry import lookup
+from flows.registry.drift import DriftError, as_registered, drift
+from flows.registry.evaluation import evaluation_of, read_evaluation
+from flows.rows.provenance import dvc_hash
 from flows.settings import paths
+from flows.tracking import pipeline_run, stage_run
 from flows.tracking.client import client
-from flows.tracking.run import pipeline_run, stage_run
+from flows.tracking.events import champion_drifted
 from ghn.errors import UnreachableError
 
 
@@ -69,9 +73,9 @@ def predict_parameters(
     architecture: str, source: str | None, out: Path, classes: int | None, image_size: int | None
 ) -> str:
     """`ghn init` as a task; returns its summary."""
-    from ghn.initialize import initialize
+    from ghn.initialize import save_initialized
 
-    return initialize(architecture, source, out, num_classes=classes, image_size=image_size)
+    return save_initialized(architecture, source, out, num_classes=classes, image_size=image_size)
 
 
 @flow(name="init", log_prints=True, flow_run_name="init-{architecture}", persist_result=False)
@@ -119,13 +123,14 @@ def init(
     persist_result=False,
 )
 def reevaluate(
-    model: str = "ghn3", alias: str = registry.CHAMPION, overrides: dict[str, Any] | None = None
+    model: str = "ghn3", alias: str = lookup.CHAMPION, overrides: dict[str, Any] | None = None
 ) -> dict[str, float]:
-    """Evaluates the registry's champion anew on all 974 architectures, with today's code and data.
+    """Evaluates the registry's champion anew on all 974 architectures, with today's code, on the
+    images and under the settings that it was registered with.
 
-    What it gives is compared, paired over architectures, with the evaluation that the version was
-    registered with; a difference beyond the noise means that code or data changed what the model is
-    worth. Kept as tags of the version, and row by row in the MLflow run of the stage.
+    A difference beyond the noise, or a further failure, means that the code changed what the model
+    is worth: the flow fails, and an event says so (`ghn.champion.drifted`). The numbers are kept
+    as tags of the version, and row by row in the MLflow run of the stage.
 
     Args:
         model: Registered model.
@@ -134,14 +139,13 @@ def reevaluate(
             quick look.
     """
     end_with_worker()
-    logger = get_run_logger()
-    version = registry.by_alias(model, alias)
+    version = lookup.by_alias(model, alias)
     if version is None:
-        raise registry.RegistryError(
+        raise lookup.RegistryError(
             f"model {model} has no version @{alias}; `ghn registry list {model}` shows them"
         )
     number = str(version.version)
-    registered = registry.evaluation(version).accuracies  # before hours are spent
+    registered = evaluation_of(version)  # before hours are spent
     name = re.sub(
         r"[^A-Za-z0-9._-]",
         "-",
@@ -151,6 +155,7 @@ def reevaluate(
         "base.ghn": f"{model}-v{number}",
         "architectures.per_split": None,
         "architectures.torchvision": "all",
+        **as_registered(version.tags, registered),
         **(overrides or {}),
     }
     mlflow_experiment = load_params().base.experiment
@@ -158,25 +163,23 @@ def reevaluate(
         pipeline_run(f"reevaluate {model} {number}", values, mlflow_experiment) as parent_run,
         experiment(name, values) as workspace,  # kept as tags: no stage made this hypernetwork
     ):
-        registry.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
+        lookup.download(model, number, workspace.directory / paths.weights(values["base.ghn"]))
+        if "images.name" in values:
+            run_stage("images", workspace)  # those of the registration, whatever the tree has
+            images = paths.images(values["images.name"])
+            then = version.tags.get(f"dvc.{images.as_posix()}")
+            if then not in (None, today := dvc_hash(workspace.directory / images)):
+                raise lookup.RegistryError(
+                    f"{images}: version {number} was registered with {then}, not with {today}"
+                )
         run_stage("evaluate", workspace)
-        fresh = registry.read_rows(workspace.directory / paths.EVALUATION)
-    now = registry.accuracies(fresh)
-    comparison = registry.compare(now, registered)
-    drifted = abs(comparison.difference) > comparison.noise
-    row: dict[str, Any] = {
-        "version": number,
-        "architectures": comparison.architectures,
-        "accuracy now": round(comparison.challenger, 5),
-        "accuracy when registered": round(comparison.champion, 5),
-        "difference": round(comparison.difference, 5),
-        "noise": round(comparison.noise, 5),
-        "failed": len(fresh) - len(now),
-    }
+        fresh = read_evaluation(workspace.directory / paths.EVALUATION)
+    found = drift(fresh, registered)
+    row: dict[str, Any] = {"version": number, **found.row()}
     mlflow_client = client()
     for key, value in {
         **row,
-        "drifted": drifted,
+        "drifted": found.drifted,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }.items():
         mlflow_client.set_model_version_tag(
@@ -187,11 +190,11 @@ def reevaluate(
     create_table_artifact(
         [shown], key="reevaluation", description=f"{model} version {number}, then and now"
     )
-    if drifted:
-        logger.warning(
-            "version %s of %s is worth %+.4f more than when it was registered",
-            number,
-            model,
-            row["difference"],
+    if found.drifted:
+        champion_drifted(model, number, row["difference"])
+        raise DriftError(
+            f"version {number} of {model}: accuracy {row['accuracy now']} now against"
+            f" {row['accuracy when registered']} when it was registered (noise {row['noise']}),"
+            f" {row['failed']} architectures failed"
         )
     return {key: float(value) for key, value in row.items()}

@@ -1,0 +1,1 @@
+"""Versions in the MLflow registry: look-up, evaluation, promotion, registration."""

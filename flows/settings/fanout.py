@@ -31,11 +31,12 @@ class FanOut(BaseModel):
         ge=1,
         description="threads of one worker (OpenMP, PyTorch); Ray: CPUs of one item",
     )
-    gpus: float = Field(
-        default=0.0,
+    gpus: float | None = Field(
+        default=None,
         ge=0.0,
         description=(
-            "GPUs of one item, parts allowed; on this machine any value spreads the workers"
+            "GPUs of one item: 2, 1, or a part such as 0.25, so that four items share one; null:"
+            " one where there are GPUs"
         ),
     )
     retries: int = Field(default=2, ge=0, description="further tries of an item whose worker died")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
+from flows.settings.phases import PhaseConfig, check_phases
 from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ class TrainStageConfig(TrainConfig):
     networks: MetaBatchConfig = Field(
         default_factory=MetaBatchConfig, description="how networks are sized"
     )
+    phases: tuple[PhaseConfig, ...] = Field(
+        default=(),
+        description=(
+            "stretches with image size, widths, networks and batches of their own, in order; one"
+            " learning rate and one optimizer go through all of them. None: the run is one"
+        ),
+    )
     curve_architectures: int = Field(
         default=16, ge=0, description="unseen architectures of val per evaluation"
     )
@@ -85,13 +93,21 @@ class TrainStageConfig(TrainConfig):
         default=256, ge=2, description="validation images per evaluation, in batches of 64"
     )
 
+    @model_validator(mode="after")
+    def _check_phases(self) -> TrainStageConfig:
+        check_phases(self.phases, self.steps)
+        return self
+
     def recipe_with(self, seed: int) -> TrainConfig:
-        """The recipe alone.
+        """The recipe alone; the batch sizes are those of the last phase.
 
         Args:
             seed: where the section names none.
         """
         fields = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        for phase in self.phases[-1:]:
+            sizes = {"batch_size": phase.batch_size, "meta_batch_size": phase.meta_batch_size}
+            fields |= {name: size for name, size in sizes.items() if size is not None}
         return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))
 
     def hypernetwork(self, num_classes: int) -> GHNConfig:

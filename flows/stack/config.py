@@ -7,6 +7,7 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from flows.compute.gpus import visible
 from ghn.errors import ConfigError
@@ -16,14 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 USER = "ghn"
 DATABASES = ("prefect", "mlflow")
-POOLS = ("cpu", "gpu")
-HEARTBEAT_SECONDS = 30
-"""Between two heartbeats of a flow run (PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers); the
-least Prefect allows.
-"""
-
-TRAINING_LIMIT = "training"
-"""Global concurrency limit of Prefect with a slot per GPU."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,11 @@ class StackConfig:
         return f"http://{self._reachable}:{self.prefect_port}"
 
     @property
+    def prefect_api(self) -> str:
+        """PREFECT_API_URL."""
+        return f"{self.prefect_url}/api"
+
+    @property
     def mlflow_url(self) -> str:
         """Of the web pages and the API."""
         return f"http://{self._reachable}:{self.mlflow_port}"
@@ -90,12 +88,13 @@ class StackConfig:
 
     def database(self, name: str, driver: str) -> str:
         """SQLAlchemy address of a database of the stack."""
-        return f"postgresql+{driver}://{USER}:{self.password}@127.0.0.1:{self.postgres_port}/{name}"
+        password = quote(self.password, safe="")
+        return f"postgresql+{driver}://{USER}:{password}@127.0.0.1:{self.postgres_port}/{name}"
 
     def client_environment(self) -> dict[str, str]:
         """What a process needs to talk to the servers (`eval "$(ghn stack env)"`)."""
         return {
-            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "PREFECT_API_URL": self.prefect_api,
             "MLFLOW_TRACKING_URI": self.mlflow_url,
         }
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.compute import gpus
 from flows.compute.shell import environment
+from flows.orchestration.limits import HEARTBEAT_SECONDS, POOLS, TRAINING_LIMIT
 from flows.stack import postgres
-from flows.stack.config import HEARTBEAT_SECONDS, POOLS, ROOT, TRAINING_LIMIT, StackConfig
+from flows.stack.config import ROOT, StackConfig
 from flows.stack.service import Service, ServiceError
 
 PYTHON_PROGRAMS = Path(sys.executable).parent
@@ -62,14 +64,9 @@ def status(config: StackConfig) -> dict[str, str]:
         process = service.process()
         if process is None:
             states[service.name] = "not running"
-        elif service.name.startswith(
-            "worker-"
-        ):  # nothing to ask; the server knows when it polled last
-            states[service.name] = f"pid {process.pid}"
         else:
-            states[service.name] = (
-                f"pid {process.pid}, {'answers' if service.ready() else 'does not answer'}"
-            )
+            answers = "answers" if service.ready() else "does not answer"
+            states[service.name] = f"pid {process.pid}, {answers}"
     return states
 
 
@@ -111,12 +108,10 @@ def deploy(config: StackConfig) -> list[str]:
     # Of prefect.yaml's pull step: where the workers' checkout is, if not here.
     root = {"GHN_ROOT": os.environ.get("GHN_ROOT") or str(ROOT)}
     prefect(config, "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"), extra=root)
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from flows.orchestration import automations, pools
 
-    from flows.stack import automations
-
-    with temporary_settings({PREFECT_API_URL: config.client_environment()["PREFECT_API_URL"]}):
-        automations.apply()
+    with pools.server(config.prefect_api) as client:
+        automations.apply(client)
     listed = json.loads(prefect(config, "deployment", "ls", "--output", "json"))
     return sorted(f"{entry['entrypoint'].split(':')[1]}/{entry['name']}" for entry in listed)
 
@@ -168,17 +163,17 @@ def _mlflow(config: StackConfig) -> Service:
 
 
 def _worker(config: StackConfig, pool: str) -> Service:
-    log = config.logs / f"worker-{pool}.log"
-    old = log.stat().st_size if log.exists() else 0
+    name = f"{pool}-1"
 
     def polls() -> bool:
-        """Whether the worker has said, since the old end of its log, that it polls."""
-        with log.open("rb") as file:
-            file.seek(old)
-            return b"started!" in file.read()
+        from flows.orchestration import pools
+
+        process = worker.process()
+        since = datetime.fromtimestamp(process.create_time(), tz=UTC) if process else None
+        return since is not None and pools.polls(config.prefect_api, pool, name, since)
 
     devices = gpus.visible()[: config.training_slots]
-    return Service(
+    worker = Service(
         f"worker-{pool}",
         [
             *(
@@ -190,7 +185,7 @@ def _worker(config: StackConfig, pool: str) -> Service:
                 "--type",
                 "process",
             ),
-            *("--name", f"{pool}-1", "--limit", str(_limit(config, pool))),
+            *("--name", name, "--limit", str(_limit(config, pool))),
         ],
         config.directory,
         polls,
@@ -202,25 +197,18 @@ def _worker(config: StackConfig, pool: str) -> Service:
         },
         cwd=ROOT,
     )
+    return worker
 
 
 def _create_pools(config: StackConfig) -> None:
     """Creates or updates the work pools, and the limit of trainings at once, wherever they run."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-    from prefect.workers.process import ProcessWorker
+    from flows.orchestration import pools
 
-    url = config.client_environment()["PREFECT_API_URL"]
-    template = ProcessWorker.get_default_base_job_template()
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        for pool in POOLS:
-            limit = _limit(config, pool)
-            create = WorkPoolCreate(
-                name=pool, type="process", base_job_template=template, concurrency_limit=limit
-            )
-            client.create_work_pool(create, overwrite=True)
-        client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, config.training_slots)
+    pools.create(
+        config.prefect_api,
+        {pool: _limit(config, pool) for pool in POOLS},
+        {TRAINING_LIMIT: config.training_slots},
+    )
 
 
 def _limit(config: StackConfig, pool: str) -> int:

@@ -23,9 +23,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from flows.networks.build import build_network, forward_gmacs
 from flows.networks.content import architecture_content
 from flows.networks.score import score
-from flows.networks.targets import Target, build, forward_gmacs, targets
+from flows.networks.targets import Target, targets
+from flows.rows.answers import pack
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
@@ -49,14 +51,15 @@ COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
     "top5": pa.float64(),  # among the first five
     "loss": pa.float64(),  # mean cross-entropy; null where it is not finite
-    "correct": pa.list_(pa.bool_()),  # per image, in an order that the seed decides
     "nonfinite": pa.int64(),  # images whose logits are not finite: they count as guesses
     "val_accuracy": pa.float64(),  # of validation images: choices are made by it
-    "val_correct": pa.list_(pa.bool_()),
     "randinit_accuracy": pa.float64(),
     "randinit_top5": pa.float64(),
     "randinit_loss": pa.float64(),
     "images": pa.int64(),
+    "correct": pa.string(),  # whether each of these images was right (`flows.rows.answers`)
+    "randinit_correct": pa.string(),
+    "settings": pa.string(),  # JSON: what two rows must share to be compared
     "parameters": pa.int64(),
     "gmacs": (
         pa.float64()
@@ -83,7 +86,7 @@ class Evaluate:
         started = time.perf_counter()
         # A seed per architecture, whatever the order and the worker.
         torch.manual_seed(int(digest(self.seed, target.id), 16) % 2**63)
-        model, graph = build(target, self.images.num_classes, self.images.image_size)
+        model, graph = build_network(target, self.images.num_classes, self.images.image_size)
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         cost = forward_gmacs(target, self.images.num_classes, self.images.image_size)
@@ -95,18 +98,25 @@ class Evaluate:
             "accuracy": predicted.accuracy,
             "top5": predicted.top5,
             "loss": predicted.loss,
-            "correct": list(predicted.correct),
             "nonfinite": predicted.nonfinite,
             "val_accuracy": chosen_on.accuracy,
-            "val_correct": list(chosen_on.correct),
             "randinit_accuracy": random.accuracy,
             "randinit_top5": random.top5,
             "randinit_loss": random.loss,
             "images": sum(len(labels) for _, labels in batches),
+            "correct": pack(np.array(predicted.correct)),
+            "randinit_correct": pack(np.array(random.correct)),
+            "settings": self.settings(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "gmacs": cost,
             "seconds": time.perf_counter() - started,
         }
+
+    def settings(self) -> str:
+        """What the row depends on besides hypernetwork and architecture, as JSON."""
+        chosen = self.config.model_dump(include={"batch_size", "max_gmacs", "min_images"})
+        images = {"images": len(self.images), "image_digest": self.images.digest[:16]}
+        return json.dumps({**chosen, **images, "seed": self.seed}, sort_keys=True)
 
     def batches(self, images: ImageTensors, cost: float) -> list[tuple[Tensor, Tensor]]:
         """The batches that a network of `cost` GMACs is measured on: all images, or the first so
@@ -141,8 +151,8 @@ def run(
     weights = paths.weights(base.ghn)
     measure = Evaluate(
         from_pretrained(weights),
-        drawn(load_split(images, "test"), base.seed, evaluate.images),
-        drawn(load_split(images, "val"), base.seed, evaluate.val_images),
+        drawn(load_split(images, base.seed, "test"), base.seed, evaluate.images),
+        drawn(load_split(images, base.seed, "val"), base.seed, evaluate.val_images),
         evaluate,
         base.seed,
         base.torch_device(),

@@ -7,11 +7,25 @@ is streamed from its files, only the held-out splits become tensors.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from datasets.images import ImageStream, ImageTensors, load, stream
+from datasets.images import (
+    ImageStream,
+    ImageTensors,
+    MissingImagesError,
+    find_source,
+    is_current,
+    load,
+    recipe,
+    source_digest,
+    split_file,
+    stream,
+)
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
+from flows.trials.images import own_cache
+from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
@@ -19,12 +33,19 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
+_RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
 def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
     config = images
-    about: dict[str, object] = {"name": config.name, "image_size": config.image_size}
+    source = source_digest(find_source(config.name, config.root))
+    about: dict[str, Any] = {
+        "name": config.name,
+        "image_size": config.image_size,
+        "recipe": recipe(config.image_size, config.val_fraction, config.test_fraction, base.seed),
+        "source": source,
+    }
     for split in config.splits():
         decoded = load(
             config.name,
@@ -38,30 +59,83 @@ def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
         )
         about |= {
             "classes": list(decoded.classes),
-            split: {"images": len(decoded), "sha256": decoded.digest},
+            split: _measure(decoded),
         }
         stage.log_metrics({f"{split}_images": len(decoded)})
     if config.stream:
-        about["train"] = {"images": len(_stream(images, base.seed))}
+        about["train"] = {"images": len(_stream(config, base.seed))}
     with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load_split(config: ImagesConfig, split: str) -> ImageTensors:
-    """A split (train, val, test) as the stage left it.
+def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
+    """A split (train, val, test) as the stage left it, or as trials decoded it with just these
+    parameters.
 
     Raises:
         FileNotFoundError: the stage has not run.
-        DamagedFileError: the file is damaged.
+        DamagedFileError: the file is damaged, or the source or the parameters changed since the
+            stage ran.
     """
-    return ImageTensors.open(
-        paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
-    )
+    path = _find(config, seed, split)
+    images = ImageTensors.open(path)
+    summary = path.with_name(SUMMARY_NAME)
+    if path.is_relative_to(paths.IMAGES) and _read_summary(summary).get(split) != _measure(images):
+        raise DamagedFileError(f"{path} and {summary} are of different runs; {_RUN_AGAIN}")
+    return images
 
 
 def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
-    """The training split, in memory or streamed."""
-    return _stream(config, seed) if config.stream else load_split(config, "train")
+    """The training split, in memory or streamed.
+
+    Raises:
+        GHNError, FileNotFoundError: as `load_split`.
+    """
+    if not config.stream:
+        return load_split(config, seed, "train")
+    _find(config, seed, "val")
+    return _stream(config, seed)
+
+
+def _find(config: ImagesConfig, seed: int, split: str) -> Path:
+    """The file of a split that is of the parameters and, where it is at hand, of the source."""
+    file = split_file(config.name, split, config.image_size)
+    fractions = config.val_fraction, config.test_fraction
+    key = {"recipe": recipe(config.image_size, *fractions, seed)}
+    try:
+        source = {"source": source_digest(find_source(config.name, config.root))}
+    except MissingImagesError:  # a worker that only pulled the outputs
+        source = {}
+    of_trials = own_cache(config.root, *fractions, seed) / file
+    if not is_current(paths.IMAGES / file, key) and is_current(of_trials, key | source):
+        return of_trials
+    path = paths.images(config.name) / SUMMARY_NAME
+    about = _read_summary(path)
+    if about.get("recipe") != key["recipe"]:
+        raise DamagedFileError(
+            f"{path}: the images stage ran with other parameters (size, fractions or seed);"
+            f" {_RUN_AGAIN}"
+        )
+    if about | source != about:
+        raise DamagedFileError(
+            f"{path}: the files of {config.name!r} are not those that the images stage read;"
+            f" {_RUN_AGAIN}"
+        )
+    return paths.IMAGES / file
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        reason = "it does not exist; run the images stage first"
+        raise FileNotFoundError(error.errno, reason, str(path)) from error
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{path}: {error}; {_RUN_AGAIN}") from error
+
+
+def _measure(images: ImageTensors) -> dict[str, Any]:
+    return {"images": len(images), "sha256": images.digest}
 
 
 def _stream(config: ImagesConfig, seed: int) -> ImageStream:

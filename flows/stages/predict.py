@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
+from flows.networks.build import build_network
 from flows.networks.content import architecture_content
-from flows.networks.targets import Target, build, targets
+from flows.networks.targets import Target, targets
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
@@ -66,7 +67,9 @@ class Predict:
         import ghn.architectures  # noqa: F401, imports torchvision: not a part of the first network's time
 
         started = time.perf_counter()
-        model, graph = build(target, self.ghn.config.num_classes, self.image_size, device="meta")
+        model, graph = build_network(
+            target, self.ghn.config.num_classes, self.image_size, device="meta"
+        )
         _ = graph.distance
         built = time.perf_counter()
         state = self.ghn.predict(model, graph)

@@ -4,7 +4,7 @@ champion if it is better.
 It is logged as an MLflow model (`flows.serving`), so that `mlflow.pyfunc.load_model` and `mlflow
 models serve` work. The version's tags lead back to everything it was made from: the run of this
 stage, the git revision, the DVC hashes of weights, architectures, images and results, and its
-accuracy. `flows.registry.registry` decides whether it becomes @champion.
+accuracy. `flows.registry.promotion` decides whether it becomes @champion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.rows.provenance import dvc_hash
 from flows.settings import paths
 from flows.tracking.client import SPOOL
-from flows.tracking.run import flatten
+from flows.tracking.origin import flatten
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 

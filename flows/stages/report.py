@@ -53,7 +53,7 @@ def build(
     finetuned, transferred = read_rows(paths.FINETUNE), read_rows(paths.TRANSFER)
     paper = json.loads((paths.PUBLISHED / "paper.json").read_text())
     table_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
-    setting = setting_of(ghn, images, train, evaluated)
+    setting = setting_of(base, images, train, evaluated)
     sections: list[Section | None] = [
         evaluation.generalisation(evaluated, setting, report.bins, paper),
         learning.finetuning(finetuned, setting, paper),
@@ -87,19 +87,19 @@ def build(
 
 
 def setting_of(
-    ghn: str, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
+    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
 ) -> Setting:
     """What the numbers were measured on."""
     from datasets.deepnets import open_split
     from flows.stages.images import load_split
     from ghn import from_pretrained
 
-    weights = from_pretrained(paths.weights(ghn))
+    weights = from_pretrained(paths.weights(base.ghn))
     measured = [row["images"] for row in evaluated if row["error"] is None] or [0]
     return Setting(
         images=images.name,
         image_size=images.image_size,
-        classes=load_split(images, "test").num_classes,
+        classes=load_split(images, base.seed, "test").num_classes,
         test_images=(min(measured), max(measured)),
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
         train_architectures=len(open_split(paths.DEEPNETS, train.split)),

@@ -1,24 +1,29 @@
-"""Runs a stage: its sections of params.yaml, its MLflow run."""
+"""Runs a stage as `ghn <stage>` does: with its sections of params.yaml, in a run of MLflow."""
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.params import Params, load_params
-from flows.rows.provenance import require_own_code
-from flows.settings import paths
-from flows.settings.dvcfile import read_stages
-from flows.tracking.run import CONNECT_AFTER_SECONDS, StageRun, stage_run
-from ghn.errors import GHNError
+from ghn.errors import ConfigError, GHNError
+
+if TYPE_CHECKING:
+    from flows.params import Params
+    from flows.tracking.run import StageRun
 
 IMMEDIATE = ("register", "report")
 """Stages that send what waits for MLflow at once, however short they are: the last ones."""
+
+
+ON_GPUS = ("evaluate", "finetune", "transfer", "detect")
+"""Stages whose items compute on GPUs where there are some; the others' take none."""
+
+
+class MissingInputError(ConfigError):
+    """A stage failed, and what it reads is not there; the message says which stages make it."""
 
 
 def run_stage(name: str, label: str | None = None, **options: Any) -> None:
@@ -30,53 +35,47 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         options: further arguments of the stage's `run`.
 
     Raises:
+        MissingInputError: the stage failed without something that dvc.yaml says it reads.
         ConfigError: params.yaml is wrong, or this is another checkout than the code's.
+        StageInUseError: it runs already in this tree.
+        GHNError: the stage failed.
     """
+    from flows.compute import gpus
+    from flows.params import load_params
+    from flows.rows.provenance import require_own_code
+    from flows.settings.dvcfile import read_stages
+    from flows.stages.lock import alone
+    from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
+
     require_own_code(Path.cwd())
     params = load_params()
     tree = params.model_dump(mode="json", by_alias=True)
-    declared = read_stages(tree).get(label or name)
-    module = importlib.import_module(f"flows.stages.{name}")
+    if name != "train":
+        wanted = params.base.device if name in ON_GPUS else "cpu"
+        device, fanout = gpus.agree(wanted, params.fanout)
+        base = params.base.model_copy(update={"device": device})
+        params = params.model_copy(update={"base": base, "fanout": fanout})
+    stages = read_stages(tree)
+    declared = stages.get(label or name)
     outputs = declared.outputs if declared else ()
-    with (
-        _alone(label or name, outputs),
-        stage_run(
-            label or name,
-            declared.used_params(tree) if declared else tree,
-            inputs=declared.inputs if declared else (),
-            outputs=outputs,
-            experiment=params.base.experiment,
-            connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
-        ) as run,
-    ):
-        start(module.run, params, run, **options)
-
-
-class StageInUseError(GHNError):
-    """The same stage runs already in this tree."""
-
-
-@contextmanager
-def _alone(label: str, outputs: Iterable[str]) -> Iterator[None]:
-    """Holds others off this stage of the tree; removes what a killed run of it left half written.
-
-    Raises:
-        StageInUseError: it runs already, here or in another container.
-    """
-    path = paths.CACHE / "locks" / label
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageInUseError(
-                f"stage {label} runs already in this tree; wait until it ends"
-            ) from None
-        for output in map(Path, outputs):
-            leftovers = output.parent.glob(f".tmp-*-{output.name}")
-            for leftover in (*leftovers, *output.rglob(".tmp-*")):
-                leftover.unlink(missing_ok=True)
-        yield
+    module = importlib.import_module(f"flows.stages.{name}")
+    try:
+        with (
+            alone(label or name, outputs),
+            stage_run(
+                label or name,
+                declared.used_params(tree) if declared else tree,
+                inputs=declared.inputs if declared else (),
+                outputs=outputs,
+                experiment=params.base.experiment,
+                connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
+            ) as run,
+        ):
+            start(module.run, params, run, **options)
+    except (GHNError, FileNotFoundError) as error:
+        if declared is not None and (missing := _missing(declared.inputs, stages)):
+            raise MissingInputError(f"{error}\n{missing}") from error
+        raise
 
 
 def start(run: Callable[..., None], params: Params, stage: StageRun | None, **options: Any) -> None:
@@ -86,5 +85,22 @@ def start(run: Callable[..., None], params: Params, stage: StageRun | None, **op
 
 def sections_of(run: Callable[..., None]) -> tuple[str, ...]:
     """The sections of params.yaml that a stage's `run` takes, by its signature."""
+    from flows.params import Params
+
     known = {field.alias or name for name, field in Params.model_fields.items()}
     return tuple(name for name in inspect.signature(run).parameters if name in known)
+
+
+def _missing(inputs: tuple[str, ...], stages: Mapping[str, Any]) -> str:
+    """A line per stage whose outputs are not there: what to run for them."""
+    makers: dict[str, list[str]] = {}
+    for path in inputs:
+        for name, stage in stages.items():
+            if not Path(path).exists() and any(
+                Path(out) == Path(path) or Path(path) in Path(out).parents for out in stage.outputs
+            ):
+                makers.setdefault(path, []).append(name)
+    return "\n".join(
+        f"{path} is not there; `dvc repro {' '.join(names)}` makes it"
+        for path, names in makers.items()
+    )

@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.images import find_source
+from datasets.images import MissingImagesError, find_source
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
-from ghn.errors import ConfigError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:
     """
     try:
         tables = find_source(name, root)
-    except ConfigError:
+    except MissingImagesError:
         return None
-    return {split: table.fingerprint() for split, table in sorted(tables.items())}
+    return {split: table.digest for split, table in sorted(tables.items())}
 
 
 def _write(path: Path, content: object) -> None:

@@ -11,82 +11,56 @@ run and never mix with the old one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flows.compute.shell import exit_with_parent
-from flows.networks.targets import TORCHVISION, Target, build, open_split
+from flows.compute.parent import exit_with_parent
+from flows.networks.targets import open_split
+from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.train import TrainStageConfig
-from ghn.errors import ConfigError, GHNError
-from ghn.files import atomic_path
-from ghn.train import Callback, ProgressBar, StepRecord
+from flows.training.curve import Curve, curve
+from flows.training.lock import only_one
+from flows.training.outcome import (
+    CURVE_NAME,
+    STEPS_NAME,
+    SUMMARY_NAME,
+    forget_finished,
+    publish,
+    thinned,
+)
+from flows.training.phases import phases, resized, settings
+from flows.training.start import (
+    content,
+    emphasize_distance,
+    new_hypernetwork,
+    trained_hypernetwork,
+)
+from ghn.errors import GHNError
+from ghn.train import Callback, ProgressBar, StepRecord, Training
 
 if TYPE_CHECKING:
-    import torch
-
-    from datasets.deepnets import MetaBatch, Split
     from flows.settings.base import BaseConfig
     from flows.settings.images import ImagesConfig
     from flows.tracking.run import StageRun
-    from ghn.models import GHN, GHNConfig
-    from ghn.train import Ranks
 
-CURVE_NAME = "curve.json"
-"""Evaluations against steps, for `dvc plots`."""
-
-STEPS_NAME = "steps.csv"
-"""Loss and accuracy of the training steps, for `dvc plots` and the report."""
-
-SUMMARY_NAME = "training.json"
-"""The last evaluation, for `dvc metrics`."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy of predicted parameters on architectures that training does not see, along the way.
-
-    Attributes:
-        targets: the architectures.
-        batches: validation images and labels.
-        num_classes: of the images.
-        image_size: of the images.
-    """
-
-    targets: list[Target]
-    batches: list[tuple[torch.Tensor, torch.Tensor]]
-    num_classes: int
-    image_size: int
-
-    def __call__(self, ghn: GHN) -> dict[str, float]:
-        """Mean and best accuracy per split; torchvision models by name."""
-        from flows.networks.score import score
-
-        accuracies: dict[str, list[float]] = {}
-        metrics: dict[str, float] = {}
-        device = ghn.device
-        for target in self.targets:
-            model, graph = build(target, self.num_classes, self.image_size)
-            batches = [(x.to(device), y.to(device)) for x, y in self.batches]
-            accuracy = score(ghn(model.to(device), graph), batches).accuracy
-            if target.split == TORCHVISION:
-                metrics[target.id] = accuracy
-            else:
-                accuracies.setdefault(target.split, []).append(accuracy)
-        for split, values in accuracies.items():
-            metrics |= {f"{split}_mean": sum(values) / len(values), f"{split}_best": max(values)}
-        return metrics
+__all__ = [
+    "CURVE_NAME",
+    "STEPS_NAME",
+    "SUMMARY_NAME",
+    "Curve",
+    "TrainStageConfig",
+    "emphasize_distance",
+    "new_hypernetwork",
+    "run",
+    "thinned",
+    "trained_hypernetwork",
+]
 
 
 class Tracker(Callback):
@@ -95,17 +69,18 @@ class Tracker(Callback):
     def __init__(self, stage: StageRun) -> None:
         self._stage = stage
 
-    def on_report(self, record: StepRecord) -> None:
-        """Means since the last report."""
+    def on_report(self, training: Training, record: StepRecord) -> None:
+        """Sends means since the last report."""
         self._stage.log_metrics(record.metrics(), record.step)
 
-    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Accuracies of unseen architectures."""
-        self._stage.log_metrics({f"curve/{name}": value for name, value in metrics.items()}, step)
+    def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
+        """Sends accuracies of unseen architectures."""
+        curve = {f"curve/{name}": value for name, value in metrics.items()}
+        self._stage.log_metrics(curve, training.step)
 
-    def on_warning(self, step: int, message: str) -> None:
-        """Kept as a tag: the last warning."""
-        self._stage.set_tags({"warning": f"step {step}: {message}"})
+    def on_warning(self, training: Training, message: str) -> None:
+        """Keeps the last warning as a tag."""
+        self._stage.set_tags({"warning": f"step {training.step}: {message}"})
 
 
 def run(
@@ -117,204 +92,78 @@ def run(
     Args:
         base, images, train: sections of params.yaml.
         stage: the MLflow run; None on ranks other than 0.
-    """
-    from flows.stages.images import training_images
-    from ghn.train import ranks
-    from ghn.train import train as train_hypernetwork
 
-    config = train
+    Raises:
+        BusyError: another process trains this hypernetwork.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    output = paths.model(base.ghn)
+    with only_one(output) if is_main else nullcontext():
+        if is_main:
+            forget_finished(output / "checkpoints")
+        _train(base, images, train, stage)
+
+
+def _train(
+    base: BaseConfig, images: ImagesConfig, config: TrainStageConfig, stage: StageRun | None
+) -> None:
+    from flows.stages.images import load_split, training_images
+    from ghn.train import ranks, train
+
+    output = paths.model(base.ghn)
     training = training_images(images, base.seed)
     split = open_split(paths.DEEPNETS, config.split)
     ghn_config = config.hypernetwork(training.num_classes)
+    initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
+    recipe = config.recipe_with(base.seed)
+    found = settings(config, training.image_size)
     identity = {
         "images": training.digest,
         "architectures": split.content,
-        "networks": config.networks.model_dump(mode="json"),
+        "networks": found[-1].networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
         "output_gain": config.output_gain,
         "distance_gain": config.distance_gain,
+        "code": code_digest("flows.stages.train"),
     }
-    initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
+    if config.phases:
+        identity["stretches"] = [setting.identity() for setting in found]
     if initial is not None:
-        identity["initial"] = _content(initial)
-    recipe = config.recipe_with(base.seed)
-    output = paths.model(base.ghn)
+        identity["initial"] = content(initial)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
-        callbacks = [ProgressBar(), Tracker(stage)] if stage is not None else []
-        result = train_hypernetwork(
+        *before, last = phases(found, split, training, recipe.seed, group, config.graph_workers)
+        evaluate = None
+        if group.is_main:
+            held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
+            evaluate = curve(config, held_out, base.seed)
+        result = train(
             recipe,
             ghn,
-            _meta_batches(
-                config, images.image_size, recipe.seed, split, training.num_classes, group
-            ),
-            training,
+            last.meta_batches,
+            last.images,
             directory,
-            callbacks=callbacks,
-            evaluate=curve(base, images, train) if group.is_main else None,
+            callbacks=[ProgressBar(), Tracker(stage)] if stage is not None else [],
+            evaluate=evaluate,
             metric="val_mean",
             ranks=group,
+            phases=before,
             identity=identity,
             metadata={
                 "variant": config.variant,
                 "images": images.name,
-                "image_size": images.image_size,
+                "image_size": found[-1].image_size,
                 "classes": list(training.classes),
             },
         )
         if group.is_main:
-            _publish(directory, result.weights, output)
+            publish(directory, result.weights, output)
     if stage is not None:
-        stage.log_metrics({"skipped_steps": result.skipped})
+        stage.log_metrics({"skipped_steps": result.skipped, "left_out": result.left_out})
         stage.log_artifact(output / CURVE_NAME)
         stage.log_artifact(output / SUMMARY_NAME)
-
-
-def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
-    """A hypernetwork with initial weights drawn by `seed`, those of its last layers times
-    `output_gain`.
-    """
-    import torch
-
-    from ghn.models import GHN
-
-    torch.manual_seed(seed)
-    ghn = GHN(config)
-    with torch.no_grad():
-        for last in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
-            last.weight *= output_gain
-    return ghn
-
-
-def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
-    """The hypernetwork that training goes on from.
-
-    Raises:
-        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images
-            ask for.
-        GHNError: it does not exist, cannot be reached, or is no hypernetwork.
-    """
-    from ghn import from_pretrained
-
-    ghn = from_pretrained(source)
-    found, wanted = ghn.config.to_dict(), config.to_dict()
-    if differing := [name for name in found if found[name] != wanted[name]]:
-        has, asked = (
-            ", ".join(f"{name} = {fields[name]}" for name in differing)
-            for fields in (found, wanted)
-        )
-        raise ConfigError(
-            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for"
-            f" {asked}; change train.ghn (or images), or train.initial"
-        )
-    return ghn.train()
-
-
-def emphasize_distance(ghn: GHN, gain: float) -> None:
-    """Multiplies the embeddings of the distance from the input (section A.1) by `gain`, in place.
-
-    Raises:
-        ConfigError: the hypernetwork has none, and `gain` is not 1.
-    """
-    import torch
-
-    if gain == 1:
-        return
-    if ghn.embedding.input_distance is None:
-        raise ConfigError(
-            "train.distance_gain: this hypernetwork does not embed distances from the input; leave"
-            " it at 1"
-        )
-    with torch.no_grad():
-        ghn.embedding.input_distance.weight *= gain
-
-
-def _content(ghn: GHN) -> str:
-    """Digest of the weights: a registry alias or a rewritten file may come to mean others."""
-    content = hashlib.sha256()
-    for name, tensor in sorted(ghn.state_dict().items()):
-        content.update(name.encode())
-        content.update(tensor.contiguous().numpy())
-    return content.hexdigest()
-
-
-def curve(base: BaseConfig, images: ImagesConfig, config: TrainStageConfig) -> Curve | None:
-    """What evaluates the hypernetwork along the way, or None if nothing is to be."""
-    from flows.stages.images import load_split
-
-    splits = ("val", "test") if config.curve_test else ("val",)
-    targets = [
-        Target(f"deepnets1m/{split}/{index}", split, index)
-        for split in (splits if config.curve_architectures else ())
-        for index in range(min(config.curve_architectures, len(open_split(paths.DEEPNETS, split))))
-    ]
-    targets += [Target(name, TORCHVISION) for name in config.curve_torchvision]
-    if not targets:
-        return None
-    val = load_split(images, "val")
-    batches = list(val.batches(64, base.seed, drop_last=True))[: max(1, config.curve_images // 64)]
-    return Curve(targets, batches, val.num_classes, val.image_size)
-
-
-def _meta_batches(
-    config: TrainStageConfig,
-    image_size: int,
-    seed: int,
-    split: Split,
-    num_classes: int,
-    group: Ranks,
-) -> Callable[[int], Iterator[MetaBatch]]:
-    """From a step number to this rank's share of the meta-batches from it on."""
-    from datasets.deepnets import MetaBatches, meta_batches
-
-    batches = MetaBatches(
-        split,
-        config.meta_batch_size,
-        num_classes,
-        image_size,
-        seed,
-        group.rank,
-        group.world,
-        config.networks,
-    )
-
-    def from_step(step: int) -> Iterator[MetaBatch]:
-        return meta_batches(
-            batches, step, config.graph_workers, pin_memory=group.device.type == "cuda"
-        )
-
-    return from_step
-
-
-def _publish(directory: Path, weights: Path, output: Path) -> None:
-    """Copies the outcome to where later stages and DVC look for it, and forgets how it came
-    about.
-    """
-    lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
-    for name, content in ((CURVE_NAME, lines), (SUMMARY_NAME, lines[-1] if lines else {})):
-        with atomic_path(output / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-    with atomic_path(output / paths.WEIGHTS_NAME) as temporary:
-        shutil.copyfile(weights, temporary)
-    steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
-    with atomic_path(output / STEPS_NAME) as temporary:
-        temporary.write_text(thinned(steps))
-    shutil.rmtree(directory)
-
-
-def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
-    """The steps as CSV, averaged over at most `windows` stretches of equal length; skipped steps
-    are left out.
-    """
-    names = ("step", "loss", "cross_entropy", "accuracy", "gradient_norm", "lr")
-    rows = np.array(
-        [[step[name] for name in names] for step in steps if not step["skipped"]], dtype=np.float64
-    )
-    stretches = np.array_split(rows, min(windows, len(rows))) if len(rows) else []
-    lines = [",".join(f"{value:.6g}" for value in stretch.mean(axis=0)) for stretch in stretches]
-    return "\n".join([",".join(names), *lines]) + "\n"
 
 
 def main() -> None:
@@ -337,7 +186,9 @@ def main() -> None:
             run(params.base, params.images, params.train, None)
     except GHNError as error:
         sys.exit(f"ghn: {error}" if is_main else error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if is_main:
+            print(f"ghn: {interrupt or 'interrupted; the same command continues'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

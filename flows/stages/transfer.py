@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from flows.networks.build import split_of
+from flows.networks.targets import split_of
 from flows.rows.schema import Row, identity, read_rows, write_rows
 from flows.settings import paths
 from flows.settings.base import BaseConfig

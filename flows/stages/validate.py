@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING
 
 from datasets.deepnets.generation.workers import MapItems
 from datasets.deepnets.validation.config import ValidateConfig
-from datasets.deepnets.validation.validate import (
-    ValidationReport,
-    as_json,
-    validate_splits,
-)
+from datasets.deepnets.validation.report import ValidationReport, as_json
+from datasets.deepnets.validation.validate import validate_splits
 from flows.compute.fanout import fan_out
 from flows.settings import paths
 from ghn.files import atomic_path

@@ -1,19 +1,24 @@
-"""The MLflow store of the pipeline: where it is, and how the lines of a stage's log become calls.
+"""The MLflow store of the pipeline: where it is, whether it answers, and a client of it.
 
-The store is `MLFLOW_TRACKING_URI`, or else SQLite in the tree. `flows.tracking.run` writes the
-logs, `flows.tracking.spool` keeps those that could not be sent yet. A DVC experiment may run in a
+The store is `MLFLOW_TRACKING_URI`, or else SQLite in the tree. A DVC experiment may run in a
 directory of its own that is removed afterwards (`dvc exp run --queue`,
 `flows.orchestration.workspace`): its store and its spool are those of the tree that it came from.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import shutil
-import sys
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ghn.errors import GHNError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,8 +34,20 @@ SPOOL = TREE / ".mlflow-spool"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show runs and metrics instead of traces of chats."""
 
-Op = dict[str, Any]
-"""A line of a log: `op` (a method of `Sender`), `time_ms`, and what that method takes."""
+PROBE_SECONDS = 3.0
+"""How long a store may take to say that it is there."""
+
+ANSWER_SECONDS = 300
+"""How long a store that is there may take for one answer: a server that keeps files elsewhere
+answers an upload of gigabytes when it has passed them on.
+"""
+
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_checked: set[str] = set()
+
+
+class TrackingError(GHNError):
+    """The MLflow store cannot be used; the message says which, why, and what to do."""
 
 
 def tracking_uri() -> str:
@@ -38,22 +55,109 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def client(timeout_seconds: int = 10, retries: int = 2) -> MlflowClient:
-    """An MLflow client of `tracking_uri()` that gives up on an absent server after seconds instead
-    of minutes.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_seconds))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import logging
+def shown_uri() -> str:
+    """The same for the eye, without a password."""
+    return re.sub(r"(//[^/@:]*):[^@]*@", r"\1:***@", tracking_uri())
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".:")
+
+
+def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
+    """Why the store does not answer; None if it does, or is no server.
+
+    MLflow itself asks a database that is away ten times, and waits for a server as long as for an
+    upload.
+    """
+    uri = tracking_uri()
+    try:
+        if uri.startswith(("http://", "https://")):
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+        elif (port := _PORTS.get(urlsplit(uri).scheme.partition("+")[0])) and (
+            host := urlsplit(uri).hostname
+        ):
+            socket.create_connection((host, urlsplit(uri).port or port), seconds).close()
+    except urllib.error.HTTPError:  # an answer
+        return None
+    except urllib.error.URLError as error:
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except OSError as error:
+        return first_line(error)
+    except ValueError as error:
+        return f"no address: {error}"
+    return None
+
+
+def client(create: bool = True) -> MlflowClient:
+    """An MLflow client of a store that answers.
+
+    Args:
+        create: make the SQLite file if there is none.
+
+    Raises:
+        TrackingError: the store is away, damaged, of another version of MLflow, or not there.
+    """
+    if reason := unreachable():
+        raise TrackingError(
+            f"The MLflow store {shown_uri()} is not available ({reason}); start it, or set"
+            " MLFLOW_TRACKING_URI"
+        )
+    if not create and (file := _sqlite_file()) and not file.exists():
+        raise TrackingError(
+            f"There is no MLflow store here ({file}); go to the checkout that has it, or set"
+            " MLFLOW_TRACKING_URI"
+        )
+    _configure()
+    import mlflow.store.db.utils
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking_uri())
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # ten tries take 100 s; no variable says so
+    try:
+        made = MlflowClient(tracking_uri=tracking_uri())
+        if tracking_uri() not in _checked:
+            made.search_experiments(max_results=1)
+    except Exception as error:  # of MLflow, SQLAlchemy, Alembic, a driver
+        raise TrackingError(_diagnosis(error)) from error
+    _checked.add(tracking_uri())
+    return made
+
+
+def _configure() -> None:
+    """What MLflow reads from the environment; what is set there already holds."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_SECONDS),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",  # falls back where the server cannot
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "PGCONNECT_TIMEOUT": "10",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+
+
+def _sqlite_file() -> Path | None:
+    path = tracking_uri().removeprefix("sqlite:///")
+    return Path(path) if path != tracking_uri() and path not in ("", ":memory:") else None
+
+
+def _diagnosis(error: Exception) -> str:
+    reason = first_line(error)
+    text = f"The MLflow store {shown_uri()} cannot be used ({reason})"
+    if re.search(r"revision|schema", reason, re.IGNORECASE):
+        return (
+            f"{text}: another version of MLflow wrote it; `mlflow db upgrade` with that address"
+            " brings an older one up to date, a newer one needs that MLflow"
+        )
+    if (file := _sqlite_file()) is None:
+        return f"{text}; see its log, and MLFLOW_TRACKING_URI"
+    if "locked" in reason:
+        return f"{text}: another program writes {file}; try again"
+    return f"{text}; if {file} is damaged, move it away, and the next stage begins a new one"
 
 
 def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
@@ -73,120 +177,3 @@ def experiment_id(mlflow_client: MlflowClient, name: str) -> str:
             if found is None:
                 raise
     return str(found.experiment_id)
-
-
-class Sender:
-    """Turns spooled operations into MLflow calls. One instance per run."""
-
-    def __init__(self) -> None:
-        self.run_id: str | None = None
-        self._client: MlflowClient | None = None
-
-    def send(self, op: Op) -> None:
-        """Carries out one operation; any exception of MLflow or of the network passes through."""
-        if self._client is None:
-            self._client = client()
-        if op["op"] == "start":
-            self._start(self._client, op)
-        else:
-            if self.run_id is None:
-                raise ValueError("the log of a run does not begin with its start")
-            getattr(self, "_" + op["op"])(self._client, self.run_id, op)
-
-    def _start(self, mlflow_client: MlflowClient, op: Op) -> None:
-        from mlflow.entities import Param
-
-        experiment = experiment_id(mlflow_client, op["experiment"])
-        # A log that was sent in part before goes into the run that it began.
-        found = mlflow_client.search_runs(
-            [experiment], f"tags.log = '{op['tags']['log']}'", max_results=1
-        )
-        run = (
-            found[0]
-            if found
-            else mlflow_client.create_run(
-                experiment, start_time=op["time_ms"], tags=op["tags"], run_name=op["name"]
-            )
-        )
-        self.run_id = run.info.run_id
-        params = [Param(key, value) for key, value in op["params"].items()]
-        for begin in range(0, len(params), 100):
-            mlflow_client.log_batch(self.run_id, params=params[begin : begin + 100])
-
-    def _inputs(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    name=entry["path"],
-                    digest=entry["md5"][:36],
-                    source_type="local",
-                    source=json.dumps({"uri": entry["path"]}),
-                ),
-                [InputTag("mlflow.data.context", "input")],
-            )
-            for entry in op["inputs"]
-        ]
-        mlflow_client.log_inputs(run_id, inputs)
-
-    def _metrics(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(key, value, op["time_ms"], op["step"]) for key, value in op["metrics"].items()
-        ]
-        for begin in range(0, len(metrics), 1000):
-            mlflow_client.log_batch(run_id, metrics=metrics[begin : begin + 1000])
-
-    def _tags(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        from mlflow.entities import RunTag
-
-        mlflow_client.log_batch(
-            run_id, tags=[RunTag(key, value) for key, value in op["tags"].items()]
-        )
-
-    def _artifact(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        path = Path(op["path"])
-        if path.is_dir():
-            mlflow_client.log_artifacts(run_id, str(path), op["to"])
-        elif path.exists():
-            mlflow_client.log_artifact(run_id, str(path), op["to"])
-
-    def _register(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        from mlflow.exceptions import MlflowException
-
-        self._artifact(mlflow_client, run_id, {"path": op["path"], "to": "model"})
-        try:
-            mlflow_client.create_registered_model(op["name"])
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        # A log that was sent in part before may have made its version.
-        made = mlflow_client.search_model_versions(f"name = '{op['name']}' and run_id = '{run_id}'")
-        version = (
-            made[0]
-            if made
-            else mlflow_client.create_model_version(
-                op["name"],
-                source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
-                run_id=run_id,
-                tags=op["tags"],
-                description=op["description"],
-            )
-        )
-        mlflow_client.set_registered_model_alias(op["name"], op["alias"], version.version)
-        if SPOOL.resolve() in Path(op["path"]).resolve().parents:  # made for this upload
-            shutil.rmtree(op["path"], ignore_errors=True)
-        from flows.registry.registry import RegistryError, promote
-
-        try:
-            decision = promote(op["name"], version.version, mlflow_client=mlflow_client)
-        except RegistryError as error:  # a version without an evaluation: nothing to compare
-            print(f"{op['name']} version {version.version}: {error}", file=sys.stderr)
-        else:
-            verdict = "is the champion" if decision.promoted else "stays a challenger"
-            print(f"{op['name']} version {version.version} {verdict}: {decision.reason}")
-
-    def _end(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-        mlflow_client.set_terminated(run_id, status=op["status"], end_time=op["time_ms"])

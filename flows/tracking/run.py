@@ -13,9 +13,6 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 
 from __future__ import annotations
 
-import getpass
-import json
-import logging
 import os
 import sys
 import threading
@@ -24,17 +21,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 from flows.compute.memory import PeakMemory
-from flows.rows.provenance import dvc_hash, revision
-from flows.tracking.client import SPOOL, TREE, Op, Sender, tracking_uri
-from flows.tracking.spool import keep_files, send_pending
+from flows.rows.provenance import dvc_hash
+from flows.tracking.client import (
+    SPOOL,
+    TrackingError,
+    first_line,
+    shown_uri,
+    unreachable,
+)
+from flows.tracking.log import Log
+from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
+from flows.tracking.sampler import SystemSampler
+from flows.tracking.sender import Op, Sender
+from flows.tracking.spool import send_pending
 
-PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
 CONNECT_AFTER_SECONDS = 4.0
-_PARAM_LIMIT = 6000  # characters; MLflow refuses longer values
 
 # A process that is forked (a data loader's worker) while another thread imports a module would
 # wait for that thread, which it does not have, as soon as it imports the same: forks wait until
@@ -45,6 +50,15 @@ os.register_at_fork(
 )
 
 
+WAIT_SECONDS = 2.0
+"""How long a stage that is over waits for its log to be sent before it asks whether the store is
+still there.
+"""
+
+ATTEMPTS = 3
+"""Stages leave logs alone that could not be sent so often; `ghn mlflow sync` does not."""
+
+
 class StageRun:
     """What a stage logs to while it runs. Made by `stage_run`."""
 
@@ -53,13 +67,8 @@ class StageRun:
         self.log_id = uuid4().hex
         self.failure: Exception | None = None
         """Why the tracking store gets nothing more, if so."""
-        spool.mkdir(parents=True, exist_ok=True)
-        # The process id says whether a log without an end is still being written (see
-        # `flows.tracking.spool.pending`).
-        started = time.strftime("%Y%m%dT%H%M%S")
-        stem = f"{started}-{name.replace('@', '-')}-{os.getpid()}-{self.log_id[:8]}"
-        self._path = spool / f"{stem}.open"
-        self._file: IO[str] = self._path.open("w")
+        stem = f"{time.strftime('%Y%m%dT%H%M%S')}-{name.replace('@', '-')}-{self.log_id[:8]}"
+        self._log = Log(spool / f"{stem}.jsonl")
         self._unsent: SimpleQueue[Op | None] = SimpleQueue()
         self._over = threading.Event()
         self._sent = False
@@ -102,7 +111,7 @@ class StageRun:
         """Uploads an MLflow model's `directory` as a new version of registered model `name` and
         points `alias` to it.
 
-        `flows.registry.registry.promote` then decides whether it becomes @champion.
+        `flows.registry.promotion` then decides whether it becomes @champion.
         """
         op = {
             "op": "register",
@@ -120,8 +129,7 @@ class StageRun:
 
     def _do(self, op: Op) -> None:
         op = {**op, "time_ms": int(time.time() * 1000)}
-        self._file.write(json.dumps(op) + "\n")
-        self._file.flush()
+        self._log.write(op)
         self._unsent.put(op)
 
     def _background(self, connect_after_seconds: float) -> None:
@@ -130,28 +138,35 @@ class StageRun:
         """
         if connect_after_seconds > 0 and self._over.wait(connect_after_seconds):
             return
-        with _importing, suppress(ImportError):
-            import mlflow  # noqa: F401
         try:
-            send_pending(self._path.parent)
-        except Exception as error:  # perhaps that log's fault: this stage's own tells
-            print(
-                f"What earlier stages logged cannot be sent to MLflow yet ({_reason(error)}).",
-                file=sys.stderr,
-            )
-        try:
+            if reason := unreachable():  # asked first, since importing MLflow takes seconds
+                raise TrackingError(f"The MLflow store {shown_uri()} is not available ({reason})")
+            with _importing, suppress(ImportError):
+                import mlflow  # noqa: F401
+            self._send_earlier()
             self._send()
         except Exception as error:
             self.failure = error
+            text = f"The MLflow store {shown_uri()} is not available ({first_line(error)})"
+            if isinstance(error, TrackingError):
+                text = str(error)
             print(
-                f"The MLflow store {tracking_uri()} is not available ({_reason(error)}). The stage"
-                f" goes on; what it logs waits in {self._path.parent}/ until the next stage or `ghn"
-                " mlflow sync` sends it.",
+                f"{text}. The stage goes on; what it logs waits in {self._log.path.parent}/ until"
+                " the next stage or `ghn mlflow sync` sends it.",
+                file=sys.stderr,
+            )
+
+    def _send_earlier(self) -> None:
+        try:
+            send_pending(self._log.path.parent, attempts=ATTEMPTS)
+        except Exception as error:  # perhaps that log's fault: this stage's own tells
+            print(
+                f"What earlier stages logged cannot be sent to MLflow yet ({first_line(error)}).",
                 file=sys.stderr,
             )
 
     def _send(self) -> None:
-        sender, monitor = Sender(), _SystemSampler()
+        sender, monitor = Sender(), SystemSampler()
         try:
             while (op := self._unsent.get()) is not None:
                 if op["op"] == "end":
@@ -161,50 +176,19 @@ class StageRun:
                     monitor.start(sender.run_id)
         finally:
             monitor.stop()
+        sender.finish()
         self._sent = True
 
     def _close(self) -> None:
         self._over.set()
         self._unsent.put(None)
-        self._thread.join()
-        self._file.close()
-        if self._sent:
-            self._path.unlink(missing_ok=True)
-        else:
-            if TREE.resolve() != Path.cwd():  # an experiment's directory, which will be gone
-                keep_files(self._path)
-            self._path.rename(self._path.with_suffix(".jsonl"))
-
-
-class _SystemSampler:
-    """MLflow's sampler of processors, memory, disks, network and GPUs, every 10 s.
-
-    MLflow's own variables hold: MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL (seconds),
-    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false.
-    """
-
-    def __init__(self) -> None:
-        self._monitor: Any = None
-
-    def start(self, run_id: str) -> None:
-        """Begins to log to a run."""
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
-            return
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        self._monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri())  # type: ignore[no-untyped-call]
-        self._monitor.start()
-
-    def stop(self) -> None:
-        """Ends it; a second time does nothing."""
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        while self._thread.is_alive():
+            self._thread.join(WAIT_SECONDS)
+            # An upload may take hours while the store is there; without it nothing is waited for.
+            if self._thread.is_alive() and (reason := unreachable()):
+                print(f"The MLflow store {shown_uri()} went away ({reason}).", file=sys.stderr)
+                break
+        self._log.close(self._sent)
 
 
 @contextmanager
@@ -239,15 +223,22 @@ def stage_run(
     tags = {
         "stage": stage,
         "log": run.log_id,
-        **_origin(f"ghn {stage}"),
+        **origin(f"ghn {stage}"),
         **{f"dvc.in.{entry['path']}": entry["md5"] for entry in hashes},
     }
     if parent := os.environ.get(PARENT_VARIABLE):
         tags["mlflow.parentRunId"] = parent
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = name
-    flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
-    run._do({"op": "start", "experiment": experiment, "name": stage, "tags": tags, "params": flat})
+    run._do(
+        {
+            "op": "start",
+            "experiment": experiment,
+            "name": stage,
+            "tags": tags,
+            "params": as_params(params),
+        }
+    )
     if hashes:
         run._do({"op": "inputs", "inputs": hashes})
     started = time.perf_counter()
@@ -266,76 +257,3 @@ def stage_run(
             run.set_tags({f"dvc.out.{path}": md5 for path in outputs if (md5 := dvc_hash(path))})
         run._do({"op": "end", "status": status})
         run._close()
-
-
-@contextmanager
-def pipeline_run(
-    name: str, params: Mapping[str, Any], experiment: str = "ghn3"
-) -> Iterator[str | None]:
-    """A parent run for the stages that are started inside: yields its id, None while the store is
-    away.
-
-    The stages find it through the environment. So does a pipeline that runs stages for another (in
-    another pool): it makes no run of its own, and its stages hang below that of the other.
-    """
-    if outer := os.environ.get(PARENT_VARIABLE):
-        yield outer
-        return
-    sender = Sender()
-    flat = {key: str(value)[:_PARAM_LIMIT] for key, value in flatten(params).items()}
-    tags = {"stage": "pipeline", "log": uuid4().hex, **_origin(name)}
-    status = "FAILED"
-    try:
-        _quietly(
-            sender,
-            {
-                "op": "start",
-                "experiment": experiment,
-                "name": name,
-                "tags": tags,
-                "params": flat,
-                "time_ms": int(time.time() * 1000),
-            },
-        )
-        if sender.run_id is not None:
-            os.environ[PARENT_VARIABLE] = sender.run_id
-        yield sender.run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if sender.run_id is not None:
-            _quietly(sender, {"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
-        os.environ.pop(PARENT_VARIABLE, None)
-
-
-def _origin(source: str) -> dict[str, str]:
-    """Tags that say what ran, of which revision and for whom; those of MLflow's own names are on
-    its pages.
-    """
-    commit = revision()
-    tags = {"git_revision": commit, "mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
-    if commit != "unknown":
-        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
-    with suppress(OSError, KeyError):  # in a container for a user without a name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _quietly(sender: Sender, op: Op) -> None:
-    try:
-        sender.send(op)
-    except Exception as error:  # as in StageRun: the pipeline is worth more than its log
-        print(f"MLflow store {tracking_uri()}: {error}", file=sys.stderr)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
-from datasets.images import ImageStream, ImageTensors, load, stream
+from datasets.images import (
+    ImageStream,
+    ImageTensors,
+    MissingImagesError,
+    find_source,
+    load,
+    source_digest,
+    stream,
+)
 from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from ghn.errors import GHNError
 from ghn.finetune import stratified_order
 
+DECODED = paths.CACHE / "images"
 
-@lru_cache(maxsize=4)
+
 def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
-    """Training, validation and test images of `spec`; once per process.
+    """Training, validation and test images of `spec`; read once per process and content.
 
     In a few-shot setting the held-out images for choices are among the few labels (Zhai et al.,
     2019: 800 and 200).
     """
+    return _images_of(spec, _content(spec))
 
-    def read(split: str) -> ImageTensors:
-        fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
-        return load(
-            spec.name,
-            spec.root,
-            split,
-            spec.image_size,
-            **fractions,
-            seed=spec.seed,
-            cache=paths.IMAGES,
-        )
 
+def _content(spec: ImagesSpec) -> str | None:
+    """The digest of the source; nothing where only what was decoded from it is at hand."""
+    try:
+        return source_digest(find_source(spec.name, spec.root))
+    except MissingImagesError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _images_of(
+    spec: ImagesSpec, _content: str | None
+) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
     def cut(images: ImageTensors, limit: int | None) -> ImageTensors:
         if limit is None or len(images) <= limit:
             return images
         return images.subset(stratified_order(images.labels, spec.seed)[:limit])
 
+    val, test = _read(spec, "val"), _read(spec, "test")
     if spec.stream:
         streamed = stream(
             spec.name,
@@ -47,14 +60,36 @@ def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTen
             seed=spec.seed,
             workers=spec.workers,
         )
-        return streamed, cut(read("val"), spec.max_val), cut(read("test"), spec.max_test)
-    train, val, test = (read(split) for split in ("train", "val", "test"))
+        return streamed, cut(val, spec.max_val), cut(test, spec.max_test)
+    train = _read(spec, "train")
     if spec.few_shot is not None:
         few = train.few_shot(spec.few_shot, spec.seed)
         order = stratified_order(few.labels, spec.seed)
         held_out = round(spec.few_shot * spec.few_shot_held_out)
         train, val = few.subset(order[held_out:]), few.subset(order[:held_out])
     return cut(train, spec.max_train), cut(val, spec.max_val), cut(test, spec.max_test)
+
+
+def _read(spec: ImagesSpec, split: str) -> ImageTensors:
+    """A split as the stage images left it, if that is what `spec` wants; else decoded and kept in a
+    place of its own, since the stage's files are outputs that DVC looks after.
+    """
+    fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
+    return load(
+        spec.name,
+        spec.root,
+        split,
+        spec.image_size,
+        **fractions,
+        seed=spec.seed,
+        prepared=paths.IMAGES,
+        cache=own_cache(spec.root, **fractions, seed=spec.seed),
+    )
+
+
+def own_cache(root: str | None, val_fraction: float, test_fraction: float, seed: int) -> Path:
+    """Where splits are kept that are cut otherwise than those of the stage images."""
+    return DECODED / digest([root, val_fraction, test_fraction, seed])[:16]
 
 
 def data_available(spec: ImagesSpec) -> str | None:
@@ -66,9 +101,11 @@ def data_available(spec: ImagesSpec) -> str | None:
     return None
 
 
-@lru_cache(maxsize=64)
 def images_digest(spec: ImagesSpec) -> str:
     """Of all images of `spec`."""
-    train, *others = trial_images(spec)
-    of_train = train.digest if isinstance(train, ImageTensors) else train.table.fingerprint()
-    return digest([of_train, *(part.digest for part in others)])
+    return _digest_of(spec, _content(spec))
+
+
+@lru_cache(maxsize=64)
+def _digest_of(spec: ImagesSpec, content: str | None) -> str:
+    return digest([part.digest for part in _images_of(spec, content)])

@@ -14,7 +14,7 @@ from flows.settings import paths
 from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
 from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry, track_running_statistics
-from ghn.finetune.data import Images
+from ghn.images import Images
 
 if TYPE_CHECKING:
     from ghn.graph import Graph

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets.images import ImageStream, ImageTensors
-from flows.networks.build import build_network, split_of
+from flows.networks.build import build_network
+from flows.networks.targets import split_of
 from flows.rows.cache import FileCache
 from flows.rows.digest import digest
 from flows.rows.engine import Work

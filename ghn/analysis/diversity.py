@@ -77,8 +77,8 @@ def matched(tensor: Tensor, reference: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     a_OP, b_OP = reference.detach().flatten(1).float(), tensor.detach().flatten(1).float()
-    _, column_O = linear_sum_assignment((a_OP @ b_OP.T).numpy(), maximize=True)
-    return tensor[torch.from_numpy(column_O)]
+    _, column_O = linear_sum_assignment((a_OP @ b_OP.T).cpu().numpy(), maximize=True)
+    return tensor[torch.from_numpy(column_O).to(tensor.device)]
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

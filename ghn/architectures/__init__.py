@@ -23,9 +23,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
-from ghn.architectures.quick_import import torchvision
 from ghn.architectures.small_images import (
     SMALL_IMAGE_FACTOR,
     SMALL_IMAGE_SIZE,

@@ -103,7 +103,7 @@ def fixup(model: nn.Module, *, seed: int = 0) -> nn.Module:
 def _he_normal(layer: nn.Conv2d, scale: float, generator: torch.Generator) -> None:
     """Gaussian of variance 2 / fan_out (as in the ResNets of torchvision), times `scale`."""
     fan_out = layer.weight[:, 0].numel() / layer.groups
-    noise = torch.randn(layer.weight.shape, generator=generator)
+    noise = torch.randn(layer.weight.shape, generator=generator, device="cpu")
     layer.weight.copy_(noise * (scale * math.sqrt(2 / fan_out)))
     if layer.bias is not None:
         layer.bias.zero_()

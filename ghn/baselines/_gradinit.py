@@ -11,16 +11,13 @@ Half of S2 is in S1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain, repeat
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 from ghn.baselines.config import GradInitConfig
-from ghn.finetune.data import Images
+from ghn.images import Images, endless_batches
 
 
 def gradinit(
@@ -54,7 +51,8 @@ def gradinit(
         output = functional_call(model, (parameters, dict(buffers)), (x_BCHW,))
         return functional.cross_entropy(output if isinstance(output, Tensor) else output[0], y_B)
 
-    batches = _endless(images, config.batch_size, seed, device)
+    batch_size = min(config.batch_size, len(images))
+    batches = endless_batches(images, batch_size, seed, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for _ in range(config.iterations):
@@ -99,14 +97,3 @@ def gradinit(
                 parameter.mul_(scales[name])
     model.train(was_training)
     return history
-
-
-def _endless(
-    images: Images, batch_size: int, seed: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    batch_size = min(batch_size, len(images))
-    epochs = (
-        images.batches(batch_size, seed, epoch, drop_last=True, device=device)
-        for epoch, _ in enumerate(repeat(None))
-    )
-    return chain.from_iterable(epochs)

@@ -72,6 +72,7 @@ def metainit(
     least = [SMALLEST_NORM * weight.detach().norm() for weight in weights]
     device = weights[0].device
     random = torch.Generator().manual_seed(seed)
+    shape = (config.batch_size, *image_shape)
     history: list[float] = []
     was_training = model.training
     # batch norm as the affine map that it is at the start, which also has third derivatives
@@ -79,8 +80,8 @@ def metainit(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for _ in range(config.iterations):
-            x_BCHW = torch.randn(config.batch_size, *image_shape, generator=random).to(device)
-            y_B = torch.randint(num_classes, (config.batch_size,), generator=random).to(device)
+            x_BCHW = torch.randn(*shape, generator=random, device="cpu").to(device)
+            y_B = torch.randint(num_classes, shape[:1], generator=random, device="cpu").to(device)
             output = model(x_BCHW)
             loss = functional.cross_entropy(
                 output if isinstance(output, Tensor) else output[0], y_B

@@ -51,11 +51,10 @@ def orthogonal_like(weight: Tensor, generator: torch.Generator) -> Tensor:
     """A random weight of the shape of `weight` with orthonormal rows, or columns if it has more
     rows than columns.
 
-    Uniform over such matrices: QR of a Gaussian matrix with the signs of R's diagonal moved into Q.
+    The matrix is drawn with at least as many rows as columns: uniform over such matrices.
     """
     rows, columns = len(weight), weight[0].numel()
-    gaussian = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
-    q, r = torch.linalg.qr(gaussian)
-    q = q * r.diagonal().sign()
-    matrix: Tensor = q.T if rows < columns else q
+    tall = torch.empty(max(rows, columns), min(rows, columns), device="cpu")
+    nn.init.orthogonal_(tall, generator=generator)
+    matrix = tall.T if rows < columns else tall
     return matrix.reshape(weight.shape).to(weight)

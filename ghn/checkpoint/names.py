@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -138,7 +137,7 @@ def config_from_released(config: Mapping[str, Any], inferred: GHNConfig) -> GHNC
         given.pop("heads", None)
     if "is_ghn2" in config:
         given["window"] = "corner" if config["is_ghn2"] else "center"
-    return replace(inferred, **given)
+    return GHNConfig(**(inferred.to_dict() | given))
 
 
 def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:

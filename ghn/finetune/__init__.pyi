@@ -1,13 +1,13 @@
-from .config import PAPER_LEARNING_RATES, FinetuneConfig
-from .data import Images, stratified_order
-from .engine import Curve, estimate_statistics, evaluate, finetune, logits, track_running_statistics
+from .config import FinetuneConfig
+from .curve import Curve
+from .data import stratified_order
+from .engine import finetune
+from .evaluation import estimate_statistics, evaluate, logits, track_running_statistics
 from .noise import break_symmetry, correlation_std
 
 __all__ = [
-    "PAPER_LEARNING_RATES",
     "Curve",
     "FinetuneConfig",
-    "Images",
     "break_symmetry",
     "correlation_std",
     "estimate_statistics",

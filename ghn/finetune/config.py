@@ -6,8 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PAPER_LEARNING_RATES = (0.4, 0.1, 0.04, 0.01, 0.001)
-
 
 class FinetuneConfig(BaseModel):
     """How a network is trained; the defaults are section 5.1's."""

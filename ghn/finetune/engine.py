@@ -9,57 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError, DamagedFileError
-from ghn.files import atomic_path
+from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
-from ghn.finetune.data import Images
-from ghn.predict.batchnorm import reestimate_batch_norm
-
-"""The grid of section 5.1."""
+from ghn.finetune.curve import Curve
+from ghn.finetune.evaluation import evaluate, heads, lacks_statistics, track_running_statistics
+from ghn.images import Images, endless_batches
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the auxiliary heads' losses of GoogLeNet and Inception-v3, as in the DARTS recipe."""
-
-
-@dataclass
-class Curve:
-    """What training looked like, an entry per evaluation: plain lists, ready for JSON and Parquet.
-
-    Attributes:
-        step: optimiser steps done.
-        val_accuracy: fraction of validation images classified correctly.
-        train_loss, train_accuracy: mean over the batches since the last entry (of batches before
-            their update); NaN at the first.
-        seconds: since the start, evaluations included.
-        diverged: the loss became NaN or infinite; training stopped there.
-        steps_per_second: of training alone.
-    """
-
-    step: list[int] = field(default_factory=list)
-    val_accuracy: list[float] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    train_accuracy: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    diverged: bool = False
-    steps_per_second: float = 0.0
-
-    @property
-    def final(self) -> float:
-        """Validation accuracy at the end."""
-        return self.val_accuracy[-1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
 
 
 def finetune(
@@ -75,7 +39,9 @@ def finetune(
     """Trains `model` in place and measures its validation accuracy along the way.
 
     Batches, augmentation and dropout hang on `seed` alone, so the same call gives the same curve on
-    the same machine. The global random state is left as it was.
+    the same machine. The global random state is left as it was. Running statistics of a network
+    that has none of its own (`lacks_statistics`) are estimated before each evaluation; those of a
+    trained one are kept, and move on as it trains.
 
     Args:
         checkpoint: where to keep the state at every evaluation; a run that finds one there
@@ -89,114 +55,128 @@ def finetune(
     Raises:
         DamagedFileError: `checkpoint` exists but is of another run.
     """
-    device = next(model.parameters()).device
-    stops = sorted(
-        {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
-    )
-    model.to(memory_format=torch.channels_last)
-    track_running_statistics(model)
-    optimizer = _optimizer(model, config)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config))
-    curve = Curve()
-
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    run = _Run(model, train, val, config, seed)
+    stops = {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        started, training_time, done = time.perf_counter(), 0.0, 0
-        if checkpoint is not None and checkpoint.exists():
-            done, curve = _restore(checkpoint, config, seed, model, optimizer, scheduler)
-            started -= curve.seconds[-1] if curve.seconds else 0.0
-            training_time = done / curve.steps_per_second if curve.steps_per_second else 0.0
-        else:
-            _record(curve, 0, evaluate(model, val, config, train), math.nan, math.nan, started)
-        batches = _endless(train, config, seed, start=done, device=device)
-        for stop in stops:
-            if stop <= done or curve.diverged:
-                continue
-            losses, correct, seen = 0.0, 0, 0
-            tick = time.perf_counter()
-            model.train()
-            first = done
-            while done < stop:
-                x_BCHW, y_B = next(batches)
-                loss, logits_BK = _update(model, optimizer, x_BCHW, y_B, config)
-                scheduler.step()
-                done += 1
-                losses += loss
-                correct += int((logits_BK.argmax(1) == y_B).sum())
-                seen += len(y_B)
-                if on_step is not None:
-                    on_step(done)
-                if not math.isfinite(loss):
-                    curve.diverged = True
-                    break
-            training_time += time.perf_counter() - tick
-            curve.steps_per_second = done / training_time
-            accuracy = evaluate(model, val, config, train)
-            _record(curve, done, accuracy, losses / (done - first), correct / seen, started)
-            if checkpoint is not None:
-                _save(checkpoint, config, seed, done, curve, model, optimizer, scheduler)
-    return curve
+        if checkpoint is None or not run.restore(checkpoint):
+            run.measure()
+        batches = run.batches()
+        for stop in sorted(stops):
+            if run.done < stop and not run.curve.diverged:
+                run.train_until(stop, batches, on_step)
+                if checkpoint is not None:
+                    run.save(checkpoint)
+    return run.curve
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, images: Images, config: FinetuneConfig, statistics: Images | None = None
-) -> float:
-    """Top-1 accuracy in evaluation mode, as a fraction.
+class _Run:
+    """A network in training, and all that its checkpoint holds."""
 
-    Running statistics of batch norm are first set to the averages over a few fixed batches of
-    `statistics` (training images): neither predicted nor freshly drawn parameters come with any,
-    and after a handful of steps the moving averages still remember none. With None the model's own
-    are used.
-    """
-    if statistics is not None:
-        estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
-    correct = total = 0
-    for logits_BK, y_B in _outputs(model, images, config):
-        correct += int((logits_BK.argmax(1) == y_B).sum())
-        total += len(y_B)
-    return correct / total
+    def __init__(
+        self, model: nn.Module, train: Images, val: Images, config: FinetuneConfig, seed: int
+    ) -> None:
+        model.to(memory_format=torch.channels_last)
+        self.estimates = lacks_statistics(model)
+        track_running_statistics(model)
+        self.model, self.train, self.val, self.config, self.seed = model, train, val, config, seed
+        self.device = next(model.parameters()).device
+        self.optimizer = _optimizer(model, config)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
+        self.curve, self.done = Curve(), 0
+        self.started, self.training_seconds = time.perf_counter(), 0.0
 
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches from the current step on; a set smaller than a batch is one batch."""
+        if not len(self.train):
+            raise ConfigError("the training set is empty")
+        return endless_batches(
+            self.train,
+            min(self.config.batch_size, len(self.train)),
+            self.seed,
+            start=self.done,
+            augment=self.config.augment,
+            device=self.device,
+        )
 
-@torch.no_grad()
-def logits(model: nn.Module, images: Images, config: FinetuneConfig) -> Tensor:
-    """(N, K) logits of all N images in their order, in evaluation mode, on the CPU."""
-    return torch.cat([logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config)])
+    def measure(self, loss: float = math.nan, train_accuracy: float = math.nan) -> None:
+        """Adds the validation accuracy of now to the curve."""
+        source = self.train if self.estimates else None
+        accuracy = evaluate(self.model, self.val, self.config, source)
+        seconds = time.perf_counter() - self.started
+        self.curve.add(self.done, accuracy, seconds, loss, train_accuracy)
 
+    def train_until(
+        self,
+        stop: int,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        on_step: Callable[[int], None] | None,
+    ) -> None:
+        """Trains up to step `stop`, or until the loss is not finite, and measures."""
+        losses, seen, first = 0.0, 0, self.done
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)  # read once, at the end
+        tick = time.perf_counter()
+        self.model.train()
+        while self.done < stop and not self.curve.diverged:
+            x_BCHW, y_B = next(batches)
+            loss, logits_BK = _update(self.model, self.optimizer, x_BCHW, y_B, self.config)
+            self.scheduler.step()
+            self.done += 1
+            losses += loss
+            correct += (logits_BK.argmax(1) == y_B).sum()
+            seen += len(y_B)
+            if on_step is not None:
+                on_step(self.done)
+            self.curve.diverged = not math.isfinite(loss)
+        self.training_seconds += time.perf_counter() - tick
+        self.curve.steps_per_second = self.done / self.training_seconds
+        self.measure(losses / (self.done - first), int(correct) / seen)
 
-def _outputs(
-    model: nn.Module, images: Images, config: FinetuneConfig
-) -> Iterator[tuple[Tensor, Tensor]]:
-    device = next(model.parameters()).device
-    model.eval()
-    for x_BCHW, y_B in images.batches(
-        config.evaluation_batch, shuffle=False, drop_last=False, device=device
-    ):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
-            logits_BK = _logits(model(x_BCHW))[0]
-        yield logits_BK, y_B
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint."""
+        state = {
+            "config": self.config.model_dump_json(),
+            "seed": self.seed,
+            "done": self.done,
+            "curve": self.curve.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "estimates": self.estimates,
+            "random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        write(path, state)
 
+    def restore(self, path: Path) -> bool:
+        """Goes on from a checkpoint; whether there is one.
 
-def track_running_statistics(model: nn.Module) -> None:
-    """Gives batch norms made without running statistics (as predicted networks often are) buffers
-    for them.
-    """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is None:
-            device = next(model.parameters()).device
-            module.track_running_stats = True
-            module.register_buffer("running_mean", torch.zeros(module.num_features, device=device))
-            module.register_buffer("running_var", torch.ones(module.num_features, device=device))
-            module.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
-
-
-def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:
-    """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in
-    place.
-    """
-    batch_size = min(batch_size, n_images, len(images))
-    batches = images.batches(batch_size, drop_last=True, device=next(model.parameters()).device)
-    reestimate_batch_norm(model, batches, -(-n_images // batch_size))
+        Raises:
+            DamagedFileError: it is of another run.
+        """
+        state = read(path, self.device)
+        if state is None:
+            return False
+        if state["config"] != self.config.model_dump_json() or state["seed"] != self.seed:
+            raise DamagedFileError(
+                f"{path} is the checkpoint of another run (other settings or seed); remove it to"
+                " start anew"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["random"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+        self.estimates = state["estimates"]
+        self.done, self.curve = int(state["done"]), Curve(**state["curve"])
+        if self.curve.seconds:
+            self.started -= self.curve.seconds[-1]
+        if self.curve.steps_per_second:
+            self.training_seconds = self.done / self.curve.steps_per_second
+        return True
 
 
 def _update(
@@ -210,7 +190,7 @@ def _update(
     not applied.
     """
     with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.amp):
-        logits_BK, *auxiliary = _logits(model(x_BCHW))
+        logits_BK, *auxiliary = heads(model(x_BCHW))
         loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
         for other_BK in auxiliary:
             loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(
@@ -226,23 +206,20 @@ def _update(
     return value, logits_BK.detach()
 
 
-def _logits(output: Any) -> list[Tensor]:
-    """The main head's logits, then the auxiliary heads' that a network in training may return."""
-    if isinstance(output, Tensor):
-        return [output]
-    return [logits for logits in output if isinstance(logits, Tensor)]
-
-
 def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].device.type == "cuda"
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         parameters,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )
 
 
@@ -258,75 +235,3 @@ def _schedule(config: FinetuneConfig) -> Callable[[int], float]:
         return 1.0
 
     return factor
-
-
-def _endless(
-    train: Images, config: FinetuneConfig, seed: int, start: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of epoch after epoch, from batch number `start` on; a set smaller than a batch is one
-    batch.
-    """
-    if not len(train):
-        raise ConfigError("the training set is empty")
-    batch_size = min(config.batch_size, len(train))
-    epoch, start = divmod(start, train.n_batches(batch_size))
-    while True:
-        yield from train.batches(
-            batch_size, seed, epoch, config.augment, start=start, drop_last=True, device=device
-        )
-        epoch, start = epoch + 1, 0
-
-
-def _record(
-    curve: Curve, step: int, accuracy: float, loss: float, train_accuracy: float, started: float
-) -> None:
-    curve.step.append(step)
-    curve.val_accuracy.append(accuracy)
-    curve.train_loss.append(loss)
-    curve.train_accuracy.append(train_accuracy)
-    curve.seconds.append(time.perf_counter() - started)
-
-
-def _save(
-    path: Path,
-    config: FinetuneConfig,
-    seed: int,
-    done: int,
-    curve: Curve,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    state = {
-        "config": config.model_dump_json(),
-        "seed": seed,
-        "done": done,
-        "curve": curve.to_dict(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "random": torch.get_rng_state(),
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _restore(
-    path: Path,
-    config: FinetuneConfig,
-    seed: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> tuple[int, Curve]:
-    state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-    if state["config"] != config.model_dump_json() or state["seed"] != seed:
-        raise DamagedFileError(
-            f"{path} is the checkpoint of another run (other settings or seed); remove it to start"
-            " anew"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["random"].cpu())
-    return int(state["done"]), Curve(**state["curve"])

@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""What layers call their weights; the last four are of `nn.MultiheadAttention`."""
+
 
 def correlation_std(weight: Tensor) -> float:
     """Standard deviation of all entries of the correlation matrix between the rows of a weight
@@ -42,7 +45,8 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     """Adds Gaussian noise of scale `beta * correlation_std(weight)` to the layers' weights, in
     place.
 
-    Weights of two or more dimensions named `weight` take part, but the last of them, the
+    Weights of two or more dimensions take part (also the projections of attention that have no
+    layer of their own), each once however many layers share it, but the last of them, the
     classifier, whose rows belong to different classes and are not tied. The more alike or opposed
     the channels, the wider their correlations spread and the stronger the noise; a weight with
     independent rows hardly gets any.
@@ -59,10 +63,12 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     weights = [
         weight
         for module in model.modules()
-        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
+        for name in _WEIGHTS
+        if isinstance(weight := getattr(module, name, None), Tensor) and weight.dim() >= 2
     ]
+    noisy = list({id(weight): weight for weight in weights if weight is not weights[-1]}.values())
     generator = torch.Generator().manual_seed(seed)
-    for weight in weights[:-1]:
-        noise = torch.randn(weight.shape, generator=generator)
+    for weight in noisy:
+        noise = torch.randn(weight.shape, generator=generator, device="cpu")
         weight.add_(noise.to(weight), alpha=beta * correlation_std(weight))
-    return max(len(weights) - 1, 0)
+    return len(noisy)

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
-from ghn.graph.graph import Graph
 from ghn.graph.primitives import Primitive
 
 if TYPE_CHECKING:
@@ -48,6 +48,27 @@ STYLE: dict[Primitive, tuple[str, str]] = {
 }
 """Colour and matplotlib marker of each primitive, in the order of the legend."""
 
+
+class Drawable(Protocol):
+    """What a picture shows of a graph; `ghn.graph.Graph` is one."""
+
+    @property
+    def primitive(self) -> NDArray[np.uint8]:
+        """(N,) indices of `Primitive`."""
+
+    @property
+    def edges(self) -> NDArray[np.int32]:
+        """(E, 2) pairs (source, target) with source < target."""
+
+    @property
+    def param(self) -> Sequence[str]:
+        """(N,) names of parameters, "" for none."""
+
+    @property
+    def name(self) -> str:
+        """What the graph is of."""
+
+
 LABEL_LIMIT = 60
 """Largest number of nodes for which `draw` writes parameter names beside the nodes by default."""
 
@@ -56,7 +77,7 @@ _LEGEND_WIDTH = 1.2  # inches
 
 
 def draw(
-    graph: Graph,
+    graph: Drawable,
     path: str | os.PathLike[str] | None = None,
     *,
     labels: bool | None = None,
@@ -81,7 +102,7 @@ def draw(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("pictures of graphs need matplotlib: pip install matplotlib") from error
-    labels = graph.n_nodes <= LABEL_LIMIT if labels is None else labels
+    labels = len(graph.primitive) <= LABEL_LIMIT if labels is None else labels
     texts = [
         param or Primitive(kind).name
         for param, kind in zip(graph.param, graph.primitive, strict=True)
@@ -96,7 +117,7 @@ def draw(
     axes.set_xlim(x_N.min() - 0.3, x_N.max() + label_width + 0.7)
     axes.set_ylim(y_N.min() - 0.2, y_N.max() + 0.2)
     axes.set_title(
-        title or f"{graph.name or 'graph'}: {graph.n_nodes} nodes, {len(graph.edges)} edges",
+        title or f"{graph.name or 'graph'}: {len(graph.primitive)} nodes, {len(graph.edges)} edges",
         fontsize=10,
     )
     _edges(axes, graph, x_N, y_N, column_N, spacing)
@@ -114,7 +135,7 @@ def draw(
 
 
 def layout(
-    graph: Graph, spacing: tuple[float, float] = (0.3, 0.18), aspect: float = 0.75
+    graph: Drawable, spacing: tuple[float, float] = (0.3, 0.18), aspect: float = 0.75
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Positions of the nodes: layers downwards, folded into columns from left to right.
 
@@ -126,16 +147,16 @@ def layout(
     Returns:
         (N,) horizontal and (N,) vertical positions in inches, (N,) columns.
     """
-    predecessors: list[list[int]] = [[] for _ in range(graph.n_nodes)]
+    predecessors: list[list[int]] = [[] for _ in range(len(graph.primitive))]
     for source, target in graph.edges.tolist():
         predecessors[target].append(source)
-    layer_N = np.zeros(graph.n_nodes, dtype=np.int64)
+    layer_N = np.zeros(len(graph.primitive), dtype=np.int64)
     for node, sources in enumerate(predecessors):  # topological order: predecessors are done
         if sources:
             layer_N[node] = 1 + layer_N[sources].max()
-    _lower_roots(graph, predecessors, layer_N)
+    _lower_roots(predecessors, layer_N)
 
-    x_N = np.zeros(graph.n_nodes)
+    x_N = np.zeros(len(graph.primitive))
     n_layers = int(layer_N.max()) + 1
     for layer in range(n_layers):
         nodes = np.flatnonzero(layer_N == layer)
@@ -163,22 +184,22 @@ def layout(
     return x_N, y_N, column_N
 
 
-def _lower_roots(graph: Graph, predecessors: list[list[int]], layer_N: NDArray[np.int64]) -> None:
+def _lower_roots(predecessors: list[list[int]], layer_N: NDArray[np.int64]) -> None:
     """Moves nodes without predecessors, other than the input, to just above the first node that
     they lead to.
     """
-    first = np.full(graph.n_nodes, -1)
-    for target in range(graph.n_nodes - 1, -1, -1):
+    first = np.full(len(predecessors), -1)
+    for target in range(len(predecessors) - 1, -1, -1):
         for source in predecessors[target]:
             if first[source] < 0 or layer_N[target] < layer_N[first[source]]:
                 first[source] = target
-    for node in range(1, graph.n_nodes):
+    for node in range(1, len(predecessors)):
         if not predecessors[node] and first[node] >= 0:
             layer_N[node] = max(0, layer_N[first[node]] - 1)
 
 
 def _nodes(
-    axes: Axes, graph: Graph, x_N: NDArray[np.float64], y_N: NDArray[np.float64], size: float
+    axes: Axes, graph: Drawable, x_N: NDArray[np.float64], y_N: NDArray[np.float64], size: float
 ) -> list[Any]:
     """Draws the nodes, a primitive at a time; returns the entries of the legend."""
     handles = []
@@ -196,7 +217,7 @@ def _nodes(
 
 def _edges(
     axes: Axes,
-    graph: Graph,
+    graph: Drawable,
     x_N: NDArray[np.float64],
     y_N: NDArray[np.float64],
     column_N: NDArray[np.int64],

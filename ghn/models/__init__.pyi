@@ -1,5 +1,6 @@
 from .config import VARIANTS, GHNConfig
-from .hypernetwork import GHN, Prediction
+from .hypernetwork import GHN
+from .prediction import Prediction
 
 __all__ = [
     "GHN",

@@ -8,8 +8,9 @@ not here: it changes no parameter and no output of the hypernetwork.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ghn.errors import ConfigError
 
@@ -18,79 +19,101 @@ EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
 
 
-@dataclass(frozen=True)
-class GHNConfig:
-    """Architecture of a hypernetwork; the defaults are GHN-3-T for ImageNet.
+class GHNConfig(BaseModel):
+    """Architecture of a hypernetwork; the defaults are GHN-3-T for ImageNet."""
 
-    Attributes:
-        message_passing: how nodes exchange information: "transformer" (GHN-3), "gated" (the
-            GatedGNN of GHN-1 and GHN-2) or "mlp" (not at all: each node passes a two-layer MLP).
-        hidden: width d of the node embeddings; a multiple of 4 (four shape embeddings share it) and
-            of `heads`.
-        layers: number L of transformer layers.
-        heads: number k of attention heads.
-        num_classes: classes of the data set the hypernetwork is trained on.
-        decoder_channels: largest number of output and input channels that is decoded; wider tensors
-            are tiled.
-        decoder_kernel: side s of the decoded spatial grid: 16 for ImageNet, 11 for 32-pixel images.
-        edge_embedding: the edge term of eq. 9: both directions, the forward one only, or none (eq.
-            6; table 5).
-        centrality: embeddings of in-degree and out-degree (eq. 7; table 11, v).
-        input_distance: embedding of the distance from the input (section A.1; table 11, vi).
-        virtual_edges: the GatedGNN also passes messages along paths of up to 50 edges, weighted by
-            1/length (GHN-2).
-        layer_norm: normalise node embeddings before they are decoded.
-        normalize: scale decoded tensors by fan-in and squash norm weights and biases (GHN-2 and
-            GHN-3).
-        window: which part of the s x s grid makes a smaller kernel: its centre (GHN-3) or its
-            corner (GHN-2).
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    message_passing: MessagePassing = "transformer"
-    hidden: int = 64
-    layers: int = 3
-    heads: int = 8
-    num_classes: int = 1000
-    decoder_channels: int = 64
-    decoder_kernel: int = 16
-    edge_embedding: EdgeEmbedding = "both"
-    centrality: bool = True
-    input_distance: bool = True
-    virtual_edges: bool = True
-    layer_norm: bool = True
-    normalize: bool = True
-    window: Window = "center"
+    message_passing: MessagePassing = Field(
+        default="transformer",
+        description=(
+            "how nodes exchange information: transformer (GHN-3), gated (the GatedGNN of GHN-1 and"
+            " GHN-2) or mlp (not at all: each node passes a two-layer MLP)"
+        ),
+    )
+    hidden: int = Field(
+        default=64,
+        ge=1,
+        description=(
+            "width d of the node embeddings; a multiple of 4 (four shape embeddings share it) and"
+            " of heads"
+        ),
+    )
+    layers: int = Field(default=3, ge=1, description="number L of transformer layers")
+    heads: int = Field(default=8, ge=1, description="number k of attention heads")
+    num_classes: int = Field(
+        default=1000, ge=1, description="classes of the data set the hypernetwork is trained on"
+    )
+    decoder_channels: int = Field(
+        default=64,
+        ge=1,
+        description=(
+            "largest number of output and input channels that is decoded; wider tensors are tiled"
+        ),
+    )
+    decoder_kernel: int = Field(
+        default=16,
+        ge=1,
+        description="side s of the decoded spatial grid: 16 for ImageNet, 11 for 32-pixel images",
+    )
+    edge_embedding: EdgeEmbedding = Field(
+        default="both",
+        description=(
+            "edge term of eq. 9: both directions, the forward one only, or none (eq. 6; table 5)"
+        ),
+    )
+    centrality: bool = Field(
+        default=True,
+        description="embeddings of in-degree and out-degree (eq. 7; table 11, v)",
+    )
+    input_distance: bool = Field(
+        default=True,
+        description="embedding of the distance from the input (section A.1; table 11, vi)",
+    )
+    virtual_edges: bool = Field(
+        default=True,
+        description=(
+            "the GatedGNN also passes messages along paths of up to 50 edges, weighted by 1/length"
+            " (GHN-2)"
+        ),
+    )
+    layer_norm: bool = Field(
+        default=True, description="normalise node embeddings before they are decoded"
+    )
+    normalize: bool = Field(
+        default=True,
+        description=(
+            "scale decoded tensors by fan-in and squash norm weights and biases (GHN-2 and GHN-3)"
+        ),
+    )
+    window: Window = Field(
+        default="center",
+        description=(
+            "which part of the s x s grid makes a smaller kernel: its center (GHN-3) or its corner"
+            " (GHN-2)"
+        ),
+    )
 
-    def __post_init__(self) -> None:
-        """Checks ranges and combinations.
+    def __init__(self, **values: Any) -> None:
+        """Checks names, types, ranges and combinations.
 
         Raises:
             ConfigError: names the field, its value and what is allowed.
         """
-        choices: dict[str, tuple[str, ...]] = {
-            "message_passing": get_args(MessagePassing),
-            "edge_embedding": get_args(EdgeEmbedding),
-            "window": get_args(Window),
-        }
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ConfigError(f"GHNConfig.{name} is {value!r}; use one of {', '.join(allowed)}")
-        for name in (
-            "hidden",
-            "layers",
-            "heads",
-            "num_classes",
-            "decoder_channels",
-            "decoder_kernel",
-        ):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ConfigError(f"GHNConfig.{name} is {value!r}; it must be a positive integer")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_in_words(error)) from None
+
+    @model_validator(mode="after")
+    def _check(self) -> GHNConfig:
         if self.hidden % 4:
-            raise ConfigError(f"GHNConfig.hidden is {self.hidden}; it must be a multiple of 4")
+            raise ValueError(f"GHNConfig.hidden is {self.hidden}; it must be a multiple of 4")
         if self.message_passing == "transformer" and self.hidden % self.heads:
-            raise ConfigError(
+            raise ValueError(
                 f"GHNConfig.hidden is {self.hidden}; it must be a multiple of heads = {self.heads}"
             )
+        return self
 
     @classmethod
     def variant(cls, name: str, num_classes: int = 1000) -> GHNConfig:
@@ -112,20 +135,35 @@ class GHNConfig:
         Raises:
             ConfigError: a key is unknown or a value not allowed.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError(
-                f"GHNConfig has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}"
-            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON types."""
-        return asdict(self)
+        return self.model_dump()
 
     def to_json(self) -> str:
         """All fields, as one line of JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first of pydantic's errors, with what to write instead."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        fields = ", ".join(sorted(GHNConfig.model_fields))
+        return f"GHNConfig has no field {name!r}; its fields are {fields}"
+    kind = GHNConfig.model_fields[name].annotation
+    allowed = (
+        f"use one of {', '.join(choices)}"
+        if (choices := get_args(kind))
+        else "it must be true or false"
+        if kind is bool
+        else "it must be a positive integer"
+    )
+    return f"GHNConfig.{name} is {first['input']!r}; {allowed}"
 
 
 def _ghn3(hidden: int, layers: int, heads: int, **changes: Any) -> dict[str, Any]:

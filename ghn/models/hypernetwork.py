@@ -5,37 +5,31 @@ Shape legend: B graphs, N nodes, D hidden features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ghn.graph import Graph
 from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
 from ghn.models.decoding.decoder import TensorDecoder, VectorDecoder
-from ghn.models.decoding.plan import Group, Kind, Shapes, Skipped, plan
+from ghn.models.decoding.plan import Group, plan
 from ghn.models.decoding.stream import stream
-from ghn.models.decoding.tiling import repeats_evenly, tile, write_all
+from ghn.models.decoding.tiling import write_all
 from ghn.models.embedding import NodeEmbedding
 from ghn.models.message_passing.gated import MLP, GatedGNN
 from ghn.models.message_passing.transformer import EdgeTerm, Transformer
-from ghn.predict.inplace import Frozen, StateDict, initialize, predict_state_dict
+from ghn.models.prediction import Prediction, bias_name, predicted_part
+from ghn.predict.inplace import Frozen, StateDict, predict_in_place, predict_state_dict
+from ghn.predict.protocol import Shapes, Skipped, Target, Written
 from ghn.predict.report import Report
-
-Penalty = Literal["norm", "square"]
-
-Target = Callable[[int, str], Tensor | None]
-Written = Callable[[int, str, Tensor, Tensor], None]
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `GHN.__call__`, as in `ghn.predict.initialize`."""
+    """Keyword arguments of `GHN.initialize`, as in `ghn.predict.predict_in_place`."""
 
     keep_head: bool
     frozen: Frozen
@@ -45,14 +39,16 @@ class Options(TypedDict, total=False):
 class GHN(nn.Module):
     """A graph hypernetwork: GHN-1, GHN-2, GHN-3 or the MLP baseline, as `config` says.
 
-    Calling it predicts parameters into a network in place; `predict` leaves the network alone and
-    gives a state dict; `decode` is the differentiable function that training uses.
+    Called with a network, it predicts the network's parameters in place (`initialize`); called with
+    a batch of graphs, it is the differentiable function that training uses (`forward`), also inside
+    `DistributedDataParallel` and `torch.compile`. `predict` leaves the network alone and gives a
+    state dict.
 
     Attributes:
         config: what it is.
         metadata: where it comes from and how it was trained (`ghn.from_pretrained`); saved with it
             on request.
-        reports: of the last call, one per network: what was not predicted and why.
+        reports: of the last `initialize`, one per network: what was not predicted and why.
     """
 
     def __init__(self, config: GHNConfig | None = None) -> None:
@@ -94,6 +90,11 @@ class GHN(nn.Module):
                 last.bias.zero_()
 
     @property
+    def heads(self) -> int:
+        """Attention heads, of which each holds a logit for every pair of nodes."""
+        return self.config.heads
+
+    @property
     def device(self) -> torch.device:
         """Where the hypernetwork is."""
         return self.vectors.out.weight.device
@@ -106,23 +107,27 @@ class GHN(nn.Module):
         h_BND: Tensor = self.message_passing(self.embedding(batch), batch)
         return self.norm(h_BND)  # type: ignore[no-any-return]
 
-    def decode(self, batch: GraphBatch, *, heads: bool = True) -> Prediction:
+    def forward(self, graphs: GraphBatch, *, heads: bool = True) -> Prediction:
         """Predicts the parameters of all networks of a batch together. Differentiable.
 
+        Norm layers without a bias get an entry all the same, which `functional_call` does not need.
+        The rows of a positional encoding that stand for a class token are zero: only `initialize`
+        and `predict` know their old values.
+
         Args:
-            batch: their graphs.
+            graphs: of the networks.
             heads: whether to predict the networks' last layers.
         """
-        h_BND = self.embed(batch)
+        h_BND = self.embed(graphs)
         n = h_BND.shape[1]
         return self.decode_embeddings(
-            h_BND, batch.graphs, range(0, len(batch.graphs) * n, n), heads=heads
+            h_BND, graphs.graphs, range(0, len(graphs.graphs) * n, n), heads=heads
         )
 
     def decode_embeddings(
         self, h_BND: Tensor, graphs: Sequence[Graph], offsets: Sequence[int], *, heads: bool = True
     ) -> Prediction:
-        """`decode` from node embeddings that exist.
+        """`forward` from node embeddings that exist.
 
         Args:
             h_BND: node embeddings.
@@ -141,18 +146,6 @@ class GHN(nn.Module):
                 if b is not None:
                     prediction.add(group, b, [bias_name(name) for name in group.names])
         return prediction
-
-    def predict_parameters(
-        self, batch: GraphBatch, *, heads: bool = True
-    ) -> list[dict[str, Tensor]]:
-        """For each network of the batch its predicted parameters by name, ready for
-        `torch.func.functional_call`.
-
-        Differentiable. Norm layers without a bias get an entry all the same, which the caller
-        drops. The rows of a positional encoding that stand for a class token are zero: only
-        `predict` knows their old values.
-        """
-        return self.decode(batch, heads=heads).parameters
 
     @torch.no_grad()
     def write(
@@ -191,7 +184,7 @@ class GHN(nn.Module):
                 zip(group.graphs, map(name, group.names), strict=True)
             ):
                 if (tensor := target(graph, key)) is not None:
-                    parts.append(part := _predicted_part(tensor, group))
+                    parts.append(part := predicted_part(tensor, group))
                     wanted.append(i)
                     if written is not None:
                         written(graph, key, tensor, part)
@@ -238,19 +231,19 @@ class GHN(nn.Module):
         )
 
     @overload
-    def forward(
+    def initialize(
         self, model: nn.Module, graph: Graph | None = None, **options: Unpack[Options]
     ) -> nn.Module: ...
 
     @overload
-    def forward(
+    def initialize(
         self,
         model: Sequence[nn.Module],
         graph: Sequence[Graph] | None = None,
         **options: Unpack[Options],
     ) -> Sequence[nn.Module]: ...
 
-    def forward(
+    def initialize(
         self,
         model: nn.Module | Sequence[nn.Module],
         graph: Graph | Sequence[Graph] | None = None,
@@ -260,72 +253,36 @@ class GHN(nn.Module):
         was given.
 
         `self.reports` then says, for each network, what was not predicted and why. Options and
-        errors are those of `ghn.predict.initialize`.
+        errors are those of `ghn.predict.predict_in_place`.
         """
         models = [model] if isinstance(model, nn.Module) else model
         graphs = [graph] if isinstance(graph, Graph) else graph
-        self.reports = initialize(self, models, graphs, **options)
+        self.reports = predict_in_place(self, models, graphs, **options)
         return model
 
+    @overload
+    def __call__(self, model: GraphBatch, *, heads: bool = True) -> Prediction: ...
 
-@dataclass(eq=False)
-class Prediction:
-    """Predicted parameters of a batch of networks.
+    @overload
+    def __call__(
+        self, model: nn.Module, graph: Graph | None = None, **options: Unpack[Options]
+    ) -> nn.Module: ...
 
-    Attributes:
-        parameters: for each network its parameters by name.
-        skipped: parameters that have a node but no decoder.
-        embeddings_BND: the node embeddings that were decoded.
-    """
+    @overload
+    def __call__(
+        self,
+        model: Sequence[nn.Module],
+        graph: Sequence[Graph] | None = None,
+        **options: Unpack[Options],
+    ) -> Sequence[nn.Module]: ...
 
-    parameters: list[dict[str, Tensor]]
-    skipped: tuple[Skipped, ...]
-    embeddings_BND: Tensor
-    _blocks: list[tuple[list[int], Tensor, float]] = field(default_factory=list, repr=False)
-
-    def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
-        """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
-        shape = predicted_shape(group)
-        # Kernels in channels-last order, in which networks use them and their gradients come back.
-        tiled = (
-            tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
-            if len(shape) == 4
-            else tile(w, shape)
-        )
-        if repeats_evenly(w.shape[1:], shape):
-            self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
-        else:
-            self._blocks.append((group.graphs, tiled, 1.0))
-        if (
-            shape != group.shape
-        ):  # rows of a positional encoding that are not predicted, which come first
-            tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
-        for name, graph, tensor in zip(
-            names or group.names, group.graphs, tiled.unbind(0), strict=True
-        ):
-            self.parameters[graph][name] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor
-
-    def penalty(self, kind: Penalty = "norm") -> Tensor:
-        """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its
-        square (table 5).
-
-        A tensor that repeats a block evenly has the block's norm times the root of the number of
-        repeats, so most norms cost a fraction of the parameters they are of.
+    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """`forward` of a batch of graphs, hooks included; `initialize` of one network or of
+        several.
         """
-        values, graphs = [], []
-        for members, w, repeats in self._blocks:
-            flat = w.flatten(1)
-            if kind == "norm":
-                values.append(torch.linalg.vector_norm(flat, dim=1) * math.sqrt(repeats))
-            else:
-                values.append(flat.square().sum(1) * repeats)
-            graphs += members
-        total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
-        if not values:
-            return total
-        return total.index_add(
-            0, torch.tensor(graphs, device=total.device), torch.cat(values).float()
-        )
+        if isinstance(model, GraphBatch):
+            return super().__call__(model, *args, **kwargs)
+        return self.initialize(model, *args, **kwargs)
 
 
 def _message_passing(config: GHNConfig) -> nn.Module:
@@ -333,29 +290,4 @@ def _message_passing(config: GHNConfig) -> nn.Module:
         return Transformer(config)
     return (
         GatedGNN(config) if config.message_passing == "gated" else MLP(config.hidden, config.hidden)
-    )
-
-
-def bias_name(weight_name: str) -> str:
-    """The name of the bias of the norm layer whose weight has that name."""
-    return weight_name.removesuffix("weight") + "bias"
-
-
-def predicted_shape(group: Group) -> tuple[int, ...]:
-    """The shape of what is predicted of a group's parameters: all, but of a positional encoding
-    (..., positions, channels) only as many rows as make a square grid; the first ones, class
-    tokens, are not.
-    """
-    if group.kind is not Kind.position or len(group.shape) == 4:
-        return group.shape
-    return (*group.shape[:-2], group.kernel[0] * group.kernel[1], group.shape[-1])
-
-
-def _predicted_part(tensor: Tensor, group: Group) -> Tensor:
-    """The part of a parameter that `predicted_shape` describes."""
-    shape = predicted_shape(group)
-    return (
-        tensor
-        if shape == group.shape
-        else tensor.narrow(-2, group.shape[-2] - shape[-2], shape[-2])
     )

@@ -5,7 +5,7 @@ Released checkpoints are unaffected when they predict for one network at a time.
 reference pads graphs to the largest, lets padding take part in the Transformer as nodes of their
 own, flattens the result, and then looks up the nodes of graph b at the sum of the *unpadded* sizes
 before it: all graphs but the first read embeddings of other graphs' nodes or of padding. Training
-with `GHN.decode` reads the right ones; this module exists so that a test can hold loss and
+with `GHN.forward` reads the right ones; this module exists so that a test can hold loss and
 gradients of a whole step against reference outputs, in the reference's node order.
 
 Shape legend: B graphs, N nodes, D hidden features, H heads.
@@ -25,11 +25,12 @@ from ghn.models.batch import GraphBatch
 from ghn.models.message_passing.transformer import Attention, Layer, Transformer
 
 if TYPE_CHECKING:
-    from ghn.models.hypernetwork import GHN, Prediction
+    from ghn.models.hypernetwork import GHN
+    from ghn.models.prediction import Prediction
 
 
 def decode_as_reference(ghn: GHN, batch: GraphBatch) -> Prediction:
-    """`GHN.decode` with the reference's rows. Differentiable.
+    """`GHN.forward` with the reference's rows. Differentiable.
 
     Raises:
         ConfigError: the hypernetwork has no Transformer (the reference's other message passing does

@@ -1,5 +1,5 @@
 from .batchnorm import batch_statistics, reestimate_batch_norm
-from .inplace import Frozen, StateDict, initialize, predict_state_dict
+from .inplace import Frozen, StateDict, predict_in_place, predict_state_dict
 from .report import Kept, Report
 
 __all__ = [
@@ -8,7 +8,7 @@ __all__ = [
     "Report",
     "StateDict",
     "batch_statistics",
-    "initialize",
+    "predict_in_place",
     "predict_state_dict",
     "reestimate_batch_norm",
 ]

@@ -14,17 +14,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ghn.errors import ConfigError, InvalidGraphError
 from ghn.graph import Graph, Primitive
+from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
-
-if TYPE_CHECKING:
-    from ghn.models.hypernetwork import GHN
+from ghn.tracing.run import trace, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +52,8 @@ class StateDict(dict[str, Tensor]):
     """
 
 
-def initialize(
-    ghn: GHN,
+def predict_in_place(
+    ghn: Hypernetwork,
     models: Sequence[nn.Module],
     graphs: Sequence[Graph | None] | None = None,
     *,
@@ -99,7 +98,7 @@ def initialize(
 
 
 def predict_state_dict(
-    ghn: GHN,
+    ghn: Hypernetwork,
     model: nn.Module,
     graph: Graph | None = None,
     *,
@@ -151,8 +150,6 @@ class _Target:
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph | None, example_inputs: Any) -> _Target:
-        from ghn.tracing.run import trace, unwrap
-
         model = unwrap(model)
         parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         for name, parameter in parameters.items():
@@ -258,9 +255,9 @@ def _sizes(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 
-def _run(ghn: GHN, targets: Sequence[_Target], keep_head: bool) -> None:
+def _run(ghn: Hypernetwork, targets: Sequence[_Target], keep_head: bool) -> None:
     """Predicts all targets, as many together as memory allows."""
-    for chunk in _chunks(targets, ghn.config.heads):
+    for chunk in _chunks(targets, ghn.heads):
 
         def target(graph: int, name: str, chunk: Sequence[_Target] = chunk) -> Tensor | None:
             return chunk[graph].tensor(name)

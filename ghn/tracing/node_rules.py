@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.tracing.record import Operation, tensors_of
-from ghn.tracing.recorder import Recorder, RecordRule
+from ghn.tracing.dataflow import Operation, tensors_of
+from ghn.tracing.recorder import NodeRule, Recorder
 from ghn.tracing.shape_rules import pair
 
-RECORD_RULES: dict[Callable[..., Any], RecordRule] = {}
+NODE_RULES: dict[Callable[..., Any], NodeRule] = {}
 """From a function, as `TorchFunctionMode` names it, to its rule."""
 
 
-def rule(*functions: Callable[..., Any]) -> Callable[[RecordRule], RecordRule]:
+def rule(*functions: Callable[..., Any]) -> Callable[[NodeRule], NodeRule]:
     """Registers the rule of `functions`."""
 
-    def register(function: RecordRule) -> RecordRule:
-        RECORD_RULES.update(dict.fromkeys(functions, function))
+    def register(function: NodeRule) -> NodeRule:
+        NODE_RULES.update(dict.fromkeys(functions, function))
         return function
 
     return register
@@ -278,7 +278,7 @@ def _multi_head_attention(
         projected = rec.layer("conv", sources, None, in_proj_bias)
     else:
         projected = rec.layer("conv", sources, in_proj_weight, in_proj_bias)
-    # PyTorch takes the fused kernel unless the attention weights are asked for; `compat` needs to
+    # PyTorch takes the fused kernel unless the attention weights are asked for; `quirks` needs to
     # know.
     attended = rec.add("msa" if need_weights else "fused_msa", [projected])
     rec.tag(result[0], rec.layer("conv", [attended], out_proj_weight, out_proj_bias))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ghn.graph.graph import Graph
 from ghn.graph.primitives import Primitive
-from ghn.tracing.record import Operation
+from ghn.tracing.dataflow import Operation
 
 
 def adapt_operations(operations: Sequence[Operation]) -> list[Operation]:

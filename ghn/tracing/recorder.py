@@ -1,9 +1,8 @@
 """Sees the PyTorch calls of a forward pass, without doing what they say.
 
-`Recorder` is a `TorchFunctionMode` that keeps a `Record`. Tensors are meta tensors: shapes come
-from `trace_shapes` or
-from PyTorch's meta kernels, parameters and buffers are replaced by meta twins as soon as they are
-touched, so that nothing is computed and nothing of the network changes.
+`Recorder` is a `TorchFunctionMode` that keeps a `DataFlow`. Tensors are meta tensors: shapes come
+from `shape_rules` or from PyTorch's meta kernels, parameters and buffers are replaced by meta twins
+as soon as they are touched, so that nothing is computed and nothing of the network changes.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ghn.tracing.record import Record, tensors_of
+from ghn.tracing.dataflow import DataFlow, tensors_of
 from ghn.tracing.shape_rules import SHAPE_RULES
 
-RecordRule = Callable[..., None]
+NodeRule = Callable[..., None]
 """What a function leaves in the record: called with the recorder, the function's result and its
 arguments.
 """
@@ -60,7 +59,7 @@ _PRODUCTS: set[Any] = {
 """Products of two tensors; what multiplies a softmax with its values."""
 
 
-class Recorder(Record, TorchFunctionMode):
+class Recorder(DataFlow, TorchFunctionMode):
     """Follows tensors through a forward pass.
 
     Args:
@@ -75,7 +74,7 @@ class Recorder(Record, TorchFunctionMode):
         self,
         params: Mapping[str, Tensor],
         buffers: Iterable[Tensor],
-        rules: Mapping[Callable[..., Any], RecordRule],
+        rules: Mapping[Callable[..., Any], NodeRule],
         symbolic: bool = True,
     ) -> None:
         super().__init__(params)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ghn.graph.graph import Graph
 from ghn.graph.primitives import Primitive
-from ghn.tracing.record import Operation
+from ghn.tracing.dataflow import Operation
 
 _PRIMITIVE = {primitive.name: primitive for primitive in Primitive} | {"fused_msa": Primitive.msa}
 

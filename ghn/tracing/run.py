@@ -1,10 +1,9 @@
 """The graph of any network, found by following one forward pass that computes nothing.
 
-The work is in seven modules: `trace_inputs` makes up an input; `trace_recorder` sees the calls of
-the forward pass;
-`trace_record` notes what flows where, by the rules in `trace_rules`; `trace_shapes` gives the
-shapes; `trace_reduce` keeps the operations that are primitives; `compat` bends the result into the
-graph that the released hypernetworks know.
+`inputs` makes up an input; `recorder` sees the calls of the forward pass; `dataflow` notes what
+flows where, by the rules in `node_rules`; `shape_rules` gives the shapes; `reduce` keeps the
+operations that are primitives; `quirks` bends the result into the graph that the released
+hypernetworks know.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 
 from ghn.errors import TraceError
 from ghn.graph.graph import Graph
-from ghn.tracing import quirks as compat
+from ghn.tracing import quirks
+from ghn.tracing.dataflow import tensors_of
 from ghn.tracing.inputs import default_inputs
-from ghn.tracing.node_rules import RECORD_RULES
-from ghn.tracing.record import tensors_of
+from ghn.tracing.node_rules import NODE_RULES
 from ghn.tracing.recorder import Recorder
 from ghn.tracing.reduce import reduce, with_linear_head
 
@@ -71,9 +70,9 @@ def trace(
         )
     operations = recorder.operations
     if reference_compatible:
-        operations = compat.adapt_operations(operations)
+        operations = quirks.adapt_operations(operations)
     graph = reduce(operations, outputs, network.name)
-    return with_linear_head(compat.adapt_graph(graph) if reference_compatible else graph)
+    return with_linear_head(quirks.adapt_graph(graph) if reference_compatible else graph)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -171,7 +170,7 @@ def _record(network: _Network, inputs: _Inputs, training: bool) -> tuple[Recorde
 def _run(
     network: _Network, inputs: _Inputs, training: bool, symbolic: bool
 ) -> tuple[Recorder, list[int]]:
-    recorder = Recorder(network.params, network.buffers, RECORD_RULES, symbolic)
+    recorder = Recorder(network.params, network.buffers, NODE_RULES, symbolic)
     devices = [param.device for param in network.params.values()]
     device = torch.device("meta") if symbolic or not devices else devices[0]
     args, kwargs = _placed(inputs, device)

@@ -1,18 +1,23 @@
-from .callbacks import Callback, ProgressBar, StepRecord
+from .callbacks import Callback, StepRecord, Training
 from .config import TrainConfig
+from .data import Phase
 from .distributed import Ranks, ranks
-from .loop import DivergedError, TrainResult, train
+from .loop import TrainResult, train
+from .progress import ProgressBar
 from .step import MetaBatch, meta_batch_losses
+from .tally import DivergedError
 
 __all__ = [
     "Callback",
     "DivergedError",
     "MetaBatch",
+    "Phase",
     "ProgressBar",
     "Ranks",
     "StepRecord",
     "TrainConfig",
     "TrainResult",
+    "Training",
     "meta_batch_losses",
     "ranks",
     "train",

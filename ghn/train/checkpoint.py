@@ -1,11 +1,11 @@
 """Checkpoints of a run: weights as safetensors, the rest of the state beside them, the last few and
 the best kept.
 
-A checkpoint of step 1200 is two files, `step-00001200.safetensors` (a hypernetwork like any other:
-it can be loaded, registered, evaluated) and `step-00001200.state` (optimizer, loss scale, counters;
-tensors and plain containers, loaded with `weights_only`). Both are written to a temporary name and
-renamed, the state last: a checkpoint counts only if its state is there, and the state holds the
-digest of the weights that belong to it.
+A checkpoint of step 1200 is three files: `step-00001200.safetensors` (a hypernetwork like any
+other: it can be loaded, registered, evaluated), `step-00001200.state` (optimizer, loss scale,
+counters; tensors and plain containers, loaded with `weights_only`) and `step-00001200.sha256`, the
+digests of both, as `sha256sum --check` reads them. All are written to a temporary name and renamed,
+the digests last: a checkpoint counts only if they are there, and is used only if they are right.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor
 
 from ghn.errors import ConfigError, DamagedFileError
-from ghn.files import atomic_path, sha256
+from ghn.files import atomic_path, read_safetensors, sha256
 
 SaveWeights = Callable[[Path, Mapping[str, Any]], None]
 """Writes the hypernetwork with metadata to a path."""
@@ -40,16 +38,28 @@ class RunState:
     Attributes:
         step: steps done.
         recipe: what the run was started with; a run with another recipe does not resume from here.
+        horizon: `TrainConfig.horizon`.
         optimizer: state dict.
         scaler: state dict.
         counters: skipped steps, best metric and the like.
+        trained: the weights in training, where those of the file are their average.
     """
 
     step: int
     recipe: dict[str, Any]
+    horizon: tuple[int, int]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     counters: dict[str, float]
+    trained: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read: the state, and the weights of its file."""
+
+    state: RunState
+    weights: dict[str, Tensor]
 
 
 class Checkpoints:
@@ -59,13 +69,20 @@ class Checkpoints:
         directory: created if need be.
         keep: how many of the latest to keep.
         save_weights: writes the weights.
+        milestone: the step whose checkpoint is kept for good, where a constant learning rate begins
+            to fall: a longer run goes on from there.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], keep: int, save_weights: SaveWeights
+        self,
+        directory: str | os.PathLike[str],
+        keep: int,
+        save_weights: SaveWeights,
+        milestone: int = 0,
     ) -> None:
         self.directory = Path(directory)
         self.keep = keep
+        self.milestone = milestone
         self._save_weights = save_weights
 
     @property
@@ -75,16 +92,19 @@ class Checkpoints:
 
     def save(self, state: RunState) -> Path:
         """Writes a checkpoint and removes old ones; returns the path of the weights."""
-        stem = f"step-{state.step:08d}"
-        weights = self.directory / f"{stem}.safetensors"
+        weights, rest, digests = self._files(_stem(state.step))
         self._save_weights(weights, {"step": state.step})
-        content = {"weights_sha256": sha256(weights), **vars(state)}
-        with atomic_path(self.directory / f"{stem}.state") as temporary:
-            torch.save(content, temporary)
+        with atomic_path(rest) as temporary:
+            torch.save(dict(vars(state)), temporary)
+        with atomic_path(digests) as temporary:
+            temporary.write_text(
+                "".join(f"{sha256(path)}  {path.name}\n" for path in (weights, rest))
+            )
         for old in self._stems()[: -self.keep]:
-            # The state goes first: weights without a state are no checkpoint.
-            (self.directory / f"{old}.state").unlink(missing_ok=True)
-            (self.directory / f"{old}.safetensors").unlink(missing_ok=True)
+            if old != _stem(self.milestone):
+                # The digests go first: without them the others are no checkpoint.
+                for path in reversed(self._files(old)):
+                    path.unlink(missing_ok=True)
         return weights
 
     def save_best(self, step: int, metrics: Mapping[str, float]) -> Path:
@@ -93,58 +113,76 @@ class Checkpoints:
         return self.best
 
     def load(
-        self, ghn: nn.Module, recipe: Mapping[str, Any], warn: Callable[[str], None]
-    ) -> RunState | None:
-        """Restores the weights of the latest checkpoint that is whole into `ghn` and returns its
-        state.
+        self,
+        recipe: Mapping[str, Any],
+        horizon: tuple[int, int],
+        warn: Callable[[str], None],
+    ) -> Checkpoint | None:
+        """The latest checkpoint that is whole, or None if there is no run yet.
 
         A damaged checkpoint (a disk that lost data) is reported and passed over for the one before
-        it.
+        it, and so is one whose learning rate has already fallen towards another end.
 
         Raises:
-            ConfigError: the directory holds a run with another recipe; names the differences.
+            ConfigError: the directory holds a run with another recipe (names the differences), or
+                one that cannot end where this one does.
             DamagedFileError: there are checkpoints, but none is whole.
         """
         stems = self._stems()
+        passed = []
         for stem in reversed(stems):
             try:
-                state, weights = self._read(stem)
+                found = self._read(stem)
             except DamagedFileError as error:
                 warn(f"{error}; falling back to the checkpoint before it")
                 continue
-            saved = json.loads(json.dumps(state.recipe))
-            wanted = json.loads(json.dumps(dict(recipe)))
-            if saved != wanted:
-                keys = sorted(
-                    key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key)
-                )
-                detail = ", ".join(
-                    f"{key} = {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys
-                )
-                raise ConfigError(
-                    f"{self.directory} holds a run with other settings ({detail}); "
-                    "use another directory, or delete it to start anew"
-                )
-            ghn.load_state_dict(weights)
-            return state
+            self._compare(found.state.recipe, recipe)
+            if _leads_to(found.state, horizon):
+                return found
+            passed.append(found.state)
+        if passed:
+            raise ConfigError(
+                f"{self.directory} holds a run whose learning rate has fallen, for an end at step"
+                f" {passed[-1].horizon[0]}, or that is beyond step {horizon[1]}; set train.steps"
+                " and train.decay_steps to fit, or delete it to start anew"
+            )
         if stems:
             raise DamagedFileError(
                 f"{self.directory}: no checkpoint is whole; delete the directory to start anew"
             )
         return None
 
-    def _stems(self) -> list[str]:
-        return sorted(path.stem for path in self.directory.glob("step-*.state"))
-
-    def _read(self, stem: str) -> tuple[RunState, dict[str, torch.Tensor]]:
-        state_path, weights_path = (
-            self.directory / f"{stem}.state",
-            self.directory / f"{stem}.safetensors",
+    def _compare(self, saved: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+        saved, wanted = json.loads(json.dumps(saved)), json.loads(json.dumps(dict(recipe)))
+        if saved == wanted:
+            return
+        detail = ", ".join(
+            f"{key} = {saved.get(key)!r} there, {wanted.get(key)!r} here"
+            for key in sorted(saved.keys() | wanted.keys())
+            if saved.get(key) != wanted.get(key)
         )
+        raise ConfigError(
+            f"{self.directory} holds a run with other settings ({detail}); "
+            "use another directory, or delete it to start anew"
+        )
+
+    def _stems(self) -> list[str]:
+        return sorted(path.stem for path in self.directory.glob("step-*.sha256"))
+
+    def _files(self, stem: str) -> tuple[Path, Path, Path]:
+        weights, rest, digests = (
+            self.directory / f"{stem}.{kind}" for kind in ("safetensors", "state", "sha256")
+        )
+        return weights, rest, digests
+
+    def _read(self, stem: str) -> Checkpoint:
+        weights, rest, digests = self._files(stem)
         try:
-            content = torch.load(state_path, map_location="cpu", weights_only=True)
-            digest = content.pop("weights_sha256")
-            state = RunState(**content)
+            lines = digests.read_text(encoding="utf-8", errors="replace").splitlines()
+            for path, line in zip((weights, rest), lines, strict=True):
+                if line != f"{sha256(path)}  {path.name}":
+                    raise DamagedFileError(f"{path}: not the file whose digest {digests.name} has")
+            state = RunState(**torch.load(rest, map_location="cpu", weights_only=True))
         except (
             OSError,
             RuntimeError,
@@ -155,13 +193,18 @@ class Checkpoints:
             pickle.UnpicklingError,
         ) as error:
             raise DamagedFileError(
-                f"{state_path}: not readable ({type(error).__name__})"
+                f"{self.directory / stem}.*: not readable ({type(error).__name__})"
             ) from error
-        if not weights_path.is_file() or sha256(weights_path) != digest:
-            raise DamagedFileError(
-                f"{weights_path}: missing, or not the file that {state_path.name} belongs to"
-            )
-        try:
-            return state, load_file(weights_path)
-        except SafetensorError as error:
-            raise DamagedFileError(f"{weights_path}: {error}") from error
+        return Checkpoint(state, read_safetensors(weights)[0])
+
+
+def _stem(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _leads_to(state: RunState, horizon: tuple[int, int]) -> bool:
+    """Whether the learning rate up to the state was the one of a run with this horizon."""
+    steps, known_from = horizon
+    if tuple(state.horizon) == horizon:
+        return state.step <= steps
+    return state.step <= min(state.horizon[1], known_from)

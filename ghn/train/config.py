@@ -29,9 +29,30 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW, lambda in table 10")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
     warmup_steps: int = Field(
-        default=500, ge=0, description="linear warm-up from warmup_lr; then cosine decay to zero"
+        default=500, ge=0, description="linear warm-up from warmup_lr; then `schedule`"
     )
     warmup_lr: float = Field(default=1e-5, ge=0, description="learning rate of the first step")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine",
+        description=(
+            "after warm-up: half a cosine down to zero, or the peak rate up to the last"
+            " `decay_steps`; a constant run may be made longer or shorter while it is under way"
+        ),
+    )
+    decay_steps: int = Field(
+        default=0,
+        ge=0,
+        description="last steps of a constant schedule, over which the rate falls to zero",
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description=(
+            "decay of an exponential moving average of the hypernetwork's weights, which is then"
+            " evaluated and published in their place; null: no average"
+        ),
+    )
     clip: float = Field(default=5.0, gt=0, description="largest norm of the gradient")
     network_clip: float | None = Field(
         default=None,
@@ -39,7 +60,8 @@ class TrainConfig(BaseModel):
         description=(
             "largest norm of the gradient that one network sends into the hypernetwork (with"
             " respect to its predicted parameters); null: unbounded, as in the paper. Keeps a"
-            " network without norms whose activations explode from drowning the others"
+            " network without norms whose activations explode from drowning the others; one whose"
+            " loss or gradient is not finite is then left out of its step"
         ),
     )
     gamma: float = Field(
@@ -63,6 +85,13 @@ class TrainConfig(BaseModel):
     max_skipped: int = Field(
         default=20, ge=0, description="steps in a row without a finite gradient before giving up"
     )
+    deterministic: bool = Field(
+        default=False,
+        description=(
+            "deterministic algorithms only, so that runs on one GPU repeat to the bit; slower, and"
+            " an error where PyTorch has none. On a CPU they do in any case"
+        ),
+    )
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(
         default=2, ge=1, description="latest checkpoints to keep, beside the best"
@@ -78,10 +107,31 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
             )
+        if self.decay_steps and self.schedule != "constant":
+            raise ValueError(
+                f"decay_steps = {self.decay_steps} needs schedule = constant; a cosine decays all"
+                " along"
+            )
+        if self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps + decay_steps = {self.warmup_steps + self.decay_steps} must not be"
+                f" above steps = {self.steps}"
+            )
         return self
 
+    @property
+    def horizon(self) -> tuple[int, int]:
+        """What the learning rate knows of the end: the number of steps, and the step from which the
+        rate depends on it.
+        """
+        constant = self.schedule == "constant"
+        return self.steps, self.steps - self.decay_steps if constant else 0
+
     def recipe(self) -> dict[str, Any]:
-        """The fields that decide the weights: a run resumes only where they are the same."""
+        """The fields that decide the weights: a run resumes only where they are the same.
+
+        The length of a constant schedule is not among them: see `horizon`.
+        """
         no_matter = {
             "checkpoint_every",
             "keep_checkpoints",
@@ -89,6 +139,8 @@ class TrainConfig(BaseModel):
             "log_every",
             "max_skipped",
         }
+        if self.schedule == "constant":
+            no_matter |= {"steps", "decay_steps"}
         return self.model_dump(mode="json", exclude=no_matter)
 
     def share(self, world: int) -> int:

@@ -11,14 +11,19 @@ backward pass through the hypernetwork, which is short beside the target network
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from ghn.errors import GHNError
+
+T = TypeVar("T")
 
 _BUCKET_BYTES = 64 * 2**20
 
@@ -31,11 +36,13 @@ class Ranks:
         rank: 0 to world - 1; rank 0 writes.
         world: number of processes.
         device: where this process computes.
+        patient: a group to wait in for what rank 0 does alone, however long it takes.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -48,11 +55,56 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag whether it is set on any rank."""
+        if self.world == 1:
+            return flags
+        counts = self.sum(torch.tensor([float(flag) for flag in flags], device=self.device))
+        return tuple(count > 0 for count in counts.tolist())
+
     def broadcast(self, module: nn.Module) -> None:
         """Copies rank 0's parameters and buffers to all ranks."""
         if self.world > 1:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.detach(), 0)
+
+    def wait(self) -> None:
+        """Waits until all ranks are here: for rank 0, which evaluates and writes checkpoints.
+
+        The time-out of other operations, which tells that a rank hangs, does not hold here. A rank
+        that died is noticed at once: its connections are closed.
+        """
+        if self.world > 1:
+            dist.barrier(group=self.patient)
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 gets from `make`, on all ranks: plain containers with tensors on the CPU.
+
+        Raises:
+            GHNError: `make` raised it on rank 0.
+        """
+        if self.world == 1:
+            return make()
+        made: Any = None
+        error: GHNError | None = None
+        if self.is_main:
+            try:
+                made = make()
+            except GHNError as raised:
+                error = raised
+        tensors: list[Tensor] = []
+        box = [error, _replaced(made, lambda tensor: _numbered(tensor, tensors))]
+        dist.broadcast_object_list(box, 0, group=self.patient)
+        if box[0] is not None:
+            raise box[0]
+        received = _replaced(box[1], lambda place: self._received(place, tensors))
+        return cast(T, made if self.is_main else received)
+
+    def _received(self, place: Tensor, tensors: list[Tensor]) -> Tensor:
+        own = tensors.pop(0).to(self.device) if self.is_main else None
+        tensor = torch.empty_like(place, device=self.device) if own is None else own.contiguous()
+        dist.broadcast(tensor, 0)
+        return tensor.cpu()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], failed: bool) -> bool:
         """Averages gradients over ranks, in buckets; a parameter without one counts as zero.
@@ -98,9 +150,29 @@ class Ranks:
         )
 
 
+def _replaced(tree: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of nested containers with each tensor replaced, in the order of the containers."""
+    if isinstance(tree, Tensor):
+        return replace(tree)
+    if isinstance(tree, dict):
+        return {key: _replaced(value, replace) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_replaced(value, replace) for value in tree)
+    return tree
+
+
+def _numbered(tensor: Tensor, tensors: list[Tensor]) -> Tensor:
+    """A tensor without data of the same shape and type; the tensor itself goes to `tensors`."""
+    tensors.append(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
 @contextmanager
 def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
     """Joins the process group that `torchrun` describes in the environment; alone without it.
+
+    More ranks than GPUs share them (networks of CIFAR's size do not fill one): gradients then go
+    through gloo, since NCCL wants a GPU for each rank.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
@@ -111,13 +183,16 @@ def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
         yield Ranks(device=torch.device("cuda", 0) if use_cuda else torch.device("cpu"))
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    target = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    gpus = torch.cuda.device_count() if use_cuda else 0
+    target = torch.device("cuda", local % max(1, gpus)) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(target)
-    dist.init_process_group(
-        "nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
-    )
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus
+    dist.init_process_group("nccl" if alone else "gloo", timeout=timedelta(minutes=timeout_minutes))
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), target)
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        yield Ranks(
+            dist.get_rank(), dist.get_world_size(), target, cast(dist.ProcessGroup, patient)
+        )
     finally:
         dist.destroy_process_group()

@@ -1,68 +1,42 @@
 """The training loop of a hypernetwork.
 
 Notable: step t is a function of the weights, the optimizer state and t alone. Images (epoch t //
-batches, batch
-t % batches), architectures, augmentation and dropout are drawn by (seed, t), so a run that was
-killed resumes from its last checkpoint and repeats, to the bit, what an uninterrupted run does on
-the same device with the same number of threads.
+batches, batch t % batches), architectures, augmentation and dropout are drawn by (seed, t), so a
+run that was killed resumes from its last checkpoint and repeats, to the bit, what an uninterrupted
+run does on the same device with the same number of threads.
 """
 
 from __future__ import annotations
 
-import gc
 import math
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ghn.errors import GHNError
-from ghn.models.batch import GraphBatch
+from ghn.images import Images
 from ghn.models.hypernetwork import GHN
-from ghn.train.callbacks import Callback, DivergenceWatch, JsonLog, StepRecord
+from ghn.train.average import WeightAverage
+from ghn.train.callbacks import Callback, StepRecord, Training
 from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.config import TrainConfig
+from ghn.train.data import Phase, StepData, check_phases, step_data
+from ghn.train.determinism import deterministic_algorithms
 from ghn.train.distributed import Ranks
-from ghn.train.optimizer import LossScaler, learning_rate, make_optimizer
+from ghn.train.divergence import DivergenceWatch
+from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
 from ghn.train.prefetch import Prefetched
-from ghn.train.step import Losses, MetaBatch, meta_batch_losses
+from ghn.train.step import MetaBatch
+from ghn.train.stopping import stop_requests
+from ghn.train.tally import Tally
+from ghn.train.update import Outcome, Updates
 
 WEIGHTS_NAME = "ghn.safetensors"
-_SAME_REQUEST_SECONDS = 3.0
-
-
-class Images(Protocol):
-    """What the loop asks of an image data set (`datasets.images.ImageTensors`, `ImageStream`)."""
-
-    def n_batches(self, batch_size: int) -> int:
-        """Batches in an epoch."""
-
-    def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        augment: bool,
-        *,
-        start: int,
-        device: torch.device,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from number `start` on."""
-
-
-class DivergedError(GHNError):
-    """Training cannot go on: too many steps in a row had no finite loss or did not fit into
-    memory.
-    """
 
 
 @dataclass(frozen=True)
@@ -74,12 +48,14 @@ class TrainResult:
         best: the weights with the best metric, if it was evaluated.
         metrics: of the last evaluation.
         skipped: steps left out.
+        left_out: architectures left out of steps that were taken.
     """
 
     weights: Path
     best: Path | None
     metrics: dict[str, float]
     skipped: int
+    left_out: int = 0
 
 
 def train(
@@ -93,6 +69,7 @@ def train(
     evaluate: Callable[[GHN], Mapping[str, float]] | None = None,
     metric: str = "accuracy",
     ranks: Ranks | None = None,
+    phases: Sequence[Phase] = (),
     identity: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> TrainResult:
@@ -110,6 +87,8 @@ def train(
             and at the end.
         metric: the entry of the metrics whose largest value marks the best checkpoint.
         ranks: this process among its peers; alone by default.
+        phases: stretches at the start of the run with images, networks or batches of their own;
+            the rest of the steps have `images`, `meta_batches` and the batch sizes of `config`.
         identity: digests of data and the like; a run resumes only where they are the same.
         metadata: stored with the weights.
 
@@ -118,291 +97,204 @@ def train(
         DivergedError: more than `max_skipped` steps in a row could not be taken.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the current step, with a checkpoint written.
     """
-    run = _Run(
-        config,
-        ghn,
-        images,
-        Path(output_dir),
-        list(callbacks),
-        evaluate,
-        metric,
-        ranks or Ranks(),
-        identity,
-        metadata,
-    )
-    return run.go(meta_batches)
+    ranks = ranks or Ranks()
+    check_phases(phases, config, ranks.world)
+    recipe = config.recipe() | dict(identity or {})
+    if phases:
+        recipe["phases"] = [phase.recipe() for phase in phases]
+    run = _Run(config, ghn, Path(output_dir), ranks, recipe, dict(metadata or {}))
+    run.evaluate_fn, run.metric = evaluate, metric
+    if ranks.is_main:
+        run.callbacks = [JsonLog(run.output_dir), *callbacks]
+    last = Phase(config.steps, meta_batches, images, config.batch_size, config.meta_batch_size)
+    return run.go(lambda start: step_data(start, [*phases, last], config.seed, ranks.device))
 
 
 class _Run:
+    """The state of a run, and the order of what happens in it."""
+
+    evaluate_fn: Callable[[GHN], Mapping[str, float]] | None = None
+    metric = ""
+    callbacks: Sequence[Callback] = ()
+
     def __init__(
         self,
         config: TrainConfig,
         ghn: GHN,
-        images: Images,
         output_dir: Path,
-        callbacks: list[Callback],
-        evaluate: Callable[[GHN], Mapping[str, float]] | None,
-        metric: str,
         ranks: Ranks,
-        identity: Mapping[str, Any] | None,
-        metadata: Mapping[str, Any] | None,
+        recipe: dict[str, Any],
+        metadata: dict[str, Any],
     ) -> None:
-        self.config, self.ranks, self.images, self.evaluate_fn = config, ranks, images, evaluate
+        self.config, self.ranks, self.recipe = config, ranks, recipe
         self.ghn = ghn.to(ranks.device)
-        self.output_dir, self.metric, self.metadata = output_dir, metric, dict(metadata or {})
-        config.share(ranks.world)  # checks that the meta-batch divides
-        self.callbacks: list[Callback] = [JsonLog(output_dir), *callbacks] if ranks.is_main else []
-        self.optimizer = make_optimizer(self.ghn, config)
-        self.scaler = LossScaler(config, ranks.device)
+        self.output_dir, self.metadata = output_dir, metadata
+        self.updates = Updates(self.ghn, config, ranks)
+        self.training = Training(self.ghn, self.updates.optimizer, config.steps)
         self.watch = DivergenceWatch()
-        self.checkpoints = Checkpoints(
-            output_dir / "checkpoints", config.keep_checkpoints, self._save_weights
-        )
-        self.recipe = config.recipe() | {"world": ranks.world} | dict(identity or {})
-        self.counters = {"skipped": 0.0, "skipped_in_a_row": 0.0, "best": -math.inf}
+        self.average = None
+        if config.ema is not None and ranks.is_main:
+            self.average = WeightAverage(self.ghn, config.ema)
+        directory, keep = output_dir / "checkpoints", config.keep_checkpoints
+        self.checkpoints = Checkpoints(directory, keep, self._save_weights, config.horizon[1])
+        self.tally = Tally(config.max_skipped)
+        self.best = -math.inf
         self.metrics: dict[str, float] = {}
 
-    def go(self, meta_batches: Callable[[int], Iterator[MetaBatch]]) -> TrainResult:
-        start = self._resume()
-        steps = self.config.steps
+    def go(self, data: Callable[[int], Iterator[StepData]]) -> TrainResult:
+        """The whole run: resume, steps, the last evaluation, the weights."""
         try:
-            self._tell("on_start", start, steps)
-            if start < steps:
+            self._resume()
+            self._tell(lambda callback: callback.on_start(self.training))
+            start = self.training.step
+            if start < self.config.steps and not self.training.stopping:
                 with (
-                    _stop_requests() as stop,
-                    closing(Prefetched(self._data(start, meta_batches(start)))) as data,
+                    deterministic_algorithms(self.config.deterministic),
+                    stop_requests() as stop,
+                    closing(Prefetched(data(start))) as prefetched,
                 ):
-                    self._steps(start, data, stop)
+                    self._steps(prefetched, stop)
             weights = self.output_dir / WEIGHTS_NAME
             if self.ranks.is_main:
-                self._evaluate(steps)
-                self._save_weights(weights, {"step": steps, "metrics": self.metrics})
-            best = self.checkpoints.best if self.counters["best"] > -math.inf else None
-            return TrainResult(weights, best, self.metrics, int(self.counters["skipped"]))
+                self._evaluate()
+                self._save_weights(weights, {"step": self.training.step, "metrics": self.metrics})
+            best = self.checkpoints.best if self.best > -math.inf else None
+            return TrainResult(weights, best, self.metrics, self.tally.skipped, self.tally.left_out)
         finally:
-            self._tell("close")
+            self._tell(lambda callback: callback.close())
 
-    def _data(
-        self, start: int, meta_batches: Iterator[MetaBatch]
-    ) -> Iterator[tuple[Tensor, Tensor, MetaBatch]]:
-        images = self._image_batches(start)
-        for batch in meta_batches:
-            list(batch.networks)  # a loader may leave it to whoever asks first to build them
-            yield *next(images), batch
-
-    def _steps(
-        self, start: int, data: Iterator[tuple[Tensor, Tensor, MetaBatch]], stop: threading.Event
-    ) -> None:
-        config = self.config
-        pace = Pace(config.meta_batch_size, config.batch_size)
-        for step in range(start, config.steps):
+    def _steps(self, data: Iterator[StepData], stop: threading.Event) -> None:
+        pace = Pace()
+        interrupted = False
+        while not (self._over or interrupted):
             with pace.waiting():
-                images_BCHW, labels_B, batch = next(data)
-            record = self._step(step, batch, images_BCHW, labels_B, pace)
-            done = step + 1
-            self._tell("on_step", record)
-            if done % config.log_every == 0 or done == config.steps:
-                self._tell("on_report", pace.report())
-            if not record.skipped and self.ranks.is_main:
-                for warning in self.watch.look(record.cross_entropy, record.gradient_norm):
-                    self._tell("on_warning", done, warning)
-            if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
-                with pace.paused():
-                    self._evaluate(done)
-            stopping = self._any(stop.is_set())
-            if done % config.checkpoint_every == 0 or done == config.steps or stopping:
-                with pace.paused():
-                    self._checkpoint(done)
-            if stopping:
-                raise KeyboardInterrupt(f"stopped after step {done}; the same command resumes")
-
-    def _step(
-        self, step: int, batch: MetaBatch, images_BCHW: Tensor, labels_B: Tensor, pace: Pace
-    ) -> StepRecord:
-        """One optimizer step, or a skipped one; all ranks come to the same verdict."""
-        config, device = self.config, self.ranks.device
-        lr = learning_rate(step, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        pending, losses, failure = None, None, ""
-        try:
-            batch = _on_device(batch, device)
-            scale = self.scaler.scale
-            losses, pending = meta_batch_losses(
-                self.ghn, batch, images_BCHW, labels_B, config, step, scale
+                given = next(data)
+            outcome = self.updates.take(self.training.step, given)
+            if self.average is not None and not outcome.reason:
+                self.average.update(self.ghn, self.training.step)
+            self.training.step += 1
+            architectures = len(given.batch.networks) * self.ranks.world
+            record = pace.record(self.training.step, outcome, architectures, len(given.labels_B))
+            del given
+            self._after_step(record, outcome, pace)
+            interrupted, self.training.stopping = self.ranks.any(
+                stop.is_set(), self.training.stopping
             )
-        except RuntimeError as error:
-            failure = _out_of_memory(error)
-        values, failed = self._agree(losses, bool(failure))
-        norm = math.nan
-        if not failed:
-            assert pending is not None
-            try:
-                pending.run()
-            except RuntimeError as error:
-                failure = _out_of_memory(error)
-            pending = None
-            failed = self.ranks.average_gradients(self.ghn.parameters(), bool(failure))
-            if not failed:
-                norm = self.scaler.step(self.optimizer, config.clip)
-        skipped = failed or not math.isfinite(norm)
-        self._count(step + 1, skipped, failure, values[0])
-        return pace.record(step + 1, values, norm, lr, skipped)
-
-    def _agree(self, losses: Losses | None, failed: bool) -> tuple[list[float], bool]:
-        """Mean losses over ranks, and whether any rank failed or has a loss that is not finite."""
-        device = self.ranks.device
-        numbers = losses.stack() if losses is not None else torch.zeros(4, device=device)
-        total = self.ranks.sum(
-            torch.cat((numbers, torch.tensor([float(failed)], device=device)))
-        ).tolist()
-        means = [value / self.ranks.world for value in total[:4]]
-        return means, total[4] > 0 or not math.isfinite(means[0])
-
-    def _any(self, flag: bool) -> bool:
-        if self.ranks.world == 1:
-            return flag
-        return bool(self.ranks.sum(torch.tensor(float(flag), device=self.ranks.device)) > 0)
-
-    def _count(self, done: int, skipped: bool, failure: str, loss: float) -> None:
-        counters = self.counters
-        counters["skipped_in_a_row"] = counters["skipped_in_a_row"] + 1 if skipped else 0
-        if not skipped:
-            return
-        counters["skipped"] += 1
-        reason = failure or (
-            "out of memory on another rank" if math.isfinite(loss) and self.ranks.world > 1 else ""
-        )
-        reason = reason or (
-            "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        )
-        self._tell(
-            "on_warning", done, f"step skipped: {reason} ({int(counters['skipped'])} so far)"
-        )
-        if counters["skipped_in_a_row"] > self.config.max_skipped:
-            raise DivergedError(
-                f"{int(counters['skipped_in_a_row'])} steps in a row were skipped, the last,"
-                f" {done}, because {reason}. Start anew (delete {self.output_dir}) with a lower"
-                " train.lr or, if memory is short, with a smaller train.batch_size or"
-                " train.meta_batch_size"
+            with pace.paused():
+                self._between_steps(interrupted)
+        if interrupted:
+            raise KeyboardInterrupt(
+                f"stopped after step {self.training.step}; the same command continues"
             )
 
-    def _image_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        config = self.config
-        per_epoch = self.images.n_batches(config.batch_size)
-        epoch, start = divmod(step, max(1, per_epoch))
-        while True:
-            yield from self.images.batches(
-                config.batch_size, config.seed, epoch, True, start=start, device=self.ranks.device
-            )
-            epoch, start = epoch + 1, 0
+    def _between_steps(self, interrupted: bool) -> None:
+        """Evaluates and writes a checkpoint where it is time to; the other ranks wait."""
+        evaluates = self._is_due(self.config.evaluate_every) and not self._over
+        saves = self._is_due(self.config.checkpoint_every) or self._over or interrupted
+        saves = saves or self.training.step == self.checkpoints.milestone
+        if evaluates:
+            self._evaluate()
+        if saves:
+            self._checkpoint()
+        if evaluates or saves:
+            self.ranks.wait()
 
-    def _resume(self) -> int:
-        state = self.checkpoints.load(
-            self.ghn, self.recipe, lambda message: self._tell("on_warning", 0, message)
-        )
+    @property
+    def _over(self) -> bool:
+        return self.training.step >= self.config.steps or self.training.stopping
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.training.step % every == 0
+
+    def _after_step(self, record: StepRecord, outcome: Outcome, pace: Pace) -> None:
+        self._tell(lambda callback: callback.on_step(self.training, record))
+        if warning := self.tally.count(outcome):
+            self._warn(warning)
+        self.tally.check(outcome, record.step, self.output_dir)
+        if self._is_due(self.config.log_every) or record.step == self.config.steps:
+            report = pace.report()
+            self._tell(lambda callback: callback.on_report(self.training, report))
+        if not record.skipped and self.ranks.is_main:
+            for warning in self.watch.look(record.cross_entropy, record.gradient_norm):
+                self._warn(warning)
+
+    def _resume(self) -> None:
+        """Goes on from the checkpoint that rank 0 finds: others may see another disk, or none."""
+        state = self.ranks.from_main(self._restored)
         self.ghn.train()
         self.ranks.broadcast(self.ghn)
         if state is None:
-            return 0
-        self.optimizer.load_state_dict(state.optimizer)
-        self.scaler.load_state_dict(state.scaler)
-        self.counters |= state.counters
-        return state.step
+            return
+        self.updates.optimizer.load_state_dict(state["optimizer"])
+        self.updates.scaler.load_state_dict(state["scaler"])
+        counters = state["counters"]
+        self.tally.counters = {name: counters[name] for name in self.tally.counters}
+        self.best = counters["best"]
+        self.training.step, self.training.stopping = state["step"], bool(counters["stopped"])
+        if counters["world"] != self.ranks.world:
+            self._warn(
+                f"{self.ranks.world} ranks go on with what {counters['world']:.0f} began: sums are"
+                " rounded in another order than without the interruption"
+            )
 
-    def _checkpoint(self, done: int) -> None:
+    def _restored(self) -> dict[str, Any] | None:
+        """Restores the weights, on rank 0, and gives what all ranks need to know."""
+        found = self.checkpoints.load(self.recipe, self.config.horizon, self._warn)
+        if found is None:
+            return None
+        state = found.state
+        self.ghn.load_state_dict(found.weights if state.trained is None else state.trained)
+        if self.average is not None:
+            self.average.ghn.load_state_dict(found.weights)
+        names = ("step", "optimizer", "scaler", "counters")
+        return {name: getattr(state, name) for name in names}
+
+    def _checkpoint(self) -> None:
         if not self.ranks.is_main:
             return
+        counters = self.tally.counters | {
+            "best": self.best,
+            "stopped": float(self.training.stopping),
+            "world": float(self.ranks.world),
+        }
         state = RunState(
-            done,
+            self.training.step,
             self.recipe,
-            self.optimizer.state_dict(),
-            self.scaler.state_dict(),
-            dict(self.counters),
+            self.config.horizon,
+            self.updates.optimizer.state_dict(),
+            self.updates.scaler.state_dict(),
+            counters,
+            None if self.average is None else self.ghn.state_dict(),
         )
-        self._tell("on_checkpoint", done, self.checkpoints.save(state))
+        path = self.checkpoints.save(state)
+        self._tell(lambda callback: callback.on_checkpoint(self.training, path))
 
-    def _evaluate(self, done: int) -> None:
+    @property
+    def _published(self) -> GHN:
+        """The hypernetwork that is evaluated and written: the average, if there is one."""
+        return self.ghn if self.average is None else self.average.ghn
+
+    def _evaluate(self) -> None:
         if not self.ranks.is_main or self.evaluate_fn is None:
             return
-        self.ghn.eval()
         with torch.no_grad():
-            self.metrics = {
-                name: float(value) for name, value in self.evaluate_fn(self.ghn).items()
-            }
+            found = self.evaluate_fn(self._published.eval())
         self.ghn.train()
-        self._tell("on_evaluation", done, self.metrics)
-        value = self.metrics.get(self.metric, -math.inf)
-        if value > self.counters["best"]:
-            self.counters["best"] = value
-            self.checkpoints.save_best(done, self.metrics)
+        self.metrics = {name: float(value) for name, value in found.items()}
+        self._tell(lambda callback: callback.on_evaluation(self.training, self.metrics))
+        if (value := self.metrics.get(self.metric, -math.inf)) > self.best:
+            self.best = value
+            self.checkpoints.save_best(self.training.step, self.metrics)
 
     def _save_weights(self, path: Path, metadata: Mapping[str, Any]) -> None:
         from ghn.checkpoint import save_checkpoint
 
-        save_checkpoint(
-            self.ghn,
-            path,
-            {**self.metadata, **metadata, "train": self.config.model_dump(mode="json")},
-        )
+        recipe = self.config.model_dump(mode="json")
+        save_checkpoint(self._published, path, {**self.metadata, **metadata, "train": recipe})
 
-    def _tell(self, event: str, *arguments: Any) -> None:
+    def _warn(self, message: str) -> None:
+        self._tell(lambda callback: callback.on_warning(self.training, message))
+
+    def _tell(self, event: Callable[[Callback], None]) -> None:
         for callback in self.callbacks:
-            getattr(callback, event)(*arguments)
-
-
-@dataclass(frozen=True)
-class _Moved:
-    graphs: GraphBatch
-    networks: Sequence[nn.Module]
-    index: Sequence[int]
-
-
-def _on_device(batch: MetaBatch, device: torch.device) -> MetaBatch:
-    if batch.graphs.device == device:
-        return batch
-    return _Moved(batch.graphs.to(device, non_blocking=True), batch.networks, batch.index)
-
-
-def _out_of_memory(error: RuntimeError) -> str:
-    """A reason to skip the step, if the error is one of memory; any other error is raised again."""
-    message = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in message:
-        raise error
-    error.__traceback__ = None  # its frames hold the activations
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return f"out of memory ({message.splitlines()[0][:120]})"
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once. Only in the main
-    thread.
-
-    A launcher passes on what the rank has got by itself, so a second one counts after some seconds
-    only.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    asked = 0.0
-
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not stop.is_set():
-            asked = time.monotonic()
-            stop.set()
-        elif time.monotonic() - asked > _SAME_REQUEST_SECONDS:
-            raise KeyboardInterrupt
-
-    old = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+            event(callback)

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate over time, and the loss scale of mixed precision."""
+"""AdamW, and the loss scale of mixed precision."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from ghn.train.config import TrainConfig
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear from `warmup_lr` to `lr` over `warmup_steps`, then half a cosine down to zero at
-    `steps`.
-
-    The original recipe sets the rate once per epoch (5 of 75 epochs are warm-up); ours moves with
-    every step.
-    """
-    if step < config.warmup_steps:
-        return config.warmup_lr + (config.lr - config.warmup_lr) * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    return 0.5 * config.lr * (1 + math.cos(math.pi * progress))
 
 
 def make_optimizer(ghn: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 
 from ghn.train.callbacks import StepRecord
+from ghn.train.update import Outcome
 
 
 class Pace:
     """Makes the records of steps; speeds are means since the last report, without evaluations and
     checkpoints.
-
-    Args:
-        architectures: per step, over all ranks.
-        images: per step; every architecture sees all of them.
     """
 
-    def __init__(self, architectures: int, images: int) -> None:
-        self.architectures, self.images = architectures, images
+    def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._records: list[StepRecord] = []
+        self._architectures = self._images = 0
         self._begin, self._waited = time.perf_counter(), 0.0
 
     @contextmanager
@@ -41,27 +38,31 @@ class Pace:
         yield
         self._begin += time.perf_counter() - begin
 
-    def record(
-        self, step: int, values: Sequence[float], gradient_norm: float, lr: float, skipped: bool
-    ) -> StepRecord:
-        """The record of the step that has just ended; `values` are loss, cross-entropy, penalty and
-        accuracy.
+    def record(self, step: int, outcome: Outcome, architectures: int, images: int) -> StepRecord:
+        """The record of the step that has just ended.
+
+        Args:
+            step: number of steps done.
+            outcome: what became of it.
+            architectures: of the step, over all ranks.
+            images: of the step; every architecture sees all of them.
         """
         elapsed = time.perf_counter() - self._begin
-        rate = (len(self._records) + 1) * self.architectures / elapsed
-        loss, cross_entropy, penalty, accuracy = values
+        self._architectures += architectures
+        self._images += architectures * images
         record = StepRecord(
             step,
-            loss,
-            cross_entropy,
-            penalty,
-            accuracy,
-            gradient_norm,
-            lr,
-            skipped,
-            images_per_second=rate * self.images,
-            architectures_per_second=rate,
+            outcome.loss,
+            outcome.cross_entropy,
+            outcome.penalty,
+            outcome.accuracy,
+            outcome.gradient_norm,
+            outcome.lr,
+            bool(outcome.reason),
+            images_per_second=self._images / elapsed,
+            architectures_per_second=self._architectures / elapsed,
             waited=self._waited / elapsed,
+            left_out=outcome.left_out,
         )
         self._records.append(record)
         return record
@@ -74,7 +75,7 @@ class Pace:
         good = [record for record in self._records if not record.skipped] or [last]
         names = ("loss", "cross_entropy", "penalty", "accuracy", "gradient_norm")
         means = {name: sum(getattr(record, name) for record in good) / len(good) for name in names}
+        left_out = sum(record.left_out for record in self._records)
+        skipped = len(good) == 1 and good[0].skipped
         self._reset()
-        return StepRecord(
-            **{**asdict(last), **means, "skipped": len(good) == 1 and good[0].skipped}
-        )
+        return replace(last, **means, skipped=skipped, left_out=left_out)

@@ -13,7 +13,7 @@ Shape legend: M architectures, B images, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,14 +49,22 @@ class MetaBatch(Protocol):
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over the architectures of a meta-batch (of one rank), as 0-dimensional tensors on the
-    device.
+    """Means over the architectures of a meta-batch (of one rank) that take part in the step, as
+    0-dimensional tensors on the device; NaN if none does.
+
+    Attributes:
+        loss: cross-entropy plus penalty (eq. 10).
+        cross_entropy: of the images.
+        penalty: before gamma.
+        accuracy: on the images.
+        left_out: architectures that do not take part: their loss or gradient is not finite.
     """
 
     loss: Tensor
     cross_entropy: Tensor
     penalty: Tensor
     accuracy: Tensor
+    left_out: int = 0
 
     def stack(self) -> Tensor:
         """(4,) float32."""
@@ -114,39 +122,96 @@ def meta_batch_losses(
     m = len(batch.networks)
     device = images_BCHW.device
     with autocast(config, device), record_function("predict"):
-        prediction = ghn.decode(batch.graphs)
+        prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
-    outputs: list[Tensor] = [penalty_M]
-    gradients: list[Tensor] = [torch.full_like(penalty_M, config.gamma * scale / m)]
-    losses: list[Tensor] = []
-    accuracies: list[Tensor] = []
+    sent: list[_Sent] = []
     for index, network, parameters in zip(
         batch.index, batch.networks, prediction.parameters, strict=True
     ):
         torch.manual_seed(_dropout_seed(config.seed, step, index))
-        leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
-        with autocast(config, device), record_function("networks forward"):
-            logits_BK = functional_call(network, leaves, (images_BCHW,))
-            loss = cross_entropy(
-                logits_BK.float(), labels_B, label_smoothing=config.label_smoothing
-            )
-        with record_function("networks backward"):
-            found = torch.autograd.grad(
-                loss * (scale / m), list(leaves.values()), allow_unused=True
-            )
-        used = [
-            (tensor, grad)
-            for tensor, grad in zip(parameters.values(), found, strict=True)
-            if grad is not None
-        ]
-        outputs += [tensor for tensor, _ in used]
-        gradients += _clipped([grad for _, grad in used], config.network_clip, scale / m)
-        losses.append(loss.detach())
-        accuracies.append((logits_BK.argmax(1) == labels_B).float().mean())
-    cross_entropy_, penalty = torch.stack(losses).mean(), penalty_M.detach().mean()
-    total = cross_entropy_ + config.gamma * penalty
-    return Losses(total, cross_entropy_, penalty, torch.stack(accuracies).mean()), PendingBackward(
-        outputs, gradients
+        sent.append(_through(network, parameters, images_BCHW, labels_B, config, scale / m))
+    takes_part = _takes_part(sent, config, scale)
+    weights_M = torch.full_like(penalty_M, config.gamma * scale / m)
+    if not all(takes_part):
+        weights_M *= torch.tensor(takes_part, device=device)
+    chosen = [own for own, takes in zip(sent, takes_part, strict=True) if takes]
+    return _means(sent, penalty_M.detach(), takes_part, config), PendingBackward(
+        [penalty_M, *(tensor for own in chosen for tensor in own.outputs)],
+        [weights_M, *(gradient for own in chosen for gradient in own.gradients)],
+    )
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What one network sends into the hypernetwork: the gradients of its loss with respect to its
+    predicted parameters, and their norm where it is bounded.
+    """
+
+    outputs: list[Tensor]
+    gradients: Sequence[Tensor]
+    norm: Tensor | None
+    loss: Tensor
+    accuracy: Tensor
+
+
+def _through(
+    network: nn.Module,
+    parameters: Mapping[str, Tensor],
+    images_BCHW: Tensor,
+    labels_B: Tensor,
+    config: TrainConfig,
+    factor: float,
+) -> _Sent:
+    """One network forward and backward; `factor` is on all gradients."""
+    device = images_BCHW.device
+    leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
+    with autocast(config, device), record_function("networks forward"):
+        logits_BK = functional_call(network, leaves, (images_BCHW,))
+        loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
+    with record_function("networks backward"):
+        found = torch.autograd.grad(loss * factor, list(leaves.values()), allow_unused=True)
+    used = [
+        (tensor, gradient)
+        for tensor, gradient in zip(parameters.values(), found, strict=True)
+        if gradient is not None
+    ]
+    gradients, norm = _clipped([gradient for _, gradient in used], config.network_clip, factor)
+    accuracy = (logits_BK.argmax(1) == labels_B).float().mean()
+    return _Sent([tensor for tensor, _ in used], gradients, norm, loss.detach(), accuracy)
+
+
+def _takes_part(sent: Sequence[_Sent], config: TrainConfig, scale: float) -> list[bool]:
+    """Which networks take part in the step: all, unless `network_clip` bounds what each may do.
+
+    One synchronisation with the device. A gradient that overflows with a loss scale that can still
+    shrink is no fault of its network: the step is skipped, and the scale halved.
+    """
+    if config.network_clip is None:
+        return [True] * len(sent)
+    finite_M = torch.stack([own.loss for own in sent]).isfinite()
+    if config.amp != "fp16" or scale <= config.amp_scale_floor:
+        finite_M &= torch.stack([own.norm for own in sent if own.norm is not None]).isfinite()
+    flags: list[bool] = finite_M.tolist()
+    return flags
+
+
+def _means(
+    sent: Sequence[_Sent], penalty_M: Tensor, takes_part: Sequence[bool], config: TrainConfig
+) -> Losses:
+    losses_M = torch.stack([own.loss for own in sent])
+    accuracies_M = torch.stack([own.accuracy for own in sent])
+    if not all(takes_part):
+        chosen = torch.tensor(takes_part, device=penalty_M.device)
+        losses_M, penalty_M, accuracies_M = (
+            values_M[chosen] for values_M in (losses_M, penalty_M, accuracies_M)
+        )
+    entropy, penalty = losses_M.mean(), penalty_M.mean()
+    return Losses(
+        entropy + config.gamma * penalty,
+        entropy,
+        penalty,
+        accuracies_M.mean(),
+        takes_part.count(False),
     )
 
 
@@ -163,15 +228,17 @@ def _leaf(tensor: Tensor) -> Tensor:
     return leaf.requires_grad_()
 
 
-def _clipped(gradients: list[Tensor], limit: float | None, factor: float) -> Sequence[Tensor]:
+def _clipped(
+    gradients: list[Tensor], limit: float | None, factor: float
+) -> tuple[Sequence[Tensor], Tensor | None]:
     """Scales the gradient of one network down to norm `limit`, if it is larger; `factor` is what it
-    was scaled by.
+    was scaled by. Returns the norm, too.
     """
     if limit is None:
-        return gradients
+        return gradients, None
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     shrink = (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0)
-    return torch._foreach_mul(gradients, [shrink] * len(gradients))
+    return torch._foreach_mul(gradients, [shrink] * len(gradients)), norm
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:

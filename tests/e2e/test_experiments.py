@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from clone import Clone
 from scipy.stats import kendalltau
-from test_whole_pipeline import Clone
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("experiments") / "clone", data_root)
     for name in ("dvc.yaml", "dvc.lock"):
         (clone.path / "experiments" / name).unlink(missing_ok=True)
-    clone.run("-m", "flows.experiments", "stages", "--profile", "tiny")
+    clone.run("-m", "ghn.cli", "experiments", "stages", "--profile", "tiny")
     profile = yaml.safe_load((clone.path / PROFILE).read_text())
     names = {name for name, entry in profile["experiments"].items() if entry["kind"] != "derived"}
     assert set(repro(clone)) == {

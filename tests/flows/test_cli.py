@@ -6,8 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from flows.commands import stages
+from flows.commands.stages import register
+from flows.params import read_yaml
+from flows.stages import runner
 from ghn import cli
 from ghn.errors import ConfigError, DamagedFileError
 
@@ -27,7 +32,8 @@ def ghn(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Com
 def test_help_lists_the_library_and_the_stages() -> None:
     result = ghn("--help")
     assert result.returncode == 0
-    for command in ("init", "trace", "list", "generate", "evaluate", "report", "params", "mlflow"):
+    names = "init trace list generate evaluate report run experiments params mlflow"
+    for command in names.split():
         assert f" {command} " in result.stdout
 
 
@@ -39,6 +45,43 @@ def test_starting_imports_none_of_the_heavy_libraries() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("stage", read_yaml(ROOT / "dvc.yaml")["stages"])
+def test_the_help_of_a_stage_names_its_parameters_and_outputs(stage: str) -> None:
+    declared = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    declared = declared.get("do", declared)
+    sections = {name.split(".")[0] for name in declared["params"]} - {"base"}
+    outputs = [o for key in ("outs", "metrics", "plots") for o in declared.get(key, [])]
+    names = [Path(o if isinstance(o, str) else next(iter(o))) for o in outputs]
+    suffixes = {name.suffix for name in names if "}" not in name.suffix}
+    app = typer.Typer()
+    register(app)
+    text = CliRunner().invoke(app, [stage, "--help"]).stdout
+    assert {section for section in sections if section in text} == sections
+    assert {suffix for suffix in suffixes if suffix in text} == suffixes
+    assert str(names[0].parent).split("/")[0] in text
+
+
+def test_run_says_what_continues_and_where_the_report_is(tmp_path: Path) -> None:
+    for name in ("params.yaml", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "f148b6").touch()
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "index.html").symlink_to(cache / "f148b6")  # as DVC may keep outputs
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    (tmp_path / "dvc.yaml").write_text("stages:\n  fails:\n    cmd: exit 3\n")
+    result = ghn("run", cwd=tmp_path, MLFLOW_TRACKING_URI=store)
+    assert result.returncode != 0
+    assert "the same command goes on from here" in " ".join(result.stdout.split())
+    (tmp_path / "dvc.yaml").write_text("stages:\n  works:\n    cmd: echo\n")
+    result = ghn("run", "works", cwd=tmp_path, MLFLOW_TRACKING_URI=store)
+    assert result.returncode == 0, result.stderr
+    assert f"report  {tmp_path / 'reports' / 'index.html'}\n" in result.stdout
 
 
 def test_version() -> None:
@@ -105,8 +148,6 @@ def test_check_prints_all_parameters() -> None:
     ],
 )
 def test_errors_become_messages_and_codes(error: BaseException, code: int, text: str) -> None:
-    import typer
-
     app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
 
     @app.callback()
@@ -123,8 +164,6 @@ def test_errors_become_messages_and_codes(error: BaseException, code: int, text:
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    import typer
-
     app = typer.Typer(cls=cli._Group, pretty_exceptions_enable=False)
 
     @app.callback()
@@ -154,8 +193,31 @@ def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(
     result = ghn("register", cwd=tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
     assert result.returncode in (1, 2)
     assert "models/ghn3/ghn.safetensors" in result.stderr
+    assert ("`dvc repro train` makes it" in result.stderr) == (damage == "absent")
     assert "Traceback" not in result.stderr
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_sigterm_ends_a_stage_as_orderly_as_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def run(name: str, label: str | None) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            cleaned.append(name)
+
+    monkeypatch.setattr(runner, "run_stage", run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        stages.evaluate()
+    assert ended.value.exit_code == 128 + signal.SIGTERM
+    assert cleaned == ["evaluate"]
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> None:

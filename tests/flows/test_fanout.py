@@ -67,6 +67,27 @@ def test_a_lost_worker_loses_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "10", "5"]
 
 
+def test_a_worker_that_dies_between_two_items_is_replaced(tmp_path):
+    results = []
+    for x, worker in fan_out(partial(lambda x: (x, os.getpid())), range(12), TWO):
+        results.append(x)
+        if x < 3:
+            os.kill(worker, signal.SIGKILL)
+    assert sorted(results) == list(range(12))
+
+
+def test_an_exception_that_cannot_travel_arrives_as_text():
+    class StrangeError(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a} and {b}")
+
+    def refuse(x):
+        raise StrangeError(x, "more")
+
+    with pytest.raises(RuntimeError, match="StrangeError: 0 and more"):
+        list(fan_out(refuse, [0, 0], TWO))
+
+
 def test_an_item_that_always_kills_its_worker_takes_no_neighbour_along():
     results = list(
         fan_out(die_always, range(8), TWO, failed=lambda item, error: (item, type(error)))

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from flows.compute import gpus
+from flows.compute.fanout import FanOut, fan_out
+from ghn.errors import ConfigError
 
 HOLD = """
 import pathlib, sys, time
@@ -53,6 +57,64 @@ def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: P
     first.wait()
     thread.join(20)
     assert len(outcome[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus_here", "each", "expected"),
+    [
+        (["0", "1"], 1, ["0", "1"]),
+        (["0", "1"], 0.5, ["0", "1", "0", "1"]),
+        (["0", "1", "2"], 0.4, ["0", "1", "2", "0", "1", "2"]),
+        (["0", "1", "2"], 2, ["0,1"]),
+        (["0"], 2, []),
+        ([], 0.25, []),
+    ],
+)
+def test_a_part_is_of_one_gpu_and_several_are_whole(
+    gpus_here: list[str], each: float, expected: list[str]
+) -> None:
+    assert gpus.shares(gpus_here, each) == expected
+    assert gpus.slots(len(gpus_here), each) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        (None, ["0", "1"]),
+        (1.0, ["0", "1"]),
+        (0.5, ["0", "0", "1", "1"]),
+        (2.0, ["0,1"]),
+        (0.0, ["", "", ""]),
+    ],
+)
+def test_a_fan_out_has_a_worker_per_share_and_holds_its_gpus(
+    each: float | None,
+    expected: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
+    monkeypatch.setattr("flows.compute.processes._cores", lambda: 3)
+    config = FanOut(gpus=each)
+
+    def look(_: int) -> tuple[int, str]:
+        time.sleep(0.2)
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    work = fan_out(look, range(4 * len(expected)), config)
+    seen = {next(work)}
+    with ExitStack() as locks:
+        assert gpus._lock(tmp_path / "0", locks) == (not each and each is not None)
+    seen.update(work)
+    assert sorted(devices for _, devices in seen) == expected
+
+
+def test_more_gpus_than_there_are_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "visible", list)
+    with pytest.raises(ConfigError, match=r"fanout\.gpus = 0\.25, but this machine has 0 GPUs"):
+        list(fan_out(str, range(3), FanOut(gpus=0.25)))
+    assert sorted(fan_out(str, range(3), FanOut(workers=1))) == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
-from flows.commands.graph import graph_app
+from flows.commands.graph import graph_app, trace
 from ghn.errors import ConfigError, UnknownArchitectureError
+
+app = typer.Typer()
+app.add_typer(graph_app, name="graph")
+app.command()(trace)
 
 
 def call(*arguments: object) -> str:
-    result = CliRunner().invoke(graph_app, [str(a) for a in arguments])
+    command = [] if arguments[0] == "trace" else ["graph"]
+    result = CliRunner().invoke(app, [*command, *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
     return result.stdout
@@ -46,9 +52,9 @@ def test_torchvision_names_export(directory):
     assert "features.0.weight" in graph["param"]
 
 
-def test_show_describes_and_draws(directory, tmp_path):
+def test_trace_describes_and_draws(directory, tmp_path):
     picture = tmp_path / "graph.png"
-    text = call("show", "test", 2, "--directory", directory, "--out", picture)
+    text = call("trace", "test", 2, "--directory", directory, "--out", picture)
     assert "deepnets1m/test/2" in text
     assert open_split(directory, "test").graph(2).canonical_hash() in text
     assert picture.read_bytes().startswith(b"\x89PNG")

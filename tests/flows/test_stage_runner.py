@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.stages.runner import StageInUseError, _alone
+from flows.stages.lock import StageInUseError, alone
 
 
 def test_a_stage_runs_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with _alone("train", []):
-        with _alone("predict", []):
+    with alone("train", []):
+        with alone("predict", []):
             pass
-        with pytest.raises(StageInUseError, match="train runs already"), _alone("train", []):
+        with pytest.raises(StageInUseError, match="train runs already"), alone("train", []):
             pass
-    with _alone("train", []):
+    with alone("train", []):
         pass
 
 
@@ -31,6 +31,6 @@ def test_what_a_killed_run_left_goes_and_another_stage_s_stays(
     for name in names:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    with _alone("generate@test", ["data/test.h5", "images", "absent/x.csv"]):
+    with alone("generate@test", ["data/test.h5", "images", "absent/x.csv"]):
         pass
     assert [Path(name).exists() for name in names] == [False, True, False, True]

@@ -13,9 +13,12 @@ from flows.params import Params, load_params
 from flows.settings import paths
 from flows.stages import generate, images, train
 from flows.stages.runner import start
-from flows.tracking.run import stage_run
+from flows.tracking import stage_run
+from flows.training import outcome
+from flows.training.lock import BusyError, only_one
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
+from ghn.train import ProgressBar, StepRecord, Training
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -166,6 +169,117 @@ def test_distance_gain_needs_embeddings_of_distance() -> None:
     train.emphasize_distance(ghn2, 1.0)
     with pytest.raises(ConfigError, match="does not embed distances"):
         train.emphasize_distance(ghn2, 2.0)
+
+
+def test_phases_change_size_and_networks_and_resume_in_between(params: Params) -> None:
+    phases = [
+        {"steps": 2, "image_size": 16, "channels": (8, 8), "batch_size": 16, "max_cost": 1e7},
+        {"meta_batch_size": 1},
+    ]
+    tree = params.model_dump(by_alias=True)
+    tree["train"] |= {"phases": phases, "checkpoint_every": 1}
+    phased = Params.model_validate(tree)
+    seen: list[tuple[int, int]] = []
+
+    class StopError(Exception):
+        pass
+
+    def train_until(stop: int, monkeypatch: pytest.MonkeyPatch) -> bytes:
+        def report(self: ProgressBar, training: Training, record: StepRecord) -> None:
+            ratio = record.images_per_second / record.architectures_per_second
+            seen.append((training.step, round(ratio)))
+            if training.step == stop:
+                raise StopError
+
+        with monkeypatch.context() as patch, stage_run("train", {}, connect_after_seconds=1e9) as r:
+            patch.setattr(ProgressBar, "on_report", report)
+            train.run(phased, r)
+        return paths.weights(params.base.ghn).read_bytes()
+
+    monkeypatch = pytest.MonkeyPatch()
+    whole = train_until(0, monkeypatch)
+    assert seen == [(1, 16), (2, 16), (3, 8), (4, 8)]
+    for stop in (2, 3):
+        paths.weights(params.base.ghn).unlink(missing_ok=True)
+        with pytest.raises(StopError):
+            train_until(stop, monkeypatch)
+    assert train_until(0, monkeypatch) == whole
+    assert from_pretrained(paths.weights(params.base.ghn)).metadata["image_size"] == 32
+
+
+def test_phases_that_do_not_add_up_are_named() -> None:
+    section = {"steps": 10, "warmup_steps": 1}
+    for phases, message in (
+        ([{"steps": 4}, {"steps": 5}], "phases take 4 steps and 5"),
+        ([{"steps": 10}, {}], "phases take 10 steps and the rest"),
+        ([{}, {"steps": 5}], "only the last of phases"),
+        ([{"image_size": 20}], "multiple of 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.TrainStageConfig.model_validate(section | {"phases": phases})
+
+
+def test_images_are_resized_by_area(params: Params) -> None:
+    from flows.training.phases import resized
+
+    held_out = images.load_split(params, "val")
+    small = resized(held_out, 16)
+    mean = held_out.images.float().unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5))
+    assert torch.equal(small.images, mean.round().to(torch.uint8))
+    assert small.digest == resized(held_out, 16).digest
+    assert resized(held_out, 32) is held_out
+
+
+def test_a_second_training_of_a_tree_is_turned_away(params: Params) -> None:
+    output = paths.model(params.base.ghn)
+    with only_one(output), pytest.raises(BusyError, match="another process trains"):
+        train.run(params, None)
+    assert not (output / ".train.lock").exists()
+
+
+@pytest.mark.parametrize("moment", ["rename", "rmtree"])
+def test_a_kill_while_publishing_loses_nothing(
+    params: Params, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        if moment == "rename":
+            patch.setattr(Path, "rename", killed)
+        else:
+            patch.setattr(outcome.shutil, "rmtree", killed)
+        with pytest.raises(KilledError), stage_run("train", {}, connect_after_seconds=1e9) as run:
+            train.run(params, run)
+    output = paths.model(params.base.ghn)
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        train.run(params, run)
+    after = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    assert after == before
+    curve = json.loads(after[train.CURVE_NAME])
+    assert [point["step"] for point in curve] == [2, 4]
+    assert list((output / "checkpoints").iterdir()) == []
+
+
+def test_other_code_begins_a_new_run(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def directory(
+        recipe: object, ghn: object, batches: object, data: object, path: Path, **_: object
+    ) -> None:
+        found.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ghn.train.train", directory)
+    for digest in ("a", "a", "b"):
+        monkeypatch.setattr(train, "code_digest", lambda *paths, digest=digest: digest)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(params, None)
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.slow

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torchvision
@@ -31,24 +28,6 @@ def logits_shape(model: nn.Module, size: int) -> tuple[int, ...]:
     return tuple(
         shape_propagation(model.eval(), torch.empty(2, 3, size, size, device="meta")).shape
     )
-
-
-def test_the_compiler_is_not_imported_with_torchvision() -> None:
-    """It takes longer than all the rest of a start; what torchvision has of it works all the
-    same.
-    """
-    program = """
-import sys
-import ghn.architectures
-assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
-import torch, torchvision
-roi_align = sys.modules["torchvision.ops.roi_align"]
-boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
-assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).sum() == 4
-import torch._dynamo.utils
-assert roi_align.is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_names() -> None:

@@ -12,7 +12,7 @@ import ghn
 from ghn.architectures import build
 from ghn.errors import DamagedFileError, UnsupportedFormatError
 from ghn.files import sha256
-from ghn.initialize import initialize
+from ghn.initialize import save_initialized
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_a_written_network_comes_back(
     tmp_path: Path, name: str, classes: int | None, size: int | None
 ) -> None:
     file = tmp_path / "network.safetensors"
-    said = initialize(name, None, file, classes, size)
+    said = save_initialized(name, None, file, classes, size)
     assert f"ghn.load_initialized({str(file)!r})" in said
     model = ghn.load_initialized(file)
     expected = ghn.from_pretrained()(build(name, classes or 10, size or 32))
@@ -35,7 +35,7 @@ def test_a_written_network_comes_back(
 def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
     for file in files:
-        initialize("squeezenet1_1", None, file)
+        save_initialized("squeezenet1_1", None, file)
     assert sha256(files[0]) == sha256(files[1])
 
 

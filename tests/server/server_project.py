@@ -51,17 +51,25 @@ stages:
 # without, one half.
 EVALUATE = """
 import sys
-import pyarrow as pa, pyarrow.parquet as pq
+import numpy as np
+from flows.rows.answers import pack
+from flows.rows.schema import identity, write_rows
 from flows.settings import paths
+from flows.stages.evaluate import COLUMNS
+
+def answers(accuracy, seed):
+    return pack(np.random.default_rng(seed).random(64) < accuracy)
+
 weights = paths.weights(sys.argv[1])
 accuracy = float(weights.read_text()) if weights.exists() else 0.5
 rows = [
-    {"architecture": f"deepnets1m/test/{i}", "error": None, "accuracy": accuracy + i / 100,
-     "randinit_accuracy": 0.1 + i / 1000, "images": 64, "seed": 1}
+    {**identity(f"deepnets1m/test/{i}", "test", sys.argv[1], 1, "h"), "images": 64,
+     "accuracy": accuracy + i / 100, "correct": answers(accuracy + i / 100, i),
+     "randinit_accuracy": 0.1 + i / 1000, "randinit_correct": answers(0.1 + i / 1000, i),
+     "settings": "{}"}
     for i in range(10)
 ]
-paths.EVALUATION.parent.mkdir(exist_ok=True)
-pq.write_table(pa.Table.from_pylist(rows), paths.EVALUATION)
+write_rows(paths.EVALUATION, rows, COLUMNS)
 """
 
 

@@ -31,17 +31,11 @@ from tqdm import tqdm
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.generation.shard import Shard, generate_shard, hexadecimal
 from datasets.deepnets.generation.workers import MapItems, OnThisMachine, settle
+from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
-from datasets.deepnets.store.split import (
-    FORMAT_VERSION,
-    Block,
-    Header,
-    Split,
-    open_split,
-    paths_of,
-    write_split,
-    writing,
-)
+from datasets.deepnets.store.files import paths_of, writing
+from datasets.deepnets.store.header import FORMAT_VERSION, Header
+from datasets.deepnets.store.writer import Block, write_split
 from ghn.errors import DamagedFileError, GHNError, InvalidGraphError
 
 

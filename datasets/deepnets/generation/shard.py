@@ -19,11 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs.builder import Assembly, Structures
-from datasets.deepnets.graphs.packing import GraphPack, pack
+from datasets.deepnets.graphs.builder import Assembly
+from datasets.deepnets.graphs.packing import pack
+from datasets.deepnets.graphs.structures import Structures
 from datasets.deepnets.space.rules import SplitRules
 from datasets.deepnets.space.sampling import draw
 from datasets.deepnets.space.table import decode_row
+from datasets.deepnets.store.pack import GraphPack
 from ghn.errors import DamagedFileError, InvalidGraphError
 from ghn.files import atomic_path
 

@@ -134,14 +134,12 @@ class _Walk:
     def _cell(self, cell: int) -> list[_Stretch]:
         architecture, route = self._architecture, self._routes[cell]
         assert route is not None  # dead cells are not reached
-        reduction, vit = architecture.reductions[cell], architecture.is_vit
-        halve = (
-            architecture.reductions[cell - 1] if cell else architecture.stem_type == 1
-        ) and not vit
+        reduction, halve = architecture.reductions[cell], architecture.halves_first(cell)
         key = (reduction, halve, id(route))
         if key not in self._known:
             edges = architecture.genotype.reduce if reduction else architecture.genotype.normal
-            kind = _Kind(edges, route, reduction and not vit, halve, architecture.preproc, self._bn)
+            halves, preproc = architecture.halves(cell), architecture.preproc
+            kind = _Kind(edges, route, halves, halve, preproc, self._bn)
             self._known[key] = kind.stretches()
         return self._known[key]
 

@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from datasets.deepnets.networks import layers
-from datasets.deepnets.networks.layers import Conv2d, Device, Linear, Numbered, State, norm_layer
+from datasets.deepnets.networks import operations
+from datasets.deepnets.networks.layers import Conv2d, Device, Linear, Numbered, norm_layer
+from datasets.deepnets.networks.operations import State
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.wiring import Cell as CellWiring
@@ -36,16 +37,16 @@ class Cell(nn.Module):
             if not used:
                 continue
             if not preproc:
-                module = layers.Subsample() if halve else nn.Identity()
+                module = operations.Subsample() if halve else nn.Identity()
             elif halve:
-                module = layers.FactorizedReduce(cell.channels_in[i], width, norm, device)
+                module = operations.FactorizedReduce(cell.channels_in[i], width, norm, device)
             else:
-                module = layers.convolution(cell.channels_in[i], width, 1, 1, norm, device)
+                module = operations.convolution(cell.channels_in[i], width, 1, 1, norm, device)
             self.add_module(f"preprocess{i}", module)
         self._ops = nn.ModuleDict()
         for k in sorted(cell.route.used):
             name, source = cell.edges[k]
-            self._ops[str(k)] = layers.operation(
+            self._ops[str(k)] = operations.operation(
                 name, width, cell.stride if source < 2 else 1, norm, device
             )
 
@@ -65,7 +66,7 @@ class Cell(nn.Module):
             total: Tensor | None = None
             for k in terms:
                 if k in self.route.used and (source := states[self.sources[k]]) is not None:
-                    value = layers.apply(self._ops[str(k)], source)
+                    value = operations.apply(self._ops[str(k)], source)
                     total = value if total is None else total + value
             states.append(None if total is None else State(total))
         outputs = [states[state] for state in self.route.concat]
@@ -80,7 +81,7 @@ class Cell(nn.Module):
 
     def _preprocess(self, i: int, state: State) -> State:
         module = self.get_submodule(f"preprocess{i}")
-        return state if isinstance(module, nn.Identity) else State(layers.apply(module, state))
+        return state if isinstance(module, nn.Identity) else State(operations.apply(module, state))
 
 
 class Network(nn.Module):
@@ -117,15 +118,14 @@ class Network(nn.Module):
 
     def _build(self, device: Device) -> None:
         architecture, scaling = self.architecture, self.scaling
-        wiring = wire(architecture, scaling.channels, scaling.large)
+        wiring = wire(architecture, scaling)
         norm = architecture.norm is not None
         self._build_stem(wiring.stem_channels, norm, wiring.stems[1], device)
         self.cells = nn.ModuleDict(
             {str(c.number): Cell(c, architecture.preproc, norm, device) for c in wiring.cells}
         )
-        sizes = scaling.classifier_sizes(architecture, wiring.features)
         head: list[nn.Module | Literal["r"] | None] = []
-        for i, (n_in, n_out) in enumerate(sizes):
+        for i, (n_in, n_out) in enumerate(wiring.classifier):
             head += ["r", nn.Dropout(0.5)] if i else []
             head.append(Linear(n_in, n_out, device=device))
         self.classifier = Numbered(*head)
@@ -141,7 +141,7 @@ class Network(nn.Module):
             self.stem0: nn.Module = conv(
                 3, width, scaling.patch, scaling.patch, scaling.patch_padding
             )
-            self.pos_enc = layers.PositionalEncoding(width, scaling.patch_grid, device)
+            self.pos_enc = operations.PositionalEncoding(width, scaling.patch_grid, device)
         elif architecture.stem_type == 0:
             stride = scaling.imagenet_stride if scaling.large else 1
             pool = nn.MaxPool2d(3, 2, 1) if architecture.stem_pool else None

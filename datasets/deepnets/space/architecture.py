@@ -116,6 +116,15 @@ class Architecture:
         """For each cell whether it is a reduction cell."""
         return _reductions(self.n_cells)
 
+    def halves(self, cell: int) -> bool:
+        """Whether a cell halves the resolution."""
+        return self.reductions[cell] and not self.is_vit
+
+    def halves_first(self, cell: int) -> bool:
+        """Whether a cell must bring its first input to the resolution of its second one."""
+        before = self.halves(cell - 1) if cell else self.stem_type == 1
+        return before and not self.is_vit
+
     def to_dict(self) -> dict[str, Any]:
         """The published keys; lists instead of tuples."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))

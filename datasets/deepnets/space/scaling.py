@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TypeVar
 
-from datasets.deepnets.space.architecture import Architecture
 from ghn.errors import ConfigError
+
+Width = TypeVar("Width")
 
 LARGE_IMAGE = 64
 """Images of more pixels a side get the strided ("ImageNet") stem."""
@@ -70,23 +71,11 @@ class Scaling:
         """Patches along a side: 14 at 224 pixels, 11 at 32."""
         return (self.image_size + 2 * self.patch_padding - self.patch) // self.patch + 1
 
-    def feature_grid(self, architecture: Architecture) -> int:
-        """Height and width of the last cell's output."""
-        if architecture.is_vit:
-            return self.patch_grid
-        if architecture.stem_type == 1:
-            stride = 8 if self.large else 2
-        else:
-            stride = (self.imagenet_stride if self.large else 1) * (
-                2 if architecture.stem_pool else 1
-            )
-        reductions = sum(architecture.reductions)
-        return self.image_size // (stride << reductions)
+    @property
+    def two_part_stride(self) -> int:
+        """Stride of the ImageNet-style stem, both parts together."""
+        return 8 if self.large else 2
 
-    def classifier_sizes(self, architecture: Architecture, features: int) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the fully connected layers."""
-        if not architecture.glob_avg:
-            features *= self.feature_grid(architecture) ** 2
-        hidden = self.fc_dim or architecture.fc_dim
-        sizes = [features, *[hidden] * (architecture.fc_layers - 1), self.num_classes]
-        return list(pairwise(sizes))
+    def hidden(self, fc_dim: Width) -> int | Width:
+        """Width of the classifier's hidden layers, given that of the architecture."""
+        return self.fc_dim or fc_dim

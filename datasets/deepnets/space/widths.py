@@ -11,8 +11,9 @@ class MetaBatchConfig(BaseModel):
     Attributes:
         channels: least and most width C, in steps of 16.
         fc_dim: least and most width of the classifier's hidden layers, in steps of 64.
-        wider_nets: the rule of GHN-3, which narrows fewer networks than that of GHN-2 and, on large
-            images, sometimes takes a stem of stride 2 instead of 4.
+        wider_nets: on large images the rule of GHN-3, which narrows fewer networks than that of
+            GHN-2 and sometimes takes a stem of stride 2 instead of 4; on small ones GHN-3 has
+            GHN-2's rule.
         max_nodes: most nodes in a meta-batch of up to 8 architectures, proportionally more in a
             larger one; no bound for single architectures.
     """
@@ -26,7 +27,8 @@ class MetaBatchConfig(BaseModel):
         default=(64, 512), description="least and most hidden width, in steps of 64"
     )
     wider_nets: bool = Field(
-        default=True, description="the wider networks of GHN-3 (false: GHN-2's rule)"
+        default=True,
+        description="on large images the wider networks of GHN-3 (false: GHN-2's rule)",
     )
     max_nodes: int = Field(
         default=2200, gt=0, description="nodes per 8 architectures of a meta-batch"

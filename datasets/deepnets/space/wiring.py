@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from datasets.deepnets.space.architecture import Architecture, Edges
+from datasets.deepnets.space.geometry import CellSizes, Geometry
+from datasets.deepnets.space.scaling import Scaling
 from ghn.errors import InvalidGraphError
 
 
@@ -102,37 +105,14 @@ class Wiring:
         stems: whether the value of input 0 of the first cell, and that of its input 1, are used.
             They are the same tensor unless `Architecture.two_stems`.
         stem_channels: width of the stem's output.
-        features: number of channels that reach the classifier.
+        classifier: (inputs, outputs) of its fully connected layers.
     """
 
     cells: tuple[Cell, ...]
     routes: tuple[Route | None, ...]
     stems: tuple[bool, bool]
     stem_channels: int
-    features: int
-
-
-def stem_width(architecture: Architecture, channels: int, imagenet: bool) -> int:
-    """Channels of the stem's output: a simple stem on small images is three times as wide."""
-    simple = architecture.stem_type == 0 and not architecture.is_vit
-    return channels * 3 if simple and architecture.preproc and not imagenet else channels
-
-
-def cell_widths(
-    architecture: Architecture, channels: int, imagenet: bool
-) -> tuple[list[tuple[int, int, int]], int]:
-    """Widths (first input, second input, states) of every cell, and the channels of the last cell's
-    output.
-    """
-    before = previous = stem_width(architecture, channels, imagenet)
-    n_concat = len(architecture.genotype.normal_concat)
-    width, widths = channels, []
-    for reduction in architecture.reductions:
-        if reduction:
-            width *= architecture.C_mult
-        widths.append((before, previous, width))
-        before, previous = previous, n_concat * width
-    return widths, previous
+    classifier: tuple[tuple[int, int], ...]
 
 
 def live(architecture: Architecture) -> tuple[list[Route | None], tuple[bool, bool]]:
@@ -170,31 +150,34 @@ def live(architecture: Architecture) -> tuple[list[Route | None], tuple[bool, bo
     return routes, (before_needed, needed)  # the first cell's inputs are the stem's two outputs
 
 
-def wire(architecture: Architecture, channels: int, imagenet: bool) -> Wiring:
-    """The live parts of `architecture` at a width and kind of input.
+@lru_cache(4096)
+def _cells(geometry: Geometry) -> tuple[CellSizes, ...]:
+    """The sizes of all cells; there are few kinds of them among thousands of architectures."""
+    return tuple(geometry.cells())
 
-    Args:
-        architecture: what to wire.
-        channels: the width C.
-        imagenet: whether the input is large (more than 64 pixels), which makes the stem stride.
+
+def wire(architecture: Architecture, scaling: Scaling) -> Wiring:
+    """The live parts of `architecture` at given sizes.
 
     Raises:
         InvalidGraphError: the output has no value.
     """
     routes, stems = live(architecture)
-    widths, features = cell_widths(architecture, channels, imagenet)
-    genotype, vit, reductions = architecture.genotype, architecture.is_vit, architecture.reductions
-    cells = []
-    for index, current in enumerate(routes):
-        if current is None:
-            continue
-        reduction = reductions[index]
-        halve = (reductions[index - 1] if index else architecture.stem_type == 1) and not vit
-        before, previous, width = widths[index]
-        edges, stride = (genotype.reduce, 1 if vit else 2) if reduction else (genotype.normal, 1)
-        cells.append(
-            Cell(index, reduction, edges, current, width, (before, previous), halve, stride)
+    geometry, genotype = Geometry.of(architecture, scaling), architecture.genotype
+    cells = [
+        Cell(
+            number=sizes.number,
+            reduction=bool(sizes.reduction),
+            edges=genotype.reduce if sizes.reduction else genotype.normal,
+            route=current,
+            channels=sizes.width,
+            channels_in=sizes.inputs,
+            halve_first=architecture.halves_first(sizes.number),
+            stride=2 if architecture.halves(sizes.number) else 1,
         )
-    return Wiring(
-        tuple(cells), tuple(routes), stems, stem_width(architecture, channels, imagenet), features
-    )
+        for current, sizes in zip(routes, _cells(geometry), strict=True)
+        if current is not None
+    ]
+    hidden = [scaling.hidden(architecture.fc_dim)] * (architecture.fc_layers - 1)
+    classifier = tuple(pairwise([geometry.features, *hidden, scaling.num_classes]))
+    return Wiring(tuple(cells), tuple(routes), stems, geometry.stem_width, classifier)

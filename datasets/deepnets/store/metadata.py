@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs.packing import GraphPack
 from datasets.deepnets.space.architecture import OPERATIONS
 from datasets.deepnets.space.table import ArchitectureTable
+from datasets.deepnets.store.pack import GraphPack
+
+ROW_GROUP = 1 << 16
+"""Architectures in a row group."""
 
 SCHEMA = pa.schema(
     [

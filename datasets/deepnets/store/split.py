@@ -18,233 +18,56 @@ that they say the same, and imported splits, whose graphs are as published.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from datasets.deepnets.graphs.packing import GraphPack, offsets, unpack_edges
 from datasets.deepnets.space.architecture import Architecture
-from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.table import ArchitectureTable, decode_row
-from datasets.deepnets.store.metadata import SCHEMA, metadata
-from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
-from ghn.files import atomic_path, sha256
-
-if TYPE_CHECKING:
-    from ghn.graph import Graph
-
-FORMAT_VERSION = 1
-
-_CHUNK = 1 << 16
-_ROW_GROUP = 1 << 16
-_HEADER = "deepnets"
+from datasets.deepnets.store.files import reading
+from datasets.deepnets.store.header import HEADER_KEY, parse_header
+from datasets.deepnets.store.metadata import ROW_GROUP
+from datasets.deepnets.store.pack import GraphPack, offsets, unpack_edges
+from datasets.deepnets.store.writer import Block
+from ghn.errors import DamagedFileError, UnsupportedFormatError
 
 
-class Header(BaseModel):
-    """What both files of a split say about it.
-
-    Attributes:
-        format: always "deepnets".
-        version: of the format.
-        split: name.
-        origin: "generated" or "imported".
-        seed: of the pipeline.
-        rules: of the split (`rules.SplitRules`), as JSON.
-        shard_size: architectures per shard.
-        n_graphs: number of architectures.
-        rejected: drawn architectures that were not taken, by reason.
-        redrawn: canonical hashes of architectures that were drawn again because they belong to a
-            disjoint split.
-        width_factor: the split is evaluated at C times this, on 32-pixel images.
-        width_factor_large: the same on larger images.
-        fixes: imported splits only: graphs that were repaired, by flaw.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["deepnets"] = "deepnets"
-    version: int = FORMAT_VERSION
-    split: str
-    origin: Literal["generated", "imported"]
-    seed: int = 0
-    rules: dict[str, Any] = {}
-    shard_size: int = 0
-    n_graphs: int = 0
-    rejected: dict[str, int] = {}
-    redrawn: tuple[str, ...] = ()
-    width_factor: int = 1
-    width_factor_large: int = 1
-    fixes: dict[str, int] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Consecutive architectures on their way into the files; see `shard.Shard` for the arrays."""
-
-    code: NDArray[np.uint8]
-    graphs: GraphPack
-    hashes: NDArray[np.uint64]
-    n_params: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
-    cell: NDArray[np.uint8] | None = None
-    name: NDArray[np.uint16] | None = None
-
-
-def paths_of(directory: Path, split: str) -> tuple[Path, Path]:
-    """The two files of a split."""
-    return directory / f"{split}.h5", directory / f"{split}.parquet"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write (a full disk) into an error that names the file.
-
-    Raises:
-        GHNError: instead of an `OSError`.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # h5py reports some failed writes as RuntimeError
-        raise GHNError(
-            f"{path}: could not be written ({error}); what was there before is untouched"
-        ) from error
-
-
-def write_split(
-    directory: Path, header: Header, blocks: Iterable[Block], param_names: tuple[str, ...] = ()
-) -> tuple[Path, Path]:
-    """Writes both files of a split; each is whole or untouched.
-
-    Args:
-        directory: where to.
-        header: what the files say about themselves.
-        blocks: the architectures, in order.
-        param_names: what `Block.name` counts.
-
-    Raises:
-        GHNError: the disk is full or not writable.
-    """
-    h5_path, parquet_path = paths_of(directory, header.split)
-    text = header.model_dump_json()
-    with (
-        writing(h5_path),
-        atomic_path(h5_path) as h5_temporary,
-        atomic_path(parquet_path) as parquet_temporary,
-    ):
-        digest = hashlib.sha256()
-        with (
-            h5py.File(h5_temporary, "w", libver="v110") as file,
-            pq.ParquetWriter(
-                parquet_temporary, SCHEMA, compression="zstd", compression_level=9,
-                write_page_checksum=True,
-                use_dictionary=[f.name for f in SCHEMA if f.name != "hash"],
-            ) as writer,
-        ):  # fmt: skip
-            writer_rows: list[pa.Table] = []
-            first = written = 0
-            for block in blocks:
-                _append(file, block)
-                digest.update(block.checksums.astype("<u4").tobytes())
-                writer_rows.append(
-                    metadata(block.code, block.graphs, block.hashes, block.n_params, first)
-                )
-                first += len(block.code)
-                if (whole := first // _ROW_GROUP * _ROW_GROUP - written) > 0:
-                    rows = pa.concat_tables(writer_rows)
-                    writer.write_table(rows.slice(0, whole), row_group_size=_ROW_GROUP)
-                    writer_rows, written = [rows.slice(whole)], written + whole
-            writer.write_table(pa.concat_tables(writer_rows), row_group_size=_ROW_GROUP)
-            file.attrs[_HEADER] = text
-            file.attrs["content"] = digest.hexdigest()
-            if param_names:
-                file.attrs["param_names"] = json.dumps(param_names)
-            file.flush()
-            file.close()
-            writer.add_key_value_metadata(
-                {_HEADER: text, "content": digest.hexdigest(), "h5_sha256": sha256(h5_temporary)}
-            )
-    return h5_path, parquet_path
-
-
-def _append(file: h5py.File, block: Block) -> None:
-    arrays: dict[str, NDArray[np.generic]] = {
-        "architecture": block.code,
-        "checksum": block.checksums,
-    }
-    arrays |= {name: getattr(block.graphs, name) for name in GraphPack.names()}
-    if block.cell is not None and block.name is not None:
-        arrays |= {"cell": block.cell, "name": block.name}
-    for name, array in arrays.items():
-        if name not in file:
-            chunk = (_CHUNK // array.shape[1], array.shape[1]) if array.ndim == 2 else (_CHUNK,)
-            file.create_dataset(
-                name, shape=(0, *array.shape[1:]), maxshape=(None, *array.shape[1:]),
-                dtype=array.dtype,
-                chunks=chunk, compression="gzip", compression_opts=6, shuffle=True, fletcher32=True,
-            )  # fmt: skip
-        dataset = file[name]
-        n = len(dataset)
-        dataset.resize(n + len(array), axis=0)
-        dataset[n:] = array
-
-
-def open_split(directory: str | Path, split: str) -> Split:
-    """Opens a split.
-
-    Raises:
-        ConfigError: the split is not there.
-        DamagedFileError: a file is truncated or damaged, or the two disagree.
-        UnsupportedFormatError: a file is something else, or of a newer version.
-    """
-    h5_path, parquet_path = paths_of(Path(directory), split)
-    for path in (h5_path, parquet_path):
-        if not path.exists():
-            raise ConfigError(
-                f"{path} does not exist; generate the split with `ghn generate --split {split}`"
-            )
-    return Split(h5_path, parquet_path)
-
-
-class Split:
+class StoredSplit:
     """The architectures of a split, by index; it can be pickled and forked and holds no open
     file.
     """
 
     def __init__(self, h5_path: Path, parquet_path: Path) -> None:
         self.h5_path, self.parquet_path = h5_path, parquet_path
-        with _reading(h5_path), h5py.File(h5_path, "r") as file:
+        with reading(h5_path), h5py.File(h5_path, "r") as file:
             attributes = file.attrs
-            if _HEADER not in attributes:
+            if HEADER_KEY not in attributes:
                 raise UnsupportedFormatError(
                     f"{h5_path}: not a split of DeepNets-1M in our format (no header)"
                 )
-            text, content = str(attributes[_HEADER]), str(attributes.get("content"))
-            self.header = _parse_header(h5_path, text)
+            text, content = str(attributes[HEADER_KEY]), str(attributes.get("content"))
+            self.header = parse_header(h5_path, text)
             self.param_names: tuple[str, ...] = tuple(
                 json.loads(attributes.get("param_names", "[]"))
             )
             self._code: NDArray[np.uint8] = file["architecture"][:]
-        with _reading(parquet_path), pq.ParquetFile(parquet_path) as parquet:
+        with reading(parquet_path), pq.ParquetFile(parquet_path) as parquet:
             notes = {**(parquet.metadata.metadata or {}), **(parquet.schema_arrow.metadata or {})}
             rows = parquet.metadata.num_rows
-        if notes.get(_HEADER.encode()) is None:
+        if notes.get(HEADER_KEY.encode()) is None:
             raise UnsupportedFormatError(
                 f"{parquet_path}: not the metadata of a split of DeepNets-1M (no header)"
             )
-        _parse_header(parquet_path, notes[_HEADER.encode()].decode())
-        same = notes[_HEADER.encode()].decode() == text and notes[b"content"].decode() == content
+        parse_header(parquet_path, notes[HEADER_KEY.encode()].decode())
+        same = notes[HEADER_KEY.encode()].decode() == text and notes[b"content"].decode() == content
         if not same or not rows == len(self._code) == self.header.n_graphs:
             raise DamagedFileError(
                 f"{h5_path} ({len(self._code)} architectures) and {parquet_path} ({rows}) do not"
@@ -305,7 +128,7 @@ class Split:
             DamagedFileError: a page fails its checksum.
         """
         with (
-            _reading(self.parquet_path),
+            reading(self.parquet_path),
             pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
         ):
             return file.read(columns=columns)
@@ -317,63 +140,12 @@ class Split:
             DamagedFileError: a page fails its checksum.
         """
         with (
-            _reading(self.parquet_path),
+            reading(self.parquet_path),
             pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
         ):
-            groups = range(begin // _ROW_GROUP, -(-end // _ROW_GROUP))
+            groups = range(begin // ROW_GROUP, -(-end // ROW_GROUP))
             rows = file.read_row_groups(list(groups), columns=columns)
-            return rows.slice(begin - groups.start * _ROW_GROUP, end - begin)
-
-    def graph(
-        self,
-        index: int,
-        channels: int = 32,
-        fc_dim: int | None = None,
-        num_classes: int = 10,
-        image_size: int = 32,
-        imagenet_stride: int = 4,
-    ) -> Graph:
-        """The graph of an architecture at the given sizes (see `builder.build_graph`).
-
-        An imported split keeps the published nodes and edges; names and shapes are those of our
-        network.
-        """
-        return self.scaled_graph(
-            index, Scaling(channels, fc_dim, num_classes, image_size, imagenet_stride)
-        )
-
-    def scaled_graph(self, index: int, scaling: Scaling) -> Graph:
-        """`graph` with its sizes in one object."""
-        return self.scaled_graphs([index], [self[index]], [scaling])[0]
-
-    def scaled_graphs(
-        self,
-        indices: Sequence[int],
-        architectures: Sequence[Architecture],
-        scalings: Sequence[Scaling],
-    ) -> list[Graph]:
-        """The graphs of some architectures at once, which is faster than one by one.
-
-        Args:
-            indices: which.
-            architectures: `self[i]` for each of them.
-            scalings: their sizes.
-        """
-        from datasets.deepnets.graphs.builder import (
-            scaled_graphs,
-        )  # brings PyTorch along, which opening does without
-
-        graphs = scaled_graphs(
-            architectures, scalings, [self.identifier(index) for index in indices]
-        )
-        if self.header.origin == "generated":
-            return graphs
-        from datasets.deepnets.published.published import published_graph
-
-        return [
-            published_graph(self, index, graph)
-            for index, graph in zip(indices, graphs, strict=True)
-        ]
+            return rows.slice(begin - groups.start * ROW_GROUP, end - begin)
 
     def stored(self, begin: int, end: int) -> Block:
         """What the HDF5 file holds of architectures begin..end, apart from hashes and parameter
@@ -383,7 +155,7 @@ class Split:
             DamagedFileError: it cannot be read.
         """
         node, edge = self._offsets
-        with _reading(self.h5_path), h5py.File(self.h5_path, "r") as file:
+        with reading(self.h5_path), h5py.File(self.h5_path, "r") as file:
             nodes, edges = slice(node[begin], node[end]), slice(edge[begin], edge[end])
             graphs = GraphPack(
                 file["n_nodes"][begin:end], file["n_edges"][begin:end],
@@ -419,38 +191,6 @@ class Split:
         return offsets(self.n_nodes), offsets(self._array("n_edges"))
 
     def _array(self, name: str) -> NDArray[Any]:
-        with _reading(self.h5_path), h5py.File(self.h5_path, "r") as file:
+        with reading(self.h5_path), h5py.File(self.h5_path, "r") as file:
             array: NDArray[Any] = file[name][:]
         return array
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except GHNError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())
-        raise DamagedFileError(
-            f"{path}: damaged, truncated or not of our format ({detail})"
-        ) from error
-
-
-def _parse_header(path: Path, text: str) -> Header:
-    try:
-        fields = json.loads(text)
-        version = int(fields["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path}: its header cannot be read ({error})") from error
-    if version > FORMAT_VERSION:
-        raise UnsupportedFormatError(
-            f"{path}: format version {version}; this program reads up to {FORMAT_VERSION}: install"
-            " a newer one"
-        )
-    try:
-        return Header.model_validate(fields)
-    except ValidationError as error:
-        raise DamagedFileError(
-            f"{path}: its header is malformed ({error.error_count()} fields)"
-        ) from error

@@ -7,12 +7,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.deepnets.graphs.packing import GraphPack, offsets, unpack_edges
 from datasets.deepnets.space.parameters import count_parameters
 from datasets.deepnets.space.rules import SplitRules
 from datasets.deepnets.space.sampling import rejections
 from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.table import ArchitectureTable
+from datasets.deepnets.store.pack import GraphPack, offsets, unpack_edges
 from ghn.graph import N_PRIMITIVES, Primitive
 
 Failed = NDArray[np.bool_]

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.deepnets.graphs.builder import build_structure
-from datasets.deepnets.graphs.packing import unpack_edges
+from datasets.deepnets.graphs.split import Split
 from datasets.deepnets.graphs.squeeze_quirk import every_product
-from datasets.deepnets.store.split import Split
+from datasets.deepnets.store.pack import unpack_edges
 from ghn.graph import Graph
 
 

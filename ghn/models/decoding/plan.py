@@ -9,13 +9,14 @@ they belong to.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
 from ghn.graph import Graph, Primitive
 from ghn.models.config import GHNConfig
+from ghn.predict.protocol import Shapes, Skipped
 
 
 class Kind(Enum):
@@ -80,16 +81,6 @@ class Group:
         return height * width
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A parameter that has a node but no decoder."""
-
-    graph: int
-    name: str
-    shape: tuple[int, ...]
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All groups of a batch of graphs: those of tensors and those of vectors."""
@@ -97,9 +88,6 @@ class Plan:
     tensors: tuple[Group, ...]
     vectors: tuple[Group, ...]
     skipped: tuple[Skipped, ...]
-
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def plan(

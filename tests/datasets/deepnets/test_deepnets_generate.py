@@ -19,7 +19,7 @@ from datasets.deepnets.generation.workers import OnThisMachine
 from datasets.deepnets.space.architecture import OPERATIONS
 from datasets.deepnets.space.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.space.sampling import draw_table, rejections
-from datasets.deepnets.store.split import paths_of
+from datasets.deepnets.store.files import paths_of
 from ghn.errors import ConfigError, GHNError, InvalidGraphError
 
 ROOT = Path(__file__).resolve().parents[3]

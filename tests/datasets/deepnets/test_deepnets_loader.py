@@ -112,7 +112,8 @@ def architecture(**arguments) -> Architecture:
     ],
 )
 def test_large_networks_stay_narrow(train, arguments, n_params, wider, widest):
-    dataset = MetaBatches(train, 4, config=MetaBatchConfig(wider_nets=wider))
+    size = 224 if wider else 32
+    dataset = MetaBatches(train, 4, image_size=size, config=MetaBatchConfig(wider_nets=wider))
     draws = np.random.default_rng(0).random((400, 3))
     scalings = [dataset._scaling(architecture(**arguments), n_params, *draw) for draw in draws]
     assert {s.channels for s in scalings} == set(range(32, widest + 1, 16))
@@ -131,6 +132,44 @@ def test_small_networks_sometimes_get_a_stem_of_stride_two(train):
     plain = [dataset._scaling(architecture(), 100_000, *draw).imagenet_stride for draw in draws]
     assert 0.35 < pooled.count(2) / len(pooled) < 0.65
     assert set(plain) == {4}
+
+
+def test_small_images_take_the_rule_of_ghn2(train):
+    draws = np.random.default_rng(0).random((100, 3))
+    scalings = [
+        [
+            MetaBatches(train, 4, config=MetaBatchConfig(wider_nets=wider))._scaling(
+                architecture(), n_params, *draw
+            )
+            for n_params in (100_000, 300_000, 500_000, 900_000)
+            for draw in draws
+        ]
+        for wider in (True, False)
+    ]
+    assert scalings[0] == scalings[1]
+
+
+@pytest.mark.parametrize("channels", [(16, 32), (32, 64)])
+def test_few_widths_give_larger_networks_no_wider_classifier(train, channels):
+    dataset = MetaBatches(train, 4, config=MetaBatchConfig(channels=channels))
+    draws = np.random.default_rng(0).random((200, 3))
+    for n_params, widest in ((100_000, 512), (300_000, 256), (500_000, 256)):
+        found = [dataset._scaling(architecture(), n_params, *draw).fc_dim for draw in draws]
+        assert max(found) == widest, n_params
+
+
+def test_costly_networks_have_no_part_if_so_asked(train):
+    from datasets.deepnets.space.cost import multiply_adds
+    from datasets.deepnets.space.scaling import Scaling
+
+    cost = multiply_adds(train.table(), Scaling(32, image_size=16))
+    bound = float(np.median(cost))
+    dataset = MetaBatches(train, 4, image_size=16, max_cost=bound)
+    drawn = np.concatenate([dataset.indices(step) for step in range(40)])
+    assert cost[drawn].max() <= bound
+    assert len(set(drawn.tolist())) > 0.4 * len(train)
+    with pytest.raises(ConfigError, match="of at most 1 multiply-adds"):
+        MetaBatches(train, 4, max_cost=1.0)
 
 
 def test_impossible_requests_are_named(train):

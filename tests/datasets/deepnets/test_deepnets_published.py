@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import open_split
-from datasets.deepnets.published.published import export_published, import_published
-from datasets.deepnets.validation.validate import ValidateConfig, validate_splits
+from datasets.deepnets.published.reader import import_published
+from datasets.deepnets.published.writer import export_published
+from datasets.deepnets.validation.config import ValidateConfig
+from datasets.deepnets.validation.validate import validate_splits
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.graph import Primitive
 from ghn.graph.paths import shortest_paths

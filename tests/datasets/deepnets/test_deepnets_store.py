@@ -15,8 +15,9 @@ import pytest
 from datasets.deepnets import open_split
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.table import ArchitectureTable
-from datasets.deepnets.store.split import paths_of
-from datasets.deepnets.validation.validate import ValidateConfig, validate_splits
+from datasets.deepnets.store.files import paths_of
+from datasets.deepnets.validation.config import ValidateConfig
+from datasets.deepnets.validation.validate import validate_splits
 from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
 
 

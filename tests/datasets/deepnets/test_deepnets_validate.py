@@ -9,17 +9,20 @@ import pytest
 
 from datasets.deepnets import generate_split, open_split
 from datasets.deepnets.graphs.builder import build_structures
-from datasets.deepnets.graphs.packing import GraphPack, pack
+from datasets.deepnets.graphs.packing import pack
 from datasets.deepnets.space.rules import PUBLISHED
-from datasets.deepnets.store.split import Block, write_split
+from datasets.deepnets.store.pack import GraphPack
+from datasets.deepnets.store.writer import Block, write_split
 from datasets.deepnets.validation import checks
+from datasets.deepnets.validation.config import ValidateConfig
+from datasets.deepnets.validation.report import as_json
 from datasets.deepnets.validation.statistics import (
     PUBLISHED_STATISTICS,
     MeanStd,
     disagreements,
     split_statistics,
 )
-from datasets.deepnets.validation.validate import ValidateConfig, as_json, validate_splits
+from datasets.deepnets.validation.validate import validate_splits
 from ghn.errors import ConfigError
 from ghn.graph import Primitive
 

@@ -29,7 +29,7 @@ def tree(tmp_path):
         (folder / name).mkdir(parents=True)
     for stem in ("b", "a"):
         (folder / "Annotation" / f"{stem}.txt").write_text(ANNOTATION)
-        Image.fromarray(np.full((4, 6, 3), 7, dtype=np.uint8)).save(
+        Image.fromarray(np.full((440, 310, 3), 7, dtype=np.uint8)).save(
             folder / "PNGImages" / f"{stem}.png"
         )
     return tmp_path
@@ -80,13 +80,53 @@ def test_missing_and_damaged_data_say_what_is_wrong(tree, tmp_path):
     with pytest.raises(ConfigError, match="GHN_DATA_ROOT"):
         load_pennfudan(tmp_path / "nowhere")
     (tree / "PennFudanPed" / "PNGImages" / "b.png").write_bytes(b"not a picture")
-    with pytest.raises(DamagedFileError, match="b:"):
+    with pytest.raises(DamagedFileError, match=r"PNGImages/b\.png: none of BMP, GIF"):
         load_pennfudan(tree)
     other = tmp_path / "broken"
     other.mkdir()
     (other / "PennFudanPed.zip").write_bytes(b"PK")
     with pytest.raises(DamagedFileError, match="download it again"):
         load_pennfudan(other)
+
+
+def test_an_image_without_its_annotation_is_missed(tree):
+    (tree / "PennFudanPed" / "Annotation" / "b.txt").unlink()
+    with pytest.raises(DamagedFileError, match="b has no annotation"):
+        load_pennfudan(tree)
+
+
+def test_an_incomplete_set_is_said_to_be_one(tree, caplog):
+    load_pennfudan(tree)
+    assert "has 2 images, Penn-Fudan has 170" in caplog.text
+
+
+def test_a_box_outside_of_its_image_is_damage(tree):
+    annotation = ANNOTATION.replace("(302, 431)", "(902, 431)")
+    (tree / "PennFudanPed" / "Annotation" / "b.txt").write_text(annotation)
+    with pytest.raises(DamagedFileError, match=r"b\.txt has a box outside"):
+        load_pennfudan(tree)
+
+
+def test_any_flipped_bit_of_an_archive_is_named_or_harmless(tree, tmp_path):
+    folder, archive = tree / "PennFudanPed", tmp_path / "zip" / "PennFudanPed.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*.*")):
+            file.write(path, path.relative_to(tree))
+    whole, expected = archive.read_bytes(), load_pennfudan(tree).digest
+    for bit in range(0, 8 * len(whole), 397):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(data)
+        try:
+            found = load_pennfudan(archive.parent).digest
+        except DamagedFileError as error:
+            found = str(error)
+        assert found == expected or str(archive) in found
+
+
+def test_it_prints_in_one_line():
+    assert repr(images(3)) == "DetectionImages(3 images, 3 boxes)"
 
 
 def images(n=6):

@@ -1,4 +1,3 @@
-import io
 from pathlib import Path
 
 import numpy as np
@@ -6,37 +5,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
-from datasets.images import find_source, load, stream
+from datasets.images import find_source, load
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def _png(value: int, size: tuple[int, int] = (40, 32)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (value, 0, 255 - value)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _parquet(path: Path, values: list[int], classes: str = "a,b", group: int = 4) -> None:
-    image = pa.array([{"bytes": _png(v), "path": None} for v in values], IMAGE)
-    table = pa.table({"image": image, "label": pa.array([v % 2 for v in values], pa.int64())})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        table.replace_schema_metadata({"class_names": classes}), path, row_group_size=group
-    )
 
 
 def _colours(images: torch.Tensor) -> list[int]:
     return images[:, 0, 4, 4].tolist()
 
 
-def test_a_hugging_face_directory_with_several_files_per_split(tmp_path: Path) -> None:
-    _parquet(tmp_path / "pets/data/train-00000-of-00002.parquet", list(range(10)))
-    _parquet(tmp_path / "pets/data/train-00001-of-00002.parquet", list(range(10, 20)))
-    _parquet(tmp_path / "pets/data/test-00000-of-00001.parquet", list(range(50, 57)))
+def test_a_hugging_face_directory_with_several_files_per_split(tmp_path: Path, parquet) -> None:
+    parquet(tmp_path / "pets/data/train-00000-of-00002.parquet", list(range(10)))
+    parquet(tmp_path / "pets/data/train-00001-of-00002.parquet", list(range(10, 20)))
+    parquet(tmp_path / "pets/data/test-00000-of-00001.parquet", list(range(50, 57)))
     options = {"name": "pets", "root": tmp_path, "cache": None, "image_size": 16}
     train, val, test = (load(split=split, **options) for split in ("train", "val", "test"))
     assert sorted(_colours(train.images) + _colours(val.images)) == list(range(20))
@@ -49,12 +32,12 @@ def test_a_hugging_face_directory_with_several_files_per_split(tmp_path: Path) -
     assert list(train.classes) == ["a", "b"]
 
 
-def test_a_folder_tree_with_splits(tmp_path: Path) -> None:
+def test_a_folder_tree_with_splits(tmp_path: Path, coloured) -> None:
     for split, values in (("train", range(8)), ("val", range(20, 24))):
         for value in values:
             path = tmp_path / "tree" / split / f"class{value % 2}" / f"{value:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_png(value))
+            path.write_bytes(coloured(value))
     test = load(
         "tree", tmp_path, "test", 16, cache=None
     )  # the only stored held-out split is what one tests on
@@ -66,9 +49,9 @@ def test_a_folder_tree_with_splits(tmp_path: Path) -> None:
     assert list(test.classes) == ["class0", "class1"]
 
 
-def test_the_cache_serves_a_worker_without_the_source(tmp_path: Path) -> None:
+def test_the_cache_serves_a_worker_without_the_source(tmp_path: Path, parquet) -> None:
     source = tmp_path / "source"
-    _parquet(source / "pets.parquet", list(range(20)))
+    parquet(source / "pets.parquet", list(range(20)))
     first = load("pets", source, cache=tmp_path / "cache", image_size=16)
     (source / "pets.parquet").unlink()
     assert load("pets", source, cache=tmp_path / "cache", image_size=16).digest == first.digest
@@ -76,10 +59,10 @@ def test_the_cache_serves_a_worker_without_the_source(tmp_path: Path) -> None:
         load("pets", source, cache=tmp_path / "cache", image_size=16, seed=9)
 
 
-def test_changed_files_are_decoded_again(tmp_path: Path) -> None:
-    _parquet(tmp_path / "pets.parquet", list(range(20)))
+def test_changed_files_are_decoded_again(tmp_path: Path, parquet) -> None:
+    parquet(tmp_path / "pets.parquet", list(range(20)))
     first = load("pets", tmp_path, cache=tmp_path / "cache", image_size=16)
-    _parquet(tmp_path / "pets.parquet", list(range(100, 120)))
+    parquet(tmp_path / "pets.parquet", list(range(100, 120)))
     assert load("pets", tmp_path, cache=tmp_path / "cache", image_size=16).digest != first.digest
 
 
@@ -100,32 +83,6 @@ def test_messages_name_the_file_and_the_row(tmp_path: Path) -> None:
         load("bad", tmp_path, "all", cache=None)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_covers_an_epoch_whatever_the_workers(tmp_path: Path, workers: int) -> None:
-    _parquet(tmp_path / "big.parquet", list(range(200)), group=7)
-    images = stream("big", tmp_path, "all", 16, workers=workers, lanes=4)
-    seen = []
-    for x, y in images.batches(5, seed=1, drop_last=False):
-        colours = (x[:, 0, 4, 4] * 0.229 + 0.485).mul(255).round().int().tolist()
-        assert [c % 2 for c in colours] == y.tolist()
-        seen += colours
-    assert sorted(seen) == list(range(200))
-    assert seen != sorted(seen)
-    alone = stream("big", tmp_path, "all", 16, lanes=4)
-    rest, whole = images.batches(8, 1, 0, True, start=3), list(alone.batches(8, 1, 0, True))
-    for (a, b), (c, d) in zip(rest, whole[3:], strict=True):
-        assert torch.equal(a, c)
-        assert torch.equal(b, d)
-
-
-def test_stream_batches_read_few_blocks(tmp_path: Path) -> None:
-    _parquet(tmp_path / "big.parquet", list(range(200)), group=10)
-    images = stream("big", tmp_path, "all", 16, lanes=2)
-    blocks = [set((batch // 10).tolist()) for batch in images._order(5, 0, 0, True, False)]
-    lane_blocks = [set.union(*blocks[lane::2]) for lane in range(2)]
-    assert not lane_blocks[0] & lane_blocks[1]  # no block is read by two lanes
-
-
 @pytest.mark.data
 def test_cifar10_splits(data_root: Path) -> None:
     tables = find_source("cifar10", data_root)
@@ -139,13 +96,3 @@ def test_cifar10_splits(data_root: Path) -> None:
     assert torch.equal(test.labels.bincount(), torch.full((10,), 1000))
     pixels = test.images.float().mean((0, 2, 3)) / 255
     np.testing.assert_allclose(pixels, test.mean, atol=0.01)
-
-
-@pytest.mark.data
-def test_imagenet_sample_streams_at_224_pixels(data_root: Path) -> None:
-    images = stream("imagenet-sample-1000", data_root, "all", 224)
-    assert images.num_classes == 1000
-    x, y = next(images.batches(16, augment=True))
-    assert x.shape == (16, 3, 224, 224)
-    assert y.dtype == torch.int64
-    assert 0.5 < x.std() < 2

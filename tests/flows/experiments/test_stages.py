@@ -12,9 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_file_is_that_of_the_laptop_profile():
-    assert (ROOT / FILE).read_text() == text_of("laptop"), (
-        "run `python -m flows.experiments stages`"
-    )
+    assert (ROOT / FILE).read_text() == text_of("laptop"), "run `ghn experiments stages`"
 
 
 @pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])

@@ -1,11 +1,12 @@
 import math
+from itertools import islice
 
 import pytest
 import torch
 from torch import nn
 
 from datasets.images import ImageTensors
-from ghn.errors import DamagedFileError
+from ghn.errors import ConfigError, DamagedFileError
 from ghn.finetune import FinetuneConfig, estimate_statistics, evaluate, finetune
 
 
@@ -113,6 +114,23 @@ def test_a_killed_run_continues_bit_for_bit(data, tmp_path):
         finetune(fresh, *data, CONFIG, seed=3, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_costs_time_and_changes_nothing(data, tmp_path, damage, caplog):
+    config = CONFIG.model_copy(update={"steps": 4, "evaluate_at": (2,)})
+    checkpoint = tmp_path / "run.pt"
+    expected = finetune(network(), *data, config, seed=2, checkpoint=checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(
+        {"flip": bytes(content), "cut": bytes(content[:99]), "empty": b""}[damage]
+    )
+    steps = []
+    curve = finetune(network(), *data, config, seed=2, checkpoint=checkpoint, on_step=steps.append)
+    assert steps == [1, 2, 3, 4]
+    assert curve.val_accuracy == expected.val_accuracy
+    assert f"{checkpoint} is damaged" in caplog.text
+
+
 def test_divergence_is_recorded_not_raised(data):
     model = network(norm=False)
     curve = finetune(
@@ -171,3 +189,46 @@ def test_schedules(schedule, factors):
     assert [factor(step) for step in (0, 3, 6)] == pytest.approx(factors)
     warm = _schedule(FinetuneConfig(steps=9, warmup=3))
     assert [warm(step) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_a_trained_networks_own_statistics_are_kept(data):
+    model = network()
+    model[1] = nn.BatchNorm2d(8)
+    finetune(model, *data, CONFIG.model_copy(update={"steps": 3, "evaluate_at": ()}))
+    own = {name: buffer.clone() for name, buffer in model[1].named_buffers()}
+    curve = finetune(model, *data, CONFIG.model_copy(update={"steps": 0}))
+    for name, buffer in model[1].named_buffers():
+        assert torch.equal(buffer, own[name]), name
+    assert curve.final == evaluate(model, data[1], CONFIG)
+    fresh = network()
+    fresh[1] = nn.BatchNorm2d(8)
+    finetune(fresh, *data, CONFIG.model_copy(update={"steps": 0, "lr": 0.1}))
+    assert fresh[1].running_mean.any()  # estimated
+
+
+def test_an_epoch_that_is_shorter_than_it_says_is_an_error(data):
+    class Short(ImageTensors):
+        def batches(self, *arguments, **options):
+            yield from islice(super().batches(*arguments, **options), 5)
+
+    short = Short(**vars(data[0]))
+    with pytest.raises(ConfigError, match="epoch 0 has 5 batches of 32, not 6"):
+        finetune(network(), short, data[1], CONFIG)
+
+
+def test_epochs_have_one_length_and_resume_anywhere(data):
+    from ghn.images import endless_batches
+
+    class Long(ImageTensors):  # an epoch has more than it says: what is too much is left out
+        def n_batches(self, batch_size, drop_last=True):
+            return 4
+
+    images = Long(**vars(data[0]))
+
+    def labels(start, count):
+        batches = endless_batches(images, 32, 5, start=start, augment=True)
+        return [next(batches)[1].tolist() for _ in range(count)]
+
+    whole = labels(0, 12)
+    for start in (1, 4, 7, 9):
+        assert labels(start, 12 - start) == whole[start:]

@@ -58,3 +58,37 @@ def test_no_noise_without_beta_and_the_seed_decides():
 
 def test_constant_rows_are_no_division_by_zero():
     assert correlation_std(torch.ones(4, 4)) == 0.0
+
+
+def test_tied_weights_get_noise_once_and_attention_gets_it():
+    class Tied(nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            torch.manual_seed(0)
+            self.one = nn.Linear(4, 4)
+            self.attention = nn.MultiheadAttention(4, 2)
+            self.other = nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
+            if tied:
+                self.other.weight = self.one.weight
+
+    def change(model):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        count = break_symmetry(model, 0.1, seed=3)
+        return count, {n: p.detach() - before[n] for n, p in model.named_parameters()}
+
+    count, free = change(Tied(False))
+    tied_count, tied = change(Tied(True))
+    assert (count, tied_count) == (4, 3)
+    torch.testing.assert_close(tied["one.weight"], free["one.weight"])
+    assert free["attention.in_proj_weight"].any()
+    assert free["attention.out_proj.weight"].any()
+    assert not free["head.weight"].any()
+
+
+def test_a_classifier_tied_to_an_embedding_stays():
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6, bias=False))
+    model[2].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    assert break_symmetry(model, 0.1) == 1
+    assert torch.equal(model[0].weight, before)

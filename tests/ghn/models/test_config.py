@@ -60,6 +60,8 @@ def test_configurations_survive_json(name: str) -> None:
         ({"hidden": 32, "heads": 5}, "multiple of heads = 5"),
         ({"layers": 0}, "layers is 0"),
         ({"heads": "8"}, "heads is '8'"),
+        ({"layers": True}, "layers is True; it must be a positive integer"),
+        ({"centrality": "yes"}, "centrality is 'yes'; it must be true or false"),
         ({"window": "middle"}, "window is 'middle'; use one of center, corner"),
         ({"message_passing": "gnn"}, "transformer, gated, mlp"),
     ],

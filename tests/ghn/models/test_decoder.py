@@ -90,7 +90,7 @@ def test_slices_equal_the_whole(
 ) -> None:
     ghn = make_ghn(**fields).double()
     batch = GraphBatch.from_graphs(graphs)
-    prediction = ghn.decode(batch)
+    prediction = ghn(batch)
     assert not prediction.skipped
     checked = 0
     for b, graph in enumerate(graphs):
@@ -119,9 +119,9 @@ def test_a_batch_equals_its_networks(graphs: list[Graph], make_ghn: Callable[...
         {"message_passing": "mlp"},
     ):
         ghn = make_ghn(**fields)
-        together = ghn.predict_parameters(GraphBatch.from_graphs(graphs))
+        together = ghn(GraphBatch.from_graphs(graphs)).parameters
         for graph, parameters in zip(graphs, together, strict=True):
-            (alone,) = ghn.predict_parameters(GraphBatch.from_graphs([graph]))
+            (alone,) = ghn(GraphBatch.from_graphs([graph])).parameters
             assert alone.keys() == parameters.keys()
             for name in alone:
                 torch.testing.assert_close(parameters[name], alone[name], atol=1e-5, rtol=1e-4)
@@ -141,7 +141,7 @@ def test_writing_equals_decoding(
     monkeypatch.setattr("ghn.models.decoding.stream._NARROW", narrow)
     monkeypatch.setattr("ghn.models.decoding.stream.CHUNK_BYTES", chunk)
     ghn = make_ghn(**fields)
-    expected = ghn.predict_parameters(GraphBatch.from_graphs(graphs))
+    expected = ghn(GraphBatch.from_graphs(graphs)).parameters
     targets = [
         {name: torch.zeros_like(p) for name, p in parameters.items()} for parameters in expected
     ]
@@ -159,7 +159,7 @@ def test_gradient_of_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN]
     batch = GraphBatch.from_graphs(graphs[:1])
     graph = graphs[0]
     generator = torch.Generator().manual_seed(0)
-    prediction = ghn.decode(batch)
+    prediction = ghn(batch)
     seeds = {
         name: torch.randn(p.shape, generator=generator, dtype=torch.float64)
         for name, p in prediction.parameters[0].items()
@@ -186,7 +186,7 @@ def test_gradient_of_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN]
 def test_penalty_is_the_sum_over_tensors(
     graphs: list[Graph], make_ghn: Callable[..., GHN], kind: str
 ) -> None:
-    prediction = make_ghn().decode(GraphBatch.from_graphs(graphs))
+    prediction = make_ghn()(GraphBatch.from_graphs(graphs))
     penalty = prediction.penalty(kind)  # type: ignore[arg-type]
     for b, parameters in enumerate(prediction.parameters):
         norms = torch.stack([p.norm() for p in parameters.values()])
@@ -236,7 +236,7 @@ def test_plan_groups_by_kind_and_shape(graphs: list[Graph], make_ghn: Callable[.
 
 
 def test_heads_can_be_left_out(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
-    prediction = make_ghn().decode(GraphBatch.from_graphs(graphs), heads=False)
+    prediction = make_ghn()(GraphBatch.from_graphs(graphs), heads=False)
     assert all("head.weight" not in p and "head.bias" not in p for p in prediction.parameters)
     assert {(s.name, s.reason) for s in prediction.skipped} == {
         ("head.weight", "class head, kept on request"),
@@ -250,7 +250,7 @@ def test_unknown_shapes_are_skipped_with_a_reason(make_ghn: Callable[..., GHN]) 
     graph = Graph(
         primitive, np.array([[0, 1], [1, 2], [2, 3]], np.int32), shape, ["", "a", "b", "c"]
     )
-    prediction = make_ghn().decode(GraphBatch.from_graphs([graph]))
+    prediction = make_ghn()(GraphBatch.from_graphs([graph]))
     assert prediction.parameters == [{}]
     assert {s.name: s.reason for s in prediction.skipped} == {
         "a": "a weight with 1 dimensions",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ghn import GHN, GHNConfig, Graph, GraphBatch, Primitive
 
@@ -26,9 +30,9 @@ def test_autocast_rounds_embeddings_but_not_decoders(
 ) -> None:
     ghn = make_ghn(**fields)
     batch = GraphBatch.from_graphs(graphs)
-    exact = ghn.decode(batch)
+    exact = ghn(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = ghn.decode(batch)
+        rounded = ghn(batch)
     for a, b in zip(exact.parameters, rounded.parameters, strict=True):
         for name in a:
             assert b[name].dtype == torch.float32
@@ -42,7 +46,7 @@ def test_every_parameter_gets_a_gradient(
     graphs: list[Graph], make_ghn: Callable[..., GHN], fields: dict
 ) -> None:
     ghn = make_ghn(**fields)
-    ghn.decode(GraphBatch.from_graphs(graphs)).penalty().sum().backward()
+    ghn(GraphBatch.from_graphs(graphs)).penalty().sum().backward()
     without = {name for name, p in ghn.named_parameters() if p.grad is None}
     assert without == set()
 
@@ -51,11 +55,58 @@ def test_pickled_copies_predict_the_same(graphs: list[Graph], make_ghn: Callable
     ghn = make_ghn()
     batch = GraphBatch.from_graphs(graphs)
     expected, copied = (
-        ghn.predict_parameters(batch),
-        pickle.loads(pickle.dumps(ghn)).predict_parameters(batch),
+        ghn(batch).parameters,
+        pickle.loads(pickle.dumps(ghn))(batch).parameters,
     )
     for a, b in zip(expected, copied, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """A group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=(tmp_path / "group").as_uri(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        DistributedDataParallel,
+        pytest.param(partial(torch.compile, backend="eager"), marks=pytest.mark.slow),
+    ],
+    ids=["ddp", "compile"],
+)
+def test_wrappers_run_the_differentiable_forward_pass(
+    graphs: list[Graph], make_ghn: Callable[..., GHN], wrap: Callable[[GHN], Any]
+) -> None:
+    batch = GraphBatch.from_graphs(graphs)
+    plain, wrapped = make_ghn(), make_ghn()
+    passes: list[nn.Module] = []
+    wrapped.register_forward_hook(lambda module, args, output: passes.append(module))
+    outer = wrap(wrapped)
+    predictions = [ghn(batch) for ghn in (plain, outer)]
+    for a, b in zip(predictions[0].parameters, predictions[1].parameters, strict=True):
+        torch.testing.assert_close(a, b)
+    assert passes == [wrapped]
+    for prediction in predictions:
+        prediction.penalty().sum().backward()
+    gradient = wrapped.tensors.block.weight.grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient, plain.tensors.block.weight.grad)
+
+
+def test_calling_with_networks_is_initialize(make_ghn: Callable[..., GHN]) -> None:
+    torch.manual_seed(0)
+    ghn, called, named = make_ghn(), nn.Linear(4, 5), nn.Linear(4, 5)
+    assert ghn(called) is called
+    assert ghn.initialize([named])[0] is named
+    assert torch.equal(called.weight, named.weight)
+    assert [report.network for report in ghn.reports] == ["Linear"]
 
 
 def test_a_network_without_parameters(make_ghn: Callable[..., GHN]) -> None:
@@ -66,7 +117,7 @@ def test_a_network_without_parameters(make_ghn: Callable[..., GHN]) -> None:
         [""],
     )
     for fields in KINDS:
-        prediction = make_ghn(**fields).decode(GraphBatch.from_graphs([graph]))
+        prediction = make_ghn(**fields)(GraphBatch.from_graphs([graph]))
         assert prediction.parameters == [{}]
         assert prediction.penalty().tolist() == [0.0]
     model = nn.Sequential(nn.ReLU())

@@ -11,13 +11,13 @@ WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = WORKER.parents[3]
 
 
-def _run(world: int, output: Path, kind: str) -> None:
+def _run(world: int, output: Path, kind: str, worker: Path = WORKER) -> None:
     torchrun = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
         if world > 1
         else []
     )
-    command = [sys.executable, *torchrun, str(WORKER), str(output), kind]
+    command = [sys.executable, *torchrun, str(worker), str(output), kind]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment, check=False
@@ -74,3 +74,9 @@ def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
         json.loads(line) for line in (tmp_path / "run-2" / "steps.jsonl").read_text().splitlines()
     ]
     assert [row["step"] for row in rows if row["skipped"]] == [3, 4]
+
+
+@pytest.mark.parametrize("kind", ["quick", pytest.param("slow", marks=pytest.mark.slow)])
+def test_ranks_with_a_disk_each_resume_at_the_step_of_the_first(tmp_path: Path, kind: str) -> None:
+    """The slow kind waits longer for an evaluation than for anything else."""
+    _run(2, tmp_path, kind, WORKER.with_name("disk_worker.py"))

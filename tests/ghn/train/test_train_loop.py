@@ -11,8 +11,8 @@ from datasets.images import ImageTensors
 from ghn.checkpoint import from_pretrained
 from ghn.errors import ConfigError, DamagedFileError
 from ghn.models import GHN
-from ghn.train import Callback, DivergedError, StepRecord, TrainConfig, train
-from ghn.train.callbacks import DivergenceWatch
+from ghn.train import Callback, DivergedError, StepRecord, TrainConfig, Training, train
+from ghn.train.divergence import DivergenceWatch
 
 CONFIG = TrainConfig(
     steps=12,
@@ -36,17 +36,17 @@ class _Record(Callback):
     def __init__(self) -> None:
         self.events: list[tuple[str, object]] = []
 
-    def on_report(self, record: StepRecord) -> None:
+    def on_report(self, training: Training, record: StepRecord) -> None:
         self.events.append(("report", record))
 
-    def on_warning(self, step: int, message: str) -> None:
+    def on_warning(self, training: Training, message: str) -> None:
         self.events.append(("warning", message))
 
-    def on_checkpoint(self, step: int, path: Path) -> None:
+    def on_checkpoint(self, training: Training, path: Path) -> None:
         self.events.append(("checkpoint", path.name))
 
-    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.events.append(("evaluation", (step, dict(metrics))))
+    def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
+        self.events.append(("evaluation", (training.step, dict(metrics))))
 
     def close(self) -> None:
         self.events.append(("close", None))
@@ -76,7 +76,7 @@ def test_training_learns_and_leaves_a_loadable_hypernetwork(
     assert watcher.of("checkpoint") == [f"step-{n:08}.safetensors" for n in (25, 50, 60)]
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == sorted(
-        f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "state")
+        f"step-{n:08}.{kind}" for n in (50, 60) for kind in ("safetensors", "sha256", "state")
     )
     assert watcher.events[-1] == ("close", None)
 
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over(digits: ImageTensors, tmp_path: Pat
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path, callbacks=[watcher])
         assert _losses(tmp_path) == expected
         assert [path.name in str(warning) for warning in watcher.of("warning")] == [True]
-    for path in (tmp_path / "checkpoints").glob("*.state"):
+    for path in (tmp_path / "checkpoints").glob("*.sha256"):
         path.write_bytes(b"")
     with pytest.raises(DamagedFileError, match="no checkpoint is whole"):
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)

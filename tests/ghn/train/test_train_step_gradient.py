@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy
 from train_setting import make_batch, make_ghn
 
 from ghn.train import TrainConfig, meta_batch_losses
-from ghn.train.optimizer import LossScaler, learning_rate, make_optimizer
+from ghn.train.optimizer import LossScaler, make_optimizer
+from ghn.train.schedule import learning_rate
 
 
 def _data(b: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,9 +33,7 @@ def test_gradient_is_that_of_the_whole_loss_in_one_backward(penalty: str) -> Non
     found = _gradients(ghn)
     ghn.zero_grad()
     total = torch.zeros(())
-    for network, parameters in zip(
-        batch.networks, ghn.predict_parameters(batch.graphs), strict=True
-    ):
+    for network, parameters in zip(batch.networks, ghn(batch.graphs).parameters, strict=True):
         logits = functional_call(network, parameters, (images,))
         norms = [parameter.norm() for parameter in parameters.values()]
         regulariser = sum(norm if penalty == "norm" else norm**2 for norm in norms)
@@ -88,7 +87,7 @@ def test_network_clip_bounds_what_each_network_sends() -> None:
     _, pending = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01)
     )
-    sizes = [len(parameters) for parameters in ghn.predict_parameters(batch.graphs)]
+    sizes = [len(parameters) for parameters in ghn(batch.graphs).parameters]
     for own in (pending.gradients[1 : 1 + sizes[0]], pending.gradients[1 + sizes[0] :]):
         norm = torch.stack([gradient.norm() for gradient in own]).norm()
         assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks

@@ -23,6 +23,12 @@ import torch
 from torch import Tensor
 
 
+def pays(x_BCYX: Tensor, w_OCKK: Tensor, stride: int) -> bool:
+    """Whether the convolution of `x_BCYX` is faster in the frequency domain."""
+    large = w_OCKK.shape[2] >= 5 and stride == 1
+    return large and min(w_OCKK.shape[:2]) >= 16 and len(x_BCYX) >= 8
+
+
 def convolve(x_BCYX: Tensor, w_OCKK: Tensor) -> Tensor:
     """`conv2d(x, w, padding=k // 2)` with stride 1 and an odd k x k kernel.
 

@@ -1,0 +1,1 @@
+"""Where encoded images come from: Parquet, folder trees, torchvision data sets, digits."""

@@ -1,0 +1,95 @@
+"""From a name and a directory to the tables of a data set's splits."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets.images.sources.embedded import Digits
+from datasets.images.sources.folders import class_folders, open_folders
+from datasets.images.sources.parquet import open_parquet
+from datasets.images.sources.shards import SPLIT_NAMES, by_split, split_folders
+from datasets.images.sources.table import Table
+from datasets.images.sources.torchvision import open_torchvision
+from ghn.errors import ConfigError
+
+DEFAULT_ROOT = Path("../shared/data")
+
+
+class MissingImagesError(ConfigError):
+    """No data set of that name is where it was looked for."""
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """`root`, or the environment's GHN_DATA_ROOT, or ../shared/data."""
+    return Path(root or os.environ.get("GHN_DATA_ROOT") or DEFAULT_ROOT)
+
+
+def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mapping[str, Table]:
+    """The stored splits of a data set, by the first of these that exists.
+
+    - `digits`: the 1,797 digits that scikit-learn brings along.
+    - a path, or `name` below `root`: one Parquet file; a directory with one Parquet file or more
+      per split (`train-00000-of-00008.parquet`, `data/test-…`); a directory with a folder per split
+      and in it a folder per class; a directory with a folder per class.
+    - `<root>/<name>-<split>.parquet`, in one file or more.
+    - a torchvision data set of that name (in any case), already downloaded to `root`.
+
+    Returns:
+        Split name ("train", "test", "val", or "all" where the data set is not split) to table; all
+        have the same numbering of classes.
+
+    Raises:
+        MissingImagesError: nothing of that name was found; lists where it was looked for.
+        ConfigError: a shard or the images of a class are missing, or splits contradict each other.
+        DamagedFileError: a file is broken.
+        UnsupportedFormatError: a file lacks a column, or has labels that are no class numbers.
+    """
+    if name == "digits":
+        return {"all": Digits()}
+    base = data_root(root)
+    for path in (Path(name), base / name, base / f"{name}.parquet"):
+        if path.suffix == ".parquet" and path.is_file():
+            by_split([path])
+            return open_parquet({"all": [path]})
+        if path.is_dir() and (found := _directory(path)):
+            return found
+    flat = by_split(base.glob(f"{glob.escape(name)}-*.parquet"), f"{name}-")
+    if known := {split: flat[split] for split in flat if split in SPLIT_NAMES}:
+        return open_parquet(known)
+    if downloaded := open_torchvision(name, base, tuple(SPLIT_NAMES)):
+        return downloaded
+    raise MissingImagesError(
+        f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')}"
+        f" exists, nor is it a torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to"
+        " the directory that holds it"
+    )
+
+
+def source_files(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The files that a data set is read from, sorted; none if it comes with a library.
+
+    Raises:
+        GHNError: as `find_source`.
+    """
+    tables = find_source(name, root).values()
+    return sorted({file for table in tables for file in table.files})
+
+
+def source_digest(tables: Mapping[str, Table]) -> str:
+    """SHA-256 of the content of all splits."""
+    parts = [(split, tables[split].digest) for split in sorted(tables)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _directory(path: Path) -> Mapping[str, Table]:
+    if files := [*path.glob("*.parquet"), *path.glob("data/*.parquet")]:
+        return open_parquet(by_split(file for file in files if not file.name.startswith(".")))
+    names = class_folders(path)
+    splits = split_folders(path / name for name in names)
+    if splits:
+        return open_folders(splits)
+    return open_folders({"all": path}) if names else {}

@@ -1,0 +1,122 @@
+"""Images as files, in a folder per class."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.images.pixels import decode
+from datasets.images.sources.digest import content_digest
+from datasets.images.sources.table import Reader
+from ghn.errors import ConfigError, DamagedFileError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+_NO_CLASSES = {"__MACOSX", "__pycache__"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderTable:
+    """A folder per class with image files in it, at any depth; every file is a block, as there is
+    nothing to gain from reading neighbours together.
+
+    Attributes:
+        path: the folder of the classes' folders.
+        classes: their names; one that this split lacks has no images in it.
+    """
+
+    path: Path
+    classes: Sequence[str]
+
+    @cached_property
+    def _files(self) -> list[tuple[Path, int]]:
+        found = [
+            (file, label)
+            for label, name in enumerate(self.classes)
+            for file in sorted((self.path / name).rglob("*"))
+            if file.suffix.lower() in SUFFIXES and not _hidden(file.relative_to(self.path))
+        ]
+        if not found:
+            raise ConfigError(f"{self.path}: no images ({', '.join(sorted(SUFFIXES))}) in folders")
+        return found
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels."""
+        return np.array([label for _, label in self._files], dtype=np.int64)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The image files in the order of their rows."""
+        return [path for path, _ in self._files]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the files with their paths below the folder, and of the classes."""
+        return content_digest(
+            [(path.relative_to(self.path).as_posix(), path) for path in self.files], self.classes
+        )
+
+    @cached_property
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        """Single files."""
+        return [(row, row + 1) for row in range(len(self._files))]
+
+    def open(self, block: int) -> Reader:
+        """The file is read when its image is decoded."""
+        path = self._files[block][0]
+
+        def read(_row: int) -> Any:
+            try:
+                return decode(path.read_bytes(), str(path))
+            except OSError as error:
+                raise DamagedFileError(f"{path}: cannot be read ({error})") from error
+
+        return read
+
+
+def class_folders(path: Path) -> tuple[str, ...]:
+    """Names of the folders in `path`, sorted; not of hidden ones and those that tools leave."""
+    return tuple(sorted(c.name for c in path.iterdir() if c.is_dir() and not _hidden(Path(c.name))))
+
+
+def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
+    """A table per split; classes are numbered by the folders of the training split (or of all
+    splits, without one).
+
+    Raises:
+        ConfigError: another split has a class that the training split lacks, or a class has no
+            training images.
+    """
+    found = {split: class_folders(path) for split, path in splits.items()}
+    every = {name for names in found.values() for name in names}
+    classes = found.get("train") or tuple(sorted(every))
+    for split, names in found.items():
+        if unknown := sorted(set(names) - set(classes)):
+            raise ConfigError(
+                f"{splits[split]} has folders that {splits['train']} lacks:"
+                f" {', '.join(unknown[:5])}; every split needs the folders of the same classes"
+            )
+    tables = {split: FolderTable(path, classes) for split, path in splits.items()}
+    for split, table in tables.items():
+        counts = np.bincount(table.labels, minlength=len(classes))
+        empty = [classes[label] for label in np.flatnonzero(counts == 0)]
+        if empty and split in ("train", "all"):
+            raise ConfigError(
+                f"{table.path / empty[0]} has no images; remove the folder or fill it (one of"
+                f" {len(empty)})"
+            )
+        if empty:
+            _log.warning("%s has no images of %d classes (%s)", table.path, len(empty), empty[0])
+    return tables
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part in _NO_CLASSES for part in path.parts)

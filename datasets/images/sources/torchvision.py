@@ -1,0 +1,140 @@
+"""Data sets that torchvision has downloaded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.images.sources.digest import content_digest
+from datasets.images.sources.labels import check_labels, numbered
+from datasets.images.sources.table import Reader
+from ghn.errors import ConfigError, DamagedFileError
+
+_NO_DATA_SETS = ("ImageFolder", "DatasetFolder", "FakeData")
+
+
+@dataclass(frozen=True)
+class TorchvisionTable:
+    """A split of a torchvision classification data set; blocks are single images.
+
+    Attributes:
+        dataset: of torchvision.
+        name: for messages.
+        root: the directory it was downloaded to.
+        classes: the name of each label.
+    """
+
+    dataset: Any
+    name: str
+    root: Path
+    classes: Sequence[str]
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels."""
+        return check_labels(_labels(self.dataset), self.name, len(self.classes))
+
+    @cached_property
+    def blocks(self) -> Sequence[tuple[int, int]]:
+        """Single images."""
+        return [(row, row + 1) for row in range(len(self.dataset))]
+
+    @cached_property
+    def files(self) -> Sequence[Path]:
+        """Everything below `root` that the data set's attributes name; torchvision has no list."""
+        named = {path for path in _paths(self.dataset) if self.root in path.parents}
+        named |= {p for p in self.root.iterdir() if p.stem.lower() == self.name.split("/")[0]}
+        files = {
+            file
+            for path in named
+            for file in ([path] if path.is_file() else path.rglob("*"))
+            if file.is_file()
+        }
+        if not files:
+            raise ConfigError(f"{self.name}: which files below {self.root} it reads is unknown")
+        return sorted(files)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the files, of the split's name and of the classes."""
+        files = [(path.relative_to(self.root).as_posix(), path) for path in self.files]
+        return content_digest(files, [self.name, *self.classes])
+
+    def open(self, block: int) -> Reader:
+        """The image is read when it is decoded."""
+
+        def read(row: int) -> Any:
+            try:
+                return self.dataset[row][0].convert("RGB")
+            except Exception as error:  # Pillow's parsers raise anything
+                raise DamagedFileError(
+                    f"{self.name} below {self.root}, image {row}: {error}; download it again"
+                ) from error
+
+        return read
+
+
+def open_torchvision(name: str, root: Path, splits: Sequence[str]) -> dict[str, TorchvisionTable]:
+    """Those of `splits` that are below `root`, if torchvision has a data set `name` (in any case).
+
+    Raises:
+        ConfigError: the splits name the classes differently.
+        UnsupportedFormatError: its labels are no class numbers.
+    """
+    import torchvision.datasets as tv
+
+    known = {key.lower(): key for key in tv.__all__ if key not in _NO_DATA_SETS}
+    if name.lower() not in known:
+        return {}
+    cls = getattr(tv, known[name.lower()])
+    by_flag = "train" in inspect.signature(cls).parameters
+    options: dict[str, Any] = {"train": True, "test": False} if by_flag else {s: s for s in splits}
+    found: dict[str, Any] = {}
+    for split, value in options.items():
+        try:
+            found[split] = cls(root, **{"train" if by_flag else "split": value})
+        except (RuntimeError, ValueError, TypeError, FileNotFoundError):
+            continue  # not downloaded, or it has no such split
+    if not found:
+        return {}
+    classes = _classes(name, found)
+    where = root.absolute()
+    return {
+        split: TorchvisionTable(dataset, f"{name.lower()}/{split}", where, classes)
+        for split, dataset in found.items()
+    }
+
+
+def _classes(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    names = {tuple(map(str, getattr(dataset, "classes", None) or ())) for dataset in found.values()}
+    if len(names) > 1:
+        raise ConfigError(f"{name}: its splits name the classes differently")
+    return next(iter(names)) or numbered(
+        [check_labels(_labels(dataset), f"{name}/{split}") for split, dataset in found.items()]
+    )
+
+
+def _labels(dataset: Any) -> Any:
+    for attribute in ("targets", "labels", "_labels"):
+        if (labels := getattr(dataset, attribute, None)) is not None:
+            return labels
+    return [dataset[row][1] for row in range(len(dataset))]
+
+
+def _paths(dataset: Any) -> Iterator[Path]:
+    """Existing paths among the attributes, relative ones below the data set's root."""
+    for attribute in dir(dataset):
+        if attribute.startswith("__"):
+            continue
+        value = getattr(dataset, attribute, None)
+        if isinstance(value, (str, Path)) and len(str(value)) < 1024:
+            path = Path(dataset.root, value).absolute()
+            if path.exists():
+                yield path

@@ -1,0 +1,205 @@
+"""Which version is @champion: decision, promotion, roll-back.
+
+A version becomes @champion only if it is better than the present one by more than the noise, that
+of architectures and that of images (`flows.registry.comparison`), on images that no published
+number of it rests on (`flows.registry.evaluation`). It stays a challenger if it was evaluated under
+other conditions, if more architectures failed, or if it is worse on torchvision's networks. The
+first champion is compared with random parameters in the same way. Decision, numbers and reason are
+tags of the version; the version before is a tag too, so roll-back needs no memory of ours.
+"""
+
+from __future__ import annotations
+
+import getpass
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
+from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
+from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
+from flows.tracking.client import client
+from flows.tracking.events import champion_changed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MAX_FAILED = 0.05
+"""Share of the architectures that may have failed where there is no champion to compare with."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about a version, and why; `tags()` is how the registry remembers it."""
+
+    promoted: bool
+    version: str
+    against: str
+    comparison: Comparison | None
+    reason: str
+
+    def tags(self) -> dict[str, str]:
+        """As tags of the version."""
+        tags = {
+            "promotion.decision": "promoted" if self.promoted else "kept as challenger",
+            "promotion.against": self.against,
+            "promotion.reason": self.reason,
+            "promotion.metric": "mean accuracy on the deciding half of the images, untrained",
+            "promotion.time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        if (c := self.comparison) is not None:
+            tags |= {
+                "promotion.challenger": f"{c.challenger:.5f}",
+                "promotion.champion": f"{c.champion:.5f}",
+                "promotion.difference": f"{c.difference:+.5f}",
+                "promotion.noise": f"{c.noise:.5f}",
+                "promotion.architectures": str(c.architectures),
+                "promotion.images": str(c.images),
+            }
+        return tags
+
+
+def decide(
+    challenger: Evaluation, champion: Evaluation | None, version: str, champion_version: str | None
+) -> Decision:
+    """Whether `version` becomes the champion; `champion` is None if there is none yet."""
+    against = "random parameters" if champion is None else f"version {champion_version}"
+    if champion is not None and (differences := unlike(challenger, champion)):
+        reason = (
+            f"not comparable with {against}: {differences}; `ghn registry promote --force` promotes"
+            " it all the same"
+        )
+        return Decision(False, version, against, None, reason)
+    compared = challenger.against(champion)
+    c, known = compared["all"], compared[TORCHVISION]
+    told = (
+        f"{c.challenger:.4f} against {c.champion:.4f} of {against}: difference {c.difference:+.4f}"
+    )
+    measure = f"the noise {c.noise:.4f} over {c.architectures} architectures and {c.images} images"
+    allowed = MAX_FAILED * len(challenger.architectures) if champion is None else champion.failed
+    if challenger.failed > allowed:
+        verdict = (
+            f"{challenger.failed} of {len(challenger.architectures)} architectures failed, at most"
+            f" {int(allowed)} may"
+        )
+    elif not c.enough:
+        verdict = (
+            f"only {c.architectures} architectures and {c.images} images to decide on, at least"
+            f" {MIN_ARCHITECTURES} and {MIN_IMAGES} are needed"
+        )
+    elif known.worse:
+        verdict = (
+            f"worse on torchvision's networks: {known.challenger:.4f} against {known.champion:.4f},"
+            f" more than the noise {known.noise:.4f}"
+        )
+    elif c.better:
+        return Decision(True, version, against, c, f"{told} exceeds {measure}")
+    else:
+        verdict = f"{told} does not exceed {measure}"
+    return Decision(False, version, against, c, verdict)
+
+
+def unlike(one: Evaluation, other: Evaluation) -> str:
+    """How the conditions of two evaluations differ; empty if they can be compared."""
+    keys = sorted({*one.conditions, *other.conditions})
+    pairs = [(key, one.conditions.get(key), other.conditions.get(key)) for key in keys]
+    differences = [f"{key} {a} instead of {b}" for key, a, b in pairs if a != b]
+    if one.architectures != other.architectures:
+        differences.append(
+            f"{len(one.architectures)} architectures instead of {len(other.architectures)},"
+            f" {len({*one.architectures} & {*other.architectures})} in common"
+        )
+    return ", ".join(differences)
+
+
+def promote(
+    name: str,
+    version: str | None = None,
+    force: bool = False,
+    mlflow_client: MlflowClient | None = None,
+) -> Decision:
+    """Makes a version (by default @challenger) the champion if it is better; writes the decision as
+    tags either way.
+
+    Args:
+        name: registered model.
+        version: number; by default that of alias challenger.
+        force: promote whatever the comparison says, or without one (the reason says so).
+        mlflow_client: where; by default the present tracking store.
+
+    Raises:
+        RegistryError: there is no such version, or it has no evaluation.
+    """
+    mlflow_client = mlflow_client or client(create=False)
+    candidate = (
+        numbered(mlflow_client, name, version)
+        if version
+        else by_alias(name, CHALLENGER, mlflow_client)
+    )
+    if candidate is None:
+        raise RegistryError(
+            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
+            " there is"
+        )
+    champion = by_alias(name, CHAMPION, mlflow_client)
+    number = str(candidate.version)
+    if champion is not None and str(champion.version) == number:
+        return Decision(False, number, f"version {number}", None, "it is the champion already")
+    decision = _decide(mlflow_client, candidate, champion, force)
+    if force and not decision.promoted:
+        reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
+        decision = replace(decision, promoted=True, reason=reason)
+    tags = decision.tags()
+    if decision.promoted and champion is not None:
+        tags["promotion.previous"] = str(champion.version)
+    for key, value in tags.items():
+        mlflow_client.set_model_version_tag(name, number, key, value)
+    if decision.promoted:
+        mlflow_client.set_registered_model_alias(name, CHAMPION, number)
+        champion_changed(name, number, decision.reason)
+    return decision
+
+
+def _decide(
+    mlflow_client: MlflowClient, candidate: ModelVersion, champion: ModelVersion | None, force: bool
+) -> Decision:
+    """`decide` about versions of the registry; one without an evaluation can only be forced."""
+    number, against = str(candidate.version), str(champion.version) if champion else None
+    try:
+        own = evaluation_of(candidate, mlflow_client)
+        other = evaluation_of(champion, mlflow_client) if champion else None
+    except RegistryError as error:
+        if not force:
+            raise
+        against = f"version {against}" if against else "nothing"
+        return Decision(False, number, against, None, str(error))
+    return decide(own, other, number, against)
+
+
+def rollback(name: str, reason: str, mlflow_client: MlflowClient | None = None) -> tuple[str, str]:
+    """Points @champion back to the version before; returns the numbers of the versions (from, to).
+
+    Raises:
+        RegistryError: there is no champion, or none before it.
+    """
+    mlflow_client = mlflow_client or client(create=False)
+    champion = by_alias(name, CHAMPION, mlflow_client)
+    if champion is None:
+        raise RegistryError(f"model {name} has no version @{CHAMPION}")
+    previous = champion.tags.get("promotion.previous")
+    if previous is None:
+        raise RegistryError(
+            f"version {champion.version} of {name} is the first champion: there is none to go"
+            " back to"
+        )
+    numbered(mlflow_client, name, previous)
+    mlflow_client.set_registered_model_alias(name, CHAMPION, previous)
+    mlflow_client.set_model_version_tag(
+        name, str(champion.version), "promotion.decision", "rolled back"
+    )
+    mlflow_client.set_model_version_tag(
+        name, str(champion.version), "promotion.rollback_reason", reason
+    )
+    champion_changed(name, previous, f"rolled back from version {champion.version}: {reason}")
+    return str(champion.version), previous

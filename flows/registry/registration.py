@@ -1,0 +1,119 @@
+"""How a model becomes a version in the registry: upload, version, alias, decision.
+
+`flows.tracking.sender` calls `register` for the line that `StageRun.register_model` wrote. Weights
+that a version has already make no second one: that version gets the new evaluation instead.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.registry.evaluation import EVALUATION_RUN, read_evaluation
+from flows.registry.lookup import RegistryError, versions
+from flows.registry.promotion import promote
+from flows.rows.provenance import dvc_hash
+from flows.settings import paths
+from flows.tracking.client import SPOOL
+from flows.tracking.sender import Op, upload
+from ghn.errors import GHNError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+WEIGHTS_HASH = "weights.md5"
+"""Tag of a version: the DVC hash of its weights, whatever the file was called."""
+
+
+def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
+    """Makes the model in directory `op["path"]` a version, points the alias to it and decides
+    whether it becomes the champion.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, path = op["name"], Path(op["path"])
+    try:
+        mlflow_client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = op["tags"] | _content(path)
+    if (known := _of_same_weights(mlflow_client, name, run_id, tags)) is None:
+        upload(mlflow_client, run_id, path, "model")
+        number = _new_version(mlflow_client, run_id, op, tags)
+    else:
+        number = str(known.version)
+        evaluation = path / "artifacts" / paths.EVALUATION.name
+        if evaluation.exists():
+            upload(mlflow_client, run_id, evaluation, "model/artifacts")
+            tags |= {EVALUATION_RUN: run_id}
+        for key, value in tags.items():
+            mlflow_client.set_model_version_tag(name, number, key, value)
+        print(f"{name} version {number} has these weights already: there is no second version")
+    mlflow_client.set_registered_model_alias(name, op["alias"], number)
+    if SPOOL.resolve() in path.resolve().parents:  # made for this upload
+        shutil.rmtree(path, ignore_errors=True)
+    _decide(mlflow_client, name, number)
+    print(f"It predicts parameters by: ghn init resnet50 --from models:/{name}@{op['alias']}")
+
+
+def _content(model: Path) -> dict[str, str]:
+    """Tags about what is in the model's directory: the hash of the weights, and the accuracy on
+    the images that do not decide.
+    """
+    tags = {}
+    if md5 := dvc_hash(model / "artifacts" / paths.WEIGHTS_NAME):
+        tags[WEIGHTS_HASH] = md5
+    try:
+        reported = read_evaluation(model / "artifacts" / paths.EVALUATION.name).reported()
+    except GHNError:  # none, or none to compare by: the decision says so
+        return tags
+    return tags | {f"accuracy.{split}": f"{value:.5f}" for split, value in reported.items()}
+
+
+def _of_same_weights(
+    mlflow_client: MlflowClient, name: str, run_id: str, tags: Mapping[str, str]
+) -> ModelVersion | None:
+    """The version of another run that has the weights of these tags."""
+    md5 = tags.get(WEIGHTS_HASH)
+
+    def same(version: ModelVersion) -> bool:
+        return any(
+            value == md5 and (key == WEIGHTS_HASH or key.endswith(paths.WEIGHTS_NAME))
+            for key, value in version.tags.items()
+        )
+
+    found = versions(name, mlflow_client=mlflow_client) if md5 else []
+    return next((v for v in found if same(v) and v.run_id != run_id), None)
+
+
+def _new_version(mlflow_client: MlflowClient, run_id: str, op: Op, tags: Mapping[str, str]) -> str:
+    """The number of the version of this run; a log that was sent in part before may have made
+    it.
+    """
+    made = mlflow_client.search_model_versions(f"name = '{op['name']}' and run_id = '{run_id}'")
+    if made:
+        return str(made[0].version)
+    version = mlflow_client.create_model_version(
+        op["name"],
+        source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
+        run_id=run_id,
+        tags=dict(tags),
+        description=op["description"],
+    )
+    return str(version.version)
+
+
+def _decide(mlflow_client: MlflowClient, name: str, number: str) -> None:
+    try:
+        decision = promote(name, number, mlflow_client=mlflow_client)
+    except RegistryError as error:  # a version without an evaluation: nothing to compare
+        print(error, file=sys.stderr)
+        return
+    champion = decision.promoted or decision.reason == "it is the champion already"
+    verdict = "is the champion" if champion else "stays a challenger"
+    print(f"{name} version {number} {verdict}: {decision.reason}")

@@ -1,0 +1,143 @@
+"""The phases of a training: from params.yaml to images and meta-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from datasets.images import ImageStream, ImageTensors
+
+if TYPE_CHECKING:
+    from datasets.deepnets import MetaBatch, MetaBatchConfig, Split
+    from flows.settings.phases import PhaseConfig
+    from flows.settings.train import TrainStageConfig
+    from ghn.train import Phase, Ranks
+
+_CHUNK = 4096
+"""Images that are resized at a time."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a phase takes, all of it filled in.
+
+    Attributes:
+        steps: how many; None for the rest of the run.
+        image_size: side in pixels.
+        networks: how networks are sized.
+        batch_size: images per step.
+        meta_batch_size: architectures per step.
+        max_cost: bound on the multiply-adds of networks.
+    """
+
+    steps: int | None
+    image_size: int
+    networks: MetaBatchConfig
+    batch_size: int
+    meta_batch_size: int
+    max_cost: float | None
+
+    def identity(self) -> dict[str, Any]:
+        """What it is, for the digest of a run."""
+        return {**vars(self), "networks": self.networks.model_dump(mode="json")}
+
+
+def settings(config: TrainStageConfig, image_size: int) -> list[Setting]:
+    """The phases of a run, the last without a number of steps; one where none are named."""
+    if not config.phases:
+        whole = (config.batch_size, config.meta_batch_size, None)
+        return [Setting(None, image_size, config.networks, *whole)]
+    found = [_setting(phase, config, image_size) for phase in config.phases]
+    return [*found[:-1], replace(found[-1], steps=None)]
+
+
+def _setting(phase: PhaseConfig, config: TrainStageConfig, image_size: int) -> Setting:
+    sizes = {"channels": phase.channels, "fc_dim": phase.fc_dim}
+    changes = {name: value for name, value in sizes.items() if value is not None}
+    networks = type(config.networks)(**(config.networks.model_dump() | changes))
+    return Setting(
+        phase.steps,
+        phase.image_size or image_size,
+        networks,
+        phase.batch_size or config.batch_size,
+        phase.meta_batch_size or config.meta_batch_size,
+        phase.max_cost,
+    )
+
+
+def phases(
+    found: Sequence[Setting],
+    split: Split,
+    images: ImageTensors | ImageStream,
+    seed: int,
+    group: Ranks,
+    workers: int,
+) -> list[Phase]:
+    """The phases as `ghn.train` takes them; the last one's number of steps is not used.
+
+    Args:
+        found: of `settings`.
+        split: architectures.
+        images: training images at their own size.
+        seed: of the meta-batches.
+        group: this process among its peers.
+        workers: processes that build graphs ahead.
+    """
+    from ghn.train import Phase
+
+    at_size = cache(lambda size: _at_size(images, size))
+    return [
+        Phase(
+            setting.steps or 0,
+            _meta_batches(setting, split, images.num_classes, seed, group, workers),
+            at_size(setting.image_size),
+            setting.batch_size,
+            setting.meta_batch_size,
+        )
+        for setting in found
+    ]
+
+
+def _meta_batches(
+    setting: Setting, split: Split, num_classes: int, seed: int, group: Ranks, workers: int
+) -> Callable[[int], Iterator[MetaBatch]]:
+    """From a step number to this rank's share of the meta-batches from it on."""
+    from datasets.deepnets import MetaBatches, meta_batches
+
+    batches = MetaBatches(
+        split,
+        setting.meta_batch_size,
+        num_classes,
+        setting.image_size,
+        seed,
+        group.rank,
+        group.world,
+        setting.networks,
+        setting.max_cost,
+    )
+    pinned = group.device.type == "cuda"
+    return lambda step: meta_batches(batches, step, workers, pin_memory=pinned)
+
+
+def _at_size(images: ImageTensors | ImageStream, size: int) -> ImageTensors | ImageStream:
+    """The training images at another size; a stream crops at that size when it decodes."""
+    if isinstance(images, ImageStream):
+        return replace(images, image_size=size)
+    return resized(images, size)
+
+
+def resized(images: ImageTensors, size: int) -> ImageTensors:
+    """The images at another size: means over areas where it is smaller, bilinear where larger."""
+    if images.image_size == size:
+        return images
+    import torch
+    from torch.nn.functional import interpolate
+
+    mode = "area" if size < images.image_size else "bilinear"
+    pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(images), _CHUNK):
+        part = images.images[start : start + _CHUNK].float()
+        pixels[start : start + _CHUNK] = interpolate(part, size=(size, size), mode=mode).round()
+    return replace(images, images=pixels)

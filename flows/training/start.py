@@ -1,0 +1,79 @@
+"""The hypernetwork that a training starts from: fresh, or one that was trained before."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from ghn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ghn.models import GHN, GHNConfig
+
+
+def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
+    """A hypernetwork with initial weights drawn by `seed`, those of its last layers times
+    `output_gain`.
+    """
+    import torch
+
+    from ghn.models import GHN
+
+    torch.manual_seed(seed)
+    ghn = GHN(config)
+    with torch.no_grad():
+        for last in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
+            last.weight *= output_gain
+    return ghn
+
+
+def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
+    """The hypernetwork that training goes on from.
+
+    Raises:
+        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images
+            ask for.
+        GHNError: it does not exist, cannot be reached, or is no hypernetwork.
+    """
+    from ghn import from_pretrained
+
+    ghn = from_pretrained(source)
+    found, wanted = ghn.config.to_dict(), config.to_dict()
+    if differing := [name for name in found if found[name] != wanted[name]]:
+        has, asked = (
+            ", ".join(f"{name} = {fields[name]}" for name in differing)
+            for fields in (found, wanted)
+        )
+        raise ConfigError(
+            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for"
+            f" {asked}; change train.ghn (or images), or train.initial"
+        )
+    return ghn.train()
+
+
+def emphasize_distance(ghn: GHN, gain: float) -> None:
+    """Multiplies the embeddings of the distance from the input (section A.1) by `gain`, in place.
+
+    Raises:
+        ConfigError: the hypernetwork has none, and `gain` is not 1.
+    """
+    import torch
+
+    if gain == 1:
+        return
+    if ghn.embedding.input_distance is None:
+        raise ConfigError(
+            "train.distance_gain: this hypernetwork does not embed distances from the input; leave"
+            " it at 1"
+        )
+    with torch.no_grad():
+        ghn.embedding.input_distance.weight *= gain
+
+
+def content(ghn: GHN) -> str:
+    """Digest of the weights: a registry alias or a rewritten file may come to mean others."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(ghn.state_dict().items()):
+        content.update(name.encode())
+        content.update(tensor.contiguous().cpu().numpy())
+    return content.hexdigest()

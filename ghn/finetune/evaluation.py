@@ -1,0 +1,99 @@
+"""How well a network does, and the running statistics of batch norm that it needs for that.
+
+Shape legend: B images of a batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ghn.finetune.config import FinetuneConfig
+from ghn.images import Images
+from ghn.predict.batchnorm import reestimate_batch_norm
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: Images, config: FinetuneConfig, statistics: Images | None = None
+) -> float:
+    """Top-1 accuracy in evaluation mode, as a fraction.
+
+    Running statistics of batch norm are first set to the averages over a few fixed batches of
+    `statistics` (training images): neither predicted nor freshly drawn parameters come with any,
+    and after a handful of steps the moving averages still remember none. With None the model's own
+    are used, as those of trained networks should be.
+    """
+    if statistics is not None:
+        estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
+    device = next(model.parameters()).device
+    correct, total = torch.zeros((), dtype=torch.int64, device=device), 0
+    for logits_BK, y_B in _outputs(model, images, config):
+        correct += (logits_BK.argmax(1) == y_B).sum()
+        total += len(y_B)
+    return int(correct) / total
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Images, config: FinetuneConfig) -> Tensor:
+    """(N, K) logits of all N images in their order, in evaluation mode, on the CPU."""
+    return torch.cat([logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config)])
+
+
+def _outputs(
+    model: nn.Module, images: Images, config: FinetuneConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    device = next(model.parameters()).device
+    model.eval()
+    for x_BCHW, y_B in images.batches(
+        config.evaluation_batch, shuffle=False, drop_last=False, device=device
+    ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
+            logits_BK = heads(model(x_BCHW))[0]
+        yield logits_BK, y_B
+
+
+def heads(output: Any) -> list[Tensor]:
+    """The main head's logits, then the auxiliary heads' that a network in training may return."""
+    if isinstance(output, Tensor):
+        return [output]
+    return [logits for logits in output if isinstance(logits, Tensor)]
+
+
+def track_running_statistics(model: nn.Module) -> None:
+    """Gives batch norms made without running statistics (as predicted networks often are) buffers
+    for them.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            device = next(model.parameters()).device
+            module.track_running_stats = True
+            module.register_buffer("running_mean", torch.zeros(module.num_features, device=device))
+            module.register_buffer("running_var", torch.ones(module.num_features, device=device))
+            module.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
+
+
+def lacks_statistics(model: nn.Module) -> bool:
+    """Whether a batch norm has no running statistics, or those that it was made with: that of a
+    network whose parameters were predicted or freshly drawn, not of a trained one.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return any(
+        norm.running_mean is None
+        or norm.running_var is None
+        or not (norm.running_mean.any() or (norm.running_var != 1).any())
+        for norm in norms
+    )
+
+
+def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:
+    """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in
+    place.
+    """
+    batch_size = min(batch_size, n_images, len(images))
+    batches = images.batches(batch_size, drop_last=True, device=next(model.parameters()).device)
+    reestimate_batch_norm(model, batches, -(-n_images // batch_size))

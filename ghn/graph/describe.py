@@ -1,0 +1,42 @@
+"""Graphs in words and as files: what `ghn trace` prints and writes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from ghn.files import atomic_path
+from ghn.graph.graph import Graph
+from ghn.graph.primitives import Primitive
+
+
+def describe(graph: Graph) -> str:
+    """Numbers of nodes by primitive, statistics of paper table 3 and the canonical hash."""
+    statistics = graph.statistics()
+    counts = Counter(graph.primitive.tolist())
+    head = (
+        f"{graph.name or '(unnamed)'}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average"
+        f" degree {statistics['degree']:.2f}, average path {statistics['path']:.1f}, longest"
+        f" shortest path {int(graph.distance.max())}"
+    )
+    lines = [f"  {Primitive(p).name:<10}{counts[p]:>6}" for p in sorted(counts)]
+    return "\n".join([head, *lines, f"  hash      {graph.canonical_hash()}"])
+
+
+def write(graph: Graph, path: Path, labels: bool | None = None) -> None:
+    """Writes a graph as JSON (`.json`) or as a picture (`.png`, `.svg`, `.pdf`).
+
+    Args:
+        graph: which.
+        path: the file.
+        labels: whether a picture names the nodes; by default those of small graphs.
+
+    Raises:
+        ConfigError: no such picture format, or matplotlib is not installed.
+    """
+    if path.suffix == ".json":
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(graph.to_json_dict()) + "\n")
+    else:
+        graph.draw(path, title=graph.name, labels=labels)

@@ -1,0 +1,105 @@
+"""What a hypernetwork predicts for a batch of networks.
+
+Shape legend: B graphs, N nodes, D hidden features, G parameters of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ghn.models.decoding.plan import Group, Kind
+from ghn.models.decoding.tiling import repeats_evenly, tile
+from ghn.predict.protocol import Skipped
+
+Penalty = Literal["norm", "square"]
+
+
+@dataclass(eq=False)
+class Prediction:
+    """Predicted parameters of a batch of networks.
+
+    Attributes:
+        parameters: for each network its parameters by name.
+        skipped: parameters that have a node but no decoder.
+        embeddings_BND: the node embeddings that were decoded.
+    """
+
+    parameters: list[dict[str, Tensor]]
+    skipped: tuple[Skipped, ...]
+    embeddings_BND: Tensor
+    _blocks: list[tuple[list[int], Tensor, float]] = field(default_factory=list, repr=False)
+
+    def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
+        """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
+        shape = predicted_shape(group)
+        # Kernels in channels-last order, in which networks use them and their gradients come back.
+        tiled = (
+            tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
+            if len(shape) == 4
+            else tile(w, shape)
+        )
+        if repeats_evenly(w.shape[1:], shape):
+            self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
+        else:
+            self._blocks.append((group.graphs, tiled, 1.0))
+        if (
+            shape != group.shape
+        ):  # rows of a positional encoding that are not predicted, which come first
+            tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
+        for name, graph, tensor in zip(
+            names or group.names, group.graphs, tiled.unbind(0), strict=True
+        ):
+            self.parameters[graph][name] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor
+
+    def penalty(self, kind: Penalty = "norm") -> Tensor:
+        """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its
+        square (table 5).
+
+        A tensor that repeats a block evenly has the block's norm times the root of the number of
+        repeats, so most norms cost a fraction of the parameters they are of.
+        """
+        values, graphs = [], []
+        for members, w, repeats in self._blocks:
+            flat = w.flatten(1)
+            if kind == "norm":
+                values.append(torch.linalg.vector_norm(flat, dim=1) * math.sqrt(repeats))
+            else:
+                values.append(flat.square().sum(1) * repeats)
+            graphs += members
+        total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
+        if not values:
+            return total
+        return total.index_add(
+            0, torch.tensor(graphs, device=total.device), torch.cat(values).float()
+        )
+
+
+def bias_name(weight_name: str) -> str:
+    """The name of the bias of the norm layer whose weight has that name."""
+    return weight_name.removesuffix("weight") + "bias"
+
+
+def predicted_shape(group: Group) -> tuple[int, ...]:
+    """The shape of what is predicted of a group's parameters: all, but of a positional encoding
+    (..., positions, channels) only as many rows as make a square grid; the first ones, class
+    tokens, are not.
+    """
+    if group.kind is not Kind.position or len(group.shape) == 4:
+        return group.shape
+    return (*group.shape[:-2], group.kernel[0] * group.kernel[1], group.shape[-1])
+
+
+def predicted_part(tensor: Tensor, group: Group) -> Tensor:
+    """The part of a parameter that `predicted_shape` describes."""
+    shape = predicted_shape(group)
+    return (
+        tensor
+        if shape == group.shape
+        else tensor.narrow(-2, group.shape[-2] - shape[-2], shape[-2])
+    )

@@ -1,0 +1,206 @@
+"""What flows where in a forward pass: operations, and the tensors that come from them.
+
+Each tensor is tagged with the operation that it comes from; an operation that makes no node (an
+activation, a reshape, ...) hands its input's tag on, the others leave what `node_rules` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Operation:
+    """One step of a forward pass.
+
+    Attributes:
+        kind: name of the primitive it may become, or another word for one that only passes data on.
+        inputs: indices of the operations that its data comes from, each once.
+        param: name of its parameter, if it has one.
+        shape: of the parameter; for pooling, of the window.
+    """
+
+    kind: str
+    inputs: list[int]
+    param: str = ""
+    shape: tuple[int, ...] = ()
+
+
+class DataFlow:
+    """The operations of a forward pass so far.
+
+    Args:
+        params: the network's parameters by name; a shared one once.
+
+    Attributes:
+        operations: in the order of the pass; operation 0 is the input.
+        touched: names of the parameters that the pass used, whether or not they make a node.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.operations = [Operation("input", [])]
+        self.touched: set[str] = set()
+        self._params = {id(param): (name, tuple(param.shape)) for name, param in params.items()}
+        self._shapes = dict(self._params.values())
+        self._source: dict[int, int] = {}  # tensor -> operation
+        self._derived: dict[
+            int, tuple[str, ...]
+        ] = {}  # tensor computed from parameters alone -> their names
+        self._alive: list[Any] = []  # identities stay unique as long as their tensors live
+
+    # What tensors are
+
+    def mark_input(self, tensor: Tensor) -> None:
+        """Declares `tensor` an input of the network."""
+        self._source[id(tensor)] = 0
+        self._alive.append(tensor)
+
+    def source(self, tensor: Any) -> int | None:
+        """The operation that `tensor` comes from; None for a constant or something computed from
+        parameters alone.
+        """
+        return self._source.get(id(tensor))
+
+    def param(self, tensor: Tensor | None) -> str:
+        """The parameter that `tensor` is, or was computed from without changing its shape; "" if
+        there is none.
+
+        A weight that is computed (weight standardisation, a parametrisation) stands for the
+        parameter of its shape.
+        """
+        if tensor is None:
+            return ""
+        if (known := self._params.get(id(tensor))) is not None:
+            self.touched.add(known[0])
+            return known[0]
+        names = self._derived.get(id(tensor), ())
+        same = [name for name in names if self._shapes[name] == tuple(tensor.shape)]
+        return same[0] if len(same) == 1 else names[0] if len(names) == 1 else ""
+
+    def param_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the parameter called `name`."""
+        return self._shapes[name]
+
+    # What operations leave
+
+    def add(
+        self, kind: str, inputs: Iterable[int | None], param: str = "", shape: tuple[int, ...] = ()
+    ) -> int:
+        """Appends an operation; returns its index."""
+        distinct = list(dict.fromkeys(i for i in inputs if i is not None))
+        self.operations.append(Operation(kind, distinct, param, shape))
+        return len(self.operations) - 1
+
+    def tag(self, result: Any, operation: int | None) -> None:
+        """Says that `result` (a tensor or a nest of them) comes from `operation`."""
+        if operation is None:
+            return
+        for tensor in tensors_of(result):
+            self._source[id(tensor)] = operation
+        self._alive.append(result)
+
+    def pass_on(self, result: Any, involved: Iterable[Any], product: bool = False) -> None:
+        """Tags the result of an operation that makes no node: with the one source of its data, or
+        as a junction.
+
+        Args:
+            result: a tensor or a nest of them.
+            involved: what the operation takes; all but tensors is ignored.
+            product: the operation multiplies its tensors, which makes a softmax among them an
+                attention.
+        """
+        sources: dict[int, None] = {}
+        names: dict[str, None] = {}
+        for tensor in involved:
+            if (source := self._source.get(id(tensor))) is not None:
+                sources[source] = None
+            elif (known := self._params.get(id(tensor))) is not None:
+                names[known[0]] = None
+            elif (derived := self._derived.get(id(tensor))) is not None:
+                names.update(dict.fromkeys(derived))
+        self.touched.update(names)
+        if product and (attention := [i for i in sources if self.operations[i].kind == "softmax"]):
+            others = [i for i in sources if i not in attention]
+            self.tag(
+                result,
+                self.add(
+                    "msa", [*(j for i in attention for j in self.operations[i].inputs), *others]
+                ),
+            )
+        elif len(sources) == 1:
+            self.tag(result, next(iter(sources)))
+        elif sources:
+            self.tag(result, self.add("junction", sources))
+        elif names:
+            for tensor in tensors_of(result):
+                self._derived[id(tensor)] = tuple(names)
+            self._alive.append(result)
+
+    def layer(
+        self,
+        kind: str,
+        inputs: Iterable[int | None],
+        weight: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> int | None:
+        """Appends a layer: a node of its weight, and one of its bias, as far as these are
+        parameters.
+
+        Returns:
+            The operation that the layer's result comes from; None if neither data nor a parameter
+            enters it.
+        """
+        sources = list(dict.fromkeys(source for source in inputs if source is not None))
+        if (
+            weight is not None
+            and (computed := self.source(weight)) is not None
+            and computed not in sources
+        ):
+            sources.append(computed)  # a weight that depends on the data
+        if name := self.param(weight):
+            operation = self.add(kind, sources, name, self._shapes[name])
+        elif sources:
+            operation = sources[0] if len(sources) == 1 else self.add("junction", sources)
+        else:
+            return None
+        if name := self.param(bias):
+            operation = self.add("bias", [operation], name, self._shapes[name])
+        return operation
+
+    def also_base(self, target: Tensor) -> None:
+        """After an in-place operation on a view, what it is a view of depends on the same data."""
+        base = target._base
+        if base is None or (operation := self.source(target)) is None:
+            return
+        before = self.source(base)
+        if before != operation:
+            self.tag(base, self.add("junction", [before, operation]))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in a nest of lists, tuples, dictionaries and dataclasses, in order."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, Tensor):
+                found.append(item)
+            elif item is not None and not isinstance(item, (int, float, str)):
+                _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            _collect(getattr(value, name), found)

@@ -1,0 +1,123 @@
+"""One optimizer step, about which all ranks agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ghn.models.hypernetwork import GHN
+from ghn.train.config import TrainConfig
+from ghn.train.data import StepData, on_device
+from ghn.train.distributed import Ranks
+from ghn.train.memory import out_of_memory
+from ghn.train.optimizer import LossScaler, make_optimizer
+from ghn.train.schedule import learning_rate
+from ghn.train.step import Losses, PendingBackward, meta_batch_losses
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step; equal on all ranks but for the words of `reason`.
+
+    Attributes:
+        loss, cross_entropy, penalty, accuracy: means over the architectures of all ranks.
+        gradient_norm: of the hypernetwork, before clipping; NaN if there is none.
+        lr: learning rate.
+        reason: why the step was skipped; empty if it was taken.
+        left_out: architectures that had no part in it.
+    """
+
+    loss: float
+    cross_entropy: float
+    penalty: float
+    accuracy: float
+    gradient_norm: float
+    lr: float
+    reason: str
+    left_out: int
+
+
+class Updates:
+    """Takes steps on a hypernetwork.
+
+    Attributes:
+        optimizer: AdamW over its parameters.
+        scaler: of the loss, for fp16.
+    """
+
+    def __init__(self, ghn: GHN, config: TrainConfig, ranks: Ranks) -> None:
+        self.ghn, self.config, self.ranks = ghn, config, ranks
+        self.optimizer = make_optimizer(ghn, config)
+        self.scaler = LossScaler(config, ranks.device)
+
+    def take(self, step: int, data: StepData) -> Outcome:
+        """One step, or a skipped one; all ranks come to the same verdict."""
+        lr = learning_rate(step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, pending, failure = self._forward(step, data)
+        means, failed, left_out = self._agree(losses, len(data.batch.networks))
+        norm = math.nan
+        if not failed:
+            assert pending is not None
+            failure = _run(pending)
+            del losses, pending  # activations of the hypernetwork
+            failed = self.ranks.average_gradients(self.ghn.parameters(), bool(failure))
+            if not failed:
+                norm = self.scaler.step(self.optimizer, self.config.clip)
+        if failed and not failure:
+            finite = math.isfinite(means[0])
+            failure = "out of memory on another rank" if finite else f"the loss is {means[0]}"
+        elif not failed and not math.isfinite(norm):
+            failure = "the gradient is not finite"
+        loss, entropy, penalty, accuracy = means
+        return Outcome(loss, entropy, penalty, accuracy, norm, lr, failure, left_out)
+
+    def _forward(
+        self, step: int, data: StepData
+    ) -> tuple[Losses | None, PendingBackward | None, str]:
+        try:
+            batch = on_device(data.batch, self.ranks.device)
+            losses, pending = meta_batch_losses(
+                self.ghn,
+                batch,
+                data.images_BCHW,
+                data.labels_B,
+                self.config,
+                step,
+                self.scaler.scale,
+            )
+        except RuntimeError as error:
+            return None, None, out_of_memory(error)
+        return losses, pending, ""
+
+    def _agree(self, losses: Losses | None, m: int) -> tuple[list[float], bool, int]:
+        """Mean losses over the architectures of all ranks that take part, whether any rank failed
+        or a mean is not finite, and how many architectures are left out.
+
+        Args:
+            losses: of this rank's `m` architectures; None if it ran out of memory.
+        """
+        device = self.ranks.device
+        left_out = losses.left_out if losses is not None else 0
+        share = (m - left_out) / m
+        numbers = torch.zeros(4, device=device)
+        if losses is not None and share:
+            numbers = losses.stack() * share
+        verdict = torch.tensor([losses is None, share, left_out], device=device).float()
+        total = self.ranks.sum(torch.cat((numbers, verdict))).tolist()
+        shares = total[5]
+        means = [value / shares if shares else math.nan for value in total[:4]]
+        return means, total[4] > 0 or not math.isfinite(means[0]), int(total[6])
+
+
+def _run(pending: PendingBackward) -> str:
+    """The backward pass through the hypernetwork; why it failed for want of memory, or nothing."""
+    try:
+        pending.run()
+    except RuntimeError as error:
+        return out_of_memory(error)
+    return ""

@@ -1,0 +1,25 @@
+"""Where the stack's servers listen and what their addresses are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from flows.stack.config import StackConfig
+from ghn.errors import ConfigError
+
+
+def test_any_password_survives_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GHN_STACK_PASSWORD", "p@ss/w:rd?#% ü")
+    config = StackConfig(directory=tmp_path, training_slots=1)
+    url = make_url(config.database("mlflow", "psycopg2"))
+    assert url.password == "p@ss/w:rd?#% ü"
+    assert (url.host, url.port, url.database) == ("127.0.0.1", 5433, "mlflow")
+
+
+def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GHN_STACK_PREFECT_PORT", "http")
+    with pytest.raises(ConfigError, match="GHN_STACK_PREFECT_PORT='http'"):
+        StackConfig()
