@@ -20,7 +20,7 @@ from ghn.finetune import FinetuneConfig, evaluate
 from ghn.train import ProgressBar, TrainConfig, train
 
 source, steps, out = (sys.argv[1:] + ["digits", "60", "adapted"][len(sys.argv) - 1 :])[:3]
-images, held_out = (load(source, split=split, cache=None) for split in ("train", "val"))
+images, held_out = (load(source, split=split) for split in ("train", "val"))
 
 
 # Your kind of network, with what varies as arguments: here plain CNNs.

@@ -23,7 +23,7 @@ source, network = (sys.argv[1:3] + ["digits", "shufflenet_v2_x0_5"][len(sys.argv
 steps, seeds = (int(sys.argv[i]) if len(sys.argv) > i else n for i, n in ((3, 20), (4, 2)))
 
 # Decoded, resized to 32 pixels, and cut into training, validation and test images by a seed.
-train, val, test = (load(source, split=split, cache=None) for split in ("train", "val", "test"))
+train, val, test = (load(source, split=split) for split in ("train", "val", "test"))
 hypernetwork = ghn.from_pretrained()
 
 

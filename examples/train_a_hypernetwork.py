@@ -38,7 +38,7 @@ torch.manual_seed(1)
 hypernetwork = ghn.GHN(ghn.GHNConfig(num_classes=10, hidden=32, heads=4, decoder_channels=16))
 print(f"{sum(p.numel() for p in hypernetwork.parameters()):,} parameters")
 
-images, held_out = (load("digits", split=split, cache=None) for split in ("train", "val"))
+images, held_out = (load("digits", split=split) for split in ("train", "val"))
 config = TrainConfig(steps=int(steps), warmup_steps=5, lr=3e-3, meta_batch_size=4, batch_size=16)
 result = train(
     config, hypernetwork, lambda step: deepnets.meta_batches(batches, step), images,

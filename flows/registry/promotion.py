@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flows.orchestration.events import champion_changed
 from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
 from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
 from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
 from flows.tracking.client import client
+from flows.tracking.events import champion_changed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

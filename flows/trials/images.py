@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
 
 from datasets.images import (
     ImageStream,
@@ -15,39 +14,13 @@ from datasets.images import (
     source_digest,
     stream,
 )
-from flows.rows.results import digest
+from flows.rows.digest import digest
 from flows.settings import paths
+from flows.settings.images import ImagesSpec
 from ghn.errors import GHNError
 from ghn.finetune import stratified_order
 
 DECODED = paths.CACHE / "images"
-
-
-class ImagesSpec(BaseModel):
-    """Which images a trial trains, chooses and tests on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    image_size: int = 32
-    root: str | None = None
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    seed: int = 0
-    few_shot: int | None = Field(
-        default=None, ge=2, description="labels in all, for training and choices together"
-    )
-    few_shot_held_out: float = Field(
-        default=0.2, gt=0, lt=1, description="share of these that choices are made on"
-    )
-    max_train: int | None = Field(default=None, ge=1)
-    max_val: int | None = Field(default=None, ge=1)
-    max_test: int | None = Field(default=None, ge=1)
-    stream: bool = Field(
-        default=False,
-        description="training images that do not fit in memory: decoded as they are read",
-    )
-    workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
 
 
 def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
@@ -102,7 +75,6 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
     place of its own, since the stage's files are outputs that DVC looks after.
     """
     fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
-    own = digest([spec.root, *fractions.values(), spec.seed])[:16]
     return load(
         spec.name,
         spec.root,
@@ -111,8 +83,13 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
         **fractions,
         seed=spec.seed,
         prepared=paths.IMAGES,
-        cache=DECODED / own,
+        cache=own_cache(spec.root, **fractions, seed=spec.seed),
     )
+
+
+def own_cache(root: str | None, val_fraction: float, test_fraction: float, seed: int) -> Path:
+    """Where splits are kept that are cut otherwise than those of the stage images."""
+    return DECODED / digest([root, val_fraction, test_fraction, seed])[:16]
 
 
 def data_available(spec: ImagesSpec) -> str | None:

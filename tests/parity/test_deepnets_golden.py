@@ -22,7 +22,7 @@ pytestmark = pytest.mark.golden
 
 @cache
 def records(root: Path) -> list[dict]:
-    return [json.loads(line) for line in (root / "deepnets_a.jsonl").open()]
+    return [json.loads(line) for line in (root / "deepnets_a.jsonl").read_text().splitlines()]
 
 
 def golden_graph(record: dict) -> Graph:
