@@ -29,13 +29,11 @@ def network(width: int, depth: int, kernel: int) -> nn.Module:
     for i in range(depth):
         convolution = nn.Conv2d(width if i else 3, width, kernel, 1 + i % 2, kernel // 2)
         layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, images.num_classes)
-    )
+    head = nn.Linear(width, images.num_classes)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 known = [network(w, d, k) for w in (16, 32) for d in (2, 4) for k in (3, 5)]
-
 
 # A step of training takes a meta-batch: a few networks, and their graphs as one batch.
 MetaBatch = namedtuple("MetaBatch", "graphs networks index")
