@@ -1,5 +1,6 @@
 # The pipeline with everything it needs: Prefect workers, MLflow server, stages. Build: docker compose build
-# (python:3.11-slim is CPU-only as requirements.lock pins it; for GPUs install PyTorch's CUDA wheels over it.)
+# requirements.lock has PyTorch with its CUDA libraries (6 GB), so one image serves machines with and without GPUs;
+# with them the container needs the NVIDIA toolkit and a driver for CUDA 13.
 FROM python:3.11-slim
 
 # git: revisions and experiments; tini: forwards signals, so that a stopped container ends its stages.

@@ -1,4 +1,5 @@
-from .loading import load
+from .file import is_current
+from .loading import load, recipe, split_file
 from .sources.find import (
     MissingImagesError,
     data_root,
@@ -15,8 +16,11 @@ __all__ = [
     "MissingImagesError",
     "data_root",
     "find_source",
+    "is_current",
     "load",
+    "recipe",
     "source_digest",
     "source_files",
+    "split_file",
     "stream",
 ]

@@ -62,15 +62,14 @@ def load(
         UnsupportedFormatError: an image or label has no agreed meaning; says which.
         OSError: the cache cannot be written; has the file's name.
     """
-    kind = short_name(name)
-    recipe = f"{image_size}/{val_fraction}/{test_fraction}/{seed}/stratified"
-    file = Path(Path(name).absolute().name) / f"{split}-{image_size}px.safetensors"
+    kind, file = short_name(name), split_file(name, split, image_size)
+    key = {"recipe": recipe(image_size, val_fraction, test_fraction, seed)}
     missing = None
     try:
         tables = find_source(name, root)
-        key = {"recipe": recipe, "source": source_digest(tables)}
+        key["source"] = source_digest(tables)
     except MissingImagesError as error:
-        missing, tables, key = error, {}, {"recipe": recipe}
+        missing, tables = error, {}
     if prepared is not None and is_current(Path(prepared) / file, key):
         return ImageTensors.open(Path(prepared) / file)
     if cache is not None and is_current(Path(cache) / file, key):
@@ -95,6 +94,16 @@ def load(
     if cache is not None:
         images.save(Path(cache) / file, key)
     return images
+
+
+def split_file(name: str, split: str, image_size: int) -> Path:
+    """The path of a decoded split below a cache."""
+    return Path(Path(name).absolute().name) / f"{split}-{image_size}px.safetensors"
+
+
+def recipe(image_size: int, val_fraction: float, test_fraction: float, seed: int) -> str:
+    """How splits are made from a source: entry `recipe` of the metadata of their files."""
+    return f"{image_size}/{val_fraction}/{test_fraction}/{seed}/stratified"
 
 
 def decode_rows(table: Table, rows: NDArray[np.int64], image_size: int, name: str) -> torch.Tensor:

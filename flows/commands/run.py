@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,27 +38,33 @@ def run(
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
 
+    from flows.compute.locks import locked
     from flows.params import load_params, use_profile
 
     params = use_profile(profile) if profile else load_params()
+    params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
     run_id = None
-    if not targets and dvc("status", "--quiet", "dvc.yaml", silent=True) == 0:
-        console.print("All stages are up to date.")
-    else:
-        run_id = _reproduce(params, targets or [], console)
+    waiting = partial(console.print, "Another run works in this tree; waiting until it has ended.")
+    with locked(paths.TREE_LOCK, on_wait=waiting) as lock:
+        if not targets and dvc("status", "--quiet", "dvc.yaml", silent=True) == 0:
+            console.print("All stages are up to date.")
+        else:
+            run_id = _reproduce(params, targets or [], console, lock)
     _summarise(console, params, run_id, time.perf_counter() - started)
 
 
-def _reproduce(params: Params, targets: list[str], console: Console) -> str | None:
+def _reproduce(
+    params: Params, targets: list[str], console: Console, lock: int | None
+) -> str | None:
     """Runs `dvc repro` below a run of MLflow and returns that; ends the command if it fails."""
     from flows.tracking import pipeline_run
 
     tree, code = params.model_dump(mode="json", by_alias=True), INTERRUPTED
     try:
         with pipeline_run("pipeline", tree, params.base.experiment) as run_id:
-            if code := dvc("repro", *targets):
+            if code := dvc("repro", *targets, lock=lock):
                 raise (
                     KeyboardInterrupt
                     if code == INTERRUPTED
@@ -75,18 +82,22 @@ def _reproduce(params: Params, targets: list[str], console: Console) -> str | No
     return run_id
 
 
-def dvc(*arguments: str, silent: bool = False) -> int:
+def dvc(*arguments: str, silent: bool = False, lock: int | None = None) -> int:
     """Runs DVC of this Python's environment, with that environment's commands on PATH; returns its
     exit code.
 
     Ctrl-C reaches DVC and the stage by themselves (they are in this terminal's process group), so
-    they are waited for.
+    they are waited for. DVC goes on holding `lock` should this process be killed.
     """
     from flows.compute.shell import environment
 
     output = subprocess.DEVNULL if silent else None
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments], env=environment(), stdout=output, stderr=output
+        [sys.executable, "-m", "dvc", *arguments],
+        env=environment(),
+        stdout=output,
+        stderr=output,
+        pass_fds=() if lock is None else (lock,),
     )
     interrupted = False
     while True:
@@ -100,8 +111,10 @@ def dvc(*arguments: str, silent: bool = False) -> int:
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:
     from flows.tracking.client import DEFAULT_URI, tracking_uri
+    from flows.tracking.pipeline import note_results
 
     if run_id is not None:
+        note_results(run_id)
         _print_stages(console, params, run_id)
     _print_accuracies(console)
     store = tracking_uri()

@@ -18,10 +18,28 @@ AROUND_PANEL = "Around the pipeline"
 
 
 def run_stage(name: str, label: str | None = None, **options: Any) -> None:
-    """Runs stage `name` (`flows.stages.runner.run_stage`)."""
+    """Runs stage `name` (`flows.stages.runner.run_stage`); SIGTERM ends it as orderly as Ctrl-C."""
     from flows.stages import runner
 
-    runner.run_stage(name, label, **options)
+    terminated = []
+
+    def stop(number: int, _frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        runner.run_stage(name, label, **options)
+    except KeyboardInterrupt:
+        if not terminated:
+            raise
+        typer.echo(
+            "ghn: ended by SIGTERM; what was finished is kept, and the same command goes on",
+            err=True,
+        )
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def generate(split: Annotated[str, typer.Option("--split", help="The split to generate.")]) -> None:

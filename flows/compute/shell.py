@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
+
+PROGRESS_SECONDS = 30.0
+"""Between two states of a progress bar in a log."""
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 
@@ -28,6 +33,7 @@ def stream(
     cwd: Path | None = None,
     extra: Mapping[str, str] | None = None,
     timeout_seconds: float | None = None,
+    keep_open: Sequence[int] = (),
 ) -> int:
     """Runs `command`, gives each line of its output to `on_line`, and returns its exit code.
 
@@ -40,6 +46,8 @@ def stream(
         cwd: directory to run in.
         extra: environment variables on top of this process's.
         timeout_seconds: ends the command after so long.
+        keep_open: descriptors that stay open until the command has ended, even if this process is
+            killed before (locks).
 
     Raises:
         TimeoutError: the time is over.
@@ -52,6 +60,7 @@ def stream(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=keep_open,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -67,13 +76,8 @@ def stream(
     if timer is not None:
         timer.start()
     try:
-        # Only \n ends a line: the states of a progress bar, parted by \r, are one line, of which
-        # the last counts.
-        for line in io.TextIOWrapper(
-            process.stdout, encoding="utf-8", errors="replace", newline="\n"
-        ):
-            if text := line.rstrip().rsplit("\r", 1)[-1]:
-                on_line(text)
+        for text in _lines(process.stdout):
+            on_line(text)
         code = process.wait()
     finally:
         if timer is not None:
@@ -85,6 +89,23 @@ def stream(
     if over.is_set():
         raise TimeoutError(f"{' '.join(command)} took longer than {timeout_seconds:.0f} s")
     return code
+
+
+def _lines(output: IO[bytes]) -> Iterator[str]:
+    """The lines that are not empty. The states of a progress bar, each ended by \\r, are lines too,
+    but of those that come sooner than `PROGRESS_SECONDS` after another line only the last counts.
+    """
+    # newline="": both \n and \r end a line, and stay.
+    last, held = time.monotonic(), ""
+    for line in io.TextIOWrapper(output, encoding="utf-8", errors="replace", newline=""):
+        text, held = line.rstrip() or held, ""
+        if line.endswith("\r") and time.monotonic() - last < PROGRESS_SECONDS:
+            held = text
+        elif text:
+            last = time.monotonic()
+            yield text
+    if held:
+        yield held
 
 
 def end_all() -> None:

@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.settings import paths
 from flows.tracking.client import client, experiment_id, tracking_uri
+from flows.tracking.pipeline import note_results
 
 DONE = ("Completed", "Unchanged", "Restored")
 """States of a stage whose outputs are up to date."""
@@ -33,6 +34,8 @@ def leave(
         parent_run: the MLflow run that theirs hang below.
         experiment_name: of MLflow.
     """
+    if any(row["stage"] == "evaluate" and row["state"] in DONE for row in stages):
+        note_results(parent_run, directory)
     links = mlflow_links(parent_run, experiment_name)
     rows = [{**stage, "MLflow run": links.get(stage["stage"], "")} for stage in stages]
     create_table_artifact(rows, key="stages", description="What became of each stage")

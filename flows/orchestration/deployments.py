@@ -16,7 +16,6 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from flows.orchestration.artifacts import mlflow_links
-from flows.orchestration.events import champion_drifted
 from flows.orchestration.pipeline import end_with_worker, pipeline, run_stage
 from flows.orchestration.workspace import experiment
 from flows.params import load_params
@@ -27,6 +26,7 @@ from flows.rows.provenance import dvc_hash
 from flows.settings import paths
 from flows.tracking import pipeline_run, stage_run
 from flows.tracking.client import client
+from flows.tracking.events import champion_drifted
 from ghn.errors import UnreachableError
 
 

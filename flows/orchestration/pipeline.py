@@ -21,19 +21,25 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterDeploymentId,
     FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterName,
 )
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -43,14 +49,16 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from flows.compute import gpus, shell
+from flows.compute.locks import locked
 from flows.compute.parent import exit_with_parent
 from flows.orchestration import artifacts
-from flows.orchestration.events import outputs_changed
 from flows.orchestration.limits import TRAINING_LIMIT
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
+from flows.settings import paths
 from flows.settings.dvcfile import Declaration, read_stages
 from flows.tracking import pipeline_run
+from flows.tracking.events import outputs_changed
 from flows.tracking.origin import PARENT_VARIABLE
 from ghn.errors import GHNError
 
@@ -61,6 +69,9 @@ TRAINING = "train"
 """The stage that occupies GPUs, each a slot of the limit `TRAINING_LIMIT`, which `ghn stack up`
 makes.
 """
+
+MAX_CRASHES = 3
+"""After so many in a row no automation starts another run."""
 
 SLOT_SECONDS = 90
 """A slot is renewed while the stage runs; that of a machine that is gone is free again after so
@@ -165,7 +176,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
         stage: its name in dvc.yaml.
         workspace: where.
         dependents_run: whether this flow run goes on with the stages that read its outputs
-            (`flows.orchestration.events`).
+            (`flows.tracking.events`).
     """
     logger = get_run_logger()
     started = time.perf_counter()
@@ -191,6 +202,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
             cwd=workspace.directory,
             extra=workspace.environment,
             timeout_seconds=STAGE_TIMEOUT_SECONDS,
+            keep_open=() if workspace.lock is None else (workspace.lock,),
         )
     if code:
         output = "\n".join(lines)
@@ -273,6 +285,7 @@ def pipeline(
     profile: str | None = None,
     only: bool = False,
     train_in: str | None = None,
+    continues: bool = False,
 ) -> dict[str, str]:
     """Brings stages up to date; returns what became of each.
 
@@ -286,13 +299,52 @@ def pipeline(
         train_in: Deployment that takes the stage train, such as "pipeline/gpu" in the pool with the
             GPUs; by default it runs here. (An experiment always trains here, since its workspace is
             here.)
+        continues: This run is started by an automation in place of one that crashed; it fails if
+            that has happened `MAX_CRASHES` times in a row.
     """
     end_with_worker()
+    if continues:
+        refuse_after_crashes()
     if not overrides and profile is None:
-        return _run(Workspace(Path.cwd()), targets or [], only, train_in)
+        # A single stage is guarded by DVC's own locks, and may be part of a run that holds this.
+        with nullcontext() if only else locked(paths.TREE_LOCK, on_wait=_say_waiting) as lock:
+            return _run(Workspace(Path.cwd(), lock=lock), targets or [], only, train_in)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", str(flow_run.name))
     with experiment(name, overrides or {}, profile) as workspace:
         return _run(workspace, targets or [], only, None)
+
+
+def _say_waiting() -> None:
+    get_run_logger().info("another run works in this tree; waiting until it has ended")
+
+
+def refuse_after_crashes() -> None:
+    """Raises `StageFailedError` if the last `MAX_CRASHES` runs of this deployment all crashed
+    within a day: what takes workers down again and again is no accident.
+    """
+    ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
+    deployment = UUID(str(flow_run.deployment_id))
+    with get_client(sync_client=True) as prefect_client:
+        runs = prefect_client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended)),
+            ),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=MAX_CRASHES,
+        )
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    crashes = [
+        run
+        for run in runs
+        if run.state_type == StateType.CRASHED and (run.end_time or day_ago) > day_ago
+    ]
+    if len(crashes) == MAX_CRASHES:
+        raise StageFailedError(
+            f"the last {MAX_CRASHES} runs crashed ({', '.join(run.name for run in crashes)}); look"
+            " at their logs and the machine's memory, then start a run by hand",
+            False,
+        )
 
 
 def end_with_worker() -> None:

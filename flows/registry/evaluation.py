@@ -165,7 +165,7 @@ def evaluation_of(version: ModelVersion, mlflow_client: MlflowClient | None = No
     }
     with TemporaryDirectory() as directory:
         try:
-            path = (mlflow_client or client()).download_artifacts(
+            path = (mlflow_client or client(create=False)).download_artifacts(
                 run, f"model/artifacts/{paths.EVALUATION.name}", directory
             )
             return read_evaluation(path, hashes)

@@ -34,7 +34,7 @@ def versions(
     `dvc.models/ghn3/ ghn.safetensors`), and a value may be the first 8 characters or more of a DVC
     hash.
     """
-    mlflow_client = mlflow_client or client()
+    mlflow_client = mlflow_client or client(create=False)
     found = list(mlflow_client.search_model_versions(f"name = '{name}'", max_results=10_000))
     found = [
         v for v in found if all(_has(v.tags, key, value) for key, value in (where or {}).items())
@@ -71,7 +71,7 @@ def by_alias(
     from mlflow.exceptions import MlflowException
 
     try:
-        return (mlflow_client or client()).get_model_version_by_alias(name, alias)
+        return (mlflow_client or client(create=False)).get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -81,7 +81,9 @@ def by_alias(
 def aliases(name: str, mlflow_client: MlflowClient | None = None) -> dict[str, list[str]]:
     """The aliases of each version that has one."""
     found: dict[str, list[str]] = {}
-    for alias, version in (mlflow_client or client()).get_registered_model(name).aliases.items():
+    for alias, version in (
+        (mlflow_client or client(create=False)).get_registered_model(name).aliases.items()
+    ):
         found.setdefault(str(version), []).append(alias)
     return found
 
@@ -106,7 +108,7 @@ def find(name: str, version: str) -> ModelVersion:
     Raises:
         RegistryError: there is none.
     """
-    mlflow_client = client()
+    mlflow_client = client(create=False)
     if not version.startswith("@"):
         return numbered(mlflow_client, name, version)
     found = by_alias(name, version[1:], mlflow_client)
@@ -142,7 +144,7 @@ def download(name: str, version: str, to: Path) -> Path:
     """Copies the weights of a version to file `to`."""
     from mlflow.artifacts import download_artifacts
 
-    uri = client().get_model_version_download_uri(name, version)
+    uri = client(create=False).get_model_version_download_uri(name, version)
     with TemporaryDirectory() as directory:
         path = download_artifacts(
             artifact_uri=f"{uri}/artifacts/{paths.WEIGHTS_NAME}", dst_path=directory

@@ -15,11 +15,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flows.orchestration.events import champion_changed
 from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
 from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
 from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
 from flows.tracking.client import client
+from flows.tracking.events import champion_changed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,7 +131,7 @@ def promote(
     Raises:
         RegistryError: there is no such version, or it has no evaluation.
     """
-    mlflow_client = mlflow_client or client()
+    mlflow_client = mlflow_client or client(create=False)
     candidate = (
         numbered(mlflow_client, name, version)
         if version
@@ -183,7 +183,7 @@ def rollback(name: str, reason: str, mlflow_client: MlflowClient | None = None) 
     Raises:
         RegistryError: there is no champion, or none before it.
     """
-    mlflow_client = mlflow_client or client()
+    mlflow_client = mlflow_client or client(create=False)
     champion = by_alias(name, CHAMPION, mlflow_client)
     if champion is None:
         raise RegistryError(f"model {name} has no version @{CHAMPION}")

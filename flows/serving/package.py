@@ -4,11 +4,14 @@ example.
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from flows.serving import LIMITS
+from flows.settings import paths
 from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,18 +98,32 @@ def package(
             "image_size": [image_size],
         }
     )
-    artifacts: dict[str, Any] = {WEIGHTS: str(Path(weights).resolve())}
-    if evaluation is not None:
-        artifacts[EVALUATION] = str(Path(evaluation).resolve())
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
-    mlflow.pyfunc.save_model(
-        directory,
-        python_model=str(Path(__file__).with_name("model.py")),
-        code_paths=[str(ROOT / name) for name in CODE],
-        artifacts=artifacts,
-        signature=signature,
-        input_example=example,
-        model_config=LIMITS,
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-    )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=directory.parent, prefix=".tmp-") as staged:
+        artifacts = {WEIGHTS: _staged(weights, Path(staged) / paths.WEIGHTS_NAME)}
+        if evaluation is not None:
+            artifacts[EVALUATION] = _staged(evaluation, Path(staged) / paths.EVALUATION.name)
+        mlflow.pyfunc.save_model(
+            directory,
+            python_model=str(Path(__file__).with_name("model.py")),
+            code_paths=[str(ROOT / name) for name in CODE],
+            artifacts=artifacts,
+            signature=signature,
+            input_example=example,
+            model_config=LIMITS,
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
     return directory
+
+
+def _staged(source: str | Path, file: Path) -> str:
+    """`source` under the name that it has in the model. It may be a link into DVC's cache, where it
+    is called by its hash, and MLflow refuses to follow one.
+    """
+    original = Path(source).resolve(strict=True)
+    try:
+        os.link(original, file)
+    except OSError:  # another disk, or a file system without
+        shutil.copyfile(original, file)
+    return str(file)

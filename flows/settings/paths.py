@@ -20,6 +20,9 @@ CACHE = RESULTS / ".cache"
 leaves it alone.
 """
 
+TREE_LOCK = Path(".dvc/tmp/ghn-run.lock")
+"""Held by a run of several stages in this tree, so that no other begins beside it."""
+
 REPORTS = Path("reports")
 REPORT = REPORTS / "index.html"
 PUBLISHED = Path(__file__).parents[1] / "report" / "published"

@@ -7,6 +7,7 @@ is streamed from its files, only the held-out splits become tensors.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,11 +17,15 @@ from datasets.images import (
     ImageTensors,
     MissingImagesError,
     find_source,
+    is_current,
     load,
+    recipe,
     source_digest,
+    split_file,
     stream,
 )
 from flows.settings import paths
+from flows.trials.images import own_cache
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
-_RUN_FIRST = "it does not exist; run the images stage first"
+_RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
 class ImagesConfig(BaseModel):
@@ -77,6 +82,9 @@ def run(params: Params, stage: StageRun) -> None:
     about: dict[str, Any] = {
         "name": config.name,
         "image_size": config.image_size,
+        "recipe": recipe(
+            config.image_size, config.val_fraction, config.test_fraction, params.base.seed
+        ),
         "source": source,
     }
     for split in config.splits():
@@ -92,30 +100,30 @@ def run(params: Params, stage: StageRun) -> None:
         )
         about |= {
             "classes": list(images.classes),
-            split: {"images": len(images), "sha256": images.digest},
+            split: _measure(images),
         }
         stage.log_metrics({f"{split}_images": len(images)})
     if config.stream:
-        about["train"] = {"images": len(_stream(params))}
+        about["train"] = {"images": len(_stream(config, params.base.seed))}
     with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def load_split(params: Params, split: str) -> ImageTensors:
-    """A split (train, val, test) as the stage left it.
+    """A split (train, val, test) as the stage left it, or as trials decoded it with just these
+    parameters.
 
     Raises:
         FileNotFoundError: the stage has not run.
-        DamagedFileError: the file is damaged, or the source changed since the stage ran.
+        DamagedFileError: the file is damaged, or the source or the parameters changed since the
+            stage ran.
     """
-    config = params.images
-    path = paths.images(config.name) / f"{split}-{config.image_size}px.safetensors"
+    config, seed = params.images, params.base.seed
+    path = _find(config, seed, split)
     images = ImageTensors.open(path)
-    about = _verified_summary(config)
-    if about.get(split, {}).get("sha256") != images.digest:
-        raise DamagedFileError(
-            f"{path} and {SUMMARY_NAME} beside it are of different runs; run the images stage again"
-        )
+    summary = path.with_name(SUMMARY_NAME)
+    if path.is_relative_to(paths.IMAGES) and _read_summary(summary).get(split) != _measure(images):
+        raise DamagedFileError(f"{path} and {summary} are of different runs; {_RUN_AGAIN}")
     return images
 
 
@@ -123,44 +131,62 @@ def training_images(params: Params) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed.
 
     Raises:
-        FileNotFoundError: the stage has not run.
-        DamagedFileError: the file is damaged, or the source changed since the stage ran.
+        GHNError, FileNotFoundError: as `load_split`.
     """
     if not params.images.stream:
         return load_split(params, "train")
-    _verified_summary(params.images)
-    return _stream(params)
+    _find(params.images, params.base.seed, "val")
+    return _stream(params.images, params.base.seed)
 
 
-def _verified_summary(config: ImagesConfig) -> dict[str, Any]:
-    """What the stage wrote about its outputs, if the source, where it is at hand, is still that."""
-    path = paths.images(config.name) / SUMMARY_NAME
+def _find(config: ImagesConfig, seed: int, split: str) -> Path:
+    """The file of a split that is of the parameters and, where it is at hand, of the source."""
+    file = split_file(config.name, split, config.image_size)
+    fractions = config.val_fraction, config.test_fraction
+    key = {"recipe": recipe(config.image_size, *fractions, seed)}
     try:
-        about: dict[str, Any] = dict(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(error.errno, _RUN_FIRST, str(path)) from error
-    except (ValueError, TypeError) as error:
-        raise DamagedFileError(f"{path}: {error}; run the images stage again") from error
-    try:
-        source = source_digest(find_source(config.name, config.root))
+        source = {"source": source_digest(find_source(config.name, config.root))}
     except MissingImagesError:  # a worker that only pulled the outputs
-        return about
-    if about.get("source") != source:
+        source = {}
+    of_trials = own_cache(config.root, *fractions, seed) / file
+    if not is_current(paths.IMAGES / file, key) and is_current(of_trials, key | source):
+        return of_trials
+    path = paths.images(config.name) / SUMMARY_NAME
+    about = _read_summary(path)
+    if about.get("recipe") != key["recipe"]:
         raise DamagedFileError(
-            f"{path}: the files of {config.name!r} are not those that the images stage read; run it"
-            " again (dvc repro images)"
+            f"{path}: the images stage ran with other parameters (size, fractions or seed);"
+            f" {_RUN_AGAIN}"
         )
-    return about
+    if about | source != about:
+        raise DamagedFileError(
+            f"{path}: the files of {config.name!r} are not those that the images stage read;"
+            f" {_RUN_AGAIN}"
+        )
+    return paths.IMAGES / file
 
 
-def _stream(params: Params) -> ImageStream:
-    config = params.images
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        reason = "it does not exist; run the images stage first"
+        raise FileNotFoundError(error.errno, reason, str(path)) from error
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{path}: {error}; {_RUN_AGAIN}") from error
+
+
+def _measure(images: ImageTensors) -> dict[str, Any]:
+    return {"images": len(images), "sha256": images.digest}
+
+
+def _stream(config: ImagesConfig, seed: int) -> ImageStream:
     return stream(
         config.name,
         config.root,
         "train",
         config.image_size,
         val_fraction=config.val_fraction,
-        seed=params.base.seed,
+        seed=seed,
         workers=config.workers,
     )

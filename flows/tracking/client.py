@@ -1,4 +1,4 @@
-"""The MLflow store of the pipeline: where it is, and a client of it.
+"""The MLflow store of the pipeline: where it is, whether it answers, and a client of it.
 
 The store is `MLFLOW_TRACKING_URI`, or else SQLite in the tree. A DVC experiment may run in a
 directory of its own that is removed afterwards (`dvc exp run --queue`,
@@ -7,9 +7,18 @@ directory of its own that is removed afterwards (`dvc exp run --queue`,
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ghn.errors import GHNError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,28 +34,130 @@ SPOOL = TREE / ".mlflow-spool"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show runs and metrics instead of traces of chats."""
 
+PROBE_SECONDS = 3.0
+"""How long a store may take to say that it is there."""
+
+ANSWER_SECONDS = 300
+"""How long a store that is there may take for one answer: a server that keeps files elsewhere
+answers an upload of gigabytes when it has passed them on.
+"""
+
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_checked: set[str] = set()
+
+
+class TrackingError(GHNError):
+    """The MLflow store cannot be used; the message says which, why, and what to do."""
+
 
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite file in the tree."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def client(timeout_seconds: int = 10, retries: int = 2) -> MlflowClient:
-    """An MLflow client of `tracking_uri()` that gives up on an absent server after seconds instead
-    of minutes.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_seconds))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import logging
+def shown_uri() -> str:
+    """The same for the eye, without a password."""
+    return re.sub(r"(//[^/@:]*):[^@]*@", r"\1:***@", tracking_uri())
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".:")
+
+
+def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
+    """Why the store does not answer; None if it does, or is no server.
+
+    MLflow itself asks a database that is away ten times, and waits for a server as long as for an
+    upload.
+    """
+    uri = tracking_uri()
+    try:
+        if uri.startswith(("http://", "https://")):
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+        elif (port := _PORTS.get(urlsplit(uri).scheme.partition("+")[0])) and (
+            host := urlsplit(uri).hostname
+        ):
+            socket.create_connection((host, urlsplit(uri).port or port), seconds).close()
+    except urllib.error.HTTPError:  # an answer
+        return None
+    except urllib.error.URLError as error:
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except OSError as error:
+        return first_line(error)
+    except ValueError as error:
+        return f"no address: {error}"
+    return None
+
+
+def client(create: bool = True) -> MlflowClient:
+    """An MLflow client of a store that answers.
+
+    Args:
+        create: make the SQLite file if there is none.
+
+    Raises:
+        TrackingError: the store is away, damaged, of another version of MLflow, or not there.
+    """
+    if reason := unreachable():
+        raise TrackingError(
+            f"The MLflow store {shown_uri()} is not available ({reason}); start it, or set"
+            " MLFLOW_TRACKING_URI"
+        )
+    if not create and (file := _sqlite_file()) and not file.exists():
+        raise TrackingError(
+            f"There is no MLflow store here ({file}); go to the checkout that has it, or set"
+            " MLFLOW_TRACKING_URI"
+        )
+    _configure()
+    import mlflow.store.db.utils
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking_uri())
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # ten tries take 100 s; no variable says so
+    try:
+        made = MlflowClient(tracking_uri=tracking_uri())
+        if tracking_uri() not in _checked:
+            made.search_experiments(max_results=1)
+    except Exception as error:  # of MLflow, SQLAlchemy, Alembic, a driver
+        raise TrackingError(_diagnosis(error)) from error
+    _checked.add(tracking_uri())
+    return made
+
+
+def _configure() -> None:
+    """What MLflow reads from the environment; what is set there already holds."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_SECONDS),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",  # falls back where the server cannot
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "PGCONNECT_TIMEOUT": "10",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+
+
+def _sqlite_file() -> Path | None:
+    path = tracking_uri().removeprefix("sqlite:///")
+    return Path(path) if path != tracking_uri() and path not in ("", ":memory:") else None
+
+
+def _diagnosis(error: Exception) -> str:
+    reason = first_line(error)
+    text = f"The MLflow store {shown_uri()} cannot be used ({reason})"
+    if re.search(r"revision|schema", reason, re.IGNORECASE):
+        return (
+            f"{text}: another version of MLflow wrote it; `mlflow db upgrade` with that address"
+            " brings an older one up to date, a newer one needs that MLflow"
+        )
+    if (file := _sqlite_file()) is None:
+        return f"{text}; see its log, and MLFLOW_TRACKING_URI"
+    if "locked" in reason:
+        return f"{text}: another program writes {file}; try again"
+    return f"{text}; if {file} is damaged, move it away, and the next stage begins a new one"
 
 
 def experiment_id(mlflow_client: MlflowClient, name: str) -> str:

@@ -5,15 +5,18 @@ The stages find it through the environment (`PARENT_VARIABLE`).
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flows.tracking.client import tracking_uri
+from flows.settings import paths
+from flows.tracking.client import client, first_line
 from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
 from flows.tracking.sender import Op, Sender
 
@@ -59,8 +62,40 @@ def pipeline_run(
         os.environ.pop(PARENT_VARIABLE, None)
 
 
+def note_results(run_id: str | None, directory: Path = Path()) -> None:
+    """Gives a pipeline's run the accuracies that its evaluation found, as metrics and in words, so
+    that pipelines can be compared; nothing where there are none, or MLflow is away.
+
+    Args:
+        run_id: of the run.
+        directory: the tree in which the pipeline ran.
+    """
+    try:
+        found = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
+        splits = {split: entry for split, entry in found.items() if "mean" in entry}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return
+    if run_id is None or not splits:
+        return
+    try:
+        mlflow_client = client()
+        for split, entry in splits.items():
+            mlflow_client.log_metric(run_id, f"accuracy/{split}", entry["mean"])
+            mlflow_client.log_metric(run_id, f"randinit_accuracy/{split}", entry["randinit_mean"])
+        lines = [
+            f"- {split}: {entry['mean']:.1%} of images right with predicted parameters,"
+            f" {entry['randinit_mean']:.1%} with random ones"
+            f" ({entry['architectures']:.0f} networks, {entry['errors']:.0f} failed)"
+            for split, entry in splits.items()
+        ]
+        text = "\n".join(["Accuracy without any training:", "", *lines])
+        mlflow_client.set_tag(run_id, "mlflow.note.content", text)
+    except Exception as error:  # the pipeline is worth more than its log
+        print(f"{first_line(error)}: the pipeline's run has no results", file=sys.stderr)
+
+
 def _quietly(sender: Sender, op: Op) -> None:
     try:
         sender.send(op)
     except Exception as error:  # as in StageRun: the pipeline is worth more than its log
-        print(f"MLflow store {tracking_uri()}: {error}", file=sys.stderr)
+        print(f"{first_line(error)}. The pipeline goes on without a run.", file=sys.stderr)

@@ -13,7 +13,6 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -22,16 +21,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 from flows.compute.memory import PeakMemory
 from flows.rows.provenance import dvc_hash
-from flows.tracking.client import SPOOL, TREE, tracking_uri
+from flows.tracking.client import (
+    SPOOL,
+    TrackingError,
+    first_line,
+    shown_uri,
+    unreachable,
+)
+from flows.tracking.log import Log
 from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
 from flows.tracking.sampler import SystemSampler
 from flows.tracking.sender import Op, Sender
-from flows.tracking.spool import keep_files, send_pending
+from flows.tracking.spool import send_pending
 
 CONNECT_AFTER_SECONDS = 4.0
 
@@ -44,6 +50,15 @@ os.register_at_fork(
 )
 
 
+WAIT_SECONDS = 2.0
+"""How long a stage that is over waits for its log to be sent before it asks whether the store is
+still there.
+"""
+
+ATTEMPTS = 3
+"""Stages leave logs alone that could not be sent so often; `ghn mlflow sync` does not."""
+
+
 class StageRun:
     """What a stage logs to while it runs. Made by `stage_run`."""
 
@@ -52,13 +67,8 @@ class StageRun:
         self.log_id = uuid4().hex
         self.failure: Exception | None = None
         """Why the tracking store gets nothing more, if so."""
-        spool.mkdir(parents=True, exist_ok=True)
-        # The process id says whether a log without an end is still being written (see
-        # `flows.tracking.spool.pending`).
-        started = time.strftime("%Y%m%dT%H%M%S")
-        stem = f"{started}-{name.replace('@', '-')}-{os.getpid()}-{self.log_id[:8]}"
-        self._path = spool / f"{stem}.open"
-        self._file: IO[str] = self._path.open("w")
+        stem = f"{time.strftime('%Y%m%dT%H%M%S')}-{name.replace('@', '-')}-{self.log_id[:8]}"
+        self._log = Log(spool / f"{stem}.jsonl")
         self._unsent: SimpleQueue[Op | None] = SimpleQueue()
         self._over = threading.Event()
         self._sent = False
@@ -119,8 +129,7 @@ class StageRun:
 
     def _do(self, op: Op) -> None:
         op = {**op, "time_ms": int(time.time() * 1000)}
-        self._file.write(json.dumps(op) + "\n")
-        self._file.flush()
+        self._log.write(op)
         self._unsent.put(op)
 
     def _background(self, connect_after_seconds: float) -> None:
@@ -129,23 +138,30 @@ class StageRun:
         """
         if connect_after_seconds > 0 and self._over.wait(connect_after_seconds):
             return
-        with _importing, suppress(ImportError):
-            import mlflow  # noqa: F401
         try:
-            send_pending(self._path.parent)
-        except Exception as error:  # perhaps that log's fault: this stage's own tells
-            print(
-                f"What earlier stages logged cannot be sent to MLflow yet ({_reason(error)}).",
-                file=sys.stderr,
-            )
-        try:
+            if reason := unreachable():  # asked first, since importing MLflow takes seconds
+                raise TrackingError(f"The MLflow store {shown_uri()} is not available ({reason})")
+            with _importing, suppress(ImportError):
+                import mlflow  # noqa: F401
+            self._send_earlier()
             self._send()
         except Exception as error:
             self.failure = error
+            text = f"The MLflow store {shown_uri()} is not available ({first_line(error)})"
+            if isinstance(error, TrackingError):
+                text = str(error)
             print(
-                f"The MLflow store {tracking_uri()} is not available ({_reason(error)}). The stage"
-                f" goes on; what it logs waits in {self._path.parent}/ until the next stage or `ghn"
-                " mlflow sync` sends it.",
+                f"{text}. The stage goes on; what it logs waits in {self._log.path.parent}/ until"
+                " the next stage or `ghn mlflow sync` sends it.",
+                file=sys.stderr,
+            )
+
+    def _send_earlier(self) -> None:
+        try:
+            send_pending(self._log.path.parent, attempts=ATTEMPTS)
+        except Exception as error:  # perhaps that log's fault: this stage's own tells
+            print(
+                f"What earlier stages logged cannot be sent to MLflow yet ({first_line(error)}).",
                 file=sys.stderr,
             )
 
@@ -160,23 +176,19 @@ class StageRun:
                     monitor.start(sender.run_id)
         finally:
             monitor.stop()
+        sender.finish()
         self._sent = True
 
     def _close(self) -> None:
         self._over.set()
         self._unsent.put(None)
-        self._thread.join()
-        self._file.close()
-        if self._sent:
-            self._path.unlink(missing_ok=True)
-        else:
-            if TREE.resolve() != Path.cwd():  # an experiment's directory, which will be gone
-                keep_files(self._path)
-            self._path.rename(self._path.with_suffix(".jsonl"))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        while self._thread.is_alive():
+            self._thread.join(WAIT_SECONDS)
+            # An upload may take hours while the store is there; without it nothing is waited for.
+            if self._thread.is_alive() and (reason := unreachable()):
+                print(f"The MLflow store {shown_uri()} went away ({reason}).", file=sys.stderr)
+                break
+        self._log.close(self._sent)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from flows.tracking.client import client, experiment_id
+from flows.tracking.client import client, experiment_id, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,15 +30,23 @@ ELSEWHERE = {"register": "flows.registry.registration:register"}
 """Operations (`Operation`) that are not of a run itself, by name."""
 
 
+UPLOADS = ("artifact", "register")
+
+
 class Sender:
     """Turns spooled operations into MLflow calls. One instance per run."""
 
     def __init__(self) -> None:
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
+        self._failure: Exception | None = None
 
     def send(self, op: Op) -> None:
-        """Carries out one operation; any exception of MLflow or of the network passes through."""
+        """Carries out one operation.
+
+        Any exception of MLflow or of the network passes through; that of an upload while the store
+        answers waits for `finish`, so that the run gets what follows, its end above all.
+        """
         if self._client is None:
             self._client = client()
         if op["op"] == "start":
@@ -46,7 +54,17 @@ class Sender:
         else:
             if self.run_id is None:
                 raise ValueError("the log of a run does not begin with its start")
-            self._operation(op["op"])(self._client, self.run_id, op)
+            try:
+                self._operation(op["op"])(self._client, self.run_id, op)
+            except Exception as error:
+                if op["op"] not in UPLOADS or unreachable():
+                    raise
+                self._failure = self._failure or error
+
+    def finish(self) -> None:
+        """Raises the first exception of an upload, if there was one."""
+        if self._failure is not None:
+            raise self._failure
 
     def _operation(self, name: str) -> Operation:
         known: Operation = (

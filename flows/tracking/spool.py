@@ -1,61 +1,118 @@
 """The spool: logs of stages that wait to be sent to MLflow, each a file of JSON lines that begins
 with the run's start.
 
-`….open` is being written by the process whose id is in its name, `….jsonl` has ended, `….sending`
-is being sent.
+Whoever writes or sends a log holds a lock beside it (`claim`), which the kernel lets go when that
+process ends, on whatever machine or in whatever container it ran. A log that nobody holds waits,
+whether its stage ended or was killed, and whether somebody has tried to send it before.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.tracking.client import SPOOL
+from filelock import FileLock, Timeout
+
+from flows.tracking.client import SPOOL, TrackingError, first_line, shown_uri, unreachable
 from flows.tracking.sender import Op, Sender
 from ghn.files import atomic_path
 
+PATTERNS = ("*.jsonl", "*.open", "*.sending")
+"""Logs; the last two are those of earlier releases."""
+
+LOCK = ".lock"
+
+
+def lock_of(log: Path) -> FileLock:
+    """The lock of a log; to hold it in one thread and let it go in another is allowed."""
+    return FileLock(log.with_name(log.name + LOCK), timeout=0, thread_local=False)
+
+
+def release(log: Path, lock: FileLock) -> None:
+    """Lets a lock go; its file goes with the log."""
+    if not log.exists():
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+@contextmanager
+def claim(log: Path) -> Iterator[bool]:
+    """Whether nobody writes or sends `log`; if so, nobody else does in the meantime."""
+    lock = lock_of(log)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield log.exists()  # another process may have sent it just before
+    finally:
+        release(log, lock)
+
 
 def pending(spool: Path = SPOOL) -> list[Path]:
-    """Logs that wait to be sent, oldest first: ended ones, and those whose process was killed."""
-
-    def abandoned(path: Path) -> bool:
-        try:
-            os.kill(int(path.stem.split("-")[-2]), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, ValueError, IndexError):
-            return False
-        return False
-
-    return sorted(
-        [*spool.glob("*.jsonl"), *(path for path in spool.glob("*.open") if abandoned(path))]
-    )
+    """Logs that wait to be sent, oldest first."""
+    found = []
+    for log in _logs(spool):
+        with claim(log) as mine:
+            if mine:
+                found.append(log)
+    return found
 
 
-def send_pending(spool: Path = SPOOL) -> int:
+def _logs(spool: Path) -> list[Path]:
+    return sorted(log for pattern in PATTERNS for log in spool.glob(pattern))
+
+
+def send_pending(spool: Path = SPOOL, attempts: float = math.inf) -> int:
     """Sends the logs in directory `spool` that wait and returns how many were sent.
 
-    An exception of the store or of the network passes through; that log and those after it go on
-    waiting.
+    A log that cannot be sent goes on waiting and does not hold up those after it.
+
+    Args:
+        spool: the directory.
+        attempts: leave logs alone that failed so often.
+
+    Raises:
+        TrackingError: the store is away, or some logs could not be sent (after all others were).
     """
-    sent = 0
-    for path in pending(spool):
-        claimed = path.with_suffix(f".{os.getpid()}.sending")
-        try:
-            path.rename(claimed)
-        except FileNotFoundError:  # another process was faster
-            continue
-        try:
-            replay(claimed)
-        except BaseException:
-            claimed.rename(path.with_suffix(".jsonl"))
-            raise
-        claimed.unlink()
-        shutil.rmtree(_kept(path), ignore_errors=True)
-        sent += 1
+    sent, failures = 0, []
+    for log in _logs(spool):
+        with claim(log) as mine:
+            if not mine or _failures(log) >= attempts:
+                continue
+            try:
+                replay(log)
+            except TrackingError:  # of the store itself
+                raise
+            except Exception as error:
+                if reason := unreachable():
+                    raise TrackingError(f"the MLflow store went away: {reason}") from None
+                failures.append(f"{first_line(error)}: {log}")
+                _note(log, error)
+            else:
+                log.unlink()
+                shutil.rmtree(_kept(log), ignore_errors=True)
+                sent += 1
+    if failures:
+        raise TrackingError(f"{'; '.join(failures)}; the MLflow store is {shown_uri()}")
     return sent
+
+
+def _failures(log: Path) -> int:
+    return log.read_bytes().count(b'{"op": "failed"')
+
+
+def _note(log: Path, error: Exception) -> None:
+    """Notes a failure in the log itself."""
+    op = {"op": "failed", "reason": first_line(error), "time_ms": int(time.time() * 1000)}
+    with suppress(OSError), log.open("a") as file:
+        file.write(json.dumps(op) + "\n")
 
 
 def keep_files(log: Path) -> None:
@@ -86,15 +143,23 @@ def _kept(log: Path) -> Path:
 def replay(path: Path) -> str | None:
     """Sends one log to the tracking store and returns the id of its run. A log without an end
     becomes a KILLED run.
+
+    Raises:
+        Exception: whatever MLflow or the network raises; that of an upload is raised after the
+            lines that follow it were sent.
     """
     sender = Sender()
-    op: Op = {"op": "", "time_ms": 0}
+    ended, time_ms = False, 0
     for line in path.read_text().splitlines():
         try:
-            op = json.loads(line)
-        except ValueError:  # torn last line
-            break
+            op: Op = json.loads(line)
+        except ValueError:  # torn by a kill
+            continue
+        if op["op"] == "failed":
+            continue
         sender.send(op)
-    if sender.run_id is not None and op["op"] != "end":
-        sender.send({"op": "end", "status": "KILLED", "time_ms": op["time_ms"]})
+        ended, time_ms = ended or op["op"] == "end", op["time_ms"]
+    if sender.run_id is not None and not ended:
+        sender.send({"op": "end", "status": "KILLED", "time_ms": time_ms})
+    sender.finish()
     return sender.run_id

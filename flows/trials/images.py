@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,7 +103,6 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
     place of its own, since the stage's files are outputs that DVC looks after.
     """
     fractions = {"val_fraction": spec.val_fraction, "test_fraction": spec.test_fraction}
-    own = digest([spec.root, *fractions.values(), spec.seed])[:16]
     return load(
         spec.name,
         spec.root,
@@ -111,8 +111,13 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
         **fractions,
         seed=spec.seed,
         prepared=paths.IMAGES,
-        cache=DECODED / own,
+        cache=own_cache(spec.root, **fractions, seed=spec.seed),
     )
+
+
+def own_cache(root: str | None, val_fraction: float, test_fraction: float, seed: int) -> Path:
+    """Where splits are kept that are cut otherwise than those of the stage images."""
+    return DECODED / digest([root, val_fraction, test_fraction, seed])[:16]
 
 
 def data_available(spec: ImagesSpec) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghn.errors import ConfigError, DamagedFileError
-from ghn.files import atomic_path
+from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.curve import Curve
 from ghn.finetune.evaluation import evaluate, heads, lacks_statistics, track_running_statistics
@@ -60,9 +60,7 @@ def finetune(
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if checkpoint is not None and checkpoint.exists():
-            run.restore(checkpoint)
-        else:
+        if checkpoint is None or not run.restore(checkpoint):
             run.measure()
         batches = run.batches()
         for stop in sorted(stops):
@@ -116,7 +114,8 @@ class _Run:
         on_step: Callable[[int], None] | None,
     ) -> None:
         """Trains up to step `stop`, or until the loss is not finite, and measures."""
-        losses, correct, seen, first = 0.0, 0, 0, self.done
+        losses, seen, first = 0.0, 0, self.done
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)  # read once, at the end
         tick = time.perf_counter()
         self.model.train()
         while self.done < stop and not self.curve.diverged:
@@ -125,14 +124,14 @@ class _Run:
             self.scheduler.step()
             self.done += 1
             losses += loss
-            correct += int((logits_BK.argmax(1) == y_B).sum())
+            correct += (logits_BK.argmax(1) == y_B).sum()
             seen += len(y_B)
             if on_step is not None:
                 on_step(self.done)
             self.curve.diverged = not math.isfinite(loss)
         self.training_seconds += time.perf_counter() - tick
         self.curve.steps_per_second = self.done / self.training_seconds
-        self.measure(losses / (self.done - first), correct / seen)
+        self.measure(losses / (self.done - first), int(correct) / seen)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""
@@ -149,16 +148,17 @@ class _Run:
         }
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        write(path, state)
 
-    def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint.
+    def restore(self, path: Path) -> bool:
+        """Goes on from a checkpoint; whether there is one.
 
         Raises:
             DamagedFileError: it is of another run.
         """
-        state = torch.load(path, weights_only=True, map_location=self.device)
+        state = read(path, self.device)
+        if state is None:
+            return False
         if state["config"] != self.config.model_dump_json() or state["seed"] != self.seed:
             raise DamagedFileError(
                 f"{path} is the checkpoint of another run (other settings or seed); remove it to"
@@ -176,6 +176,7 @@ class _Run:
             self.started -= self.curve.seconds[-1]
         if self.curve.steps_per_second:
             self.training_seconds = self.done / self.curve.steps_per_second
+        return True
 
 
 def _update(
@@ -207,14 +208,18 @@ def _update(
 
 def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].device.type == "cuda"
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         parameters,
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )
 
 

@@ -30,11 +30,12 @@ def evaluate(
     """
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
-    correct = total = 0
+    device = next(model.parameters()).device
+    correct, total = torch.zeros((), dtype=torch.int64, device=device), 0
     for logits_BK, y_B in _outputs(model, images, config):
-        correct += int((logits_BK.argmax(1) == y_B).sum())
+        correct += (logits_BK.argmax(1) == y_B).sum()
         total += len(y_B)
-    return correct / total
+    return int(correct) / total
 
 
 @torch.no_grad()

@@ -94,8 +94,7 @@ class Ranks:
                 error = raised
         tensors: list[Tensor] = []
         box = [error, _replaced(made, lambda tensor: _numbered(tensor, tensors))]
-        self.wait()
-        dist.broadcast_object_list(box, 0, device=self.device)
+        dist.broadcast_object_list(box, 0, group=self.patient)
         if box[0] is not None:
             raise box[0]
         received = _replaced(box[1], lambda place: self._received(place, tensors))
@@ -172,6 +171,9 @@ def _numbered(tensor: Tensor, tensors: list[Tensor]) -> Tensor:
 def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
     """Joins the process group that `torchrun` describes in the environment; alone without it.
 
+    More ranks than GPUs share them (networks of CIFAR's size do not fill one): gradients then go
+    through gloo, since NCCL wants a GPU for each rank.
+
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         timeout_minutes: after which a collective operation fails because a rank died.
@@ -181,12 +183,12 @@ def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
         yield Ranks(device=torch.device("cuda", 0) if use_cuda else torch.device("cpu"))
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    target = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    gpus = torch.cuda.device_count() if use_cuda else 0
+    target = torch.device("cuda", local % max(1, gpus)) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(target)
-    dist.init_process_group(
-        "nccl" if use_cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
-    )
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus
+    dist.init_process_group("nccl" if alone else "gloo", timeout=timedelta(minutes=timeout_minutes))
     try:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
         yield Ranks(

@@ -9,8 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from flows.commands import stages
 from flows.commands.stages import register
 from flows.params import read_yaml
+from flows.stages import runner
 from ghn import cli
 from ghn.errors import ConfigError, DamagedFileError
 
@@ -194,6 +196,28 @@ def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(
     assert ("`dvc repro train` makes it" in result.stderr) == (damage == "absent")
     assert "Traceback" not in result.stderr
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_sigterm_ends_a_stage_as_orderly_as_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def run(name: str, label: str | None) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            cleaned.append(name)
+
+    monkeypatch.setattr(runner, "run_stage", run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        stages.evaluate()
+    assert ended.value.exit_code == 128 + signal.SIGTERM
+    assert cleaned == ["evaluate"]
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> None:

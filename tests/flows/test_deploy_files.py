@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.compute.supervise import GRACE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,3 +91,11 @@ def test_all_containers_work_in_one_checkout(compose):
     ]["job_manifest"]
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert {"name": "ghn3", "mountPath": "/app"} in container["volumeMounts"]
+
+
+def test_containers_may_end_in_the_time_that_a_stage_is_given(compose):
+    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())
+    pod = manifest["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
+    minutes = compose["services"]["worker-gpu"]["stop_grace_period"]
+    assert 60 * int(minutes.removesuffix("m")) > GRACE_SECONDS

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -109,6 +113,34 @@ def test_the_summary_shows_accuracies_of_its_own_run_only(tmp_path, state, shown
     (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"test": entry}))
     rows = [{"stage": "evaluate", "state": state, "seconds": ""}] if state else []
     assert ("| test | 5 | 25.0% ± 10.0% | 10.0% ± 5.0% |" in summary(rows, tmp_path)) == shown
+
+
+@pytest.mark.parametrize(
+    ("states", "hours", "refused"),
+    [
+        (["CRASHED"] * 3, 1, True),
+        (["CRASHED"] * 2, 1, False),
+        (["CRASHED", "FAILED", "CRASHED"], 1, False),
+        (["CRASHED"] * 3, 30, False),
+    ],
+)
+def test_restarts_after_crashes_have_a_bound(monkeypatch, states, hours, refused):
+    end = datetime.now(UTC) - timedelta(hours=hours)
+    runs = [SimpleNamespace(name=f"r{i}", state_type=s, end_time=end) for i, s in enumerate(states)]
+    client = SimpleNamespace(read_flow_runs=lambda **query: runs[: query["limit"]])
+    monkeypatch.setattr(pipeline, "get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr(pipeline, "flow_run", SimpleNamespace(deployment_id=str(uuid4())))
+    with pytest.raises(StageFailedError, match="r0, r1, r2") if refused else nullcontext():
+        pipeline.refuse_after_crashes()
+
+
+def test_what_an_event_starts_has_the_parameters_of_the_tree():
+    """No trigger starts a deployment whose parameters make a run of its own."""
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    started = [d for d in content["deployments"] if d.get("triggers")]
+    assert {d["name"] for d in started} == {"nightly", "weekly"}
+    own = {"overrides", "profile", "variant", "data_set"}
+    assert not [d["name"] for d in started if own & d["parameters"].keys()]
 
 
 def test_every_stage_of_dvc_yaml_is_in_the_flow():

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from flows.compute import shell
+from flows.compute.locks import locked
 
 # A shell with a child, as DVC runs a stage.
 SLEEPER = ["sh", "-c", "echo $$ > pids; sleep 600 & echo $! >> pids; echo ready; wait"]
@@ -49,6 +50,39 @@ def test_lines_and_exit_codes(tmp_path):
                         lines.append,
                         cwd=tmp_path, extra={"X": "y"}) == 3  # fmt: skip
     assert lines == ["a", "100%", str(tmp_path), "y"]
+
+
+def test_a_progress_bar_reaches_a_log_before_its_end(monkeypatch):
+    monkeypatch.setattr(shell, "PROGRESS_SECONDS", 0.3)
+    lines: list[str] = []
+    bar = r"for i in 1 2 3; do printf '\r'$i'0%%'; sleep 0.4; done; printf '\r40%%\n'; echo end"
+    shell.stream(["sh", "-c", bar], lines.append)
+    assert lines[-2:] == ["40%", "end"]
+    assert {"10%", "20%", "30%"} >= set(lines[:-2]) >= {"20%"}
+
+
+def test_a_lock_is_held_until_the_command_has_ended_also_if_its_starter_is_killed(tmp_path):
+    script = (
+        "from pathlib import Path; from flows.compute.locks import locked\n"
+        "from flows.compute.shell import stream\n"
+        "with locked(Path('lock')) as lock:\n"
+        "    stream(['sh', '-c', 'trap : INT; touch begun; sleep 4'], print, keep_open=[lock])\n"
+    )
+    root = Path(__file__).parents[2]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root), "GHN_GRACE_SECONDS": "20"},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    starter.kill()
+    starter.wait()
+    with locked(tmp_path / "lock", wait=False) as lock:
+        assert lock is None
+    with locked(tmp_path / "lock", poll_seconds=0.1) as lock:
+        assert lock is not None
 
 
 def test_a_signal_shows_in_the_exit_code():

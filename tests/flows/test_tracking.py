@@ -1,17 +1,24 @@
+from __future__ import annotations
+
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from flows.registry import lookup
 from flows.tracking import pipeline_run, stage_run
 from flows.tracking import run as tracking
-from flows.tracking.client import client
-from flows.tracking.spool import pending, send_pending
+from flows.tracking.client import TrackingError, client, unreachable
+from flows.tracking.pipeline import note_results
+from flows.tracking.spool import claim, pending, send_pending
 
 
 @pytest.fixture
@@ -174,7 +181,7 @@ def test_a_log_that_cannot_be_sent_does_not_hold_up_others(
     with stage_run("second", {}, connect_after_seconds=0):
         pass
     assert (
-        "cannot be sent to MLflow yet (the log of a run does not begin with its start)"
+        "cannot be sent to MLflow yet (the log of a run does not begin with its start"
         in capsys.readouterr().err
     )
     assert [run.data.tags["stage"] for run in runs()] == ["second"]
@@ -223,3 +230,229 @@ def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
     variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], env=os.environ | variables, check=True)
     assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
+HELD = """
+import sys, time
+from flows.tracking import stage_run
+with stage_run("held", {}, connect_after_seconds=1e9) as run:
+    run.log_metrics({"n": 1})
+    print("writes", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_log_belongs_to_whoever_writes_it_until_that_process_ends(store: Path) -> None:
+    command = [sys.executable, "-c", HELD]
+    variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | variables) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline()
+        # Nothing about process ids: in another container there is none of that number.
+        assert pending() == []
+        assert send_pending() == 0
+        writer.kill()
+    assert len(pending()) == 1
+    assert send_pending() == 1
+    (run,) = runs()
+    assert (run.info.status, run.data.metrics["n"]) == ("KILLED", 1)
+    assert not list((store / ".mlflow-spool").iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".1234.sending", ".open", ".jsonl"])
+def test_what_a_killed_sender_left_is_taken_up(store: Path, suffix: str) -> None:
+    with stage_run("stage", {}, connect_after_seconds=1e9):
+        pass
+    (log,) = pending()
+    left = log.with_suffix(suffix)
+    log.rename(left)
+    with claim(left) as mine:  # another sender is at it
+        assert mine
+        assert pending() == []
+        assert send_pending() == 0
+    assert pending() == [left]
+    assert send_pending() == 1
+    assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
+def test_an_upload_that_fails_holds_up_neither_its_run_nor_other_logs(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / "mlartifacts").write_text("in the way of all uploads")
+    with stage_run("first", {}, connect_after_seconds=0) as run:
+        run.log_artifact("in.txt")
+        run.log_metrics({"n": 1})
+    assert "mlflow.db is not available" in capsys.readouterr().err
+    for _ in range(3):
+        with pytest.raises(TrackingError, match=r"first.*the MLflow store is sqlite"):
+            send_pending(attempts=3)
+    assert send_pending(attempts=3) == 0  # what stages do: they have tried often enough
+    with stage_run("second", {}, connect_after_seconds=0):
+        pass
+    assert "cannot be sent" not in capsys.readouterr().err
+    assert {run.info.run_name: run.info.status for run in runs()} == {
+        "first": "FINISHED",
+        "second": "FINISHED",
+    }
+    assert len(pending()) == 1
+    (store / "mlartifacts").unlink()
+    assert send_pending() == 1
+    (found,) = (run for run in runs() if run.info.run_name == "first")
+    assert found.data.metrics["n"] == 1
+    assert [item.path for item in client().list_artifacts(found.info.run_id)] == ["in.txt"]
+
+
+def test_a_spool_that_cannot_be_written_costs_the_log_and_not_the_stage(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage_run("stage", {}, spool=store / "in.txt" / "spool", connect_after_seconds=1e9):
+        pass
+    assert "cannot be written" in capsys.readouterr().err
+    with stage_run("stage", {}, connect_after_seconds=0) as run:
+        run._log._file = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115
+        run.log_metrics({"n": 1})
+        run.log_metrics({"n": 2}, 1)
+    assert capsys.readouterr().err.count("No space left") == 1
+    assert [run.data.metrics["n"] for run in runs()] == [2]
+    assert pending() == []
+
+
+class _Server:
+    """A server on this machine that answers whether it is there with a status, or never, and
+    nothing else.
+    """
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+        self.asked, self.over = threading.Event(), threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if server.status is None:
+                    server.over.wait(60)
+                else:
+                    self.send_error(server.status)
+
+            def do_POST(self) -> None:
+                server.asked.set()
+                server.over.wait(60)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> _Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def test_a_store_is_there_if_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for status in (200, 401, 404):
+        with _Server(status) as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+            assert unreachable() is None
+    with _Server(None) as server:  # takes connections and says nothing
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        started = time.monotonic()
+        assert "timed out" in str(unreachable(0.3))
+        assert time.monotonic() - started < 5
+    for uri in (
+        "http://127.0.0.1:9",
+        "http://nobody.invalid",
+        "http://[broken",
+        "postgresql://u:p@127.0.0.1:9/mlflow",
+        "mysql+pymysql://u:p@127.0.0.1:9/mlflow",
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert unreachable()
+    for uri in ("sqlite:///mlflow.db", "file:///tmp/mlruns", "databricks"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert unreachable() is None
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://u:secret@127.0.0.1:9/mlflow", "http://u:secret@127.0.0.1:9"]
+)
+def test_a_store_that_is_away_costs_a_stage_at_most_seconds(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started = time.monotonic()
+    with stage_run("stage", {}, connect_after_seconds=0.1):
+        time.sleep(0.2)
+    with pipeline_run("pipeline", {}) as parent:
+        assert parent is None
+    assert time.monotonic() - started < 15  # of which the most is to import MLflow
+    told = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 2
+    assert "secret" not in told
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI"):
+        send_pending()
+
+
+def test_a_store_that_goes_away_in_the_middle_is_not_waited_for(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with _Server(200) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        with stage_run("stage", {}, connect_after_seconds=0.01):
+            assert server.asked.wait(60)
+            server.status = None
+            started = time.monotonic()
+        assert time.monotonic() - started < 20
+    assert "went away" in capsys.readouterr().err
+    assert len(pending()) == 1
+
+
+def test_a_store_that_is_damaged_is_named_with_the_way_out(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "text.db").write_text("no data base" * 1000)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/text.db")
+    with pytest.raises(TrackingError, match=r"file is not a database.*text\.db is damaged, move"):
+        client()
+    client_of_another = f"sqlite:///{store}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client_of_another)
+    client()
+    with sqlite3.connect(store / "other.db") as connection:
+        connection.execute("update alembic_version set version_num = 'deadbeef0000'")
+    copy = shutil.copy(store / "other.db", store / "newer.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
+    with pytest.raises(TrackingError, match="mlflow db upgrade") as told:
+        client()
+    assert "\n" not in str(told.value)
+
+
+def test_a_look_up_makes_no_store(store: Path) -> None:
+    for look in (lambda: lookup.versions("ghn3"), lambda: lookup.find("ghn3", "@champion")):
+        with pytest.raises(TrackingError, match=r"no MLflow store here.*MLFLOW_TRACKING_URI"):
+            look()
+    assert not (store / "mlflow.db").exists()
+
+
+def test_uploads_may_take_as_long_as_the_server_is_there(store: Path) -> None:
+    client()
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) >= 120
+    assert os.environ["MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"] == "true"
+
+
+def test_the_run_of_a_pipeline_has_its_results(store: Path) -> None:
+    (store / "results").mkdir()
+    entry = {"architectures": 9, "errors": 1, "mean": 0.25, "randinit_mean": 0.1, "chance": 0.1}
+    summary = {"test": entry, "torchvision": {"architectures": 1, "errors": 1, "chance": 0.1}}
+    (store / "results" / "evaluation.json").write_text(json.dumps(summary))
+    with pipeline_run("pipeline", {}) as parent:
+        note_results(parent)
+    (run,) = runs()
+    assert run.data.metrics == {"accuracy/test": 0.25, "randinit_accuracy/test": 0.1}
+    assert "test: 25.0% of images right" in run.data.tags["mlflow.note.content"]
+    (store / "results" / "evaluation.json").write_text("[1")
+    note_results(parent)
+    note_results(None)

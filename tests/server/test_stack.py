@@ -208,11 +208,13 @@ def test_a_wrong_parameter_fails_with_its_name_and_is_not_retried(stack):
 def test_new_data_and_a_new_champion_start_what_depends_on_them(stack):
     # The train split alone is generated anew: the run leaves training to others.
     set_seed(stack, 2)
+    before = len(triggered(stack, "pipeline/nightly"))
     run = start(stack, "pipeline/generate", targets=["generate@train"], only=True)
     assert finish(stack, run) == "Completed"
-    wait_for("training starts by itself", lambda: triggered(stack, "train/on-demand"))
-    for training in triggered(stack, "train/on-demand"):
-        finish(stack, training)
+    wait_for("training starts by itself", lambda: triggered(stack, "pipeline/nightly")[before:])
+    for training in triggered(stack, "pipeline/nightly")[before:]:
+        assert finish(stack, training) == "Completed"
+    assert (stack.root / "model.txt").read_text() == "train 2\nimages\n"  # the tree's seed
 
     # A version is registered with its evaluation, becomes the champion, and is evaluated anew.
     artifacts = stack.root / "model" / "artifacts"
@@ -251,8 +253,16 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert finish(stack, run) == "Cancelled"
     assert not psutil.wait_procs(stages, timeout=20)[1]
-    wait_for("the workspace is removed", lambda: not list(workspaces.glob("*")), 30)
+    assert list(workspaces.glob("*/train.started"))  # what it had is kept
+
+    # The same parameters go on there, and leave nothing when they succeed.
+    (kept,) = (path.parent for path in workspaces.glob("*/train.started"))
+    (kept / "train.started").unlink()
+    run = start(stack, "train/on-demand", targets=["train"], overrides={"train.steps": 77})
+    wait_for("the stage runs again", (kept / "train.started").exists)
     hold.unlink()
+    assert finish(stack, run) == "Completed"
+    wait_for("the workspace is removed", lambda: not kept.exists(), 30)
 
 
 def test_cancelling_a_pipeline_ends_the_training_that_it_left_to_the_other_pool(stack):

@@ -26,14 +26,12 @@ def multiply_adds(table: ArchitectureTable, scaling: Scaling) -> Counts:
     cells = Weights(*((column[table.operation] * used).sum(axis=2) for column in BY_OPERATION))
     attention = table.count("msa")
     total = _stem(table, geometry)
-    for cell in range(int(table.n_cells.max(initial=0))):
-        kind = geometry.reduces(cell)
-        width, pixels = geometry.width(cell), geometry.side(cell) ** 2
-        inputs = geometry.output(cell - 2) + geometry.output(cell - 1)
-        cost = geometry.preproc * inputs * width * geometry.side(cell - 1) ** 2
-        cost += Weights(*(column[rows, kind] for column in cells)).at(width) * pixels
-        cost += 2 * attention[rows, kind] * width * pixels**2
-        total = total + np.where(cell < geometry.n_cells, cost, 0)
+    for cell in geometry.cells():
+        its, pixels = Weights(*(column[rows, cell.reduction] for column in cells)), cell.side**2
+        cost = geometry.preproc * sum(cell.inputs) * cell.width * cell.side_in**2
+        cost += its.at(cell.width) * pixels
+        cost += 2 * attention[rows, cell.reduction] * cell.width * pixels**2
+        total = total + np.where(cell.number < geometry.n_cells, cost, 0)
     hidden = scaling.hidden(table.fc_dim.astype(np.int64))
     classifier: Counts = geometry.features * np.where(
         table.fc_layers > 1, hidden, scaling.num_classes

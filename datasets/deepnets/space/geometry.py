@@ -7,8 +7,9 @@ at thousands, cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,27 @@ Size = Any
 """An int, or an array (G,) of int64."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+class CellSizes(NamedTuple):
+    """How large one cell is.
+
+    Attributes:
+        number: position among all cells.
+        reduction: whether it is a reduction cell, 0 or 1.
+        width: channels of its states.
+        inputs: channels of the outputs of the two cells before it, at first those of the stem.
+        side_in: height and width of the output of the cell before.
+        side: height and width of its own output; with self-attention always the stem's.
+    """
+
+    number: int
+    reduction: Size
+    width: Size
+    inputs: tuple[Size, Size]
+    side_in: Size
+    side: Size
+
+
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """The geometry of one architecture or of G of them; flags are 0 or 1.
 
@@ -81,31 +102,32 @@ class Geometry:
         stride = simple * single + (1 - simple) * scaling.two_part_stride
         return self.vit * scaling.patch_grid + (1 - self.vit) * (scaling.image_size // stride)
 
-    def reductions(self, cell: Size) -> Size:
+    def _reductions(self, cell: Size) -> Size:
         """Number of reduction cells among the cells 0..cell."""
         third, two_thirds = self.n_cells // 3, 2 * self.n_cells // 3
         first, second = (third > 0) * 1, (two_thirds > third) * 1
         return first * (third <= cell) + second * (two_thirds <= cell)
 
-    def reduces(self, cell: int) -> Size:
-        """Whether a cell is a reduction cell, 0 or 1."""
-        return self.reductions(cell) - self.reductions(cell - 1)
+    def _width(self, reductions: Size) -> Size:
+        return self.scaling.channels * self.C_mult**reductions
 
-    def width(self, cell: Size) -> Size:
-        """Channels of the states of a cell."""
-        return self.scaling.channels * self.C_mult ** self.reductions(cell)
+    def _side(self, reductions: Size) -> Size:
+        return self.stem_side >> (1 - self.vit) * reductions
 
-    def output(self, cell: int) -> Size:
-        """Channels of the output of a cell; before the first one that is the stem's."""
-        return self.n_concat * self.width(cell) if cell >= 0 else self.stem_width
-
-    def side(self, cell: Size) -> Size:
-        """Height and width of the output of a cell; with self-attention they stay the stem's."""
-        return self.stem_side >> (1 - self.vit) * self.reductions(cell)
+    def cells(self) -> Iterator[CellSizes]:
+        """All cells in order; of many architectures, as many as the deepest one has."""
+        before = previous = self.stem_width
+        reductions, side = 0, self.stem_side
+        for number in range(int(np.max(self.n_cells, initial=0))):
+            fewer, reductions = reductions, self._reductions(number)
+            width, side_in, side = self._width(reductions), side, self._side(reductions)
+            reduction = reductions - fewer
+            yield CellSizes(number, reduction, width, (before, previous), side_in, side)
+            before, previous = previous, self.n_concat * width
 
     @property
     def features(self) -> Size:
         """Inputs of the classifier."""
-        last = self.n_cells - 1
-        pixels = self.glob_avg + (1 - self.glob_avg) * self.side(last) ** 2
-        return self.n_concat * self.width(last) * pixels
+        reductions = self._reductions(self.n_cells - 1)
+        pixels = self.glob_avg + (1 - self.glob_avg) * self._side(reductions) ** 2
+        return self.n_concat * self._width(reductions) * pixels

@@ -23,14 +23,11 @@ def count_parameters(table: ArchitectureTable, scaling: Scaling) -> Counts:
     cells = _weights_of_cells(table)
     rows = np.arange(len(table))
     total = _stem(table, geometry, norm)
-    for cell in range(int(table.n_cells.max(initial=0))):
-        kind = geometry.reduces(cell)
-        its = Weights(*(column[rows, kind] for column in cells))
-        width = geometry.width(cell)
-        count = its.at(width) + 2 * norm * its.norms * width
-        inputs = geometry.output(cell - 2) + geometry.output(cell - 1)
-        count += geometry.preproc * (inputs * width + 4 * norm * width)
-        total = total + np.where(cell < geometry.n_cells, count, 0)
+    for cell in geometry.cells():
+        its = Weights(*(column[rows, cell.reduction] for column in cells))
+        count = its.at(cell.width) + 2 * norm * its.norms * cell.width
+        count += geometry.preproc * (sum(cell.inputs) + 4 * norm) * cell.width
+        total = total + np.where(cell.number < geometry.n_cells, count, 0)
     return total + _classifier(table, geometry)
 
 

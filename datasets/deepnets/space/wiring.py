@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from datasets.deepnets.space.architecture import Architecture, Edges
-from datasets.deepnets.space.geometry import Geometry
+from datasets.deepnets.space.geometry import CellSizes, Geometry
 from datasets.deepnets.space.scaling import Scaling
 from ghn.errors import InvalidGraphError
 
@@ -150,6 +150,12 @@ def live(architecture: Architecture) -> tuple[list[Route | None], tuple[bool, bo
     return routes, (before_needed, needed)  # the first cell's inputs are the stem's two outputs
 
 
+@lru_cache(4096)
+def _cells(geometry: Geometry) -> tuple[CellSizes, ...]:
+    """The sizes of all cells; there are few kinds of them among thousands of architectures."""
+    return tuple(geometry.cells())
+
+
 def wire(architecture: Architecture, scaling: Scaling) -> Wiring:
     """The live parts of `architecture` at given sizes.
 
@@ -158,19 +164,18 @@ def wire(architecture: Architecture, scaling: Scaling) -> Wiring:
     """
     routes, stems = live(architecture)
     geometry, genotype = Geometry.of(architecture, scaling), architecture.genotype
-    output = [geometry.output(cell) for cell in range(-2, architecture.n_cells)]
     cells = [
         Cell(
-            number=i,
-            reduction=reduction,
-            edges=genotype.reduce if reduction else genotype.normal,
+            number=sizes.number,
+            reduction=bool(sizes.reduction),
+            edges=genotype.reduce if sizes.reduction else genotype.normal,
             route=current,
-            channels=geometry.width(i),
-            channels_in=(output[i], output[i + 1]),
-            halve_first=architecture.halves_first(i),
-            stride=2 if architecture.halves(i) else 1,
+            channels=sizes.width,
+            channels_in=sizes.inputs,
+            halve_first=architecture.halves_first(sizes.number),
+            stride=2 if architecture.halves(sizes.number) else 1,
         )
-        for i, (current, reduction) in enumerate(zip(routes, architecture.reductions, strict=True))
+        for current, sizes in zip(routes, _cells(geometry), strict=True)
         if current is not None
     ]
     hidden = [scaling.hidden(architecture.fc_dim)] * (architecture.fc_layers - 1)

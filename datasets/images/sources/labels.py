@@ -26,7 +26,10 @@ def check_labels(values: Any, where: str, n_classes: int | None = None) -> NDArr
         UnsupportedFormatError: a label is null, negative, fractional, beyond the names, or no
             number; the message has its row.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(values, dtype=object)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
         what = "lists" if array.ndim != 1 or array.dtype == object else f"of type {array.dtype}"
         raise UnsupportedFormatError(

@@ -138,7 +138,7 @@ def test_truncated_files_are_refused(encode, file_format: str) -> None:
     whole = encode(array(noise), file_format)
     decode(whole, "here")
     for share in (0.0, 0.01, 0.3, 0.6, 0.9):
-        with pytest.raises(DamagedFileError, match="^here: "):
+        with pytest.raises(DamagedFileError, match=r"^here: "):
             decode(whole[: int(share * len(whole))], "here")
 
 
@@ -157,7 +157,7 @@ def _png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes
 def test_decompression_bombs_are_refused_before_they_are_decoded(side: int, monkeypatch) -> None:
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
     assert side * side > MAX_PIXELS
-    with pytest.raises(UnsupportedFormatError, match="here: .*bomb"):
+    with pytest.raises(UnsupportedFormatError, match=r"here: .*bomb"):
         decode(_png(side, side, 8, 2, b"\0"), "here")
 
 
@@ -192,15 +192,20 @@ def _samples() -> list[bytes]:
     return samples
 
 
+def outcome(encoded: bytes) -> str:
+    """The mode of the image, or what the project's error says; other errors are faults."""
+    try:
+        return decode(encoded, "here").mode
+    except GHNError as error:
+        return str(error)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400))
 @example(b"P6 1 1 255\n")
 @example(b"II*\0\x08\0\0\0")
 def test_arbitrary_bytes_give_an_image_or_the_projects_errors(encoded: bytes) -> None:
-    try:
-        assert decode(encoded, "here").mode == "RGB"
-    except GHNError as error:
-        assert str(error).startswith("here: ")
+    assert outcome(encoded) == "RGB" or outcome(encoded).startswith("here: ")
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -209,11 +214,9 @@ def test_damaged_files_give_an_image_or_the_projects_errors(whole: bytes, data) 
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 6))):
         damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(whole)))
-    try:
-        assert decode(bytes(damaged[:cut] if data.draw(st.booleans()) else damaged), "here").mode
-    except GHNError as error:
-        assert str(error).startswith("here: ")
+    end = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    found = outcome(bytes(damaged[:end]))
+    assert found == "RGB" or found.startswith("here: ")
 
 
 def test_a_refusal_has_the_file_and_the_row(tmp_path, parquet, coloured, folder) -> None:

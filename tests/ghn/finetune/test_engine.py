@@ -114,6 +114,23 @@ def test_a_killed_run_continues_bit_for_bit(data, tmp_path):
         finetune(fresh, *data, CONFIG, seed=3, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_costs_time_and_changes_nothing(data, tmp_path, damage, caplog):
+    config = CONFIG.model_copy(update={"steps": 4, "evaluate_at": (2,)})
+    checkpoint = tmp_path / "run.pt"
+    expected = finetune(network(), *data, config, seed=2, checkpoint=checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(
+        {"flip": bytes(content), "cut": bytes(content[:99]), "empty": b""}[damage]
+    )
+    steps = []
+    curve = finetune(network(), *data, config, seed=2, checkpoint=checkpoint, on_step=steps.append)
+    assert steps == [1, 2, 3, 4]
+    assert curve.val_accuracy == expected.val_accuracy
+    assert f"{checkpoint} is damaged" in caplog.text
+
+
 def test_divergence_is_recorded_not_raised(data):
     model = network(norm=False)
     curve = finetune(

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import torch
 from train_setting import Batch, make_ghn, meta_batches
 
 from datasets.images import load
+from ghn.errors import ConfigError
 from ghn.models import GHN
 from ghn.train import TrainConfig, ranks, train
 
@@ -58,6 +60,10 @@ def main(output: Path, slow: bool) -> None:
         assert disk.exists() == group.is_main
         for name, value in whole.state_dict().items():
             assert torch.equal(value, ghn.state_dict()[name]), name
+        other = CONFIG.model_copy(update={"lr": 2e-3})
+        # an error of input is one on all ranks, none waits for ever
+        with pytest.raises(ConfigError, match=r"lr = 0\.001 there, 0\.002 here"):
+            train(other, make_ghn(), own, images, disk / "cut", ranks=group)
         group.wait()
 
 

@@ -1,0 +1,75 @@
+"""Folder trees: hidden ones, missing classes, one numbering for all splits."""
+
+from pathlib import Path
+
+import pytest
+
+from datasets.images import find_source, load, source_files
+from ghn.errors import ConfigError
+
+
+def both(root: Path):
+    return tuple(load("tree", root, split, 16) for split in ("train", "test"))
+
+
+def test_a_class_without_test_images_keeps_the_numbering(tmp_path, folder, caplog) -> None:
+    for name in "abc":
+        folder(tmp_path / "tree", "train", name)
+    for name in "ac":
+        folder(tmp_path / "tree", "test", name)
+    train, test = both(tmp_path)
+    assert train.classes == test.classes == ("a", "b", "c")
+    assert test.labels.unique().tolist() == [0, 2]
+    assert "has no images of 1 classes (b)" in caplog.text
+
+
+def test_a_folder_that_the_training_split_lacks_is_refused(tmp_path, folder) -> None:
+    for name in ("n01", "n02"):
+        folder(tmp_path / "tree", "train", name)
+    folder(tmp_path / "tree", "val", "images")  # as Tiny ImageNet has it
+    with pytest.raises(ConfigError, match=r"tree/val has folders .*: images"):
+        both(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_a_class_without_training_images_is_refused(tmp_path, folder, split: str) -> None:
+    folder(tmp_path / "tree", split, "a")
+    (tmp_path / "tree" / split / "b").mkdir()
+    with pytest.raises(ConfigError, match=r"/b has no images"):
+        find_source("tree", tmp_path)
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX"])
+def test_hidden_folders_and_files_are_not_looked_at(tmp_path, folder, name: str) -> None:
+    for split in ("train", "test"):
+        for of_class in ("cat", "dog"):
+            folder(tmp_path / "tree", split, of_class)
+        folder(tmp_path / "tree", split, name)
+        (tmp_path / "tree" / split / "cat" / "._000.png").write_bytes(b"resource fork")
+        folder(tmp_path / "tree" / split, "cat", name)
+    train, test = both(tmp_path)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert len(test) == 20
+
+
+def test_splits_go_by_their_usual_names(tmp_path, folder) -> None:
+    for split in ("Training", "Testing", "valid"):
+        folder(tmp_path / "tree", split, "cat")
+    assert set(find_source("tree", tmp_path)) == {"train", "test", "val"}
+    folder(tmp_path / "tree", "validation", "cat")
+    with pytest.raises(ConfigError, match="are the same split"):
+        find_source("tree", tmp_path)
+
+
+def test_without_a_training_split_the_classes_are_those_of_all(tmp_path, folder) -> None:
+    folder(tmp_path / "tree", "test", "b")
+    folder(tmp_path / "tree", "val", "a")
+    assert load("tree", tmp_path, "test").classes == ("a", "b")
+
+
+def test_the_files_of_a_data_set(tmp_path, folder, parquet) -> None:
+    path = folder(tmp_path / "tree", "train", "cat", [3, 1])
+    assert source_files("tree", tmp_path) == [path / "001.png", path / "003.png"]
+    files = [parquet(tmp_path / f"pets-{split}.parquet") for split in ("test", "train")]
+    assert source_files("pets", tmp_path) == files
+    assert source_files("digits") == []
