@@ -17,24 +17,15 @@ from flows.compute.parent import exit_with_parent
 from flows.compute.ranks import run_training
 from flows.experiments.catalogue import Profile, load_profile
 from flows.params import Params, load_params
-from flows.rows.results import code_digest
+from flows.rows.code import code_digest
 from flows.settings import paths
+from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.stages import train
-from flows.stages.images import ImagesConfig
+from flows.stages.runner import start
 from flows.tracking.run import StageRun, stage_run
-from flows.trials.images import ImagesSpec, trial_images
+from flows.trials.images import trial_images
 from ghn.errors import GHNError
 from ghn.files import atomic_path
-
-CODE = (
-    "ghn/graph",
-    "ghn/models",
-    "ghn/train",
-    "datasets/deepnets",
-    "datasets/images",
-    "flows/stages/train.py",
-)
-"""Sources that trained weights depend on."""
 
 RECIPE_NAME = "recipe.json"
 """Beside the weights: what they came from."""
@@ -100,7 +91,7 @@ def recipe(profile: Profile, name: str) -> dict[str, object]:
         "seed": _seed(profile, name),
         "train": profile.train_config(name).model_dump(mode="json"),
         "images": profile.images_of(name).model_dump(mode="json"),
-        "code": code_digest(*CODE),
+        "code": code_digest("flows.stages.train"),
     }
 
 
@@ -126,7 +117,7 @@ def _train(profile: Profile, name: str) -> None:
         else nullcontext()
     )
     with tracked as stage:
-        train.run(params, stage)
+        start(train.run, params, stage)
 
 
 def _stage_params(profile: Profile, name: str, params: Params) -> Params:

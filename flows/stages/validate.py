@@ -22,20 +22,26 @@ from flows.settings import paths
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
+    from flows.settings.fanout import FanOut
     from flows.tracking.run import StageRun
 
 __all__ = ["ValidateConfig", "run"]
 
 
-def run(params: Params, stage: StageRun) -> None:
-    """Validates the splits that `params.validate_` names.
+def run(
+    base: BaseConfig,
+    fanout: FanOut,
+    validate: ValidateConfig,
+    stage: StageRun,
+) -> None:
+    """Validates the splits that `validate` names.
 
     Raises:
         ValidationError: a check failed; the message names the graphs.
     """
-    map_blocks: MapItems = partial(fan_out, config=params.fanout, title="validate")
-    report = validate_splits(paths.DEEPNETS, params.validate_, params.base.seed, map_blocks)
+    map_blocks: MapItems = partial(fan_out, config=fanout, title="validate")
+    report = validate_splits(paths.DEEPNETS, validate, base.seed, map_blocks)
     _write(report)
     stage.log_metrics(
         {

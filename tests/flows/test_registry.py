@@ -15,7 +15,7 @@ from flows.registry.drift import as_registered, drift
 from flows.registry.evaluation import Evaluation, deciding, evaluation_of, read_evaluation
 from flows.registry.promotion import decide
 from flows.rows.answers import pack, unpack
-from flows.rows.results import IDENTITY, Row, write_rows
+from flows.rows.schema import IDENTITY, Row, write_rows
 from flows.stages.evaluate import COLUMNS
 from flows.tracking import stage_run
 from flows.tracking.client import client

@@ -1,0 +1,77 @@
+"""Which code a row depends on."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.rows.code import closure, code_digest
+from flows.settings.dvcfile import read_stages
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = {
+    "ghn/__init__.py": "import lazy_loader\n",
+    "ghn/__init__.pyi": "from .far import Far\nfrom .unused import Unused\n",
+    "ghn/far.py": "class Far: pass\n",
+    "ghn/unused.py": "class Unused: pass\n",
+    "datasets/__init__.py": '"""Only words."""\n',
+    "datasets/used.py": "from . import nearby\n",
+    "datasets/nearby.py": "x = 1\n",
+    "datasets/types.py": "y = 1\n",
+    "flows/stage.py": (
+        "from typing import TYPE_CHECKING\nfrom ghn import Far\n"
+        "if TYPE_CHECKING:\n    import datasets.types\n"
+        "def late():\n    from datasets.used import nearby\n"
+    ),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_closure_has_late_imports_and_lazy_names_but_no_types(root: Path) -> None:
+    assert closure("flows.stage", root) == (
+        "datasets/nearby.py",
+        "datasets/used.py",
+        "flows/stage.py",
+        "ghn/__init__.py",
+        "ghn/far.py",
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".py")])
+def test_digest_changes_with_the_files_of_the_closure_only(root: Path, name: str) -> None:
+    before = code_digest("flows.stage", root)
+    with (root / name).open("a") as file:
+        file.write("z = 2\n")
+    for function in (closure, code_digest):
+        function.cache_clear()
+    changed = code_digest("flows.stage", root) != before
+    # A package that had words only becomes code by the added line.
+    outside = ("ghn/unused.py", "datasets/types.py")
+    assert changed == (name not in outside)
+
+
+def _stages() -> dict[str, str]:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return {name: name.split("@")[0] for name in read_stages(tree, ROOT / "dvc.yaml")}
+
+
+@pytest.mark.parametrize("name", _stages())
+def test_dvc_yaml_depends_on_the_code_that_runs(name: str) -> None:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    declared = read_stages(tree, ROOT / "dvc.yaml")[name].code
+    used = closure(f"flows.stages.{_stages()[name]}")
+
+    def covers(dependency: str, file: str) -> bool:
+        return file == dependency or file.startswith(f"{dependency}/")
+
+    missing = [file for file in used if not any(covers(dep, file) for dep in declared)]
+    assert missing == [], f"dvc.yaml: {name} lacks these in deps"
+    unused = [dep for dep in declared if not any(covers(dep, file) for file in used)]
+    assert [dep for dep in unused if not dep.startswith("flows/report/")] == [], name
