@@ -27,10 +27,11 @@ experiments: setup ## every experiment of the paper at laptop size; resumable, h
 	$(BIN)/ghn experiments stages
 	$(BIN)/dvc repro experiments/dvc.yaml
 
-lint: setup ## style and types
+lint: setup ## style, types, who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests
 	$(BIN)/pytest
