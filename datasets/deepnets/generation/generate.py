@@ -12,14 +12,12 @@ architectures). A split has each once: it is the first `size` different architec
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +31,16 @@ from datasets.deepnets.generation.shard import Shard, generate_shard, hexadecima
 from datasets.deepnets.generation.workers import MapItems, OnThisMachine, settle
 from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
-from datasets.deepnets.store.files import paths_of, writing
+from datasets.deepnets.store.files import (
+    files_of,
+    locked,
+    paths_of,
+    remove_stale_temporaries,
+    writing,
+)
 from datasets.deepnets.store.header import FORMAT_VERSION, Header
 from datasets.deepnets.store.writer import Block, write_split
-from ghn.errors import DamagedFileError, GHNError, InvalidGraphError
+from ghn.errors import DamagedFileError, InvalidGraphError
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def generate_split(
     all_rules = config.rules()
     rules = rules_of(split, all_rules)
     with _locked(directory, split):
+        remove_stale_temporaries(*files_of(directory, split))
         forbidden = disjoint_hashes(
             directory, rules.disjoint_from, all_rules, seed, config.shard_size
         )
@@ -269,25 +274,8 @@ def _fingerprint(header: Header, forbidden: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def _locked(directory: Path, split: str) -> Iterator[None]:
-    """Keeps a second writer of the same split out; the lock goes with its process, however that
-    ends.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f".{split}.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except BlockingIOError:
-            held = False
-        if not held:  # or the writer that held it has just removed it
-            raise GHNError(
-                f"{path}: another process is writing split {split!r} in {directory}; wait for it or"
-                " stop it"
-            )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _locked(directory: Path, split: str) -> AbstractContextManager[None]:
+    """Keeps a second writer of the same split out."""
+    return locked(
+        directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
+    )

@@ -35,6 +35,9 @@ MINE = GenerateConfig(
 )
 
 
+FILES = ["mine.digest.json", "mine.h5", "mine.parquet"]
+
+
 def run(directory: Path, config: GenerateConfig = MINE, **options) -> subprocess.Popen:
     command = [sys.executable, "-c", SCRIPT, str(directory), config.model_dump_json()]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
@@ -79,7 +82,7 @@ def test_killed_runs_resume_at_the_first_missing_shard(tmp_path, uninterrupted):
         assert len(list(tmp_path.glob(".mine.shards/*/0*.npz"))) >= before >= 0
     assert kills >= 3
     assert contents(tmp_path) == contents(uninterrupted)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.h5", "mine.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_finished_split_is_left_alone_and_other_settings_replace_it(tmp_path):
@@ -135,6 +138,16 @@ def test_a_space_with_too_few_architectures_is_an_error():
         InvalidGraphError, match="hardly more than 64 different architectures of 200"
     ):
         _first_occurrences(hashes_of, 200, 20)
+
+
+def test_what_killed_runs_left_behind_is_removed(tmp_path):
+    config = GenerateConfig(splits={"mine": {"size": 20}, "mine2": {"size": 20}})
+    stale = [tmp_path / f".tmp-77-0123abcd-mine.{end}" for end in ("h5", "parquet", "digest.json")]
+    others = tmp_path / ".tmp-77-0123abcd-mine2.h5"
+    for path in (*stale, others):
+        path.write_text("half")
+    generate_split(tmp_path, "mine", config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, *FILES]
 
 
 def test_second_writer_is_refused_by_name(tmp_path):
