@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
     config = params.train.model_copy(update=asked)
     params = params.model_copy(update={"train": config})
     recipe = config.recipe_with(params.base.seed)
-    data = load_split(params, "train")
+    data = load_split(params.images, params.base.seed, "train")
     shape = config.hypernetwork(data.num_classes)
     ghn = new_hypernetwork(shape, recipe.seed, config.output_gain)
     if options.initial:

@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from flows.networks.build import build_network
+from flows.networks.score import score
 from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.params import load_params
 from flows.settings import paths
-from flows.stages.evaluate import score
 from flows.stages.images import load_split
 from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
@@ -60,7 +60,8 @@ def measure(
     """Builds each network once; the hypernetworks take turns to predict into it."""
     torch.set_num_threads(1)
     ghns = [from_pretrained(file) for file in weights]
-    data = load_split(load_params(params), "test")
+    found = load_params(params)
+    data = load_split(found.images, found.base.seed, "test")
     batches = list(data.batches(64, seed=1, drop_last=True))[: images // 64]
     scores = []
     for target in targets:

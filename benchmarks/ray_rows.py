@@ -27,8 +27,10 @@ import torch
 from flows.compute.fanout import FanOut, fan_out
 from flows.networks.targets import ArchitecturesConfig, Target, targets
 from flows.params import load_params
-from flows.rows.results import Row
-from flows.stages.evaluate import Evaluate, EvaluateConfig, test_images
+from flows.rows.schema import Row
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import Evaluate, drawn
+from flows.stages.images import load_split
 
 
 class Named:
@@ -95,8 +97,11 @@ def main() -> None:
     config = EvaluateConfig(
         images=options.images, batch_size=options.images, min_images=options.images
     )
-    images = test_images(load_params()).subset(range(options.images))
-    evaluate = Evaluate(from_pretrained(options.ghn), images, config, seed=1, device="cpu")
+    params = load_params()
+    images = drawn(
+        load_split(params.images, params.base.seed, "test"), params.base.seed, options.images
+    )
+    evaluate = Evaluate(from_pretrained(options.ghn), images, images, config, seed=1, device="cpu")
 
     local, local_seconds = collect(evaluate, chosen, FanOut(workers=2), lambda n: None)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -1,8 +1,7 @@
 """params.yaml as a typed object: one section per stage, plus `base` and what several stages share.
 
-A section's class stands beside the code that it configures; this module only composes them, so
-importing it imports the stages' libraries, and commands that do not need parameters do not import
-it. Profiles are files of the same shape in params/ that hold only what differs (`ghn params use
+The sections are in `flows.settings`; importing them takes no library that a stage works with.
+Profiles are files of the same shape in params/ that hold only what differs (`ghn params use
 paper`).
 """
 
@@ -10,56 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.validation.config import ValidateConfig
-from flows.compute.fanout import FanOut
-from flows.networks.targets import ArchitecturesConfig
-from flows.report.config import ReportConfig
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.base import BaseConfig
+from flows.settings.evaluate import EvaluateConfig
+from flows.settings.fanout import FanOut
+from flows.settings.files import merge, parse, read_yaml
+from flows.settings.finetune import FinetuneStageConfig
+from flows.settings.images import ImagesConfig
+from flows.settings.predict import PredictConfig
+from flows.settings.register import RegisterConfig
+from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
-from flows.stages.evaluate import EvaluateConfig
-from flows.stages.finetune import FinetuneStageConfig
-from flows.stages.images import ImagesConfig
-from flows.stages.predict import PredictConfig
-from flows.stages.register import RegisterConfig
-from flows.stages.transfer import TransferConfig
+from flows.settings.transfer import TransferConfig
 from ghn.errors import ConfigError
+
+__all__ = [
+    "LAPTOP",
+    "PARAMS_FILE",
+    "PROFILES",
+    "BaseConfig",
+    "Params",
+    "load_params",
+    "merge",
+    "profile_path",
+    "profiles",
+    "read_yaml",
+    "set_params",
+    "use_profile",
+    "validate",
+]
 
 PARAMS_FILE = Path("params.yaml")
 PROFILES = Path("params")
 LAPTOP = "laptop"
 """The profile of params.yaml as committed."""
-
-
-class BaseConfig(BaseModel):
-    """What all stages share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ghn: str = Field(
-        default="ghn3",
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="name of the hypernetwork: models/<ghn>",
-    )
-    seed: int = Field(default=1, ge=0, description="every random draw of every stage hangs on it")
-    experiment: str = Field(
-        default="ghn3", min_length=1, description="MLflow experiment of the stages' runs"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: a GPU if there is one"
-    )
-
-    def torch_device(self) -> str:
-        """The device by PyTorch's name."""
-        import torch
-
-        return (
-            self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
 
 
 class Params(BaseModel):
@@ -80,6 +69,14 @@ class Params(BaseModel):
     transfer: TransferConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
+
+    def section(self, name: str) -> BaseModel:
+        """A section by its name in params.yaml. Raises KeyError if there is none."""
+        for field, about in type(self).model_fields.items():
+            if name == (about.alias or field):
+                found: BaseModel = getattr(self, field)
+                return found
+        raise KeyError(name)
 
 
 def load_params(path: str | Path = PARAMS_FILE, profile: str | None = None) -> Params:
@@ -103,28 +100,7 @@ def validate(tree: Mapping[str, Any], source: str) -> Params:
     """`tree` as `Params`; `source` names it in messages. Raises ConfigError as `load_params`
     does.
     """
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
-        raise ConfigError(
-            "\n".join([f"{source}: {len(lines)} problem{'s' * (len(lines) > 1)}", *lines])
-        ) from None
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ConfigError if there is none."""
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; run this in the root of the tree, where params.yaml is"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must be a mapping of sections, not {type(tree).__name__}")
-    return tree
+    return parse(Params, tree, source)
 
 
 def profile_path(profile: str) -> Path:
@@ -138,15 +114,6 @@ def profile_path(profile: str) -> Path:
 def profiles() -> list[str]:
     """Names of all profiles."""
     return [LAPTOP, *sorted(path.stem for path in PROFILES.glob("*.yaml"))]
-
-
-def merge(tree: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with the leaves of `overlay` in place of its own."""
-    merged = dict(tree)
-    for key, value in overlay.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
@@ -196,32 +163,3 @@ def set_params(
     with atomic_path(path) as temporary, temporary.open("w") as file:
         round_trip.dump(tree, file)
     return params
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    location: tuple[str | int, ...] = problem["loc"]
-    field = ".".join(str(part) for part in location)
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"  {field}: unknown; allowed: {', '.join(_siblings(location))}"
-        case "missing":
-            return f"  {field}: missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"  {field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _siblings(location: tuple[str | int, ...]) -> list[str]:
-    """The fields that may stand where `location` does."""
-    model: Any = Params
-    for part in location[:-1]:
-        fields = {
-            field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()
-        }
-        if part not in fields:
-            return []
-        annotation = fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
-        )
-    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]

@@ -57,5 +57,11 @@ class MissingDependencyError(GHNError):
     """
 
 
+class MissingDataError(GHNError):
+    """A data set that is asked for is not on this machine; the message says how to get it, or how
+    to do without.
+    """
+
+
 class UnreachableError(GHNError):
     """A hub or registry could not be reached, or does not have what was asked for."""

@@ -48,11 +48,22 @@ def run(
     run_id = None
     waiting = partial(console.print, "Another run works in this tree; waiting until it has ended.")
     with locked(paths.TREE_LOCK, on_wait=waiting) as lock:
-        if not targets and dvc("status", "--quiet", "dvc.yaml", silent=True) == 0:
+        if not targets and _is_up_to_date(params):
             console.print("All stages are up to date.")
         else:
             run_id = _reproduce(params, targets or [], console, lock)
     _summarise(console, params, run_id, time.perf_counter() - started)
+
+
+def _is_up_to_date(params: Params) -> bool:
+    """Whether no stage would do anything; `sources` always looks, so it looks now."""
+    from flows.settings.dvcfile import read_stages
+    from flows.stages import sources
+
+    sources.write(params.images, params.transfer)
+    tree = params.model_dump(mode="json", by_alias=True)
+    others = [name for name in read_stages(tree) if name != "sources"]
+    return dvc("status", "--quiet", *others, silent=True) == 0
 
 
 def _reproduce(

@@ -58,6 +58,11 @@ def validate() -> None:
     run_stage("validate")
 
 
+def sources() -> None:
+    """Look whether the files of the image data sets changed."""
+    run_stage("sources")
+
+
 def images() -> None:
     """Decode the image data set into tensors.
 
@@ -144,6 +149,7 @@ def report() -> None:
 STAGES = (
     generate,
     validate,
+    sources,
     images,
     train,
     predict,

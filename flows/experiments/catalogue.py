@@ -1,5 +1,5 @@
-"""What the experiments of the paper are: typed entries read from `laptop.yaml` or `paper.yaml`
-beside this file.
+"""What the experiments of the paper are: typed entries read from a profile in
+params/experiments/.
 
 An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`,
 measures) under the number of the paper's table or figure; hypernetworks that entries name are
@@ -11,18 +11,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from flows.networks.targets import ArchitecturesConfig, EvaluationSplit
+from flows.settings.architectures import ArchitecturesConfig, EvaluationSplit
+from flows.settings.detect import DetectConfig
+from flows.settings.evaluate import EvaluateConfig
+from flows.settings.files import merge, parse, read_yaml
+from flows.settings.finetune import Grid
+from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from flows.stages.detect import DetectConfig
-from flows.stages.evaluate import EvaluateConfig
-from flows.trials.images import ImagesSpec
-from flows.trials.spec import Grid
-from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.baselines.config import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
-from ghn.finetune import FinetuneConfig
+from ghn.finetune.config import FinetuneConfig
+
+PROFILES = Path(__file__).parents[2] / "params" / "experiments"
+"""A file per profile: those of params.yaml stand in the folder above."""
 
 
 class _Entry(BaseModel):
@@ -93,7 +96,7 @@ class TrialsEntry(_Entry):
 
 
 class DetectEntry(_Entry):
-    """Trains detectors (`flows.stages.detect`)."""
+    """Trains detectors (`flows.experiments.detect`)."""
 
     kind: Literal["detect"] = "detect"
     detect: DetectConfig
@@ -214,7 +217,7 @@ class Profile(BaseModel):
 
     def train_config(self, name: str) -> TrainStageConfig:
         """The recipe of hypernetwork `name`."""
-        return TrainStageConfig(**_merge(self.train, self.hypernetworks[name].train))
+        return TrainStageConfig(**merge(self.train, self.hypernetworks[name].train))
 
     def images_of(self, name: str) -> ImagesSpec:
         """What hypernetwork `name` is trained on."""
@@ -236,9 +239,7 @@ class Profile(BaseModel):
 
 def profile_path(name: str) -> Path:
     """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
-    return (
-        Path(name) if name.endswith((".yaml", ".yml")) else Path(__file__).parent / f"{name}.yaml"
-    )
+    return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
 
 
 def load_profile(name: str) -> Profile:
@@ -249,19 +250,12 @@ def load_profile(name: str) -> Profile:
     """
     path = profile_path(name)
     if not path.exists():
-        known = sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
-        raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(known)}")
-    try:
-        profile = Profile.model_validate(yaml.safe_load(path.read_text()))
-        for hypernetwork in profile.hypernetworks:
-            profile.train_config(hypernetwork)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()
-        ]
-        raise ConfigError("\n".join([f"{path}: {len(lines)} problem(s)", *lines])) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+        raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(names)}")
+    profile = parse(Profile, read_yaml(path), str(path))
+    for ghn, known in profile.hypernetworks.items():
+        where = f"{path}: hypernetworks.{ghn}.train over train"
+        parse(TrainStageConfig, merge(profile.train, known.train), where)
     for entry_name, entry in profile.experiments.items():
         if missing := [need for need in entry.needs if need not in profile.experiments]:
             raise ConfigError(
@@ -269,11 +263,3 @@ def load_profile(name: str) -> Profile:
                 " exist"
             )
     return profile
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

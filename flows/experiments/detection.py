@@ -20,7 +20,7 @@ from torchvision.models.resnet import ResNet
 from torchvision.ops import MultiScaleRoIAlign
 
 from datasets.detection import DetectionImages
-from flows.stages.detect import DetectorConfig
+from flows.settings.detect import DetectorConfig
 from ghn.errors import ConfigError
 
 N_CLASSES = 2

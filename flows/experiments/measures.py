@@ -7,6 +7,7 @@ rows are cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,7 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from flows.compute.fanout import FanOut, fan_out
 from flows.experiments.catalogue import (
     ActivationsEntry,
     DiversityEntry,
@@ -25,13 +24,27 @@ from flows.experiments.catalogue import (
     Profile,
 )
 from flows.networks.build import build_network
+from flows.networks.content import architecture_content
+from flows.networks.score import score
 from flows.networks.targets import split_of
-from flows.rows.results import Row, RowCache, code_digest, digest, finite, identity
+from flows.rows.cache import RowCache
+from flows.rows.code import code_digest
+from flows.rows.digest import digest
+from flows.rows.engine import Work
+from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
-from flows.stages.evaluate import score
-from flows.trials.images import ImagesSpec, images_digest, trial_images
-from flows.trials.initialise import BASELINES, hypernetwork, initialise, is_hypernetwork, source
-from flows.trials.spec import weights_digest
+from flows.settings.fanout import FanOut
+from flows.settings.images import ImagesSpec
+from flows.trials.images import images_digest, trial_images
+from flows.trials.initialise import (
+    BASELINES,
+    forget_hypernetworks,
+    hypernetwork,
+    initialise,
+    is_hypernetwork,
+    source,
+)
+from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
     PAPER_SHAPES,
     SCORES,
@@ -41,18 +54,6 @@ from ghn.analysis import (
 )
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.predict import batch_statistics
-
-CODE = (
-    "ghn",
-    "datasets/deepnets",
-    "datasets/images",
-    "flows/networks/targets.py",
-    "flows/stages/evaluate.py",
-    "flows/experiments/measures.py",
-    "flows/trials/initialise.py",
-    "flows/networks/build.py",
-)
-"""Sources that a row depends on."""
 
 
 class Job(BaseModel):
@@ -156,7 +157,6 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "gradients": {
         "gradient_norm": pa.float64(),  # null where it overflows
         "parameters": pa.int64(),
-        "init_seconds": pa.float64(),
         "images": pa.int64(),
     },
     "nas": (
@@ -167,46 +167,45 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
 
 def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
     """A row per job, in their order; a job that fails has a row with its error."""
+    forget_hypernetworks()
+    weights = {init: weights_content(init) for init in dict.fromkeys(job.init for job in jobs)}
+    code = code_digest("flows.experiments.measures")
 
-    def data_hash(job: Job) -> str:
+    def data(job: Job) -> str:
         images = job.settings.get("images_spec")
+        names = job.settings.get("names", [job.architecture])
+        contents = [architecture_content(name) for name in names]
         of_images = images_digest(ImagesSpec(**images)) if images else ""
-        return digest(weights_digest(source(job.init)), of_images)
+        return digest(weights[job.init], contents, of_images)
 
-    hashes = {job: data_hash(job) for job in jobs}
-    keys = {
-        job: digest(job.model_dump(mode="json"), hashes[job], code_digest(*CODE)) for job in jobs
-    }
-    rows: dict[Job, Row] = {}
+    def head(job: Job) -> Row:
+        split = "" if job.measure == "diversity" else split_of(job.architecture)
+        return identity(job.architecture, split, job.init, job.seed, data(job))
+
+    work = Work(
+        title=title,
+        items=jobs,
+        measure=_Measure(weights),
+        key=lambda job: digest(job.model_dump(mode="json"), data(job), code),
+        head=head,
+    )
     with RowCache(paths.CACHE / "measures.jsonl") as cache:
-        rows.update({job: row for job, key in keys.items() if (row := cache.get(key)) is not None})
-        rest = [job for job in jobs if job not in rows]
-        if rows:
-            tqdm.write(f"{title}: {len(rows)} of {len(jobs)} rows are there already")
-        outcomes = (
-            fan_out(_measure, rest, fanout, describe=str, failed=_failed, title=title)
-            if rest
-            else ()
-        )
-        for job, outcome in outcomes:
-            error = outcome if isinstance(outcome, str) else None
-            split = "" if job.measure == "diversity" else split_of(job.architecture)
-            head = identity(job.architecture, split, job.init, job.seed, hashes[job], error)
-            rows[job] = head | (outcome if isinstance(outcome, dict) else {})
-            if error is None:
-                cache.put(keys[job], rows[job])
-    return [rows[job] for job in jobs]
+        return work.rows(cache, fanout)
 
 
-def _measure(job: Job) -> tuple[Job, Row | str]:
-    try:
-        return job, _MEASURES[job.measure](job)
-    except Exception as error:  # not every exception survives the way between processes
-        return job, f"{type(error).__name__}: {error}"[:500]
+@dataclass(frozen=True)
+class _Measure:
+    """Carries out a job; travels to the workers.
 
+    Attributes:
+        weights: content of the hypernetworks by initialisation.
+    """
 
-def _failed(job: Job, error: Exception) -> tuple[Job, Row | str]:
-    return job, f"{type(error).__name__}: {error}"
+    weights: Mapping[str, str]
+
+    def __call__(self, job: Job) -> Row:
+        check_weights(job.init, self.weights[job.init])
+        return _MEASURES[job.measure](job)
 
 
 def _diversity(job: Job) -> Row:

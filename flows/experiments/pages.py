@@ -18,13 +18,13 @@ from flows.experiments.run import RESULTS, path_of
 from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
 from flows.experiments.summaries.common import counted
 from flows.report import Block, Section, Table, Text, render
-from flows.rows.results import read_rows
+from flows.rows.schema import read_rows
 from flows.settings import paths
-from flows.trials.images import ImagesSpec
+from flows.settings.images import ImagesSpec
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"
-_LONG = ("logits", "labels", "layers", "variance")
+_LONG = ("correct", "val_correct", "logits", "labels", "layers", "variance")
 """Columns that stay in the Parquet file and out of the page's CSV."""
 
 
@@ -90,7 +90,6 @@ def _page(
     images = images if isinstance(images, ImagesSpec) else profile.images
     provenance = {
         "rows": str(path_of(name)),
-        "revision": ", ".join(sorted({row["revision"] for row in rows})),
         "images": f"{images.name}, {images.image_size} pixels",
         "all experiments": _link("index", "index"),
     }
@@ -162,8 +161,7 @@ def _index(listed: Sequence[tuple[str, Entry, str | None]], trials: Mapping[str,
         Section("overview", "Where a hypernetwork helps and where it does not", everything.blocks),
         Section("experiments", "Tables and figures", pages),
     ]
-    revisions = {row["revision"] for rows in trials.values() for row in rows}
-    provenance = {"rows": f"{RESULTS}/*.parquet", "revision": ", ".join(sorted(revisions))}
+    provenance = {"rows": f"{RESULTS}/*.parquet"}
     return render("Experiments of the paper", everything.sentence, [], sections, provenance, {})
 
 

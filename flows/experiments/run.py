@@ -17,8 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from flows.compute import gpus
-from flows.compute.fanout import FanOut
-from flows.experiments import measures
+from flows.experiments import detect, measures
 from flows.experiments.catalogue import (
     ActivationsEntry,
     DetectEntry,
@@ -34,18 +33,19 @@ from flows.experiments.catalogue import (
 )
 from flows.experiments.hypernetworks import obtain
 from flows.networks.build import forward_gmacs
-from flows.networks.targets import ArchitecturesConfig, open_split, targets
+from flows.networks.targets import open_split, targets
 from flows.params import Params, load_params
-from flows.rows.results import Row, digest, read_rows, write_rows
-from flows.rows.sweep import Provenance, sweep
+from flows.rows.schema import Row, read_rows, write_rows
 from flows.settings import paths
-from flows.stages import detect, evaluate, finetune
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.fanout import FanOut
+from flows.stages import evaluate, finetune
 from flows.trials.images import trial_images
-from flows.trials.initialise import hypernetwork, source
+from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
+from flows.trials.weights import weights_content
 from ghn.errors import ConfigError
-from ghn.files import sha256
 
 RESULTS = paths.RESULTS / "experiments"
 TRIAL_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "part": pa.string()}
@@ -118,7 +118,10 @@ class Runner:
                 write_rows(path, self.trials(entry, name), TRIAL_COLUMNS)
             case DetectEntry():
                 ghn = next(iter(self.profile.hypernetworks_of(entry)), self.params.base.ghn)
-                detect.detect(entry.detect, ghn, self.profile.seed, self.device, self.fanout, path)
+                found = detect.detect(
+                    entry.detect, ghn, self.profile.seed, self.device, self.fanout
+                )
+                write_rows(path, found, detect.COLUMNS)
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
             case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
@@ -191,8 +194,7 @@ class Runner:
                 for row in read_rows(path_of("generalisation"))
                 if row["ghn"] == select.best_of and row["split"] in select.splits
             ]
-            choice = finetune.FinetuneStageConfig(top_k=select.top_k, max_gmacs=select.max_gmacs)
-            chosen += finetune.choose(rows, choice)
+            chosen += finetune.choose(rows, select.top_k, select.max_gmacs)
         if select.cheapest is not None:
             splits = tuple(split for split in select.splits if split != "torchvision")
             candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
@@ -206,9 +208,9 @@ class Runner:
 
     def generalisation(self, entry: GeneralisationEntry) -> list[Row]:
         """Accuracy of each hypernetwork's predictions for each architecture."""
-        images = trial_images(entry.images or self.profile.images)[2]
-        if entry.evaluate.images is not None and entry.evaluate.images < len(images):
-            images = images.subset(range(entry.evaluate.images))
+        _, val, images = trial_images(entry.images or self.profile.images)
+        images = evaluate.drawn(images, self.profile.seed, entry.evaluate.images)
+        val = evaluate.drawn(val, self.profile.seed, entry.evaluate.val_images)
         size, classes = images.image_size, images.num_classes
         chosen = targets(entry.architectures)
         if entry.cheapest is not None:
@@ -218,20 +220,19 @@ class Runner:
                 for split in dict.fromkeys(target.split for target in chosen)
                 for target in [found for found in ranked if found.split == split][: entry.cheapest]
             ]
+        forget_hypernetworks()
         rows: list[Row] = []
         for ghn in entry.ghns:
-            location = source(ghn)
-            data = digest(sha256(location) if Path(location).is_file() else location, images.digest)
-            rows += sweep(
-                f"experiments-{ghn}",
-                chosen,
-                evaluate.Evaluate(
-                    hypernetwork(location), images, entry.evaluate, self.profile.seed, self.device
-                ),
-                Provenance(ghn, self.profile.seed, data),
-                entry.evaluate.model_dump(mode="json"),
-                self.fanout,
-                evaluate.CODE,
+            measure = evaluate.Evaluate(
+                hypernetwork(source(ghn)),
+                images,
+                val,
+                entry.evaluate,
+                self.profile.seed,
+                self.device,
+            )
+            rows += evaluate.evaluation_rows(
+                f"generalisation of {ghn}", ghn, weights_content(ghn), measure, chosen, self.fanout
             )
         return rows
 

@@ -1,8 +1,10 @@
 """The experiments of a profile as stages of DVC: experiments/dvc.yaml, written from the profile.
 
-A stage per hypernetwork, a stage per experiment, and one for the pages. DVC's templates cannot give
-the stages of a `foreach` lists of dependencies of their own (treeverse/dvc issue 8171), so the file
-is written out; nothing in it is decided there.
+Three groups and the pages: the hypernetworks, the experiments that read no other's rows, and those
+that do. All of a group depend on the same files, those that any of them reads, since DVC's
+templates cannot give the stages of a `foreach` dependencies of their own (treeverse/dvc issue
+8171). Rows are cached by all that they depend on, so a stage that runs without need costs a
+look-up.
 """
 
 from __future__ import annotations
@@ -13,13 +15,10 @@ from typing import Any
 
 import yaml
 
-from flows.experiments import hypernetworks, measures
+from flows.experiments import hypernetworks
 from flows.experiments.catalogue import (
-    DetectEntry,
     Entry,
     GeneralisationEntry,
-    NasEntry,
-    Profile,
     TrialsEntry,
     load_profile,
     profile_path,
@@ -28,12 +27,10 @@ from flows.experiments.pages import PAGES
 from flows.experiments.run import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
-from flows.stages import detect, evaluate
-from flows.trials import spec as trial
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")
-PAGES_CODE = ("flows/experiments", "flows/report", "flows/trials/statistics.py", "ghn/analysis")
+CODE = ("ghn", "datasets", "flows")
 
 _HEAD = """\
 # Written by `ghn experiments stages{option}` from {source}; change that, not this.
@@ -60,79 +57,83 @@ def text_of(profile_name: str) -> str:
 
 
 def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    profile, option, source = (
-        load_profile(profile_name),
-        _option(profile_name),
-        _source(profile_name),
-    )
+    profile = load_profile(profile_name)
+    option, source = _option(profile_name), _source(profile_name)
     command = "ghn experiments"
-    released = [name for name, known in profile.hypernetworks.items() if known.released is not None]
-    trained = [name for name in profile.hypernetworks if name not in released]
-    obtained = {
-        "wdir": "..",
-        "cmd": f"{command} hypernetwork ${{item}}{option}",
-        "outs": _outs(paths.weights("${item}"), paths.model("${item}") / hypernetworks.RECIPE_NAME),
-    }
-    if released:
-        params = {"params": [{source: ["hypernetworks.${item}"]}]}
-        yield "released", {"foreach": released, "do": obtained | params}
-    if trained:
+    names = list(profile.hypernetworks)
+    weights = [str(paths.weights(name)) for name in names]
+    if names:
         recipe = ["seed", "num_classes", "images", "train", "hypernetworks.${item}"]
-        inputs = {
-            "params": [{source: recipe}],
-            "deps": [*_splits(["train", "val"]), *hypernetworks.CODE],
-        }
-        yield "hypernetwork", {"foreach": trained, "do": obtained | inputs}
+        yield (
+            "hypernetwork",
+            {
+                "foreach": names,
+                "do": {
+                    "wdir": "..",
+                    "cmd": f"{command} hypernetwork ${{item}}{option}",
+                    "params": [{source: recipe}],
+                    "deps": [*_splits(["train", "val"]), *CODE],
+                    "outs": _outs(
+                        paths.weights("${item}"),
+                        paths.model("${item}") / hypernetworks.RECIPE_NAME,
+                        persist=True,  # one that is there by the same recipe is not trained again
+                    ),
+                },
+            },
+        )
     with_rows = {
         name: entry for name, entry in profile.experiments.items() if entry.kind != "derived"
     }
-    for name, entry in with_rows.items():
-        stage = {
-            "wdir": "..",
-            "desc": f"{entry.title} ({entry.paper})",
-            "cmd": f"{command} run {name} --alone{option}",
-            "params": [{source: ["seed", "num_classes", "images", f"experiments.{name}"]}],
-            "deps": list(_deps(profile, entry)),
-            "outs": _outs(path_of(name)),
-        }
-        yield name, stage
+    first = [name for name, entry in with_rows.items() if not entry.needs]
+    others = [name for name in with_rows if name not in first]
+    groups: list[tuple[str, list[str], list[str]]] = [
+        ("measured", first, []),
+        ("compared", others, first),
+    ]
+    splits = [split for entry in with_rows.values() for split in _splits_of(entry)]
+    for group, members, needs in groups:
+        if not members:
+            continue
+        rows = [str(path_of(name)) for name in needs]
+        yield (
+            group,
+            {
+                "foreach": members,
+                "do": {
+                    "wdir": "..",
+                    "cmd": f"{command} run ${{item}} --alone{option}",
+                    "params": [{source: ["seed", "num_classes", "images", "experiments.${item}"]}],
+                    "deps": [*rows, *weights, *_splits(list(dict.fromkeys(splits))), *CODE],
+                    "outs": _outs(path_of("${item}")),
+                },
+            },
+        )
     yield (
         "pages",
         {
             "wdir": "..",
             "desc": "A page per table and figure",
             "cmd": f"{command} report{option}",
-            "deps": [source, *(str(path_of(name)) for name in with_rows), *PAGES_CODE],
+            "deps": [source, *(str(path_of(name)) for name in with_rows), *CODE],
             "outs": _outs(PAGES),
         },
     )
 
 
-def _outs(*files: Path) -> list[dict[str, dict[str, bool]]]:
+def _outs(*files: Path, **options: bool) -> list[dict[str, dict[str, bool]]]:
     """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments
     that nobody ran.
     """
-    return [{str(file): {"cache": False}} for file in files]
+    return [{str(file): {"cache": False, **options}} for file in files]
 
 
-def _deps(profile: Profile, entry: Entry) -> Iterator[str]:
-    """What an entry reads: rows, weights, architectures, code."""
-    yield from (str(path_of(need)) for need in entry.needs)
-    yield from (str(paths.weights(name)) for name in profile.hypernetworks_of(entry))
-    yield from _splits(_splits_of(profile, entry))
-    yield from _code(entry)
-    yield "flows/experiments/run.py"
-
-
-def _splits_of(profile: Profile, entry: Entry) -> list[str]:
+def _splits_of(entry: Entry) -> list[str]:
     """The splits of DeepNets-1M that an entry takes architectures from."""
     match entry:
         case GeneralisationEntry():
             named: tuple[str, ...] = entry.architectures.splits
         case TrialsEntry() if entry.select.best_of is not None or entry.select.cheapest is not None:
             named = entry.select.splits
-        case NasEntry():
-            return _splits_of(profile, profile.experiments[entry.truth])
         case _:
             named = ()
     return [split for split in named if split != TORCHVISION]
@@ -144,18 +145,6 @@ def _splits(names: Sequence[str]) -> list[str]:
         str(paths.DEEPNETS / f"{name}{suffix}") for name in names for suffix in (".h5", ".parquet")
     ]
     return [*files, str(paths.VALIDATION)] if files else []
-
-
-def _code(entry: Entry) -> tuple[str, ...]:
-    match entry:
-        case TrialsEntry():
-            return (*trial.CODE, "ghn/checkpoint")
-        case DetectEntry():
-            return detect.CODE
-        case GeneralisationEntry():
-            return (*evaluate.CODE, "flows/rows/sweep.py")
-        case _:
-            return measures.CODE
 
 
 def _option(profile_name: str) -> str:

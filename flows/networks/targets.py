@@ -10,40 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING
 
 from flows.settings import paths
+from flows.settings.architectures import ArchitecturesConfig
 from ghn.errors import UnknownArchitectureError
 
 if TYPE_CHECKING:
     from datasets.deepnets import Split
 
-EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
 TORCHVISION = "torchvision"
 """The split of the 74 (the paper's PYTORCH)."""
 
 NO_NORM = "@nobn"
 """Suffix of an id: the network without its batch norms (paper table 16)."""
-
-
-class ArchitecturesConfig(BaseModel):
-    """Which architectures are predicted and evaluated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    splits: tuple[EvaluationSplit, ...] = Field(
-        default=("test", "wide", "deep", "dense", "bnfree"),
-        description="evaluation splits of DeepNets-1M",
-    )
-    per_split: int | None = Field(
-        default=None, ge=1, description="only the first so many of each split; null for all"
-    )
-    torchvision: Literal["all"] | tuple[str, ...] = Field(
-        default="all",
-        description="`all` for the 74 of paper table 20, or a list of torchvision names",
-    )
 
 
 @dataclass(frozen=True)
@@ -106,9 +86,15 @@ def split_of(identifier: str) -> str:
     return target(identifier).split
 
 
-@lru_cache(maxsize=16)
 def open_split(directory: Path, split: str) -> Split:
-    """An open split of the store; once per process."""
+    """An open split of the store; once per process, and again if its file changed."""
+    path = (directory / f"{split}.h5").absolute()
+    status = path.stat() if path.exists() else None
+    return _open_split(path.parent, split, status and (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=16)
+def _open_split(directory: Path, split: str, _version: tuple[int, int] | None) -> Split:
     from datasets.deepnets import open_split as open_store
 
     return open_store(directory, split)

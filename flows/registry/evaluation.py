@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from flows.registry.comparison import Bools, Comparison, compare
 from flows.registry.lookup import RegistryError
 from flows.rows.answers import unpack
-from flows.rows.results import Row, read_rows
+from flows.rows.schema import Row, read_rows
 from flows.settings import paths
 from flows.tracking.client import client
 from ghn.errors import DamagedFileError

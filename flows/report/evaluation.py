@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
-from flows.rows.results import Row
+from flows.rows.schema import Row
 
 SPLIT_TITLES = {
     "test": "Test",
@@ -275,15 +275,8 @@ def best_finetuned(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     return {key: float(np.mean(found)) for key, found in values.items()}
 
 
-def cost(predictions: Sequence[Row]) -> Section:
-    """How long prediction takes, and how much of each network is predicted."""
-    points = {}
-    for title, splits in (("DeepNets-1M", DEEPNETS), ("torchvision", ("torchvision",))):
-        if members := good(predictions, *splits):
-            points[title] = (
-                (column(members, "parameters") / 1e6).tolist(),
-                column(members, "predict_seconds").tolist(),
-            )
+def coverage(predictions: Sequence[Row]) -> Section:
+    """How much of each network is predicted."""
     rows: list[list[str | None]] = []
     for title, splits in (("DeepNets-1M", DEEPNETS), ("torchvision", ("torchvision",))):
         members = good(predictions, *splits)
@@ -296,45 +289,20 @@ def cost(predictions: Sequence[Row]) -> Section:
                 str(len(members)),
                 f"{column(members, 'parameters').mean() / 1e6:.1f}",
                 f"{column(members, 'nodes').mean():.0f}",
-                f"{1000 * column(members, 'graph_seconds').mean():.0f}",
-                f"{1000 * column(members, 'predict_seconds').mean():.0f}",
                 f"{share.mean():.1%}",
                 str(sum(1 for row in members if row["unpredicted"])),
             ]
         )
-    blocks: list[Block] = [
-        Text(
-            "What it costs to build the graph of a network and to predict its parameters on this"
-            " machine.",
-            "lead",
-        ),
+    header = [
+        "networks",
+        "number",
+        "million parameters",
+        "graph nodes",
+        "of parameters predicted",
+        "with tensors left as initialised",
     ]
-    if points:
-        svg = figures.scatter(points, "Time to predict", "million parameters", "seconds", log=True)
-        blocks.append(
-            Figure(
-                svg,
-                "Each point is a network; both axes are logarithmic.",
-                "Scatter plot of time over size.",
-            )
-        )
-    blocks.append(
-        Table(
-            [
-                "networks",
-                "number",
-                "million parameters",
-                "graph nodes",
-                "graph, ms",
-                "prediction, ms",
-                "of parameters predicted",
-                "with tensors left as initialised",
-            ],
-            rows,
-            "Means over networks.",
-        )
-    )
-    return Section("cost", "Cost of a prediction", blocks)
+    note = "Means over networks. How long predictions took is in results/timings/."
+    return Section("coverage", "How much is predicted", [Table(header, rows, note)])
 
 
 def failures(*tables: tuple[str, Sequence[Row]]) -> Section | None:

@@ -14,8 +14,8 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
-from flows.rows.results import Row
-from flows.trials.statistics import compare
+from flows.rows.schema import Row
+from flows.trials.statistics import compare, held
 
 COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}
 NAMES = {"ghn": "predicted", "randinit": "random", "orthogonal": "orthogonal"}
@@ -111,17 +111,13 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
         series = []
         for init in sorted({row["ghn"] for row in members}, key=_order):
             runs = [row for row in members if row["ghn"] == init]
-            common = sorted(set.intersection(*(set(row["step"]) for row in runs)))
-            values = np.array(
-                [
-                    [dict(zip(row["step"], row["val_accuracy"], strict=True))[s] for s in common]
-                    for row in runs
-                ]
-            )
+            steps = sorted({step for row in runs for step in row["step"]})
+            values = np.array([held(row, steps) for row in runs])
+            diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
                 figures.Series(
                     _name(init),
-                    common,
+                    steps,
                     values.mean(0).tolist(),
                     values.std(0).tolist(),
                     _order(init),
@@ -136,10 +132,11 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
                     f"{SPLIT_TITLES[split]}, {_name(init)}",
                     str(len({row["architecture"] for row in runs})),
                     spread(values[:, 0]),
-                    spread(values[:, len(common) // 2]) if len(common) > 2 else None,
+                    spread(values[:, len(steps) // 2]) if len(steps) > 2 else None,
                     spread(values[:, -1]),
                     spread(tests) if tests.size else None,
                     ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
+                    str(diverged),
                 ]
             )
         n = len({row["architecture"] for row in members})
@@ -176,10 +173,11 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
                 "end",
                 "test, end",
                 "learning rates chosen",
+                "diverged",
             ],
             cells,
             "Validation accuracy at three points and test accuracy at the end, mean ± standard"
-            " deviation.",
+            " deviation; a run that diverged counts with the accuracy that it ended with.",
         ),
         *_comparisons(rows, inits),
         Text(

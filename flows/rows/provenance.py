@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from pathspec import GitIgnoreSpec
+
+from ghn.errors import ConfigError
 
 LARGE = 2 * 1024**3
 """Bytes from which a hash is looked up in dvc.lock instead of being computed."""
@@ -19,6 +22,22 @@ OUTPUTS = tuple(
 """What a run changes by itself, as git excludes it: dvc.lock, the experiments' stages, the metrics
 that git keeps.
 """
+
+
+CODE = Path(__file__).resolve().parents[2]
+"""The checkout whose code runs."""
+
+
+def require_own_code(tree: Path) -> None:
+    """Raises ConfigError if `tree` is a checkout and the code that runs is another's: results would
+    carry a revision that did not make them.
+    """
+    tree = tree.resolve()
+    if tree != CODE and (tree / "flows" / "stages").is_dir():
+        raise ConfigError(
+            f"this is the tree {tree}, but the code that runs is that of {CODE}; install this"
+            f" one (`pip install -e {tree}`) or run with PYTHONPATH={tree}"
+        )
 
 
 @cache
@@ -57,8 +76,9 @@ def dvc_hash(path: str | Path) -> str | None:
         return _md5(path)
     if not path.is_dir():
         return None
+    ignored = _dvcignore()
     files = sorted(
-        file for file in path.rglob("*") if file.is_file() and not _ignored(file.relative_to(path))
+        file for file in path.rglob("*") if file.is_file() and not ignored.match_file(file)
     )
     if sum(file.stat().st_size for file in files) > LARGE and (known := _locked_hash(path)):
         return known
@@ -67,8 +87,10 @@ def dvc_hash(path: str | Path) -> str | None:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def _ignored(path: Path) -> bool:
-    return "__pycache__" in path.parts or path.name.startswith(".tmp-")  # as .dvcignore says
+def _dvcignore() -> GitIgnoreSpec:
+    """What .dvcignore leaves out of every dependency and output."""
+    path = Path(".dvcignore")
+    return GitIgnoreSpec.from_lines(path.read_text().splitlines() if path.exists() else ())
 
 
 def _md5(path: Path) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.params import read_yaml
+from flows.settings.files import read_yaml
 
 CODE = ("ghn", "datasets", "flows")
 """Dependencies below these directories are code, not data."""

@@ -13,10 +13,16 @@ VALIDATION = Path("reports/validation.json")
 IMAGES = Path("data/images")
 """A directory per image data set."""
 
+SOURCE = Path("data/sources/images.json")
+"""What the files of the image data set are, which lie outside of the tree."""
+
+TARGET_SOURCE = Path("data/sources/transfer.json")
+"""The same of the data set that is transferred to."""
+
 MODELS = Path("models")
 RESULTS = Path("results")
 CACHE = RESULTS / ".cache"
-"""Rows that were computed already (`flows.rows.results.RowCache`); no stage's output, so that DVC
+"""Rows that were computed already (`flows.rows.cache`); no stage's output, so that DVC
 leaves it alone.
 """
 
@@ -33,6 +39,9 @@ WEIGHTS_NAME = "ghn.safetensors"
 
 PREDICTIONS = RESULTS / "predictions.parquet"
 EVALUATION = RESULTS / "evaluation.parquet"
+EVALUATION_SUMMARY = RESULTS / "evaluation.json"
+"""Accuracy per split, for `dvc metrics`."""
+
 FINETUNE = RESULTS / "finetune.parquet"
 TRANSFER = RESULTS / "transfer.parquet"
 

@@ -21,33 +21,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from flows.networks.build import build_network, forward_gmacs
+from flows.networks.content import architecture_content
+from flows.networks.score import score
 from flows.networks.targets import Target, targets
 from flows.rows.answers import pack
-from flows.rows.provenance import dvc_hash
-from flows.rows.results import Row, digest, finite, write_rows
-from flows.rows.sweep import Provenance, failures, report_failures, sweep
+from flows.rows.cache import RowCache
+from flows.rows.code import code_digest
+from flows.rows.digest import digest, file_digest
+from flows.rows.engine import Work, failures
+from flows.rows.schema import Row, identity, write_rows
 from flows.settings import paths
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.base import BaseConfig
+from flows.settings.evaluate import EvaluateConfig
+from flows.settings.fanout import FanOut
+from flows.settings.images import ImagesConfig
+from flows.stages.images import load_split
 from ghn.files import atomic_path
-from ghn.predict import batch_statistics
 
 if TYPE_CHECKING:
     from datasets.images import ImageTensors
-    from flows.params import Params
     from flows.tracking.run import StageRun
     from ghn.models import GHN
-
-CODE = ("ghn", "datasets", "flows/stages/evaluate.py", "flows/networks")
 
 COLUMNS: dict[str, pa.DataType] = {
     "accuracy": pa.float64(),  # fraction of images whose class is ranked first
     "top5": pa.float64(),  # among the first five
     "loss": pa.float64(),  # mean cross-entropy; null where it is not finite
+    "nonfinite": pa.int64(),  # images whose logits are not finite: they count as guesses
+    "val_accuracy": pa.float64(),  # of validation images: choices are made by it
     "randinit_accuracy": pa.float64(),
     "randinit_top5": pa.float64(),
     "randinit_loss": pa.float64(),
@@ -59,68 +64,10 @@ COLUMNS: dict[str, pa.DataType] = {
     "gmacs": (
         pa.float64()
     ),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
-    "seconds": pa.float64(),
 }
 
-SUMMARY = paths.RESULTS / "evaluation.json"
 HISTOGRAM = paths.RESULTS / "evaluation_histogram.csv"
-"""What `dvc metrics` and `dvc plots` show."""
-
-
-class EvaluateConfig(BaseModel):
-    """Section `evaluate` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    images: int | None = Field(
-        default=None, ge=2, description="so many of the test images, drawn by seed; null: all"
-    )
-    batch_size: int = Field(
-        default=64, ge=2, description="batch norm uses the statistics of a batch"
-    )
-    max_gmacs: float | None = Field(
-        default=None,
-        gt=0,
-        description=(
-            "10^9 multiply-accumulates to spend on a network's accuracy: larger networks see fewer"
-            " images; null: no bound"
-        ),
-    )
-    min_images: int = Field(
-        default=32, ge=2, description="images that every network sees, whatever it costs"
-    )
-    bins: int = Field(default=20, ge=2, le=100, description="bins of the accuracy histogram")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy of one network on the batches, and whether it is right on each of their images."""
-
-    accuracy: float
-    top5: float
-    loss: float | None
-    right: NDArray[np.bool_]
-
-
-@torch.no_grad()
-def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
-    """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
-    labels (B,).
-    """
-    top5 = n = 0
-    loss = 0.0
-    right: list[Tensor] = []
-    with batch_statistics(model):
-        for images, labels in batches:
-            logits = model(images)
-            logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right.append(best[:, 0])
-            top5 += int(best.any(dim=1).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            n += len(labels)
-    first = torch.cat(right).cpu().numpy()
-    return Score(int(first.sum()) / n, top5 / n, finite(loss / n), first)
+"""What `dvc plots` shows."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +76,7 @@ class Evaluate:
 
     ghn: GHN
     images: ImageTensors
+    val: ImageTensors
     config: EvaluateConfig
     seed: int
     device: str
@@ -142,19 +90,22 @@ class Evaluate:
         ghn = self.ghn.to(self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         cost = forward_gmacs(target, self.images.num_classes, self.images.image_size)
-        batches = self.batches(cost)
+        batches = self.batches(self.images, cost)
         random = score(model, batches)
         predicted = score(ghn(model, graph), batches)
+        chosen_on = score(model, self.batches(self.val, cost))
         return {
             "accuracy": predicted.accuracy,
             "top5": predicted.top5,
             "loss": predicted.loss,
+            "nonfinite": predicted.nonfinite,
+            "val_accuracy": chosen_on.accuracy,
             "randinit_accuracy": random.accuracy,
             "randinit_top5": random.top5,
             "randinit_loss": random.loss,
             "images": sum(len(labels) for _, labels in batches),
-            "correct": pack(predicted.right),
-            "randinit_correct": pack(random.right),
+            "correct": pack(np.array(predicted.correct)),
+            "randinit_correct": pack(np.array(random.correct)),
             "settings": self.settings(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "gmacs": cost,
@@ -167,16 +118,15 @@ class Evaluate:
         images = {"images": len(self.images), "image_digest": self.images.digest[:16]}
         return json.dumps({**chosen, **images, "seed": self.seed}, sort_keys=True)
 
-    def batches(self, cost: float) -> list[tuple[Tensor, Tensor]]:
+    def batches(self, images: ImageTensors, cost: float) -> list[tuple[Tensor, Tensor]]:
         """The batches that a network of `cost` GMACs is measured on: all images, or the first so
         many it affords.
         """
-        n = len(self.images)
+        n = len(images)
         if self.config.max_gmacs is not None:
             n = min(n, max(self.config.min_images, int(self.config.max_gmacs / cost)))
-        images = self.images.subset(range(n))
         batches = list(
-            images.batches(
+            images.subset(range(n)).batches(
                 self.config.batch_size, shuffle=False, drop_last=False, device=self.device
             )
         )
@@ -185,34 +135,34 @@ class Evaluate:
         return batches
 
 
-def run(params: Params, stage: StageRun) -> None:
-    """Evaluates all architectures of `params.architectures` and writes
+def run(
+    base: BaseConfig,
+    fanout: FanOut,
+    images: ImagesConfig,
+    architectures: ArchitecturesConfig,
+    evaluate: EvaluateConfig,
+    stage: StageRun,
+) -> None:
+    """Evaluates all architectures of section `architectures` and writes
     results/evaluation.{parquet,json}.
     """
     from ghn import from_pretrained
 
-    weights = paths.weights(params.base.ghn)
-    images = test_images(params)
-    config = params.evaluate
-    hypernetwork = from_pretrained(weights)
-    measure = Evaluate(hypernetwork, images, config, params.base.seed, params.base.torch_device())
-    rows = sweep(
-        "evaluate",
-        targets(params.architectures),
-        measure,
-        Provenance(
-            params.base.ghn,
-            params.base.seed,
-            digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS), images.digest),
-        ),
-        config.model_dump(include={"batch_size", "max_gmacs", "min_images"}),
-        params.fanout,
-        CODE,
+    weights = paths.weights(base.ghn)
+    measure = Evaluate(
+        from_pretrained(weights),
+        drawn(load_split(images, base.seed, "test"), base.seed, evaluate.images),
+        drawn(load_split(images, base.seed, "val"), base.seed, evaluate.val_images),
+        evaluate,
+        base.seed,
+        base.torch_device(),
+    )
+    rows = evaluation_rows(
+        "evaluate", base.ghn, file_digest(weights), measure, targets(architectures), fanout
     )
     write_rows(paths.EVALUATION, rows, COLUMNS)
-    report_failures("evaluate", rows)
-    summary = summarise(rows, 1 / images.num_classes)
-    write_summary(summary, rows, config.bins)
+    summary = summarise(rows, 1 / measure.images.num_classes)
+    write_summary(summary, rows, evaluate.bins)
     stage.log_metrics(
         {
             f"{split}/{key}": value
@@ -220,19 +170,51 @@ def run(params: Params, stage: StageRun) -> None:
             for key, value in entry.items()
         }
     )
-    for path in (paths.EVALUATION, SUMMARY, HISTOGRAM):
+    for path in (paths.EVALUATION, paths.EVALUATION_SUMMARY, HISTOGRAM):
         stage.log_artifact(path)
 
 
-def test_images(params: Params) -> ImageTensors:
-    """The test images of `images.name` in an order drawn by seed, or the first `evaluate.images` of
-    them.
-    """
-    from flows.stages.images import load_split
+def evaluation_rows(
+    title: str,
+    ghn: str,
+    weights: str,
+    measure: Evaluate,
+    chosen: Sequence[Target],
+    fanout: FanOut,
+) -> list[Row]:
+    """A row per architecture, those that were made before from the cache.
 
-    images = load_split(params, "test")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(params.base.seed))
-    return images.subset(order[: params.evaluate.images])
+    Args:
+        title: of the progress bar.
+        ghn: name of the hypernetwork.
+        weights: digest of its content.
+        measure: with the hypernetwork, images and settings.
+        chosen: the architectures.
+        fanout: where to compute.
+    """
+    contents = {target: architecture_content(target.id) for target in chosen}
+    data = digest(
+        weights, *((part.digest, part.mean, part.std) for part in (measure.images, measure.val))
+    )
+    settings = measure.config.model_dump(mode="json", exclude={"bins"})
+    common = digest(data, settings, measure.seed, ghn, code_digest("flows.stages.evaluate"))
+    work = Work(
+        title=title,
+        items=list(contents),
+        measure=measure,
+        key=lambda target: digest(common, contents[target]),
+        head=lambda target: identity(
+            target.id, target.split, ghn, measure.seed, digest(data, contents[target])
+        ),
+    )
+    with RowCache(paths.CACHE / "evaluate.jsonl") as cache:
+        return work.rows(cache, fanout)
+
+
+def drawn(images: ImageTensors, seed: int, n: int | None) -> ImageTensors:
+    """The images in an order drawn by seed, or the first `n` of them."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:n])
 
 
 def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]:
@@ -268,7 +250,7 @@ def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]
 
 def write_summary(summary: dict[str, dict[str, float]], rows: Sequence[Row], bins: int) -> None:
     """Writes the metrics and the histogram that DVC shows."""
-    with atomic_path(SUMMARY) as temporary:
+    with atomic_path(paths.EVALUATION_SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     edges = np.linspace(0, 1, bins + 1)
     lines = ["split,init,accuracy,architectures"]

@@ -20,19 +20,22 @@ from flows.compute.fanout import fan_out
 from flows.settings import paths
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
+    from flows.settings.fanout import FanOut
     from flows.tracking.run import StageRun
 
 __all__ = ["GenerateConfig", "run"]
 
 
-def run(params: Params, stage: StageRun, split: str) -> None:
-    """Writes data/deepnets1m/<split>.h5 and <split>.parquet; shards are made where `params.fanout`
+def run(
+    base: BaseConfig, fanout: FanOut, generate: GenerateConfig, stage: StageRun, split: str
+) -> None:
+    """Writes data/deepnets1m/<split>.h5 and <split>.parquet; shards are made where `fanout`
     says.
     """
-    map_shards: MapItems = partial(fan_out, config=params.fanout, title=f"generate {split}")
+    map_shards: MapItems = partial(fan_out, config=fanout, title=f"generate {split}")
     started = time.perf_counter()
-    generated = generate_split(paths.DEEPNETS, split, params.generate, params.base.seed, map_shards)
+    generated = generate_split(paths.DEEPNETS, split, generate, base.seed, map_shards)
     seconds = time.perf_counter() - started
     header = generated.split.header
     n_nodes = generated.split.n_nodes

@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from datasets.images import (
     ImageStream,
     ImageTensors,
@@ -25,91 +23,52 @@ from datasets.images import (
     stream,
 )
 from flows.settings import paths
+from flows.settings.images import ImagesConfig
 from flows.trials.images import own_cache
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
     from flows.tracking.run import StageRun
 
 SUMMARY_NAME = "about.json"
 _RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
-class ImagesConfig(BaseModel):
-    """Section `images` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(
-        default="digits",
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
-        description=(
-            "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
-            " <name> with Parquet files or a folder per split and class, or a downloaded"
-            " torchvision data set"
-        ),
-    )
-    root: str | None = Field(
-        default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data"
-    )
-    image_size: int = Field(default=32, ge=8, le=1024, description="side in pixels")
-    val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the training images that is held out"
-    )
-    test_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="test share of a data set stored as one table"
-    )
-    stream: bool = Field(
-        default=False, description="stream the training split (ImageNet) instead of keeping tensors"
-    )
-    workers: int = Field(
-        default=0,
-        ge=0,
-        description="decoding processes of the stream, per rank; 8 must divide by it",
-    )
-
-    def splits(self) -> tuple[str, ...]:
-        """The splits that are decoded."""
-        return ("val", "test") if self.stream else ("train", "val", "test")
-
-
-def run(params: Params, stage: StageRun) -> None:
+def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
-    config = params.images
+    config = images
     source = source_digest(find_source(config.name, config.root))
     about: dict[str, Any] = {
         "name": config.name,
         "image_size": config.image_size,
-        "recipe": recipe(
-            config.image_size, config.val_fraction, config.test_fraction, params.base.seed
-        ),
+        "recipe": recipe(config.image_size, config.val_fraction, config.test_fraction, base.seed),
         "source": source,
     }
     for split in config.splits():
-        images = load(
+        decoded = load(
             config.name,
             config.root,
             split,
             config.image_size,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
-            seed=params.base.seed,
+            seed=base.seed,
             cache=paths.IMAGES,
         )
         about |= {
-            "classes": list(images.classes),
-            split: _measure(images),
+            "classes": list(decoded.classes),
+            split: _measure(decoded),
         }
-        stage.log_metrics({f"{split}_images": len(images)})
+        stage.log_metrics({f"{split}_images": len(decoded)})
     if config.stream:
-        about["train"] = {"images": len(_stream(config, params.base.seed))}
+        about["train"] = {"images": len(_stream(config, base.seed))}
     with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load_split(params: Params, split: str) -> ImageTensors:
+def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     """A split (train, val, test) as the stage left it, or as trials decoded it with just these
     parameters.
 
@@ -118,7 +77,6 @@ def load_split(params: Params, split: str) -> ImageTensors:
         DamagedFileError: the file is damaged, or the source or the parameters changed since the
             stage ran.
     """
-    config, seed = params.images, params.base.seed
     path = _find(config, seed, split)
     images = ImageTensors.open(path)
     summary = path.with_name(SUMMARY_NAME)
@@ -127,16 +85,16 @@ def load_split(params: Params, split: str) -> ImageTensors:
     return images
 
 
-def training_images(params: Params) -> ImageTensors | ImageStream:
+def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed.
 
     Raises:
         GHNError, FileNotFoundError: as `load_split`.
     """
-    if not params.images.stream:
-        return load_split(params, "train")
-    _find(params.images, params.base.seed, "val")
-    return _stream(params.images, params.base.seed)
+    if not config.stream:
+        return load_split(config, seed, "train")
+    _find(config, seed, "val")
+    return _stream(config, seed)
 
 
 def _find(config: ImagesConfig, seed: int, split: str) -> Path:

@@ -17,22 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows.networks.build import build_network
+from flows.networks.content import architecture_content
 from flows.networks.targets import Target, targets
-from flows.rows.provenance import dvc_hash
-from flows.rows.results import Row, digest, write_rows
-from flows.rows.sweep import Provenance, failures, report_failures, sweep
+from flows.rows.cache import RowCache
+from flows.rows.code import code_digest
+from flows.rows.digest import digest, file_digest
+from flows.rows.engine import Work, failures
+from flows.rows.schema import Row, identity, write_rows
 from flows.settings import paths
-from ghn.files import atomic_path
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.base import BaseConfig
+from flows.settings.fanout import FanOut
+from flows.settings.images import ImagesConfig
+from flows.settings.predict import PredictConfig
+from ghn.files import atomic_path, sha256
 
 if TYPE_CHECKING:
-    from flows.params import Params
     from flows.tracking.run import StageRun
     from ghn.models import GHN
-
-CODE = ("ghn", "datasets/deepnets", "flows/stages/predict.py", "flows/networks")
 
 COLUMNS: dict[str, pa.DataType] = {
     "parameters": pa.int64(),  # numbers in the network
@@ -41,20 +45,12 @@ COLUMNS: dict[str, pa.DataType] = {
     "nodes": pa.int64(),
     "edges": pa.int64(),
     "param_norm": pa.float64(),
-    "graph_seconds": pa.float64(),
-    "predict_seconds": pa.float64(),
     "file": pa.string(),  # of the parameters, if they were saved
+    "sha256": pa.string(),  # of that file
 }
 
-
-class PredictConfig(BaseModel):
-    """Section `predict` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    save: bool = Field(
-        default=False, description="write each state dict as safetensors below results/predicted/"
-    )
+PREDICTED = paths.RESULTS / "predicted"
+"""State dicts, where `predict.save` asks for them."""
 
 
 @dataclass(frozen=True)
@@ -91,42 +87,54 @@ class Predict:
             "param_norm": norm,
             "graph_seconds": built - started,
             "predict_seconds": done - built,
-            "file": self._save(target, state),
+            **self._save(target, state),
         }
 
-    def _save(self, target: Target, state: dict[str, Any]) -> str | None:
+    def _save(self, target: Target, state: dict[str, Any]) -> Row:
+        """The columns that say where the state dict was written, if it was."""
         if self.save_to is None:
-            return None
+            return {"file": None, "sha256": None}
         from safetensors.torch import save_file
 
         path = self.save_to / f"{target.id}.safetensors"
         with atomic_path(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-        return path.as_posix()
+        return {"file": path.as_posix(), "sha256": sha256(path)}
 
 
-def run(params: Params, stage: StageRun) -> None:
-    """Predicts all architectures of `params.architectures` and writes
-    results/predictions.parquet.
+def run(
+    base: BaseConfig,
+    fanout: FanOut,
+    images: ImagesConfig,
+    architectures: ArchitecturesConfig,
+    predict: PredictConfig,
+    stage: StageRun,
+) -> None:
+    """Predicts all architectures of section `architectures` and writes
+    results/predictions.parquet, and results/predicted/ if asked to.
     """
     from ghn import from_pretrained
 
-    weights = paths.weights(params.base.ghn)
-    chosen = targets(params.architectures)
-    save_to = paths.RESULTS / "predicted" if params.predict.save else None
-    measure = Predict(from_pretrained(weights), params.images.image_size, save_to)
-    data_hash = digest(dvc_hash(weights), dvc_hash(paths.DEEPNETS))
-    rows = sweep(
-        "predict",
-        chosen,
-        measure,
-        Provenance(params.base.ghn, params.base.seed, data_hash),
-        {"image_size": params.images.image_size, "save": params.predict.save},
-        params.fanout,
-        CODE,
+    weights = paths.weights(base.ghn)
+    hypernetwork, content = from_pretrained(weights), file_digest(weights)
+    save_to = PREDICTED if predict.save else None
+    common = digest(
+        content, images.image_size, predict.model_dump(), code_digest("flows.stages.predict")
     )
+    contents = {target: architecture_content(target.id) for target in targets(architectures)}
+    work = Work(
+        title="predict",
+        items=list(contents),
+        measure=Predict(hypernetwork, images.image_size, save_to),
+        key=lambda target: digest(common, base.ghn, base.seed, contents[target]),
+        head=lambda target: identity(
+            target.id, target.split, base.ghn, base.seed, digest(content, contents[target])
+        ),
+    )
+    with RowCache(paths.CACHE / "predict.jsonl") as cache:
+        rows = work.rows(cache, fanout, is_whole=_saved)
     write_rows(paths.PREDICTIONS, rows, COLUMNS)
-    report_failures("predict", rows)
+    _keep_only({row["file"] for row in rows if row.get("file") is not None})
     good = [row for row in rows if row["error"] is None]
     stage.log_metrics(
         {
@@ -138,3 +146,19 @@ def run(params: Params, stage: StageRun) -> None:
         }
     )
     stage.log_artifact(paths.PREDICTIONS)
+
+
+def _saved(rows: list[Row]) -> bool:
+    """Whether the files that rows name are there as they were written."""
+    return all(
+        row["file"] is None or (Path(row["file"]).exists() and sha256(row["file"]) == row["sha256"])
+        for row in rows
+    )
+
+
+def _keep_only(files: set[str]) -> None:
+    """Removes what an earlier run saved and this one did not: the directory is an output."""
+    PREDICTED.mkdir(parents=True, exist_ok=True)
+    for path in PREDICTED.rglob("*"):
+        if path.is_file() and path.as_posix() not in files:
+            path.unlink()

@@ -12,57 +12,41 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from flows.rows.provenance import dvc_hash
 from flows.settings import paths
-from flows.stages.evaluate import SUMMARY
 from flows.tracking.client import SPOOL
 from flows.tracking.origin import flatten
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
+    from flows.settings.images import ImagesConfig
+    from flows.settings.register import RegisterConfig
     from flows.tracking.run import StageRun
     from ghn.models import GHN
 
 REGISTRATION = paths.RESULTS / "registration.json"
 
 
-class RegisterConfig(BaseModel):
-    """Section `register` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(
-        default="ghn3", pattern=r"^[A-Za-z0-9._ -]+$", description="registered model in MLflow"
-    )
-    alias: str = Field(
-        default="challenger",
-        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
-        description="alias of the new version",
-    )
-
-
-def run(params: Params, stage: StageRun) -> None:
+def run(base: BaseConfig, images: ImagesConfig, register: RegisterConfig, stage: StageRun) -> None:
     """Registers models/<ghn> and writes results/registration.json: what the version's tags say."""
     from ghn import from_pretrained
 
-    weights = paths.weights(params.base.ghn)
+    weights = paths.weights(base.ghn)
     hypernetwork = from_pretrained(weights)  # a damaged file is not registered
     try:
-        summary = json.loads(SUMMARY.read_text())
+        summary = json.loads(paths.EVALUATION_SUMMARY.read_text())
     except (OSError, ValueError) as error:
         raise DamagedFileError(
-            f"{SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it"
+            f"{paths.EVALUATION_SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it"
         ) from None
     splits = [path for name in summary if (path := paths.DEEPNETS / f"{name}.h5").exists()]
-    sources = (paths.DEEPNETS, *splits, paths.images(params.images.name), weights, paths.EVALUATION)
+    sources = (paths.DEEPNETS, *splits, paths.images(images.name), weights, paths.EVALUATION)
     record = {
-        "name": params.register_.name,
-        "data_set": params.images.name,
-        "image_size": params.images.image_size,
+        "name": register.name,
+        "data_set": images.name,
+        "image_size": images.image_size,
         "variant": hypernetwork.metadata.get("variant") or _variant(hypernetwork),
         "hypernetwork": _describe(hypernetwork),
         "parameters": sum(parameter.numel() for parameter in hypernetwork.parameters()),
@@ -73,7 +57,7 @@ def run(params: Params, stage: StageRun) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     pooled = summary.get("deepnets") or next(iter(summary.values()))
     description = (
-        f"Graph hypernetwork trained on {params.images.name} at {params.images.image_size} pixels:"
+        f"Graph hypernetwork trained on {images.name} at {images.image_size} pixels:"
         f" mean accuracy {pooled.get('mean', 0):.1%} of unseen DeepNets-1M architectures without"
         f" training, {pooled['chance']:.1%} being chance"
     )
@@ -82,10 +66,10 @@ def run(params: Params, stage: StageRun) -> None:
     # In the spool, since the registry may be away: it is removed as soon as it is uploaded.
     directory = SPOOL / "models" / stage.log_id
     stage.register_model(
-        params.register_.name,
+        register.name,
         package(weights, directory, paths.EVALUATION),
         tags={key: value for key, value in flatten(record).items() if key != "name"},
-        alias=params.register_.alias,
+        alias=register.alias,
         description=description,
     )
 

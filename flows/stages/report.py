@@ -17,34 +17,45 @@ import numpy as np
 from flows.report import Section, evaluation, learning, render
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
 from flows.rows.provenance import dvc_hash
-from flows.rows.results import Row, read_rows
+from flows.rows.schema import Row, read_rows
 from flows.settings import paths
+from flows.settings.base import BaseConfig
+from flows.settings.images import ImagesConfig
+from flows.settings.report import ReportConfig
+from flows.settings.train import TrainStageConfig
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
-    from flows.params import Params
     from flows.tracking.run import StageRun
 
 
-def run(params: Params, stage: StageRun) -> None:
+def run(
+    base: BaseConfig,
+    images: ImagesConfig,
+    train: TrainStageConfig,
+    report: ReportConfig,
+    stage: StageRun,
+) -> None:
     """Writes reports/index.html from the results of all stages."""
-    page = build(params)
+    page = build(base, images, train, report)
     with atomic_path(paths.REPORT) as temporary:
         temporary.write_text(page)
     stage.log_artifact(paths.REPORT)
 
 
-def build(params: Params) -> str:
+def build(
+    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, report: ReportConfig
+) -> str:
     """The page. Raises DamagedFileError where a result is missing or unreadable."""
-    ghn = params.base.ghn
+    ghn = base.ghn
     evaluated, predictions = read_rows(paths.EVALUATION), read_rows(paths.PREDICTIONS)
     finetuned, transferred = read_rows(paths.FINETUNE), read_rows(paths.TRANSFER)
     paper = json.loads((paths.PUBLISHED / "paper.json").read_text())
     table_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
-    setting = setting_of(params, evaluated)
+    setting = setting_of(base, images, train, evaluated)
     sections: list[Section | None] = [
-        evaluation.generalisation(evaluated, setting, params.report.bins, paper),
+        evaluation.generalisation(evaluated, setting, report.bins, paper),
         learning.finetuning(finetuned, setting, paper),
         learning.transfer(transferred, paper),
         evaluation.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
@@ -53,7 +64,7 @@ def build(params: Params) -> str:
             read_steps(paths.model(ghn) / "steps.csv"),
             setting,
         ),
-        evaluation.cost(predictions),
+        evaluation.coverage(predictions),
         evaluation.failures(
             ("predict", predictions),
             ("evaluate", evaluated),
@@ -62,11 +73,11 @@ def build(params: Params) -> str:
         ),
     ]
     return render(
-        params.report.title,
+        report.title,
         headline(evaluated, setting),
         tiles(evaluated, predictions, setting),
         [section for section in sections if section is not None],
-        provenance(params, evaluated),
+        provenance(base, images, train),
         {
             "evaluation.csv": as_csv(evaluated),
             "predictions.csv": as_csv(predictions),
@@ -75,22 +86,24 @@ def build(params: Params) -> str:
     )
 
 
-def setting_of(params: Params, evaluated: Sequence[Row]) -> Setting:
+def setting_of(
+    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
+) -> Setting:
     """What the numbers were measured on."""
     from datasets.deepnets import open_split
     from flows.stages.images import load_split
     from ghn import from_pretrained
 
-    weights = from_pretrained(paths.weights(params.base.ghn))
+    weights = from_pretrained(paths.weights(base.ghn))
     measured = [row["images"] for row in evaluated if row["error"] is None] or [0]
     return Setting(
-        images=params.images.name,
-        image_size=params.images.image_size,
-        classes=load_split(params, "test").num_classes,
+        images=images.name,
+        image_size=images.image_size,
+        classes=load_split(images, base.seed, "test").num_classes,
         test_images=(min(measured), max(measured)),
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
-        train_architectures=len(open_split(paths.DEEPNETS, params.train.split)),
-        steps=params.train.steps,
+        train_architectures=len(open_split(paths.DEEPNETS, train.split)),
+        steps=train.steps,
     )
 
 
@@ -134,32 +147,29 @@ def tiles(
         )
     if predictions:
         members = good(predictions, *DEEPNETS, "torchvision")
-        seconds = float(np.median(column(members, "predict_seconds"))) if members else float("nan")
         errors = len(predictions) - len(members)
         found.append(
             (
                 f"{len(members)}",
                 "networks predicted",
-                f"{errors} failed, median {1000 * seconds:.0f} ms",
+                f"{errors} failed",
             )
         )
     return found
 
 
-def provenance(params: Params, evaluated: Sequence[Row]) -> dict[str, str]:
+def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) -> dict[str, str]:
     """What the page was made from."""
-    revisions = sorted({row["revision"] for row in evaluated})
     sources = {
-        "hypernetwork": paths.weights(params.base.ghn),
-        "architectures": paths.DEEPNETS,
-        "images": paths.images(params.images.name),
+        "hypernetwork": paths.weights(base.ghn),
+        "training architectures": paths.DEEPNETS / f"{train.split}.h5",
+        "images": paths.images(images.name),
         "evaluation": paths.EVALUATION,
         "fine-tuning": paths.FINETUNE,
         "transfer": paths.TRANSFER,
     }
     return {
-        "git revision of the evaluation": ", ".join(revisions),
-        "seed": str(params.base.seed),
+        "seed": str(base.seed),
         **{f"DVC hash of {name}": f"{dvc_hash(path)} ({path})" for name, path in sources.items()},
         "published numbers": (
             "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of"
@@ -194,11 +204,12 @@ def read_steps(path: Path) -> list[dict[str, float]]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, lists as JSON."""
+    """Rows as CSV, lists as JSON; what is kept per image is left out."""
     if not rows:
         return ""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    names = [name for name in rows[0] if name not in ("correct", "val_correct")]
+    writer = csv.DictWriter(buffer, names, extrasaction="ignore")
     writer.writeheader()
     for row in rows:
         writer.writerow(

@@ -1,13 +1,18 @@
-"""Runs a stage as `ghn <stage>` does: with params.yaml, in a run of MLflow."""
+"""Runs a stage as `ghn <stage>` does: with its sections of params.yaml, in a run of MLflow."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghn.errors import ConfigError, GHNError
+
+if TYPE_CHECKING:
+    from flows.params import Params
+    from flows.tracking.run import StageRun
 
 IMMEDIATE = ("register", "report")
 """Stages that send what waits for MLflow at once, however short they are: the last ones."""
@@ -31,13 +36,18 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
 
     Raises:
         MissingInputError: the stage failed without something that dvc.yaml says it reads.
+        ConfigError: params.yaml is wrong, or this is another checkout than the code's.
+        StageInUseError: it runs already in this tree.
         GHNError: the stage failed.
     """
     from flows.compute import gpus
     from flows.params import load_params
+    from flows.rows.provenance import require_own_code
     from flows.settings.dvcfile import read_stages
+    from flows.stages.lock import alone
     from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
 
+    require_own_code(Path.cwd())
     params = load_params()
     tree = params.model_dump(mode="json", by_alias=True)
     if name != "train":
@@ -47,21 +57,38 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         params = params.model_copy(update={"base": base, "fanout": fanout})
     stages = read_stages(tree)
     declared = stages.get(label or name)
+    outputs = declared.outputs if declared else ()
     module = importlib.import_module(f"flows.stages.{name}")
     try:
-        with stage_run(
-            label or name,
-            declared.used_params(tree) if declared else tree,
-            inputs=declared.inputs if declared else (),
-            outputs=declared.outputs if declared else (),
-            experiment=params.base.experiment,
-            connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
-        ) as run:
-            module.run(params, run, **options)
+        with (
+            alone(label or name, outputs),
+            stage_run(
+                label or name,
+                declared.used_params(tree) if declared else tree,
+                inputs=declared.inputs if declared else (),
+                outputs=outputs,
+                experiment=params.base.experiment,
+                connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
+            ) as run,
+        ):
+            start(module.run, params, run, **options)
     except (GHNError, FileNotFoundError) as error:
         if declared is not None and (missing := _missing(declared.inputs, stages)):
             raise MissingInputError(f"{error}\n{missing}") from error
         raise
+
+
+def start(run: Callable[..., None], params: Params, stage: StageRun | None, **options: Any) -> None:
+    """Calls a stage's `run` with the sections that it names among its arguments."""
+    run(**{name: params.section(name) for name in sections_of(run)}, stage=stage, **options)
+
+
+def sections_of(run: Callable[..., None]) -> tuple[str, ...]:
+    """The sections of params.yaml that a stage's `run` takes, by its signature."""
+    from flows.params import Params
+
+    known = {field.alias or name for name, field in Params.model_fields.items()}
+    return tuple(name for name in inspect.signature(run).parameters if name in known)
 
 
 def _missing(inputs: tuple[str, ...], stages: Mapping[str, Any]) -> str:

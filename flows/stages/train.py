@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from flows.compute.parent import exit_with_parent
 from flows.networks.targets import open_split
-from flows.rows.results import code_digest, digest
+from flows.rows.code import code_digest
+from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.train import TrainStageConfig
 from flows.training.curve import Curve, curve
@@ -44,7 +45,8 @@ from ghn.errors import GHNError
 from ghn.train import Callback, ProgressBar, StepRecord, Training
 
 if TYPE_CHECKING:
-    from flows.params import Params
+    from flows.settings.base import BaseConfig
+    from flows.settings.images import ImagesConfig
     from flows.tracking.run import StageRun
 
 __all__ = [
@@ -59,21 +61,6 @@ __all__ = [
     "thinned",
     "trained_hypernetwork",
 ]
-
-CODE = (
-    "ghn/images.py",
-    "ghn/checkpoint",
-    "ghn/graph",
-    "ghn/models",
-    "ghn/train",
-    "datasets/deepnets",
-    "datasets/images",
-    "flows/networks/targets.py",
-    "flows/stages/images.py",
-    "flows/stages/train.py",
-    "flows/training",
-)
-"""Sources that decide the weights: other code begins a new run."""
 
 
 class Tracker(Callback):
@@ -96,58 +83,62 @@ class Tracker(Callback):
         self._stage.set_tags({"warning": f"step {training.step}: {message}"})
 
 
-def run(params: Params, stage: StageRun | None) -> None:
+def run(
+    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, stage: StageRun | None
+) -> None:
     """Trains, or goes on training, and writes
     models/<ghn>/{ghn.safetensors,curve.json,training.json}.
 
     Args:
-        params: all sections.
+        base, images, train: sections of params.yaml.
         stage: the MLflow run; None on ranks other than 0.
 
     Raises:
         BusyError: another process trains this hypernetwork.
     """
     is_main = int(os.environ.get("RANK", "0")) == 0
-    output = paths.model(params.base.ghn)
+    output = paths.model(base.ghn)
     with only_one(output) if is_main else nullcontext():
         if is_main:
             clean(output)
-        _run(params, stage)
+        _train(base, images, train, stage)
 
 
-def _run(params: Params, stage: StageRun | None) -> None:
+def _train(
+    base: BaseConfig, images: ImagesConfig, config: TrainStageConfig, stage: StageRun | None
+) -> None:
     from flows.stages.images import load_split, training_images
     from ghn.train import ranks, train
 
-    config, output = params.train, paths.model(params.base.ghn)
-    images = training_images(params)
+    output = paths.model(base.ghn)
+    training = training_images(images, base.seed)
     split = open_split(paths.DEEPNETS, config.split)
-    ghn_config = config.hypernetwork(images.num_classes)
+    ghn_config = config.hypernetwork(training.num_classes)
     initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
-    recipe = config.recipe_with(params.base.seed)
-    found = settings(config, images.image_size)
+    recipe = config.recipe_with(base.seed)
+    found = settings(config, training.image_size)
     identity = {
-        "images": images.digest,
+        "images": training.digest,
         "architectures": split.content,
         "networks": found[-1].networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
         "output_gain": config.output_gain,
         "distance_gain": config.distance_gain,
-        "code": code_digest(*CODE),
+        "code": code_digest("flows.stages.train"),
     }
     if config.phases:
         identity["stretches"] = [setting.identity() for setting in found]
     if initial is not None:
         identity["initial"] = content(initial)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
-    with ranks(params.base.device) as group:
+    with ranks(base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
-        *before, last = phases(found, split, images, recipe.seed, group, config.graph_workers)
+        *before, last = phases(found, split, training, recipe.seed, group, config.graph_workers)
         evaluate = None
         if group.is_main:
-            held_out = resized(load_split(params, "val"), found[-1].image_size)
-            evaluate = curve(config, held_out, params.base.seed)
+            held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
+            evaluate = curve(config, held_out, base.seed)
         result = train(
             recipe,
             ghn,
@@ -162,9 +153,9 @@ def _run(params: Params, stage: StageRun | None) -> None:
             identity=identity,
             metadata={
                 "variant": config.variant,
-                "images": params.images.name,
+                "images": images.name,
                 "image_size": found[-1].image_size,
-                "classes": list(images.classes),
+                "classes": list(training.classes),
             },
         )
         if group.is_main:
@@ -191,7 +182,8 @@ def main() -> None:
         else:
             from flows.params import load_params
 
-            run(load_params(), None)
+            params = load_params()
+            run(params.base, params.images, params.train, None)
     except GHNError as error:
         sys.exit(f"ghn: {error}" if is_main else error.exit_code)
     except KeyboardInterrupt as interrupt:

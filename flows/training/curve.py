@@ -37,7 +37,7 @@ class Curve:
 
     def __call__(self, ghn: GHN) -> dict[str, float]:
         """Mean and best accuracy per split; torchvision models by name."""
-        from flows.stages.evaluate import score
+        from flows.networks.score import score
 
         accuracies: dict[str, list[float]] = {}
         metrics: dict[str, float] = {}

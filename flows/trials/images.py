@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from datasets.images import (
     ImageStream,
     ImageTensors,
@@ -16,39 +14,13 @@ from datasets.images import (
     source_digest,
     stream,
 )
-from flows.rows.results import digest
+from flows.rows.digest import digest
 from flows.settings import paths
+from flows.settings.images import ImagesSpec
 from ghn.errors import GHNError
 from ghn.finetune import stratified_order
 
 DECODED = paths.CACHE / "images"
-
-
-class ImagesSpec(BaseModel):
-    """Which images a trial trains, chooses and tests on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    image_size: int = 32
-    root: str | None = None
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    seed: int = 0
-    few_shot: int | None = Field(
-        default=None, ge=2, description="labels in all, for training and choices together"
-    )
-    few_shot_held_out: float = Field(
-        default=0.2, gt=0, lt=1, description="share of these that choices are made on"
-    )
-    max_train: int | None = Field(default=None, ge=1)
-    max_val: int | None = Field(default=None, ge=1)
-    max_test: int | None = Field(default=None, ge=1)
-    stream: bool = Field(
-        default=False,
-        description="training images that do not fit in memory: decoded as they are read",
-    )
-    workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
 
 
 def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:

@@ -37,9 +37,20 @@ def source(init: str) -> str:
     return str(local) if local.exists() else init
 
 
-@lru_cache(maxsize=4)
 def hypernetwork(location: str) -> GHN:
-    """A hypernetwork in evaluation mode; once per process."""
+    """A hypernetwork in evaluation mode; once per process, and again if its file changed."""
+    path = Path(location)
+    status = path.stat() if path.is_file() else None
+    return _hypernetwork(location, status and (status.st_mtime_ns, status.st_size))
+
+
+def forget_hypernetworks() -> None:
+    """Drops those that were loaded: names of a registry are looked up anew."""
+    _hypernetwork.cache_clear()
+
+
+@lru_cache(maxsize=4)
+def _hypernetwork(location: str, _version: tuple[int, int] | None) -> GHN:
     from ghn import from_pretrained
 
     return from_pretrained(location).eval()

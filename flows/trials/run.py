@@ -9,74 +9,58 @@ test set is looked at for the chosen point only.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from datasets.images import ImageStream, ImageTensors
-from flows.compute.fanout import FanOut, fan_out
 from flows.networks.build import build_network
 from flows.networks.targets import split_of
-from flows.rows.results import Row, digest, finite, identity
+from flows.rows.cache import FileCache
+from flows.rows.digest import digest
+from flows.rows.engine import Work
+from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
+from flows.settings.fanout import FanOut
 from flows.trials.images import trial_images
-from flows.trials.initialise import hypernetwork, initialise, is_hypernetwork, source
+from flows.trials.initialise import forget_hypernetworks, initialise
 from flows.trials.spec import Trial
-from ghn.files import atomic_path
+from flows.trials.weights import ChangedInputError
+from ghn.files import atomic_path, sha256
 from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, track_running_statistics
 from ghn.graph import Graph
 
 
 def run_trials(
     trials: Sequence[Trial],
-    config: FanOut | None = None,
+    fanout: FanOut | None = None,
     *,
     title: str = "fine-tuning",
     cache: Path = paths.CACHE / "trials",
 ) -> list[Row]:
-    """The rows of all trials, finished ones from the cache and the others by workers; sorted, none
-    missing.
+    """The rows of all trials in their order, finished ones from the cache and the others by
+    workers; none missing.
 
-    A trial that fails for want of something (an unknown architecture, memory, a shape) gives a row
-    with its error.
+    A trial that fails for want of something (memory, a shape) gives a row with its error.
 
     Raises:
-        GHNError: a hypernetwork that is needed is missing or damaged, so that none of its trials
-            could run.
+        GHNError: a hypernetwork, an architecture or images that are needed are missing or damaged,
+            so that trials could not run; or too many failed.
     """
-    rows: list[Row] = []
-    jobs: list[Job] = []
-    for trial in trials:
-        job = Job(trial, trial.data_hash(), cache)
-        if (finished := job.finished()) is None:
-            jobs.append(job)
-        else:
-            rows += finished
-    if len(jobs) < len(trials):
-        tqdm.write(f"{title}: {len(trials) - len(jobs)} of {len(trials)} trials are there already")
-    for init in dict.fromkeys(job.trial.init for job in jobs if is_hypernetwork(job.trial.init)):
-        hypernetwork(source(init))
-    for result in (
-        fan_out(_run_or_say_why, jobs, config, describe=str, failed=_failed, title=title)
-        if jobs
-        else ()
-    ):
-        rows += result
-    order = {
-        (trial.architecture, trial.init, trial.seed): place for place, trial in enumerate(trials)
-    }
-    rows.sort(
-        key=lambda row: (order[row["architecture"], row["ghn"], row["seed"]], row.get("lr", 0.0))
+    forget_hypernetworks()
+    work = Work(
+        title=title,
+        items=[Job(trial, trial.data_hash(), cache) for trial in trials],
+        measure=run_trial,
+        key=lambda job: job.key,
+        head=lambda job: job.head,
     )
-    return rows
+    return work.rows(FileCache(cache), fanout or FanOut())
 
 
 @dataclass(frozen=True)
@@ -98,42 +82,42 @@ class Job:
         return self.trial.keys(self.data_hash)
 
     @cached_property
-    def work(self) -> Path:
-        """Directory of what a killed trial leaves for the next try."""
-        return self.cache / f"trial-{digest(list(self.points))}"
+    def key(self) -> str:
+        """Digest of everything that the rows depend on: all points of the grid."""
+        return digest(sorted(self.points))
 
     @property
-    def done(self) -> Path:
-        """The file with the rows of the finished trial."""
-        return self.work.with_suffix(".json")
+    def work(self) -> Path:
+        """Directory of what a killed trial leaves for the next try."""
+        return self.cache / f"trial-{self.key}"
 
-    def finished(self) -> list[Row] | None:
-        """The rows, if the trial was run before."""
-        if not self.done.exists():
-            return None
-        rows: list[Row] = json.loads(self.done.read_text())
-        return rows
-
-
-def _run_or_say_why(job: Job) -> list[Row]:
-    try:
-        return run_trial(job)
-    except Exception as error:  # not every exception survives the way between processes
-        return _failed(job, f"{type(error).__name__}: {error}"[:500])
+    @property
+    def head(self) -> Row:
+        """The columns that all rows of the trial share."""
+        trial = self.trial
+        split = split_of(trial.architecture)
+        shared = identity(trial.architecture, split, trial.init, trial.seed, self.data_hash)
+        return shared | {"images": trial.images.name}
 
 
 def run_trial(job: Job) -> list[Row]:
-    """All grid points of one trial, the chosen one tested."""
-    trial, cache, work = job.trial, job.cache, job.work
-    if (finished := job.finished()) is not None:
-        return finished
+    """All grid points of one trial in the order of their learning rates, the chosen one tested.
+
+    Raises:
+        ChangedInputError: the data are not those of the job any more.
+    """
+    trial, work, cache = job.trial, job.work, FileCache(job.cache)
+    if trial.data_hash() != job.data_hash:
+        raise ChangedInputError(
+            f"{trial}: hypernetwork, architecture or images changed since the command began; run it"
+            " again"
+        )
     train, val, test = trial_images(trial.images)
     start = _Start(trial, train)
     rows: dict[str, Row] = {}
     for key, point in job.points.items():
-        path = cache / key[:2] / f"{key}.json"
-        if path.exists():
-            rows[key] = json.loads(path.read_text())
+        if (known := cache.get(key)) is not None:
+            (rows[key],) = known
             continue
         model = start.model()
         curve = finetune(
@@ -141,35 +125,30 @@ def run_trial(job: Job) -> list[Row]:
         )
         if all(curve.final > row["final_val_accuracy"] for row in rows.values()):
             _keep_only(model, work, key)
-        row = {**_describe(point), **_measured(curve), "init_seconds": start.seconds}
-        _write_json(path, row)
-        rows[key] = row
+        rows[key] = {**_describe(point), **_measured(curve), "init_seconds": start.seconds}
+        cache.put(key, [rows[key]])
     chosen = max(rows, key=lambda key: rows[key]["final_val_accuracy"])
     model = start.model()
-    if (weights := _weights(work, chosen)).exists():
+    if _is_whole(weights := _weights(work, chosen)):
         model.load_state_dict(torch.load(weights, weights_only=True, map_location=trial.device))
     else:  # the row came from another grid's cache, without weights
         finetune(model, train, val, job.points[chosen], seed=trial.seed)
     shared = {
-        **identity(
-            trial.architecture, split_of(trial.architecture), trial.init, trial.seed, job.data_hash
-        ),
-        "images": trial.images.name,
         "n_train": len(train),
         "n_val": len(val),
         "n_test": len(test),
         "pretrain": None if trial.pretrain is None else f"{trial.pretrain.steps} steps",
         "trial": work.name,
     }
-    result = [{**shared, **row, "selected": key == chosen} for key, row in rows.items()]
-    for row in result:
-        row["test_accuracy"] = (
-            evaluate(model, test, job.points[chosen]) if row["selected"] else None
-        )
-        if row["selected"] and trial.keep_logits:
-            row["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
-            row["labels"] = test.labels.tolist()
-    _write_json(job.done, result)
+    result = [
+        {**shared, **row, "selected": key == chosen, "test_accuracy": None}
+        for key, row in sorted(rows.items(), key=lambda entry: entry[1]["lr"])
+    ]
+    tested = next(row for row in result if row["selected"])
+    tested["test_accuracy"] = evaluate(model, test, job.points[chosen])
+    if trial.keep_logits:
+        tested["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
+        tested["labels"] = test.labels.tolist()
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -282,27 +261,17 @@ def _keep_only(model: nn.Module, work: Path, key: str) -> None:
     """Keeps the weights of the best point so far, so that testing the chosen one needs no second
     training.
     """
-    with atomic_path(_weights(work, key)) as temporary:
+    path = _weights(work, key)
+    with atomic_path(path) as temporary:
         torch.save(model.state_dict(), temporary)
-    for other in work.glob("*.weights.pt"):
-        if other != _weights(work, key):
+    with atomic_path(path.with_suffix(".sha256")) as temporary:
+        temporary.write_text(sha256(path))
+    for other in work.glob("*.weights.*"):
+        if other.stem != path.stem:
             other.unlink()
 
 
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value))
-
-
-def _failed(job: Job, error: Exception | str) -> list[Row]:
-    """The row of a trial that could not be done."""
-    trial = job.trial
-    head = identity(
-        trial.architecture,
-        split_of(trial.architecture),
-        trial.init,
-        trial.seed,
-        job.data_hash,
-        error,
-    )
-    return [head | {"images": trial.images.name}]
+def _is_whole(weights: Path) -> bool:
+    """Whether weights are there as they were written."""
+    told = weights.with_suffix(".sha256")
+    return weights.exists() and told.exists() and told.read_text() == sha256(weights)

@@ -6,19 +6,18 @@ Each grid point becomes a row with a curve, known by a digest of all that the ro
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import product
-from pathlib import Path
-
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.rows.results import code_digest, digest
-from flows.trials.images import ImagesSpec, images_digest
-from flows.trials.initialise import source
-from ghn.baselines import GradInitConfig, MetaInitConfig
-from ghn.files import sha256
-from ghn.finetune import FinetuneConfig
+from flows.networks.content import architecture_content
+from flows.rows.code import code_digest
+from flows.rows.digest import digest
+from flows.settings.finetune import Grid
+from flows.settings.images import ImagesSpec
+from flows.trials.images import images_digest
+from flows.trials.weights import weights_content
+from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.finetune.config import FinetuneConfig
 
 COLUMNS: dict[str, pa.DataType] = {
     "images": pa.string(),
@@ -40,48 +39,12 @@ COLUMNS: dict[str, pa.DataType] = {
     "n_val": pa.int64(),
     "n_test": pa.int64(),
     "diverged": pa.bool_(),
-    "init_seconds": pa.float64(),
-    "train_seconds": pa.float64(),
-    "steps_per_second": pa.float64(),
     "pretrain": pa.string(),
     "trial": pa.string(),
     "logits": pa.list_(pa.float32()),
     "labels": pa.list_(pa.int64()),
 }
-"""Columns of a row besides `flows.rows.results.IDENTITY`; accuracies are fractions."""
-
-CODE = (
-    "ghn/architectures",
-    "ghn/baselines",
-    "ghn/finetune",
-    "ghn/graph",
-    "ghn/models",
-    "ghn/predict",
-    "datasets/deepnets",
-    "datasets/images",
-    "flows/networks/targets.py",
-    "flows/trials",
-)
-"""Sources that a row depends on."""
-
-
-class Grid(BaseModel):
-    """The points that every initialisation is tuned over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lr: tuple[float, ...] = (0.1, 0.01)
-    weight_decay: tuple[float, ...] = (3e-5,)
-    optimizer: tuple[str, ...] = ("sgd",)
-
-    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
-        """One configuration per point."""
-        names = ("lr", "weight_decay", "optimizer")
-        values = product(self.lr, self.weight_decay, self.optimizer)
-        return [
-            FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
-            for point in values
-        ]
+"""Columns of a row besides `flows.rows.schema.IDENTITY`; accuracies are fractions."""
 
 
 class Trial(BaseModel):
@@ -116,12 +79,17 @@ class Trial(BaseModel):
         return f"{self.architecture} from {self.init}, seed {self.seed}"
 
     def data_hash(self) -> str:
-        """Digest of the images and of the hypernetwork."""
-        contents = [weights_digest(source(self.init))]
-        contents += [
-            images_digest(spec) for spec in (self.images, self.source_images) if spec is not None
-        ]
-        return digest(*contents)
+        """Digest of the hypernetwork, the architecture and the images, by content.
+
+        Raises:
+            GHNError: one of them is missing or damaged.
+        """
+        specs = (self.images, self.source_images)
+        return digest(
+            weights_content(self.init),
+            architecture_content(self.architecture),
+            *(images_digest(spec) for spec in specs if spec is not None),
+        )
 
     def keys(self, data_hash: str) -> dict[str, FinetuneConfig]:
         """The points of the grid by the digest of everything that a point's row depends on.
@@ -131,22 +99,8 @@ class Trial(BaseModel):
         apart = {"grid", "finetune", "device", "checkpoints"}
         apart |= {name for name in ("gradinit", "metainit") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
-        common = (settings, data_hash, code_digest(*CODE))
+        common = (settings, data_hash, code_digest("flows.trials.run"))
         return {
             digest(*common, point.model_dump(mode="json")): point
             for point in self.grid.points(self.finetune)
         }
-
-
-def weights_digest(location: str) -> str:
-    """Of a file's content; of anything else (a baseline, a registry version) its name."""
-    path = Path(location)
-    if not path.is_file():
-        return location
-    status = path.stat()
-    return _file_digest(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=64)
-def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
-    return sha256(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,20 @@ class Comparison:
     average_gain: float
     average_loss: float
     p_value: float
+
+
+def held(row: dict[str, Any], steps: Sequence[int], column: str = "val_accuracy") -> list[float]:
+    """A run's curve at `steps`; after its last entry that value stays, so that a run that diverged
+    counts as what it ended with. NaN before its first entry and where a value is missing.
+    """
+    known = dict(zip(row["step"], row[column], strict=True))
+    value, values = math.nan, []
+    for step in sorted({*known, *steps}):
+        if step in known:
+            value = math.nan if known[step] is None else float(known[step])
+        if step in steps:
+            values.append(value)
+    return values
 
 
 def per_architecture(

@@ -12,7 +12,7 @@ import yaml
 from flows.params import merge
 
 ROOT = Path(__file__).resolve().parents[2]
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "wide", "deep", "dense", "bnfree")
 
 
 class Clone:
@@ -26,7 +26,7 @@ class Clone:
         (path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
         self.run("-m", "ghn.cli", "params", "use", "tiny")
         tree = yaml.safe_load((path / "params.yaml").read_text())
-        tree["generate"]["splits"] = {split: tree["generate"]["splits"][split] for split in SPLITS}
+        tree["generate"]["splits"] |= {split: {"size": 4} for split in SPLITS[3:]}
         self.change(
             generate=tree["generate"],
             architectures={"splits": ["test"]},

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
-from flows.networks.build import gmacs
-from flows.stages.evaluate import Evaluate, EvaluateConfig, score, summarise
+from flows.networks.score import score
+from flows.networks.targets import gmacs
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import Evaluate, summarise
 
 
 class Lookup(nn.Module):
@@ -32,6 +34,7 @@ def test_score_counts_first_and_first_five_places_and_averages_the_loss() -> Non
     table[0] = torch.arange(8, 0, -1)  # ranks 0, 1, 2, ...
     found = score(Lookup(table), batches_of([0, 0, 0, 0], [0, 4, 5, 0], 3))
     assert found.accuracy == 0.5
+    assert found.correct == (True, False, False, True)
     assert found.top5 == 0.75
     loss = nn.functional.cross_entropy(table[[0, 0, 0, 0]], torch.tensor([0, 4, 5, 0]))
     assert found.loss == pytest.approx(float(loss))
@@ -40,6 +43,18 @@ def test_score_counts_first_and_first_five_places_and_averages_the_loss() -> Non
 def test_a_loss_that_is_not_finite_becomes_null() -> None:
     table = torch.full((1, 8), math.nan)
     assert score(Lookup(table), batches_of([0, 0], [1, 2], 2)).loss is None
+
+
+def test_logits_that_are_not_finite_are_a_guess_and_not_class_0() -> None:
+    table = torch.zeros(2, 8)
+    table[0, 3] = 1
+    table[1] = math.nan
+    found = score(Lookup(table), batches_of([0, 1, 1, 1], [3, 0, 0, 0], 4))
+    assert found.correct == (True, False, False, False)
+    assert found.nonfinite == 3
+    assert found.accuracy == pytest.approx((1 + 3 / 8) / 4)
+    assert found.top5 == pytest.approx((1 + 3 * 5 / 8) / 4)
+    assert score(Lookup(table[1:]), batches_of([0], [0], 1)).accuracy == pytest.approx(1 / 8)
 
 
 def test_score_uses_the_statistics_of_the_batch_and_leaves_the_model_as_it_was() -> None:
@@ -77,7 +92,8 @@ def test_a_budget_shows_fewer_images_to_larger_networks_in_the_same_order() -> N
 
     def labels(budget: float | None) -> list[int]:
         config = EvaluateConfig(batch_size=64, max_gmacs=budget, min_images=20)
-        batches = Evaluate(None, images, config, 1, "cpu").batches(cost)  # type: ignore[arg-type]
+        measure = Evaluate(None, images, images, config, 1, "cpu")  # type: ignore[arg-type]
+        batches = measure.batches(images, cost)
         return torch.cat([y for _, y in batches]).tolist()
 
     everything = labels(None)

@@ -17,8 +17,9 @@ import torch
 from datasets.images import load
 from flows.compute.fanout import FanOut, fan_out
 from flows.networks.targets import Target, target
-from flows.rows.results import Row
-from flows.stages.evaluate import Evaluate, EvaluateConfig
+from flows.rows.schema import Row
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import Evaluate
 from ghn.errors import ConfigError
 from ghn.models import GHN, GHNConfig
 

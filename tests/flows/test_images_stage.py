@@ -48,7 +48,10 @@ def test_what_the_stage_writes_is_what_later_stages_read(root, name: str) -> Non
     fill(root, name)
     given, metrics = params(root, name), Metrics()
     images.run(given, metrics)
-    lengths = {split: len(images.load_split(given, split)) for split in ("train", "val", "test")}
+    lengths = {
+        split: len(images.load_split(given.images, given.base.seed, split))
+        for split in ("train", "val", "test")
+    }
     assert lengths == {"train": 36, "val": 4, "test": 12}
     assert metrics == {f"{split}_images": n for split, n in lengths.items()}
 
@@ -73,18 +76,23 @@ def test_a_changed_source_is_never_answered_by_what_was_decoded(root) -> None:
     given = params(root)
     images.run(given, Metrics())
     fill(root, value=100)
-    for read in (images.load_split, lambda *_: images.training_images(given)):
+    for read in (
+        images.load_split,
+        lambda *_: images.training_images(given.images, given.base.seed),
+    ):
         with pytest.raises(DamagedFileError, match=r"are not those .*dvc repro images"):
             read(given, "train")
     images.run(given, Metrics())
-    assert images.load_split(given, "train").images.min() == 100
+    assert images.load_split(given.images, given.base.seed, "train").images.min() == 100
 
 
 def test_other_parameters_than_the_stage_had_are_not_answered(root) -> None:
     images.run(params(root), Metrics())
     for changes in ({"val_fraction": 0.3}, {"image_size": 9}, {"test_fraction": 0.5}):
         with pytest.raises((DamagedFileError, FileNotFoundError), match=r"images stage"):
-            images.load_split(params(root, **changes), "val")
+            images.load_split(
+                params(root, **changes).images, params(root, **changes).base.seed, "val"
+            )
 
 
 def test_a_training_of_other_images_reads_what_trials_decoded(root) -> None:
@@ -92,35 +100,35 @@ def test_a_training_of_other_images_reads_what_trials_decoded(root) -> None:
     images.run(params(root), Metrics())
     given = params(root, val_fraction=0.3)
     trial_images(spec(root, val_fraction=0.3, seed=DEFAULTS["base"]["seed"]))
-    assert len(images.load_split(given, "val")) == 12
-    assert len(images.training_images(given)) == 28
+    assert len(images.load_split(given.images, given.base.seed, "val")) == 12
+    assert len(images.training_images(given.images, given.base.seed)) == 28
     fill(root, value=100)
     with pytest.raises(DamagedFileError, match="other parameters"):
-        images.load_split(given, "val")
+        images.load_split(given.images, given.base.seed, "val")
 
 
 def test_a_worker_without_the_source_reads_the_outputs(root) -> None:
     given = params(root)
     images.run(given, Metrics())
     root.rename(root.with_name("elsewhere"))
-    assert len(images.load_split(given, "train")) == 36
+    assert len(images.load_split(given.images, given.base.seed, "train")) == 36
 
 
 def test_a_stream_is_of_the_source_that_the_stage_saw(root) -> None:
     given = params(root, stream=True)
     with pytest.raises(FileNotFoundError, match="run the images stage first"):
-        images.training_images(given)
+        images.training_images(given.images, given.base.seed)
     images.run(given, Metrics())
-    assert isinstance(images.training_images(given), ImageStream)
+    assert isinstance(images.training_images(given.images, given.base.seed), ImageStream)
     fill(root, value=100)
     with pytest.raises(DamagedFileError, match="dvc repro images"):
-        images.training_images(given)
+        images.training_images(given.images, given.base.seed)
 
 
 def test_a_damaged_summary_or_one_of_another_run_is_named(root) -> None:
     given = params(root)
     with pytest.raises(FileNotFoundError, match="run the images stage first"):
-        images.load_split(given, "val")
+        images.load_split(given.images, given.base.seed, "val")
     images.run(given, Metrics())
     path = Path("data/images/pets/about.json")
     whole = path.read_bytes()
@@ -128,7 +136,7 @@ def test_a_damaged_summary_or_one_of_another_run_is_named(root) -> None:
     for damaged in (whole[:40], b"[1]", b'{"val": 3}', json.dumps(about | {"val": 3}).encode()):
         path.write_bytes(damaged)
         with pytest.raises(GHNError, match=r"about\.json.*run the images stage again"):
-            images.load_split(given, "val")
+            images.load_split(given.images, given.base.seed, "val")
 
 
 def spec(root: Path, **changes) -> ImagesSpec:
@@ -140,7 +148,10 @@ def test_trials_read_the_stages_outputs_and_never_rewrite_them(root) -> None:
     outputs = Path("data/images/pets")
     before = {path: path.stat().st_mtime_ns for path in outputs.iterdir()}
     same = trial_images(spec(root, seed=DEFAULTS["base"]["seed"]))
-    assert same[1].digest == images.load_split(params(root), "val").digest
+    assert (
+        same[1].digest
+        == images.load_split(params(root).images, params(root).base.seed, "val").digest
+    )
     assert not DECODED.exists()
     others = [spec(root, seed=7), spec(root, val_fraction=0.3), spec(root, seed=7)]
     digests = [images_digest(other) for other in others]

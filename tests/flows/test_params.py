@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,18 @@ def test_the_paper_profile_is_the_paper_s_setting(tree: Path) -> None:
     assert (params.train.output_gain, params.train.network_clip) == (1, None)
     assert params.train.steps * params.train.batch_size == pytest.approx(75 * 1_281_167, rel=0.01)
     assert params.finetune.grid.lr == (0.4, 0.1, 0.04, 0.01, 0.001)
+
+
+def test_reading_parameters_imports_no_library_of_a_stage() -> None:
+    """`ghn params check` is to answer at once."""
+    heavy = {"torch", "h5py", "mlflow", "pandas", "numpy", "pyarrow", "torchvision"}
+    code = (
+        "import pkgutil, sys, flows.params, flows.settings\n"
+        "for module in pkgutil.iter_modules(flows.settings.__path__):\n"
+        "    __import__(f'flows.settings.{module.name}')\n"
+        f"sys.exit(', '.join(sorted({heavy!r} & set(sys.modules))) or 0)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,9 @@ import pytest
 import yaml
 
 from flows.rows import provenance
-from flows.rows.provenance import dvc_hash, revision
+from flows.rows.provenance import dvc_hash, require_own_code, revision
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -84,3 +87,23 @@ def test_hash_of_large_data_comes_from_the_lock_file(
     assert dvc_hash("big.bin") == "900150983cd24fb0d6963f7d28e17f72"
     monkeypatch.setattr(provenance, "LARGE", 2)
     assert dvc_hash("big.bin") == "from the lock file"
+
+
+def test_another_checkout_s_code_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "clone"
+    (other / "flows" / "stages").mkdir(parents=True)
+    (other / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    command = [sys.executable, "-c", "from ghn.cli import main; main()", "report"]
+    result = subprocess.run(
+        command,
+        cwd=other,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert f"the code that runs is that of {ROOT}" in result.stderr
+    assert "Traceback" not in result.stderr
+    require_own_code(ROOT)
+    require_own_code(tmp_path)  # no checkout: a directory of results

@@ -15,7 +15,7 @@ from flows.registry.drift import as_registered, drift
 from flows.registry.evaluation import Evaluation, deciding, evaluation_of, read_evaluation
 from flows.registry.promotion import decide
 from flows.rows.answers import pack, unpack
-from flows.rows.results import IDENTITY, Row, write_rows
+from flows.rows.schema import IDENTITY, Row, write_rows
 from flows.stages.evaluate import COLUMNS
 from flows.tracking import stage_run
 from flows.tracking.client import client
@@ -207,7 +207,6 @@ def rows_of(found: Evaluation) -> list[Row]:
             "split": SPLITS[index],
             "ghn": "ghn3",
             "seed": 1,
-            "revision": "r",
             "data_hash": "h",
             "error": None,
             "accuracy": float(found.correct[index].mean()),

@@ -7,7 +7,7 @@ import pytest
 
 from flows.report import Section, Table, Text, evaluation, figures, learning, render
 from flows.report.evaluation import Setting
-from flows.rows.results import identity
+from flows.rows.schema import identity
 from flows.settings import paths
 from flows.stages.report import as_csv, headline
 
@@ -118,9 +118,20 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
         "80.0 ± 0.0 %",
         "75.0 ± 0.0 %",
         "0.1",
+        "0",
     ]
     assert cells[1][0] == "torchvision, random"
     assert any("+25.0 points" in block.text for block in section.blocks if isinstance(block, Text))
+
+
+def test_a_diverged_run_counts_with_what_it_ended_with_and_cuts_nothing() -> None:
+    whole = finetuned("ghn3", 0.1, [0.5, 0.6, 0.8], True, 0.75)
+    cut = finetuned("ghn3", 0.1, [0.3], True, 0.3)
+    rows = [whole, {**cut, "step": [0], "diverged": True, "architecture": "resnet34"}]
+    (cells,) = table(learning.finetuning(rows, SETTING, PAPER)).rows
+    shown = [(cell or "").replace("\N{NO-BREAK SPACE}", " ") for cell in cells]
+    assert shown[2:6] == ["40.0 ± 10.0 %", "45.0 ± 15.0 %", "55.0 ± 25.0 %", "52.5 ± 22.5 %"]
+    assert shown[-1] == "1"
 
 
 def test_headline_does_not_claim_what_is_not_there() -> None:

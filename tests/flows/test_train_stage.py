@@ -12,6 +12,7 @@ import yaml
 from flows.params import Params, load_params
 from flows.settings import paths
 from flows.stages import generate, images, train
+from flows.stages.runner import start
 from flows.tracking import stage_run
 from flows.training import outcome
 from flows.training.lock import BusyError, only_one
@@ -43,15 +44,15 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     small = Params.model_validate(tree)
     for name in ("train", "val"):
         with stage_run("generate", {}, connect_after_seconds=1e9) as run:
-            generate.run(small, run, split=name)
+            start(generate.run, small, run, split=name)
     with stage_run("images", {}, connect_after_seconds=1e9) as run:
-        images.run(small, run)
+        start(images.run, small, run)
     return small
 
 
 def test_the_stage_leaves_a_hypernetwork_its_curve_and_nothing_else(params: Params) -> None:
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(params, run)
+        start(train.run, params, run)
     output = paths.model(params.base.ghn)
     curve = json.loads((output / train.CURVE_NAME).read_text())
     assert [point["step"] for point in curve] == [2, 4]
@@ -86,17 +87,17 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
     with monkeypatch.context() as patch:
         patch.setattr(train.Curve, "__call__", stop_at_second)
         with pytest.raises(StopError), stage_run("train", {}, connect_after_seconds=1e9) as run:
-            train.run(short, run)
+            start(train.run, short, run)
     runs = list((paths.model(params.base.ghn) / "checkpoints").iterdir())
     assert len(runs) == 1
     other = params.model_copy(update={"train": params.train.model_copy(update={"lr": 1e-4})})
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(other, run)
+        start(train.run, other, run)
     assert list((paths.model(params.base.ghn) / "checkpoints").iterdir()) == runs
     before = (runs[0] / "steps.jsonl").read_text()
     assert len(before.splitlines()) == 4
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(short, run)  # only the last evaluation was missing
+        start(train.run, short, run)  # only the last evaluation was missing
     assert not runs[0].exists()
 
 
@@ -114,7 +115,7 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
         }
     )
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(params.model_copy(update={"train": onward}), run)
+        start(train.run, params.model_copy(update={"train": onward}), run)
     found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
@@ -122,7 +123,7 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
     with pytest.raises(
         ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"
     ):
-        train.run(params.model_copy(update={"train": wider}), None)
+        start(train.run, params.model_copy(update={"train": wider}), None)
 
 
 def test_a_training_takes_the_seed_of_the_pipeline_or_its_own(params: Params) -> None:
@@ -130,7 +131,7 @@ def test_a_training_takes_the_seed_of_the_pipeline_or_its_own(params: Params) ->
     assert still.recipe_with(5).seed == 5
     for seed, section in ((params.base.seed, still), (7, still.model_copy(update={"seed": 7}))):
         with stage_run("train", {}, connect_after_seconds=1e9) as run:
-            train.run(params.model_copy(update={"train": section}), run)
+            start(train.run, params.model_copy(update={"train": section}), run)
         fresh = train.new_hypernetwork(
             section.hypernetwork(10), seed, section.output_gain
         ).state_dict()
@@ -150,7 +151,11 @@ def test_distance_gain_scales_the_embeddings_of_distance_and_nothing_else(params
         "distance_gain": 3.0,
     }
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(params.model_copy(update={"train": params.train.model_copy(update=still)}), run)
+        start(
+            train.run,
+            params.model_copy(update={"train": params.train.model_copy(update=still)}),
+            run,
+        )
     found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
     for name, tensor in before.state_dict().items():
         factor = 3.0 if name == "embedding.input_distance.weight" else 1.0
@@ -289,6 +294,6 @@ def test_torchrun_starts_the_same_stage(params: Params) -> None:
     )
     two = json.loads((paths.model(params.base.ghn) / train.CURVE_NAME).read_text())
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(params, run)
+        start(train.run, params, run)
     one = json.loads((paths.model(params.base.ghn) / train.CURVE_NAME).read_text())
     assert [point["step"] for point in two] == [point["step"] for point in one] == [2, 4]

@@ -53,7 +53,7 @@ EVALUATE = """
 import sys
 import numpy as np
 from flows.rows.answers import pack
-from flows.rows.results import identity, write_rows
+from flows.rows.schema import identity, write_rows
 from flows.settings import paths
 from flows.stages.evaluate import COLUMNS
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flows.report import Block
-from flows.rows.results import Row
+from flows.rows.schema import Row
 
 Rows = Sequence[Row]
 

@@ -18,8 +18,7 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
-from flows.rows.results import Row
-from flows.trials.statistics import Comparison, compare, per_architecture
+from flows.trials.statistics import Comparison, compare, held, per_architecture
 from ghn.analysis.ensemble import ensemble_accuracy
 
 REFERENCE = "randinit"
@@ -92,20 +91,18 @@ def _accuracy_table(rows: Rows, prefix: str) -> Table:
         mine = [row for row in chosen if row["ghn"] == init]
         cells: list[str | None] = [init]
         by_step = [
-            [(row["architecture"], at) for row in mine if (at := _at(row, step)) is not None]
+            [(row["architecture"], value) for row in mine for value in held(row, [step])]
             for step in steps
         ]
         cells += map(_spread, by_step)
         cells.append(_spread([(row["architecture"], row["test_accuracy"]) for row in mine]))
         cells.append(_seed_spread(mine))
-        cells.append(f"{np.mean([row['init_seconds'] for row in mine]):.2f}" if mine else None)
         body.append(cells)
     header = [
         "initialisation",
         *(f"step {step}" for step in steps),
         "test",
         "std over seeds",
-        "init. (s)",
     ]
     n = len(unique(chosen, "architecture"))
     seeds = len(unique(chosen, "seed"))
@@ -160,21 +157,11 @@ def _curves(rows: Rows, prefix: str) -> Panels | None:
     for column, label in (("val_accuracy", "validation"), ("train_accuracy", "training")):
         series = []
         for colour, init in enumerate(unique(rows, "ghn")):
-            mine = [
-                row
-                for row in rows
-                if row["selected"] and row["ghn"] == init and not row["diverged"]
-            ]
-            if not mine or len(steps := mine[0]["step"]) < 2:
+            mine = [row for row in rows if row["selected"] and row["ghn"] == init]
+            steps = sorted({step for row in mine for step in row["step"]})
+            if len(steps) < 2:
                 continue
-            values = np.array(
-                [
-                    [np.nan if v is None else v for v in row[column]]
-                    for row in mine
-                    if row["step"] == steps
-                ],
-                dtype=float,
-            )
+            values = np.array([held(row, steps, column) for row in mine])
             first = 1 if column == "train_accuracy" else 0
             spread = values[:, first:].std(0) if bands and len(values) > 1 else None
             band = None if spread is None else spread.tolist()
@@ -315,10 +302,6 @@ def ensemble_of(rows: Rows) -> float | None:
         return None
     y_N = torch.tensor(rows[0]["labels"])
     return ensemble_accuracy([torch.tensor(row["logits"]).view(len(y_N), -1) for row in rows], y_N)
-
-
-def _at(row: Row, step: int) -> float | None:
-    return row["val_accuracy"][row["step"].index(step)] if step in row["step"] else None
 
 
 def _spread(values: Sequence[tuple[str, float]]) -> str | None:

@@ -19,7 +19,7 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Figure, Panels, Table, figures
-from flows.rows.results import Row
+from flows.rows.schema import Row
 from flows.trials.initialise import is_hypernetwork
 from ghn.analysis import SCORES, kendall_tau
 
@@ -198,12 +198,11 @@ def gradients(rows: Rows) -> Summary:
             f"{row['architecture']}, {row['ghn']}, seed {row['seed']}",
             "overflow" if row["gradient_norm"] is None else f"{row['gradient_norm']:.4g}",
             f"{row['parameters'] / 1e6:.0f}M",
-            f"{row['init_seconds']:.1f}",
         ]
         for row in good
     ]
     table = Table(
-        ["", "gradient norm", "parameters", "init. (s)"],
+        ["", "gradient norm", "parameters"],
         body,
         "L2 norm of the gradient before any training",
     )

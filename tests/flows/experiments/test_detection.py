@@ -5,7 +5,7 @@ from torchvision.models import resnet18
 
 from datasets.detection import DetectionImages
 from flows.experiments.detection import average_precision, detector, run_detection, train_detector
-from flows.stages.detect import DetectorConfig
+from flows.settings.detect import DetectorConfig
 from ghn.errors import ConfigError
 
 SMALL = DetectorConfig(

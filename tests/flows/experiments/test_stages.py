@@ -19,26 +19,20 @@ def test_the_file_is_that_of_the_laptop_profile():
 def test_every_entry_and_hypernetwork_has_a_stage_with_what_it_reads(name):
     profile = load_profile(name)
     stages = yaml.safe_load(text_of(name))["stages"]
-    listed = [
-        ghn
-        for group in ("released", "hypernetwork")
-        for ghn in stages.get(group, {}).get("foreach", ())
-    ]
-    assert sorted(listed) == sorted(profile.hypernetworks)
+    assert stages["hypernetwork"]["foreach"] == list(profile.hypernetworks)
     for entry_name, entry in profile.experiments.items():
-        if entry.kind == "derived":
-            assert entry_name not in stages
-            continue
-        stage = stages[entry_name]
-        assert {f"results/experiments/{need}.parquet" for need in entry.needs} <= set(stage["deps"])
-        assert {f"models/{ghn}/ghn.safetensors" for ghn in profile.hypernetworks_of(entry)} <= set(
-            stage["deps"]
-        )
-        assert stage["outs"] == [{f"results/experiments/{entry_name}.parquet": {"cache": False}}]
-        assert f"results/experiments/{entry_name}.parquet" in stages["pages"]["deps"]
-        code = [dep for dep in stage["deps"] if dep.split("/")[0] in ("ghn", "datasets", "flows")]
-        assert code
-        assert [dep for dep in code if not (ROOT / dep).exists()] == []
+        groups = [
+            group
+            for group in ("measured", "compared")
+            if entry_name in stages.get(group, {"foreach": ()})["foreach"]
+        ]
+        assert len(groups) == (entry.kind != "derived"), entry_name
+        for group in groups:
+            deps = set(stages[group]["do"]["deps"])
+            assert {f"results/experiments/{need}.parquet" for need in entry.needs} <= deps
+            assert {f"models/{ghn}/ghn.safetensors" for ghn in profile.hypernetworks} <= deps
+            assert {"ghn", "datasets", "flows"} <= deps
+            assert f"results/experiments/{entry_name}.parquet" in stages["pages"]["deps"]
 
 
 def test_dvc_reads_it_and_orders_it_after_the_pipeline(monkeypatch):
@@ -52,13 +46,13 @@ def test_dvc_reads_it_and_orders_it_after_the_pipeline(monkeypatch):
         }
         graph = repo.index.graph
         with_rows = [name for name, entry in profile.experiments.items() if entry.kind != "derived"]
-        assert set(stages) == {
+        assert {name.replace("measured@", "").replace("compared@", "") for name in stages} == {
             *with_rows,
             *(f"hypernetwork@{ghn}" for ghn in profile.hypernetworks),
             "pages",
         }
-        before = {stage.name for stage in graph.successors(stages["table19"])}
-        assert {"truth", "hypernetwork@x-ghn3", "generate@test", "validate"} <= before
+        before = {stage.name for stage in graph.successors(stages["compared@table19"])}
+        assert {"measured@truth", "hypernetwork@x-ghn3", "generate@test", "validate"} <= before
         main = [stage for stage in repo.index.stages if Path(stage.path) == ROOT / "dvc.yaml"]
         assert not any(
             after in stages.values() for stage in main for after in graph.successors(stage)

@@ -241,8 +241,8 @@ def test_diversity_and_gradients():
         [row | {"gradient_norm": None}, row | {"gradient_norm": 4.8, "ghn": "r"}]
     ).blocks
     assert table.rows == [
-        ["vit, g, seed 1", "overflow", "1200M", "2.0"],
-        ["vit, r, seed 1", "4.8", "1200M", "2.0"],
+        ["vit, g, seed 1", "overflow", "1200M"],
+        ["vit, r, seed 1", "4.8", "1200M"],
     ]
 
 

@@ -8,16 +8,18 @@ import torch
 from torch import nn
 
 from flows.compute.fanout import FanOut
-from flows.rows.results import IDENTITY, read_rows, write_rows
+from flows.rows.schema import IDENTITY, read_rows, write_rows
+from flows.settings.finetune import Grid
+from flows.settings.images import ImagesSpec
 from flows.trials import run as module
-from flows.trials.images import ImagesSpec, trial_images
-from flows.trials.run import Job, run_trials, with_new_head
-from flows.trials.spec import COLUMNS, Grid, Trial
+from flows.trials.images import trial_images
+from flows.trials.run import run_trials, with_new_head
+from flows.trials.spec import COLUMNS, Trial
 from ghn.architectures import build
 from ghn.finetune import FinetuneConfig, evaluate, finetune
 
 DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)
-HERE = FanOut(workers=1)
+HERE = FanOut(workers=1, max_error_share=1)
 
 
 def tiny(num_classes):
@@ -47,12 +49,12 @@ def trained(monkeypatch):
 
 
 def run_trial(one):
-    return module.run_trial(Job(one, one.data_hash(), Path("cache")))
+    return run_trials([one], HERE, cache=Path("cache"))
 
 
 def trial(**changes):
     values = {
-        "architecture": "deepnets1m/test/0",
+        "architecture": "resnet18",
         "init": "randinit",
         "seed": 3,
         "images": DIGITS,
@@ -132,7 +134,7 @@ def test_a_longer_grid_only_adds_points(trained):
         {"beta": 1e-3},
         {"images": DIGITS.model_copy(update={"max_train": 128})},
         {"init": "orthogonal"},
-        {"architecture": "deepnets1m/test/1"},
+        {"architecture": "resnet34"},
     ],
     ids=str,
 )
@@ -153,7 +155,7 @@ def test_a_failure_is_a_row(monkeypatch):
     monkeypatch.setattr(module, "build_network", broken)
     (row,) = run_trials([trial()], HERE)
     assert row["error"] == "RuntimeError: no such shape"
-    assert row["architecture"] == "deepnets1m/test/0"
+    assert row["architecture"] == "resnet18"
 
 
 def test_few_shot_choices_are_made_on_held_out_labels_of_the_few():

@@ -1,0 +1,62 @@
+"""Accuracy of a network as it is, batch norm using the statistics of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flows.rows.schema import finite
+from ghn.predict import batch_statistics
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one network does on some images.
+
+    Attributes:
+        accuracy: share of images whose class is ranked first. An image whose logits are not finite
+            counts as a guess among the classes.
+        top5: share among the first five, likewise.
+        loss: mean cross-entropy; None where it is not finite.
+        correct: per image, in order, whether its class is ranked first.
+        nonfinite: images whose logits are not finite.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float | None
+    correct: tuple[bool, ...]
+    nonfinite: int
+
+
+@torch.no_grad()
+def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
+    """Evaluates `model` (logits (B, classes) from images (B, 3, S, S)) on batches of images and
+    labels (B,).
+    """
+    correct: list[bool] = []
+    guessed = top5 = loss = 0.0
+    nonfinite = 0
+    with batch_statistics(model):
+        for images, labels in batches:
+            logits = model(images)
+            logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
+            classes = logits.shape[1]
+            sound = logits.isfinite().all(dim=1)
+            best = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
+            best &= sound[:, None]
+            correct += best[:, 0].tolist()
+            top5 += int(best.any(dim=1).sum())
+            lost = len(labels) - int(sound.sum())
+            nonfinite += lost
+            guessed += lost / classes
+            top5 += lost * min(5, classes) / classes
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    n = len(correct)
+    return Score(
+        (sum(correct) + guessed) / n, top5 / n, finite(loss / n), tuple(correct), nonfinite
+    )

@@ -1,0 +1,27 @@
+"""Section `architectures` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
+
+
+class ArchitecturesConfig(BaseModel):
+    """Which architectures are predicted and evaluated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    splits: tuple[EvaluationSplit, ...] = Field(
+        default=("test", "wide", "deep", "dense", "bnfree"),
+        description="evaluation splits of DeepNets-1M",
+    )
+    per_split: int | None = Field(
+        default=None, ge=1, description="only the first so many of each split; null for all"
+    )
+    torchvision: Literal["all"] | tuple[str, ...] = Field(
+        default="all",
+        description="`all` for the 74 of paper table 20, or a list of torchvision names",
+    )

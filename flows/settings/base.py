@@ -1,0 +1,34 @@
+"""Section `base` of params.yaml: what all stages share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BaseConfig(BaseModel):
+    """What all stages share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ghn: str = Field(
+        default="ghn3",
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="name of the hypernetwork: models/<ghn>",
+    )
+    seed: int = Field(default=1, ge=0, description="every random draw of every stage hangs on it")
+    experiment: str = Field(
+        default="ghn3", min_length=1, description="MLflow experiment of the stages' runs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU if there is one"
+    )
+
+    def torch_device(self) -> str:
+        """The device by PyTorch's name."""
+        import torch
+
+        return (
+            self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )

@@ -1,0 +1,83 @@
+"""YAML files of settings: read as mappings, laid one over the other, wrong fields explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ghn.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError if there is none."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist; run this in the root of the tree, where params.yaml is"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def merge(tree: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with the leaves of `overlay` in place of its own."""
+    merged = dict(tree)
+    for key, value in overlay.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
+    """`tree` as a `model`; `source` names it in messages.
+
+    Raises:
+        ConfigError: a field is missing, unknown or has a value that is not allowed; the message has
+            a line per problem with field, value and what is allowed.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, dict(problem)) for problem in error.errors()]
+        raise ConfigError(
+            "\n".join([f"{source}: {len(lines)} problem{'s' * (len(lines) > 1)}", *lines])
+        ) from None
+
+
+def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    location: tuple[str | int, ...] = problem["loc"]
+    field = ".".join(str(part) for part in location)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = ", ".join(_siblings(model, location))
+            return f"  {field}: unknown{f'; allowed: {known}' if known else ''}"
+        case "missing":
+            return f"  {field}: missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"  {field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _siblings(model: Any, location: tuple[str | int, ...]) -> list[str]:
+    """The fields that may stand where `location` does."""
+    for part in location[:-1]:
+        fields = {
+            field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()
+        }
+        if part not in fields:
+            return []
+        annotation = fields[str(part)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]

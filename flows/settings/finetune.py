@@ -1,0 +1,69 @@
+"""Section `finetune` of params.yaml, and the grid that it shares with others."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ghn.finetune.config import FinetuneConfig
+
+
+class Grid(BaseModel):
+    """The points that every initialisation is tuned over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: tuple[float, ...] = (0.1, 0.01)
+    weight_decay: tuple[float, ...] = (3e-5,)
+    optimizer: tuple[str, ...] = ("sgd",)
+
+    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
+        """One configuration per point."""
+        names = ("lr", "weight_decay", "optimizer")
+        values = product(self.lr, self.weight_decay, self.optimizer)
+        return [
+            FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
+            for point in values
+        ]
+
+
+class FinetuneStageConfig(BaseModel):
+    """What is fine-tuned, from what, how, and on which grid; the grid is the same for every
+    initialisation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_k: int | None = Field(
+        default=2,
+        ge=1,
+        description="so many of each split, by validation accuracy without training; null: all",
+    )
+    max_gmacs: float | None = Field(
+        default=0.1,
+        gt=0,
+        description="only networks whose forward pass costs at most so much an image; null: any",
+    )
+    inits: tuple[str, ...] = Field(
+        default=("ghn", "randinit"),
+        min_length=1,
+        description=(
+            "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, metainit,"
+            " fixup; or another hypernetwork by name"
+        ),
+    )
+    seeds: int = Field(default=1, ge=1, description="seeds per architecture and initialisation")
+    grid: Grid = Field(default_factory=Grid)
+    train: FinetuneConfig = Field(
+        default_factory=FinetuneConfig, description="one point's training but the grid's fields"
+    )
+    beta: float = Field(
+        default=1e-5, ge=0, description="noise on predicted parameters (section 5.2)"
+    )
+    max_train: int | None = Field(default=None, ge=1, description="only so many training images")
+    max_val: int | None = Field(default=1000, ge=1, description="only so many validation images")
+    max_test: int | None = Field(default=1000, ge=1, description="only so many test images")
+    checkpoints: bool = Field(
+        default=False, description="long runs: keep the state at every evaluation"
+    )

@@ -1,0 +1,70 @@
+"""Images: section `images` of params.yaml, and which of them a trial sees."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ImagesConfig(BaseModel):
+    """Section `images` of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        default="digits",
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description=(
+            "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
+            " <name> with Parquet files or a folder per split and class, or a downloaded"
+            " torchvision data set"
+        ),
+    )
+    root: str | None = Field(
+        default=None, description="directory of the data; null: GHN_DATA_ROOT or ../shared/data"
+    )
+    image_size: int = Field(default=32, ge=8, le=1024, description="side in pixels")
+    val_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the training images that is held out"
+    )
+    test_fraction: float = Field(
+        default=0.2, gt=0, lt=1, description="test share of a data set stored as one table"
+    )
+    stream: bool = Field(
+        default=False, description="stream the training split (ImageNet) instead of keeping tensors"
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="decoding processes of the stream, per rank; 8 must divide by it",
+    )
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are decoded."""
+        return ("val", "test") if self.stream else ("train", "val", "test")
+
+
+class ImagesSpec(BaseModel):
+    """Which images a trial trains, chooses and tests on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    image_size: int = 32
+    root: str | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    seed: int = 0
+    few_shot: int | None = Field(
+        default=None, ge=2, description="labels in all, for training and choices together"
+    )
+    few_shot_held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="share of these that choices are made on"
+    )
+    max_train: int | None = Field(default=None, ge=1)
+    max_val: int | None = Field(default=None, ge=1)
+    max_test: int | None = Field(default=None, ge=1)
+    stream: bool = Field(
+        default=False,
+        description="training images that do not fit in memory: decoded as they are read",
+    )
+    workers: int = Field(default=0, ge=0, description="decoding processes of the stream")

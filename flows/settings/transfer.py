@@ -1,0 +1,56 @@
+"""Section `transfer` of params.yaml."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.settings.finetune import Grid
+from ghn.finetune.config import FinetuneConfig
+
+
+class TransferConfig(BaseModel):
+    """Where to transfer to and how; the grid is the same for every initialisation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = Field(
+        default="auto",
+        description="image data set; auto: CIFAR-10, or digits where CIFAR-10 is the source",
+    )
+    labels: int = Field(
+        default=1000, ge=10, description="labels of the target in all, training and choices"
+    )
+    held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the labels on which choices are made"
+    )
+    architectures: tuple[str, ...] | None = Field(
+        default=None, description="ids; null: the best by accuracy without fine-tuning"
+    )
+    splits: tuple[str, ...] = Field(
+        default=("test", "torchvision"), description="where the best are looked for"
+    )
+    top_k: int = Field(default=1, ge=1, description="so many of each split")
+    max_gmacs: float | None = Field(default=0.1, gt=0, description="as in section finetune")
+    inits: tuple[str, ...] = Field(default=("ghn", "randinit", "orthogonal"), min_length=1)
+    seeds: int = Field(default=3, ge=1)
+    grid: Grid = Field(default_factory=Grid)
+    train: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    pretrain: FinetuneConfig | None = Field(
+        default=None,
+        description="train so on the source before the transfer (table 7, second block)",
+    )
+    beta: float = Field(default=1e-5, ge=0)
+    max_test: int | None = Field(default=2000, ge=1)
+    checkpoints: bool = False
+    optional: bool = Field(
+        default=False,
+        description=(
+            "where the target's images are absent: true: rows that say so, false: the stage fails"
+        ),
+    )
+
+    def target_name(self, source: str) -> str:
+        """The data set that is transferred to."""
+        if self.target != "auto":
+            return self.target
+        return "digits" if source == "cifar10" else "cifar10"

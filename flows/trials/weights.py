@@ -1,0 +1,43 @@
+"""Weights by their content, wherever a name leads: a file, the package, a hub, an alias of a
+registry. A name that comes to mean other weights is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from flows.rows.digest import file_digest
+from flows.trials.initialise import hypernetwork, is_hypernetwork, source
+from ghn.errors import GHNError
+
+
+class ChangedInputError(GHNError):
+    """What a row is made from is not any more what its key says."""
+
+
+def weights_content(init: str) -> str:
+    """Digest of the weights of hypernetwork `init`; of a baseline its name, as it has none.
+
+    Raises:
+        GHNError: there is no such hypernetwork, or it cannot be reached.
+    """
+    if not is_hypernetwork(init):
+        return init
+    location = source(init)
+    if Path(location).is_file():
+        return file_digest(Path(location))
+    ghn = hypernetwork(location)
+    content = hashlib.sha256(repr(sorted(ghn.config.to_dict().items())).encode())
+    for name, tensor in sorted(ghn.state_dict().items()):
+        content.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        content.update(tensor.contiguous().numpy())
+    return content.hexdigest()
+
+
+def check_weights(init: str, expected: str) -> None:
+    """Raises ChangedInputError if hypernetwork `init` does not have the content `expected`."""
+    if weights_content(init) != expected:
+        raise ChangedInputError(
+            f"hypernetwork {init} was replaced while rows were made from it; run the command again"
+        )

@@ -1,0 +1,60 @@
+"""Files outside of the tree are dependencies: what changes, comes or goes is seen."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.settings import paths
+from flows.settings.images import ImagesConfig
+from flows.settings.transfer import TransferConfig
+from flows.stages import sources
+
+
+def picture(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(size).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "root"
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
+        picture(root / "mine" / name, 8)
+    return root
+
+
+def written(root: Path) -> tuple[bytes, bytes]:
+    sources.write(ImagesConfig(name="mine", root=str(root)), TransferConfig(target="other"))
+    return paths.SOURCE.read_bytes(), paths.TARGET_SOURCE.read_bytes()
+
+
+def test_equal_files_give_equal_bytes_and_changed_ones_others(root: Path) -> None:
+    first, target = written(root)
+    assert written(root) == (first, target)
+    assert json.loads(target) == {"name": "other", "splits": None}
+    picture(root / "mine" / "cats" / "2.png", 9)
+    second, _ = written(root)
+    assert second != first
+    (root / "mine" / "dogs" / "1.png").rename(root / "mine" / "cats" / "3.png")
+    third, target_again = written(root)
+    assert third not in (first, second)
+    assert target_again == target
+
+
+def test_a_data_set_that_comes_is_seen(root: Path) -> None:
+    _, absent = written(root)
+    picture(root / "other" / "birds" / "1.png", 8)
+    _, there = written(root)
+    assert there != absent
+    assert json.loads(there)["splits"] is not None
+
+
+def test_the_pipeline_s_own_digits_need_no_files(root: Path) -> None:
+    sources.write(ImagesConfig(root=str(root)), TransferConfig())
+    assert json.loads(paths.SOURCE.read_bytes())["splits"].keys() == {"all"}
+    assert json.loads(paths.TARGET_SOURCE.read_bytes()) == {"name": "cifar10", "splits": None}
