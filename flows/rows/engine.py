@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from flows.compute.fanout import fan_out
+from flows.compute.fanout import LostWorkerError, fan_out
+from flows.compute.memory import is_shortage
 from flows.rows.cache import Cache
 from flows.rows.schema import Row
 from flows.settings.fanout import FanOut
@@ -122,7 +123,10 @@ class _Numbered(Generic[Item]):
     def __call__(self, place: int) -> tuple[int, list[Row] | str]:
         try:
             rows = self.measure(self.items[place])
-        except Exception as error:  # not every exception survives the way between processes
+        except Exception as error:
+            if is_shortage(error):  # tried again, in the end with nothing beside it
+                raise LostWorkerError(_reason(error)) from None
+            # Not every exception survives the way between processes.
             return place, _reason(error)
         return place, rows if isinstance(rows, list) else [rows]
 
