@@ -92,6 +92,14 @@ def test_lines_are_no_wider_than_the_codes(page: str) -> None:
     assert not wide
 
 
+@pytest.mark.parametrize("package", ["flows", "datasets", "datasets/deepnets", "ghn"])
+def test_every_room_is_in_the_figure_of_the_house(package: str) -> None:
+    figure = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    without_code = {"pretrained"}
+    assert not {room for room in rooms - without_code if f"{room}/" not in figure}
+
+
 def test_the_readme_runs() -> None:
     """Its lines of Python, on random images."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
