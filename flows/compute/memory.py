@@ -1,4 +1,4 @@
-"""Peak memory of a stage, this process and all its workers, sampled; and errors for want of it."""
+"""Peak memory of a stage: this process and all its workers, sampled."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from types import TracebackType
 import psutil
 
 PERIOD_SECONDS = 0.5
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory."""
-    from ghn.train.memory import SIGNS
-
-    said = isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in SIGNS)
-    return said or isinstance(error, MemoryError)
 
 
 class PeakMemory:

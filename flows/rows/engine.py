@@ -13,11 +13,10 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from flows.compute.fanout import LostWorkerError, fan_out
-from flows.compute.memory import is_shortage
 from flows.rows.cache import Cache
 from flows.rows.schema import Row
 from flows.settings.fanout import FanOut
-from ghn.errors import GHNError
+from ghn.errors import GHNError, is_out_of_memory
 
 Item = TypeVar("Item")
 
@@ -124,7 +123,7 @@ class _Numbered(Generic[Item]):
         try:
             rows = self.measure(self.items[place])
         except Exception as error:
-            if is_shortage(error):  # tried again, in the end with nothing beside it
+            if is_out_of_memory(error):  # tried again, in the end with nothing beside it
                 raise LostWorkerError(_reason(error)) from None
             # Not every exception survives the way between processes.
             return place, _reason(error)
