@@ -58,7 +58,7 @@ def exists(name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", sorted({*pages()} - {"CHANGELOG.md"}))  # it names what is gone
 def test_what_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     spans = CODE.findall(text)
