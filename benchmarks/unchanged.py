@@ -70,7 +70,7 @@ def training(directory: Path) -> None:
     config = TrainConfig(
         steps=STEPS, warmup_steps=2, meta_batch_size=2, batch_size=16, lr=1e-3, seed=1
     )
-    images = load("digits", cache=None)
+    images = load("digits", split="all", cache=None)
     train(config, network, lambda step: meta_batches(drawn, step), images, directory / "trained")
     for line in (directory / "trained" / "steps.jsonl").read_text().splitlines():
         record = json.loads(line)
