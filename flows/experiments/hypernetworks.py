@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from flows.compute.parent import exit_with_parent
 from flows.compute.ranks import run_training
 from flows.experiments.catalogue import Profile, load_profile
+from flows.networks.targets import open_split
 from flows.params import Params, load_params
 from flows.rows.code import code_digest
 from flows.settings import paths
@@ -23,7 +24,8 @@ from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.stages import train
 from flows.stages.runner import start
 from flows.tracking.run import StageRun, stage_run
-from flows.trials.images import trial_images
+from flows.trials.images import images_digest, trial_images
+from flows.trials.weights import weights_content
 from ghn.errors import GHNError
 from ghn.files import atomic_path
 
@@ -83,14 +85,21 @@ def is_missing(profile: Profile, name: str) -> bool:
 
 
 def recipe(profile: Profile, name: str) -> dict[str, object]:
-    """All that decides a trained hypernetwork but the architectures; of a released one its name."""
+    """All that decides a trained hypernetwork; of a released one its name."""
     known = profile.hypernetworks[name]
     if known.released is not None:
         return {"released": known.released}
+    train_config, images = profile.train_config(name), profile.images_of(name)
+    initial = train_config.initial
     return {
         "seed": _seed(profile, name),
-        "train": profile.train_config(name).model_dump(mode="json"),
-        "images": profile.images_of(name).model_dump(mode="json"),
+        "train": train_config.model_dump(mode="json"),
+        "initial": None if initial is None else weights_content(initial),
+        "images": images.model_dump(mode="json"),
+        "pixels": images_digest(images),
+        "architectures": [
+            open_split(paths.DEEPNETS, split).content for split in (train_config.split, "val")
+        ],
         "code": code_digest("flows.stages.train"),
     }
 

@@ -76,6 +76,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "outs": _outs(
                         paths.weights("${item}"),
                         paths.model("${item}") / hypernetworks.RECIPE_NAME,
+                        persist=True,  # one that is there by the same recipe is not trained again
                     ),
                 },
             },
@@ -119,11 +120,11 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     )
 
 
-def _outs(*files: Path) -> list[dict[str, dict[str, bool]]]:
+def _outs(*files: Path, **options: bool) -> list[dict[str, dict[str, bool]]]:
     """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments
     that nobody ran.
     """
-    return [{str(file): {"cache": False}} for file in files]
+    return [{str(file): {"cache": False, **options}} for file in files]
 
 
 def _splits_of(entry: Entry) -> list[str]:

@@ -14,10 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.rows.digest import digest
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 Row = dict[str, Any]
+
+_DIGEST = b"rows"
+"""Key of a file's metadata: the digest of its rows."""
 
 IDENTITY: dict[str, pa.DataType] = {
     "architecture": pa.string(),  # deepnets1m/test/3 or a torchvision name
@@ -93,8 +97,14 @@ def timings_path(path: Path) -> Path:
 def _write(path: Path, rows: Sequence[Row], columns: Mapping[str, pa.DataType]) -> None:
     schema = pa.schema(columns.items())
     table = pa.Table.from_pylist(_only(rows, columns), schema=schema)
+    table = table.replace_schema_metadata({_DIGEST: _content(table)})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def _content(table: pa.Table) -> str:
+    """Digest of a table's column names and values, which no checksum of pages covers alone."""
+    return digest(table.column_names, table.to_pylist())
 
 
 def _only(rows: Sequence[Row], columns: Collection[str]) -> list[Row]:
@@ -105,18 +115,23 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     """The rows of a results file.
 
     Raises:
-        DamagedFileError: the file is missing, or not the Parquet file that was written (each page
-            has a checksum); the message says what makes it anew.
+        DamagedFileError: the file is missing, or not the Parquet file that was written (pages have
+            checksums, the whole a digest); the message says what makes it anew.
     """
+    again = "delete it and run `dvc repro`"
     try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        rows: list[Row] = table.to_pylist()
+        table = pq.read_table(path, page_checksum_verification=True)
+        whole = (table.schema.metadata or {}).get(_DIGEST) == _content(table).encode()
+        rows: list[Row] = (table if columns is None else table.select(columns)).to_pylist()
     except FileNotFoundError:
         raise DamagedFileError(f"{path} does not exist; `dvc repro` makes it") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise DamagedFileError(
-            f"{path} is not a readable Parquet file ({error}); delete it and run `dvc repro`"
+            f"{path} is not a readable Parquet file ({reason}); {again}"
         ) from None
+    if not whole:
+        raise DamagedFileError(f"{path} is not as it was written, its digest differs; {again}")
     return rows
 
 

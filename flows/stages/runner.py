@@ -37,12 +37,14 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
     Raises:
         MissingInputError: the stage failed without something that dvc.yaml says it reads.
         ConfigError: params.yaml is wrong, or this is another checkout than the code's.
+        StageInUseError: it runs already in this tree.
         GHNError: the stage failed.
     """
     from flows.compute import gpus
     from flows.params import load_params
     from flows.rows.provenance import require_own_code
     from flows.settings.dvcfile import read_stages
+    from flows.stages.lock import alone
     from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
 
     require_own_code(Path.cwd())
@@ -55,16 +57,20 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         params = params.model_copy(update={"base": base, "fanout": fanout})
     stages = read_stages(tree)
     declared = stages.get(label or name)
+    outputs = declared.outputs if declared else ()
     module = importlib.import_module(f"flows.stages.{name}")
     try:
-        with stage_run(
-            label or name,
-            declared.used_params(tree) if declared else tree,
-            inputs=declared.inputs if declared else (),
-            outputs=declared.outputs if declared else (),
-            experiment=params.base.experiment,
-            connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
-        ) as run:
+        with (
+            alone(label or name, outputs),
+            stage_run(
+                label or name,
+                declared.used_params(tree) if declared else tree,
+                inputs=declared.inputs if declared else (),
+                outputs=outputs,
+                experiment=params.base.experiment,
+                connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
+            ) as run,
+        ):
             start(module.run, params, run, **options)
     except (GHNError, FileNotFoundError) as error:
         if declared is not None and (missing := _missing(declared.inputs, stages)):

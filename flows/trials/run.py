@@ -31,7 +31,7 @@ from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, initialise
 from flows.trials.spec import Trial
 from flows.trials.weights import ChangedInputError
-from ghn.files import atomic_path
+from ghn.files import atomic_path, sha256
 from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, track_running_statistics
 from ghn.graph import Graph
 
@@ -129,7 +129,7 @@ def run_trial(job: Job) -> list[Row]:
         cache.put(key, [rows[key]])
     chosen = max(rows, key=lambda key: rows[key]["final_val_accuracy"])
     model = start.model()
-    if (weights := _weights(work, chosen)).exists():
+    if _is_whole(weights := _weights(work, chosen)):
         model.load_state_dict(torch.load(weights, weights_only=True, map_location=trial.device))
     else:  # the row came from another grid's cache, without weights
         finetune(model, train, val, job.points[chosen], seed=trial.seed)
@@ -261,8 +261,17 @@ def _keep_only(model: nn.Module, work: Path, key: str) -> None:
     """Keeps the weights of the best point so far, so that testing the chosen one needs no second
     training.
     """
-    with atomic_path(_weights(work, key)) as temporary:
+    path = _weights(work, key)
+    with atomic_path(path) as temporary:
         torch.save(model.state_dict(), temporary)
-    for other in work.glob("*.weights.pt"):
-        if other != _weights(work, key):
+    with atomic_path(path.with_suffix(".sha256")) as temporary:
+        temporary.write_text(sha256(path))
+    for other in work.glob("*.weights.*"):
+        if other.stem != path.stem:
             other.unlink()
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether weights are there as they were written."""
+    told = weights.with_suffix(".sha256")
+    return weights.exists() and told.exists() and told.read_text() == sha256(weights)

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flows.rows.schema import IDENTITY, identity, read_rows, timings_path, write_rows
 from ghn.errors import DamagedFileError
@@ -49,3 +51,26 @@ def test_absent_and_damaged_files_say_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamagedFileError, match="delete it"):
         read_rows(path)
+
+
+@settings(deadline=None, max_examples=300)
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_a_changed_bit_is_named_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    rows = [row(f"net-{i}", accuracy=i / 7, names=[str(i), "x"]) for i in range(20)]
+    columns = {"accuracy": pa.float64(), "names": pa.list_(pa.string())}
+    write_rows(path, rows, columns)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        found = read_rows(path)
+    except DamagedFileError as error:
+        told = str(error)
+    else:
+        assert found == rows
+        return
+    assert str(path) in told
+    assert "dvc repro" in told
