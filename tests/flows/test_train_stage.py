@@ -193,7 +193,7 @@ def test_phases_change_size_and_networks_and_resume_in_between(params: Params) -
 
         with monkeypatch.context() as patch, stage_run("train", {}, connect_after_seconds=1e9) as r:
             patch.setattr(ProgressBar, "on_report", report)
-            train.run(phased, r)
+            start(train.run, phased, r)
         return paths.weights(params.base.ghn).read_bytes()
 
     monkeypatch = pytest.MonkeyPatch()
@@ -222,7 +222,7 @@ def test_phases_that_do_not_add_up_are_named() -> None:
 def test_images_are_resized_by_area(params: Params) -> None:
     from flows.training.phases import resized
 
-    held_out = images.load_split(params, "val")
+    held_out = images.load_split(params.images, params.base.seed, "val")
     small = resized(held_out, 16)
     mean = held_out.images.float().unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5))
     assert torch.equal(small.images, mean.round().to(torch.uint8))
@@ -233,7 +233,7 @@ def test_images_are_resized_by_area(params: Params) -> None:
 def test_a_second_training_of_a_tree_is_turned_away(params: Params) -> None:
     output = paths.model(params.base.ghn)
     with only_one(output), pytest.raises(BusyError, match="another process trains"):
-        train.run(params, None)
+        start(train.run, params, None)
     assert not (output / ".train.lock").exists()
 
 
@@ -253,12 +253,12 @@ def test_a_kill_while_publishing_loses_nothing(
         else:
             patch.setattr(outcome.shutil, "rmtree", killed)
         with pytest.raises(KilledError), stage_run("train", {}, connect_after_seconds=1e9) as run:
-            train.run(params, run)
+            start(train.run, params, run)
     output = paths.model(params.base.ghn)
     before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
     (output / "checkpoints" / ".tmp-1-killed").touch()
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
-        train.run(params, run)
+        start(train.run, params, run)
     after = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
     assert after == before
     curve = json.loads(after[train.CURVE_NAME])
@@ -277,9 +277,9 @@ def test_other_code_begins_a_new_run(params: Params, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("ghn.train.train", directory)
     for digest in ("a", "a", "b"):
-        monkeypatch.setattr(train, "code_digest", lambda *paths, digest=digest: digest)
+        monkeypatch.setattr(train, "code_digest", lambda module, digest=digest: digest)
         with pytest.raises(KeyboardInterrupt):
-            train.run(params, None)
+            start(train.run, params, None)
     assert found[0] == found[1] != found[2]
 
 
