@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## install everything into .venv (6 GB)
+setup: $(VENV)/.installed ## install everything into .venv (7 GB)
 
 # The stamp is younger than the lock file exactly when the environment is up to date, so a second
 # call installs nothing.
@@ -27,10 +27,11 @@ experiments: setup ## every experiment of the paper at laptop size; resumable, h
 	$(BIN)/ghn experiments stages
 	$(BIN)/dvc repro experiments/dvc.yaml
 
-lint: setup ## style and types
+lint: setup ## style, types, who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests
 	$(BIN)/pytest

@@ -154,7 +154,9 @@ def trace(
     ] = 224,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."),
+        typer.Option(
+            "--out", "-o", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."
+        ),
     ] = None,
 ) -> None:
     """Show what a network's graph is made of, with the statistics of paper table 3."""

@@ -21,6 +21,11 @@ from datasets.images.tensors import ImageTensors
 from datasets.images.traits import short_name, traits
 from ghn.errors import DamagedFileError
 
+RULES = "stratified, upright, full range"
+"""Part of what a kept file is recognised by: change it whenever the same source would give other
+pixels, labels or splits (`tests/datasets/images/test_image_rules.py` notices).
+"""
+
 _WINDOW = 2000  # rows whose blocks are in memory together
 _CHUNK = 250  # rows that a thread decodes at a time
 
@@ -103,7 +108,7 @@ def split_file(name: str, split: str, image_size: int) -> Path:
 
 def recipe(image_size: int, val_fraction: float, test_fraction: float, seed: int) -> str:
     """How splits are made from a source: entry `recipe` of the metadata of their files."""
-    return f"{image_size}/{val_fraction}/{test_fraction}/{seed}/stratified"
+    return f"{image_size}/{val_fraction}/{test_fraction}/{seed}/{RULES}"
 
 
 def decode_rows(table: Table, rows: NDArray[np.int64], image_size: int, name: str) -> torch.Tensor:

@@ -147,7 +147,9 @@ def trace(
     number: _Number = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."),
+        typer.Option(
+            "--out", "-o", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."
+        ),
     ] = None,
     labels: Annotated[
         bool | None, typer.Option("--labels/--no-labels", help="Name the nodes of the picture.")
@@ -173,7 +175,7 @@ def gallery(
     count: Annotated[int, typer.Option("--count", min=1, help="How many architectures.")] = 24,
     first: Annotated[int, typer.Option("--first", min=0, help="Number of the first one.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Default: reports/gallery_SPLIT.html.")
+        Path | None, typer.Option("--out", "-o", help="Default: reports/gallery_SPLIT.html.")
     ] = None,
     directory: _Directory = paths.DEEPNETS,
 ) -> None:

@@ -115,6 +115,26 @@ def hold(
         time.sleep(poll_seconds)
 
 
+@contextmanager
+def held_for_us(count: int, gpus: Sequence[str]) -> Iterator[None]:
+    """Holds `count` of `gpus`, which alone this process and its children see meanwhile; nothing
+    without GPUs.
+    """
+    if not gpus:
+        yield
+        return
+    before = os.environ.get(VARIABLE)
+    with hold(count, gpus) as held:
+        os.environ[VARIABLE] = ",".join(held)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = before
+
+
 def _lock(path: Path, locks: ExitStack) -> bool:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType
 
 from flows.compute import gpus
@@ -50,9 +50,7 @@ def run_training(
     count = gpus.ranks(processes, meta_batch_size, len(found))
     if count < processes:
         print(f"train.processes = {processes}, but {len(found)} GPUs here: {count} ranks")
-    with gpus.hold(count, found) if found else nullcontext() as held:
-        if held is not None:
-            os.environ[gpus.VARIABLE] = ",".join(held)
+    with gpus.held_for_us(count, found):
         if count > 1:
             return run_ranks(count, module, *arguments)
         alone()

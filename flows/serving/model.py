@@ -23,7 +23,11 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+)
 from mlflow.pyfunc.model import PythonModel
 
 from flows.serving import LIMITS
@@ -64,28 +68,36 @@ class HypernetworkModel(PythonModel):
                 f"{len(model_input)} networks in a request; at most {self.limits['max_rows']}",
                 BAD_REQUEST,
             )
-        answers = []
+        answers: list[dict[str, Any]] = []
         for index, row in enumerate(model_input.to_dict("records")):
+            inline = sum(len(answer["safetensors"]) for answer in answers) * 3 // 4
             try:
                 with self.lock:
-                    answers.append(self._answer(row, options))
+                    answers.append(self._answer(row, options, inline))
             except UnknownArchitectureError as error:
                 raise MlflowException(f"row {index}: {error}", RESOURCE_DOES_NOT_EXIST) from error
             except GHNError as error:
                 raise MlflowException(f"row {index}: {error}", BAD_REQUEST) from error
+            except (MemoryError, OSError) as error:  # of this server, and perhaps not for long
+                reason = f"row {index}: {type(error).__name__}: {error}"
+                raise MlflowException(reason, TEMPORARILY_UNAVAILABLE) from error
+            except Exception as error:  # the network's own complaint, such as sizes that do not fit
+                text = (str(error).splitlines() or [""])[0]
+                reason = f"row {index}: cannot be predicted: {type(error).__name__}: {text}"
+                raise MlflowException(reason, BAD_REQUEST) from error
         return pd.DataFrame(answers)
 
-    def _answer(self, row: Mapping[Any, Any], options: dict[str, Any]) -> dict[str, Any]:
+    def _answer(
+        self, row: Mapping[Any, Any], options: dict[str, Any], inline_bytes: int
+    ) -> dict[str, Any]:
+        """The row of a network; the rows before it have `inline_bytes` of parameters."""
         import torch
         from safetensors.torch import save
 
         from flows.serving.network import builder, count_parameters
 
-        architecture, classes, image_size = (
-            str(row["architecture"]),
-            int(row["classes"]),
-            int(row["image_size"]),
-        )
+        architecture = str(row["architecture"])
+        classes, image_size = (_whole(row[name], name) for name in ("classes", "image_size"))
         dtype = {
             "float32": torch.float32,
             "float16": torch.float16,
@@ -104,9 +116,8 @@ class HypernetworkModel(PythonModel):
         self._check("max_parameters", "the network has", parameters, "parameters")
         if options["delivery"] == "inline":
             advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
-            self._check(
-                "max_inline_bytes", "the parameters have", parameters * dtype.itemsize, advice
-            )
+            size = inline_bytes + parameters * dtype.itemsize
+            self._check("max_inline_bytes", "the parameters have", size, advice)
 
         started = time.perf_counter()
         torch.manual_seed(
@@ -142,6 +153,12 @@ class HypernetworkModel(PythonModel):
             raise ConfigError(
                 f"{what} {value:,} {unit}; at most {self.limits[limit]:,} here ({limit})"
             )
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or value != value or value != int(value) or int(value) < 1:
+        raise ConfigError(f"{name}={value!r}: a whole number from 1 on")
+    return int(value)
 
 
 def _write(data: bytes, digest: str) -> Path:

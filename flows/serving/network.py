@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 
 MAX_LAYERS = 2000
+MAX_DEPTH = 50
 
 LAYERS = (
     *("Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "Linear", "Embedding", "MultiheadAttention"),
@@ -87,7 +88,7 @@ def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
         )
     try:
         description = json.loads(architecture)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"architecture: not valid JSON: {error}") from None
     match description:
         case {"layers": list(rows), **rest} if not rest:
@@ -112,11 +113,13 @@ def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
     )
 
 
-def _count(rows: list[Any]) -> int:
+def _count(rows: list[Any], depth: int = 0) -> int:
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"architecture.layers: rows within rows, more than {MAX_DEPTH} deep")
     return sum(
-        _count(row["residual"])
+        _count(row["residual"], depth + 1)
         if isinstance(row, dict) and isinstance(row.get("residual"), list)
-        else _count(row)
+        else _count(row, depth + 1)
         if isinstance(row, list) and row and not isinstance(row[0], str)
         else 1
         for row in rows

@@ -1,64 +1,197 @@
-"""MLflow's scoring server with a limit on the size of a request (`ghn serve`).
+"""MLflow's scoring server behind a gate (`ghn serve`).
 
-`mlflow models serve` reads a request whole, however large, before the model sees it; here what is
-too long is refused with 413 as soon as it is known to be. Everything else is MLflow's: the routes
-/ping, /version and /invocations.
+`mlflow models serve` reads a request whole, however large and however slowly it comes, works on as
+many at a time as there are threads, and keeps every answer until its client has taken it. The gate
+bounds all of these, and lets in only what `flows.serving.request` understands. Everything else is
+MLflow's: the routes /ping, /health, /version and /invocations.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
+
+from flows.serving.request import as_body, read_request
+from ghn.errors import ConfigError
 
 MAX_REQUEST_BYTES = 1_000_000
 """Sixteen descriptions at their limit do not fit, sixteen usual ones (a few kilobytes) do."""
 
+BODY_SECONDS = 60.0
+"""How long a client may take to send a request."""
 
-class RequestLimit:
-    """ASGI middleware that refuses a body above `max_bytes`, declared or counted."""
+PIECE_BYTES = 1_000_000
+PIECE_SECONDS = 60.0
+"""How long a client may take for so much of the answer."""
 
-    def __init__(self, app: Any, max_bytes: int) -> None:
+SLOTS = 2
+"""Requests that are worked on, or whose large answer is being taken: each has its answer in memory.
+"""
+
+SMALL_BYTES = 8_000_000
+"""An answer up to this size does not keep its slot while the client takes it."""
+
+WAITING = 100
+"""Requests that may wait for a slot."""
+
+
+class RefusedError(Exception):
+    """A request is refused with an HTTP status and a reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Gate:
+    """ASGI middleware: bounds on bodies, on requests at a time, and on slow clients."""
+
+    def __init__(
+        self,
+        app: Any,
+        max_bytes: int = MAX_REQUEST_BYTES,
+        body_seconds: float = BODY_SECONDS,
+        piece_seconds: float = PIECE_SECONDS,
+        slots: int = SLOTS,
+        waiting: int = WAITING,
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.body_seconds = body_seconds
+        self.piece_seconds = piece_seconds
+        self.slots = asyncio.Semaphore(slots)
+        self.room = slots + waiting
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        """Reads the body up to the limit and hands it on whole."""
-        if scope["type"] != "http":
+        """Lets a request through, or answers it with the reason why not."""
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        declared = headers.get(b"content-length", b"0")
-        too_long = declared.isdigit() and int(declared) > self.max_bytes
-        body, more = b"", True
-        while more and not too_long:
+        if scope["type"] != "http":  # a web socket: nothing here speaks that
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        try:
+            body = await asyncio.wait_for(self._body(scope, receive), self.body_seconds)
+            if body is None:
+                return
+            if (scope["path"], scope["method"]) == ("/invocations", "POST"):
+                await self._predict(scope, body, send)
+            else:
+                await self.app(scope, _replay(body, receive), send)
+        except TimeoutError:
+            await _refuse(send, 408, f"a request must be here within {self.body_seconds:.0f} s")
+        except RefusedError as error:
+            await _refuse(send, error.status, str(error))
+
+    async def _body(self, scope: Mapping[str, Any], receive: Any) -> bytes | None:
+        """The whole body; None if the client has gone."""
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        size = int(declared[:20]) if declared.isdigit() else 0
+        body, more = bytearray(), True
+        while more and size <= self.max_bytes:
             message = await receive()
             if message["type"] != "http.request":
-                return
+                return None
             body += message.get("body", b"")
+            size = max(size, len(body))
             more = message.get("more_body", False)
-            too_long = len(body) > self.max_bytes
-        if too_long:
-            await self._refuse(send)
-            return
-        given = False
+        if size > self.max_bytes:
+            raise RefusedError(413, f"a request has at most {self.max_bytes} bytes here")
+        return bytes(body)
 
-        async def replay() -> Any:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+    async def _predict(self, scope: Mapping[str, Any], body: bytes, send: Any) -> None:
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise RefusedError(415, "a request is JSON: content-type application/json")
+        try:
+            request = await asyncio.to_thread(read_request, body)
+        except ConfigError as error:
+            raise RefusedError(400, str(error)) from None
+        if self.room <= 0:
+            raise RefusedError(503, "too many requests wait already; try again later")
+        self.room -= 1
+        held = False
+        try:
+            await self.slots.acquire()
+            held = True
+            start, answer = await self._ask(scope, as_body(request))
+            if len(answer) <= SMALL_BYTES:
+                self.slots.release()
+                held = False
+            await self._hand_over(start, answer, send)
+        finally:
+            self.room += 1
+            if held:
+                self.slots.release()
 
-        await self.app(scope, replay, send)
+    async def _ask(
+        self, scope: Mapping[str, Any], body: bytes
+    ) -> tuple[Mapping[str, Any], memoryview]:
+        """MLflow's answer to a body: its start and its whole content."""
+        start: dict[str, Any] = {}
+        parts: list[bytes] = []
 
-    async def _refuse(self, send: Any) -> None:
-        text = (
-            f'{{"error_code": "BAD_REQUEST", "message": "a request has at most {self.max_bytes}'
-            ' bytes here"}'
-        )
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": text.encode()})
+        async def keep(message: Mapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            else:
+                parts.append(message.get("body", b""))
+
+        replaced = (b"content-length", b"content-type", b"transfer-encoding")
+        headers = [(key, value) for key, value in scope["headers"] if key not in replaced]
+        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await self.app({**scope, "headers": headers}, _replay(body, _never), keep)
+        parts = [part for part in parts if part]
+        return start, memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    async def _hand_over(self, start: Mapping[str, Any], answer: memoryview, send: Any) -> None:
+        """Sends in pieces, so that the connection never buffers more than one of them, and gives up
+        a client that does not take them.
+        """
+        try:
+            await asyncio.wait_for(send(start), self.piece_seconds)
+            for begin in range(0, max(1, len(answer)), PIECE_BYTES):
+                piece = bytes(answer[begin : begin + PIECE_BYTES])
+                more = begin + PIECE_BYTES < len(answer)
+                message = {"type": "http.response.body", "body": piece, "more_body": more}
+                await asyncio.wait_for(send(message), self.piece_seconds)
+        except TimeoutError:
+            raise ConnectionAbortedError("a client does not take its answer") from None
+
+
+def _replay(body: bytes, after: Any) -> Any:
+    """An ASGI `receive` that gives a body that is here already."""
+    given = False
+
+    async def receive() -> Any:
+        nonlocal given
+        if given:
+            return await after()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _refuse(send: Any, status: int, reason: str) -> None:
+    text = json.dumps({"error_code": "BAD_REQUEST", "message": reason}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(text)),
+        (b"connection", b"close"),
+    ]
+    if status == 503:
+        headers.append((b"retry-after", b"10"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
 
 
 def serve(
@@ -73,10 +206,11 @@ def serve(
         max_request_bytes: of a request's body.
         limits: overrides of `flows.serving.model.LIMITS`.
     """
+    os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "600")  # 60 s: a large network
     import mlflow
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
     model = mlflow.pyfunc.load_model(model_uri, model_config=dict(limits))
-    app = scoring_server.init(model)
-    uvicorn.run(RequestLimit(app, max_request_bytes), host=host, port=port, log_level="info")
+    gate = Gate(scoring_server.init(model), max_request_bytes)
+    uvicorn.run(gate, host=host, port=port, log_level="info", limit_concurrency=4 * WAITING)

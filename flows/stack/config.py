@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,9 +30,7 @@ class StackConfig:
         host: what the servers bind to (GHN_STACK_HOST, 127.0.0.1). Prefect and MLflow have no
             log-in of their own, so any other value belongs behind a proxy that has one.
         postgres_port, prefect_port, mlflow_port: GHN_STACK_{POSTGRES,PREFECT,MLFLOW}_PORT.
-        training_slots: GPUs of this machine that the pool `gpu` may use, and so trainings at once
-            (GHN_STACK_GPUS; by default as many as PyTorch sees, at least 1: without a GPU that pool
-            trains on the CPU).
+        gpus: of this machine that the pool `gpu` may use (GHN_STACK_GPUS); 0 stands for all.
         cpu_slots: flow runs at once in the pool `cpu` (GHN_STACK_CPU_RUNS, 2).
     """
 
@@ -42,10 +41,13 @@ class StackConfig:
     postgres_port: int = field(default_factory=lambda: _number("GHN_STACK_POSTGRES_PORT", 5433))
     prefect_port: int = field(default_factory=lambda: _number("GHN_STACK_PREFECT_PORT", 4200))
     mlflow_port: int = field(default_factory=lambda: _number("GHN_STACK_MLFLOW_PORT", 5000))
-    training_slots: int = field(
-        default_factory=lambda: _number("GHN_STACK_GPUS", 0) or max(1, len(visible()))
-    )
+    gpus: int = field(default_factory=lambda: _number("GHN_STACK_GPUS", 0))
     cpu_slots: int = field(default_factory=lambda: _number("GHN_STACK_CPU_RUNS", 2))
+
+    @cached_property
+    def training_slots(self) -> int:
+        """Trainings at once: a GPU each, or one on the CPU of a machine without."""
+        return self.gpus or max(1, len(visible()))  # asks PyTorch, which takes seconds to import
 
     @property
     def logs(self) -> Path:

@@ -37,15 +37,26 @@ _RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
 def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
-    """Writes data/images/<name>/<split>-<size>px.safetensors and a summary."""
-    config = images
-    source = source_digest(find_source(config.name, config.root))
+    """Writes data/images/<name>/<split>-<size>px.safetensors and a summary.
+
+    What is there already and of this source stays; without the source all of it must be.
+    """
+    config, seed = images, base.seed
+    fractions = config.val_fraction, config.test_fraction
     about: dict[str, Any] = {
         "name": config.name,
         "image_size": config.image_size,
-        "recipe": recipe(config.image_size, config.val_fraction, config.test_fraction, base.seed),
-        "source": source,
+        "recipe": recipe(config.image_size, *fractions, seed),
     }
+    directory = paths.images(config.name)
+    try:
+        about["source"] = source_digest(find_source(config.name, config.root))
+    except MissingImagesError:
+        if not (directory / SUMMARY_NAME).exists():
+            raise
+        for split in config.splits():
+            load_split(config, seed, split)
+        return
     for split in config.splits():
         decoded = load(
             config.name,
@@ -54,18 +65,19 @@ def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
             config.image_size,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
-            seed=base.seed,
+            seed=seed,
             cache=paths.IMAGES,
         )
-        about |= {
-            "classes": list(decoded.classes),
-            split: _measure(decoded),
-        }
+        about |= {"classes": list(decoded.classes), split: _measure(decoded)}
         stage.log_metrics({f"{split}_images": len(decoded)})
     if config.stream:
-        about["train"] = {"images": len(_stream(config, base.seed))}
-    with atomic_path(paths.images(config.name) / SUMMARY_NAME) as temporary:
+        about["train"] = {"images": len(_stream(config, seed))}
+    with atomic_path(directory / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
+    written = {split_file(config.name, split, config.image_size).name for split in config.splits()}
+    for path in directory.iterdir():
+        if path.is_file() and path.name not in written | {SUMMARY_NAME}:
+            path.unlink()  # of other parameters
 
 
 def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:

@@ -30,7 +30,7 @@ from flows.training.outcome import (
     CURVE_NAME,
     STEPS_NAME,
     SUMMARY_NAME,
-    forget_finished,
+    clean,
     publish,
     thinned,
 )
@@ -100,7 +100,7 @@ def run(
     output = paths.model(base.ghn)
     with only_one(output) if is_main else nullcontext():
         if is_main:
-            forget_finished(output / "checkpoints")
+            clean(output)
         _train(base, images, train, stage)
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import csv
 import json
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.deepnets.generation.workers import MapItems
+from datasets.deepnets.store.files import locked, remove_stale_temporaries, writing
 from datasets.deepnets.validation.config import ValidateConfig
 from datasets.deepnets.validation.report import ValidationReport, as_json
 from datasets.deepnets.validation.validate import validate_splits
@@ -56,12 +58,18 @@ def run(
 
 
 def _write(report: ValidationReport) -> None:
-    with atomic_path(paths.VALIDATION) as temporary:
-        temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
-    with (
-        atomic_path(paths.VALIDATION.with_suffix(".csv")) as temporary,
-        temporary.open("w", newline="") as file,
-    ):
+    table = paths.VALIDATION.with_suffix(".csv")
+    with locked(paths.VALIDATION.with_name(".validation.lock"), "another process validates"):
+        remove_stale_temporaries(paths.VALIDATION, table)
+        with writing(paths.VALIDATION), atomic_path(paths.VALIDATION) as temporary:
+            temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
+        with writing(table), atomic_path(table) as temporary:
+            _write_table(report, temporary)
+
+
+def _write_table(report: ValidationReport, path: Path) -> None:
+    """Writes a line per check."""
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["split", "check", "checked", "failed", "examples", "note"])
         for check in report.checks:

@@ -46,12 +46,17 @@ def publish(directory: Path, weights: Path, output: Path) -> None:
     with atomic_path(output / STEPS_NAME) as temporary:
         temporary.write_text(thinned(steps))
     directory.rename(directory.with_name(_FINISHED + directory.name))
-    forget_finished(directory.parent)
+    clean(output)
 
 
-def forget_finished(checkpoints: Path) -> None:
-    """Removes what is left of runs that were published."""
-    for finished in checkpoints.glob(f"{_FINISHED}*"):
+def clean(output: Path) -> None:
+    """Removes what killed trainings left: temporary files, and runs that were published.
+
+    Only for whoever has the lock of `output`.
+    """
+    for temporary in output.rglob(".tmp-*"):
+        temporary.unlink()
+    for finished in (output / "checkpoints").glob(f"{_FINISHED}*"):
         shutil.rmtree(finished)
 
 

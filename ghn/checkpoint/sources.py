@@ -106,16 +106,24 @@ def _from_hub(repository: str, file: str) -> Path:
 
 def _from_mlflow(uri: str) -> Path:
     try:
+        import mlflow
         from mlflow.artifacts import download_artifacts
-        from mlflow.exceptions import MlflowException
     except ImportError:
         raise MissingDependencyError(
             f"{uri} is in an MLflow registry, which needs mlflow: pip install"
             " ghn3-pipeline[pipeline]"
         ) from None
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes
+    store = mlflow.get_registry_uri() if uri.startswith("models:/") else mlflow.get_tracking_uri()
+    file = store.removeprefix("sqlite:///")
+    if file != store and not Path(file).exists():  # MLflow would make it
+        raise UnreachableError(
+            f"{uri}: there is no MLflow store here ({file}); set MLFLOW_TRACKING_URI, or go to the"
+            " directory that has it"
+        )
     try:
         return Path(download_artifacts(artifact_uri=uri))
-    except (MlflowException, OSError, ConnectionError) as error:
+    except Exception as error:  # of MLflow, its data base, a driver, the network
         raise UnreachableError(
             f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says"
             " where the registry is"

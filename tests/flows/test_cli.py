@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_run_says_what_continues_and_where_the_report_is(tmp_path: Path) -> None
     result = ghn("run", "works", cwd=tmp_path, MLFLOW_TRACKING_URI=store)
     assert result.returncode == 0, result.stderr
     assert f"report  {tmp_path / 'reports' / 'index.html'}\n" in result.stdout
+
+
+def test_run_finds_a_wrong_variant_before_any_stage_starts(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub(r"variant: \S+", "variant: ghn4", text))
+    (tmp_path / "dvc.yaml").write_text("stages:\n  first:\n    cmd: touch ran\n")
+    result = ghn("run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "ghn4" in result.stderr
+    assert "ghn3-t" in result.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_version() -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from datasets.images import ImageTensors
+from flows.networks.build import gmacs
 from flows.networks.score import score
-from flows.networks.targets import gmacs
 from flows.settings.evaluate import EvaluateConfig
 from flows.stages.evaluate import Evaluate, summarise
 

@@ -139,20 +139,29 @@ def test_workers_end_when_the_consumer_stops_early():
     assert alive == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_a_killed_parent(how, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent_and_without_a_word(how, tmp_path):
     script = (
         "import os, time, pathlib\nfrom flows.compute.fanout import FanOut, fan_out\ndef"
         f" work(x):\n    pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n   "
         " time.sleep(600)\nlist(fan_out(work, range(2), FanOut(workers=2)))\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        # a suite in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     workers = [psutil.Process(int(mark.name)) for mark in tmp_path.iterdir()]
     assert len(workers) == 2
-    parent.send_signal(how)
-    parent.wait(30)
+    os.killpg(parent.pid, how)  # as a terminal does
+    _, said = parent.communicate(timeout=30)
     _, alive = psutil.wait_procs(workers, timeout=15)
     assert alive == []
+    assert "leaked" not in said
+    assert said.count("Traceback") == (how == signal.SIGINT)  # the parent's own

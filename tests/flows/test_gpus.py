@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.compute import gpus
+from flows.compute import gpus, ranks
 from flows.compute.fanout import FanOut, fan_out
 from ghn.errors import ConfigError
 
@@ -125,6 +125,25 @@ def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(
     processes: int, found: int, expected: int
 ) -> None:
     assert gpus.ranks(processes, 8, found) == expected
+
+
+def test_a_training_on_a_machine_with_one_gpu_is_one_rank_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: ["3"])
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
+    monkeypatch.setattr(ranks, "run_ranks", lambda count, *command: 100 + count)
+    monkeypatch.delenv(gpus.VARIABLE, raising=False)
+    seen: list[str] = []
+
+    def alone() -> None:
+        with ExitStack() as locks:
+            seen.append(f"{os.environ[gpus.VARIABLE]} {gpus._lock(tmp_path / '3', locks)}")
+
+    assert ranks.run_training(2, 8, "auto", alone, "module") == 0
+    assert seen == ["3 False"]
+    assert gpus.VARIABLE not in os.environ
+    assert ranks.run_training(2, 8, "cpu", alone, "module") == 102
 
 
 def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:

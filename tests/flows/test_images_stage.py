@@ -72,6 +72,33 @@ def test_equal_sources_give_equal_bytes(root, tmp_path, monkeypatch) -> None:
     assert outputs() == first
 
 
+def test_a_run_without_changes_decodes_nothing_and_leaves_nothing_of_other_parameters(
+    root, monkeypatch
+) -> None:
+    """DVC keeps the outputs and runs the stage every time, to see whether the source changed."""
+    images.run(params(root, image_size=9), Metrics())
+    images.run(params(root), Metrics())
+    before = {path: path.read_bytes() for path in Path("data/images/pets").iterdir()}
+    assert len(before) == 4
+    monkeypatch.setattr("datasets.images.loading.decode_rows", lambda *_: pytest.fail("again"))
+    images.run(params(root), Metrics())
+    assert {path: path.read_bytes() for path in Path("data/images/pets").iterdir()} == before
+
+
+def test_without_the_source_the_stage_needs_its_outputs(root) -> None:
+    images.run(params(root), Metrics())
+    root.rename(root.with_name("elsewhere"))
+    images.run(params(root), Metrics())
+    with pytest.raises(DamagedFileError, match="other parameters"):
+        images.run(params(root, val_fraction=0.3), Metrics())
+    Path("data/images/pets/val-8px.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="run the images stage first"):
+        images.run(params(root), Metrics())
+    Path("data/images/pets/about.json").unlink()
+    with pytest.raises(ConfigError, match="no images named 'pets'"):
+        images.run(params(root), Metrics())
+
+
 def test_a_changed_source_is_never_answered_by_what_was_decoded(root) -> None:
     given = params(root)
     images.run(given, Metrics())

@@ -207,7 +207,6 @@ def rows_of(found: Evaluation) -> list[Row]:
             "split": SPLITS[index],
             "ghn": "ghn3",
             "seed": 1,
-            "revision": "r",
             "data_hash": "h",
             "error": None,
             "accuracy": float(found.correct[index].mean()),

@@ -109,6 +109,38 @@ def test_what_is_packaged(model_directory):
     }
 
 
+def test_artifacts_have_their_names_where_dvc_keeps_links_into_its_cache(tmp_path):
+    from ghn import from_pretrained
+
+    cache = tmp_path / "cache" / "files" / "md5" / "dd"
+    config = GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_channels=8)
+    save_checkpoint(GHN(config), cache / "00f90c86")
+    (cache / "11aa").write_bytes(b"rows")
+    weights, rows = tmp_path / "ghn.safetensors", tmp_path / "evaluation.parquet"
+    weights.symlink_to(cache / "00f90c86")
+    rows.symlink_to(cache / "11aa")
+    model = package(weights, tmp_path / "models" / "model", rows)
+    kept = {path.name: path for path in (model / "artifacts").iterdir()}
+    assert kept.keys() == {"ghn.safetensors", "evaluation.parquet"}
+    assert not any(path.is_symlink() for path in kept.values())
+    assert kept["evaluation.parquet"].read_bytes() == b"rows"
+    assert from_pretrained(model).config == config
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["model"]
+
+
+def test_numbers_that_are_not_whole_are_refused(model_directory):
+    import mlflow
+    import pandas as pd
+
+    loaded = mlflow.pyfunc.load_model(str(model_directory))
+    for classes in (1.5, 0, -3):
+        rows = pd.DataFrame(
+            {"architecture": ["squeezenet1_1"], "classes": [classes], "image_size": [32]}
+        )
+        with pytest.raises(mlflow.MlflowException):
+            loaded.predict(rows)
+
+
 def test_load_model_predicts_what_the_library_predicts(model_directory):
     import mlflow
     import pandas as pd
@@ -220,9 +252,36 @@ def test_over_http(server):
         (table(*[("squeezenet1_1", 10, 32)] * 17), 400, "17 networks in a request; at most 16"),
         (table(("x" * 30_000, 10, 32)), 413, "at most 20000 bytes"),
         (b"not json", 400, "JSON"),
+        (b"[" * 9_000 + b"]" * 9_000, 400, "recursion limit"),
+        (table(("squeezenet1_1", 1.5, 32)), 400, "rows.0.classes"),  # type: ignore[arg-type]
     ],
 )
 def test_refusals_have_a_status_and_a_reason(server, body, status, reason):
     got, text = ask(server[0], body)
     assert got == status
     assert reason in json.loads(text)["message"]
+
+
+@pytest.mark.server
+def test_fifty_at_once_beside_clients_that_are_slow(server):
+    import socket
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import urlsplit
+
+    url, _ = server
+    body = table((json.dumps({"layers": LAYERS}), 10, 32))
+    slow = []
+    for _ in range(20):  # each has sent half of a request
+        connection = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port))
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: 1000\r\n\r\n{"
+        )
+        slow.append(connection)
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: ask(url, body), range(50)))
+    assert [status for status, _ in answers] == [200] * 50
+    hashes = {json.loads(text)["predictions"][0]["sha256"] for _, text in answers}
+    assert len(hashes) == 1
+    for connection in slow:
+        connection.close()

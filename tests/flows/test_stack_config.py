@@ -13,7 +13,7 @@ from ghn.errors import ConfigError
 
 def test_any_password_survives_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GHN_STACK_PASSWORD", "p@ss/w:rd?#% ü")
-    config = StackConfig(directory=tmp_path, training_slots=1)
+    config = StackConfig(directory=tmp_path)
     url = make_url(config.database("mlflow", "psycopg2"))
     assert url.password == "p@ss/w:rd?#% ü"
     assert (url.host, url.port, url.database) == ("127.0.0.1", 5433, "mlflow")

@@ -256,6 +256,7 @@ def test_a_kill_while_publishing_loses_nothing(
             train.run(params, run)
     output = paths.model(params.base.ghn)
     before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    (output / "checkpoints" / ".tmp-1-killed").touch()
     with stage_run("train", {}, connect_after_seconds=1e9) as run:
         train.run(params, run)
     after = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}

@@ -3,7 +3,7 @@
 Shards wait in `.<split>.shards/<fingerprint>/` next to the split's files until all are there; then
 they are written into the two files of the split in order and removed. A run that was killed finds
 the shards that are complete and makes the missing ones; the fingerprint of everything a shard
-depends on keeps those of other settings apart.
+depends on keeps those of other settings, and of other versions of this code, apart.
 
 Shards are drawn independently, so small networks come up in several of them (5 in 100 of a million
 architectures). A split has each once: it is the first `size` different architectures of shards 0,
@@ -12,14 +12,10 @@ architectures). A split has each once: it is the first `size` different architec
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,14 +25,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datasets.deepnets.generation.config import GenerateConfig
+from datasets.deepnets.generation.fingerprint import code_digest, fingerprint
 from datasets.deepnets.generation.shard import Shard, generate_shard, hexadecimal
 from datasets.deepnets.generation.workers import MapItems, OnThisMachine, settle
 from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
-from datasets.deepnets.store.files import paths_of, writing
-from datasets.deepnets.store.header import FORMAT_VERSION, Header
+from datasets.deepnets.store.files import (
+    files_of,
+    locked,
+    paths_of,
+    remove_stale_temporaries,
+    writing,
+)
+from datasets.deepnets.store.header import Header
 from datasets.deepnets.store.writer import Block, write_split
-from ghn.errors import DamagedFileError, GHNError, InvalidGraphError
+from ghn.errors import DamagedFileError, InvalidGraphError
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def generate_split(
     all_rules = config.rules()
     rules = rules_of(split, all_rules)
     with _locked(directory, split):
+        remove_stale_temporaries(*files_of(directory, split))
         forbidden = disjoint_hashes(
             directory, rules.disjoint_from, all_rules, seed, config.shard_size
         )
@@ -87,12 +91,10 @@ def generate_split(
             shard_size=config.shard_size, n_graphs=rules.size,
             width_factor=rules.width_factor, width_factor_large=rules.width_factor_large,
         )  # fmt: skip
-        fingerprint = _fingerprint(header, forbidden)
-        if (existing := _existing(directory, split)) is not None and _fingerprint(
-            existing.header, forbidden
-        ) == (fingerprint):
+        wanted, existing = fingerprint(header, forbidden), _existing(directory, split)
+        if existing is not None and fingerprint(existing.header, forbidden) == wanted:
             return Generated(existing, 0)
-        shards = directory / f".{split}.shards" / fingerprint
+        shards = directory / f".{split}.shards" / f"{wanted}-{code_digest()}"
         make = partial(_make, shards, rules, seed, config.shard_size, frozenset(forbidden))
         made = 0
 
@@ -255,39 +257,8 @@ def _existing(directory: Path, split: str) -> Split | None:
         return None  # to be made again
 
 
-def _fingerprint(header: Header, forbidden: Iterable[str]) -> str:
-    """Of everything that the shards depend on."""
-    fields = {
-        "version": FORMAT_VERSION,
-        "split": header.split,
-        "origin": header.origin,
-        "seed": header.seed,
-        "rules": header.rules,
-        "shard_size": header.shard_size,
-        "forbidden": sorted(forbidden),
-    }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _locked(directory: Path, split: str) -> Iterator[None]:
-    """Keeps a second writer of the same split out; the lock goes with its process, however that
-    ends.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f".{split}.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except BlockingIOError:
-            held = False
-        if not held:  # or the writer that held it has just removed it
-            raise GHNError(
-                f"{path}: another process is writing split {split!r} in {directory}; wait for it or"
-                " stop it"
-            )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _locked(directory: Path, split: str) -> AbstractContextManager[None]:
+    """Keeps a second writer of the same split out."""
+    return locked(
+        directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
+    )

@@ -77,11 +77,12 @@ class Split(StoredSplit):
         if self.header.origin == "generated":
             return graphs
         return [
-            _as_published(self, index, graph) for index, graph in zip(indices, graphs, strict=True)
+            _published_graph(self, index, graph)
+            for index, graph in zip(indices, graphs, strict=True)
         ]
 
 
-def _as_published(split: StoredSplit, index: int, built: Graph) -> Graph:
+def _published_graph(split: StoredSplit, index: int, built: Graph) -> Graph:
     """The stored graph of an imported architecture, its shapes taken from the graph that its
     arguments build.
 

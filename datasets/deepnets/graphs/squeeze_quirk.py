@@ -7,6 +7,11 @@ otherwise the product is left out, so that whatever reads it is joined to both o
 that stand in for a missing state are products too and fall under the same rule once the network has
 any cse. Released hypernetworks were trained on such graphs, so we walk in the same order.
 
+This is the one place in `datasets` for what only the reference's code explains. What else differs
+from the plain network is part of the published data and stands where it is defined: sums that are
+left out (`templates.Inputs`), the stem's ReLU in place (`networks.network`), and the flaws of the
+published files (`published.repair`).
+
 The walk needs no network: each operation contributes a fixed string of letters, one per visited
 node: R for a ReLU, M
 for a mean, C for a parameter of the classifier, o for anything else. What it meets within a cell

@@ -50,11 +50,6 @@ class ArchitectureTable:
     def __len__(self) -> int:
         return len(self.n_cells)
 
-    @property
-    def max_steps(self) -> int:
-        """S."""
-        return int(self.operation.shape[2]) // 2
-
     def select(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> ArchitectureTable:
         """Some of the rows."""
         return ArchitectureTable(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

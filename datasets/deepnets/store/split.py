@@ -1,13 +1,16 @@
-"""A split on disk: `<split>.h5` (architectures and graphs) and `<split>.parquet` (metadata).
+"""A split on disk: `<split>.h5` (architectures and graphs), `<split>.parquet` (metadata) and
+`<split>.digest.json`, which vouches for the latter (`digest`).
 
 The HDF5 file has a few long, chunked, compressed arrays:
 
-    architecture    (G, K) uint8    11 + 4S bytes per architecture, see `table` n_nodes         (G,)
-    uint16 n_edges         (G,)   uint16 primitive       (N,)   uint8    of all graphs' nodes, one
-    graph after another in_degree       (N,)   uint8 back            (E,)   uint16   target minus
-    source of each edge, sorted by target checksum        (G,)   uint32   CRC-32 per graph, so that
-    damage has an address cell, name      (N,)            imported splits only: where the published
-    file says a node belongs
+    architecture    (G, K) uint8    11 + 4S bytes per architecture, see `table`
+    n_nodes         (G,) uint16
+    n_edges         (G,) uint16
+    primitive       (N,) uint8      of all graphs' nodes, one graph after another
+    in_degree       (N,) uint8
+    back            (E,) uint16     target minus source of each edge, sorted by target
+    checksum        (G,) uint32     CRC-32 per graph, so that damage has an address
+    cell, name      (N,)            imported splits: where the published file says a node belongs
 
 Distances are not stored (`Graph.distance` rebuilds them), nor are names and shapes, which depend on
 the width. Opening a split reads the architectures (27 bytes each in train) and nothing else, and
@@ -19,7 +22,9 @@ that they say the same, and imported splits, whose graphs are as published.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,7 @@ from numpy.typing import NDArray
 
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.table import ArchitectureTable, decode_row
+from datasets.deepnets.store.digest import verify
 from datasets.deepnets.store.files import reading
 from datasets.deepnets.store.header import HEADER_KEY, parse_header
 from datasets.deepnets.store.metadata import ROW_GROUP
@@ -59,22 +65,24 @@ class StoredSplit:
                 json.loads(attributes.get("param_names", "[]"))
             )
             self._code: NDArray[np.uint8] = file["architecture"][:]
+        self.content = content
+        verify(parquet_path, content)
         with reading(parquet_path), pq.ParquetFile(parquet_path) as parquet:
-            notes = {**(parquet.metadata.metadata or {}), **(parquet.schema_arrow.metadata or {})}
+            raw = {**(parquet.metadata.metadata or {}), **(parquet.schema_arrow.metadata or {})}
+            notes = {key.decode(): value.decode() for key, value in raw.items()}
             rows = parquet.metadata.num_rows
-        if notes.get(HEADER_KEY.encode()) is None:
-            raise UnsupportedFormatError(
-                f"{parquet_path}: not the metadata of a split of DeepNets-1M (no header)"
-            )
-        parse_header(parquet_path, notes[HEADER_KEY.encode()].decode())
-        same = notes[HEADER_KEY.encode()].decode() == text and notes[b"content"].decode() == content
+            if HEADER_KEY not in notes:
+                raise UnsupportedFormatError(
+                    f"{parquet_path}: not the metadata of a split of DeepNets-1M (no header)"
+                )
+            self.h5_sha256 = notes["h5_sha256"]
+            same = notes[HEADER_KEY] == text and notes["content"] == content
+        parse_header(parquet_path, notes[HEADER_KEY])
         if not same or not rows == len(self._code) == self.header.n_graphs:
             raise DamagedFileError(
                 f"{h5_path} ({len(self._code)} architectures) and {parquet_path} ({rows}) do not"
                 " belong together; generate the split again"
             )
-        self.content = content
-        self.h5_sha256: str = notes[b"h5_sha256"].decode()
 
     @property
     def name(self) -> str:
@@ -91,9 +99,13 @@ class StoredSplit:
         return (self[i] for i in range(len(self)))
 
     def _checked(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has architectures 0..{len(self) - 1}, not {index}")
-        return index
+        """The index, counted from the end if it is negative."""
+        try:
+            return range(len(self))[operator.index(index)]
+        except IndexError:
+            raise IndexError(
+                f"{self.name} has architectures 0..{len(self) - 1}, not {index}"
+            ) from None
 
     def identifier(self, index: int) -> str:
         """The architecture's id, as in `deepnets1m/test/3`."""
@@ -125,24 +137,18 @@ class StoredSplit:
         """The Parquet table, or some of its columns.
 
         Raises:
-            DamagedFileError: a page fails its checksum.
+            DamagedFileError: the file is damaged.
         """
-        with (
-            reading(self.parquet_path),
-            pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
-        ):
+        with self._parquet() as file:
             return file.read(columns=columns)
 
     def metadata_rows(self, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
         """Some rows of the Parquet table; only the row groups that hold them are read.
 
         Raises:
-            DamagedFileError: a page fails its checksum.
+            DamagedFileError: the file is damaged.
         """
-        with (
-            reading(self.parquet_path),
-            pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
-        ):
+        with self._parquet() as file:
             groups = range(begin // ROW_GROUP, -(-end // ROW_GROUP))
             rows = file.read_row_groups(list(groups), columns=columns)
             return rows.slice(begin - groups.start * ROW_GROUP, end - begin)
@@ -175,7 +181,8 @@ class StoredSplit:
         Raises:
             DamagedFileError: the graph does not have its checksum.
         """
-        block = self.stored(self._checked(index), index + 1)
+        index = self._checked(index)
+        block = self.stored(index, index + 1)
         if block.graphs.checksums(block.code)[0] != block.checksums[0]:
             raise DamagedFileError(
                 f"{self.h5_path}: graph {index} is damaged (wrong checksum); generate it again"
@@ -185,6 +192,16 @@ class StoredSplit:
             unpack_edges(block.graphs.in_degree, block.graphs.back),
             block,
         )
+
+    @contextmanager
+    def _parquet(self) -> Iterator[pq.ParquetFile]:
+        """The Parquet file, verified since it last changed."""
+        verify(self.parquet_path, self.content)
+        with (
+            reading(self.parquet_path),
+            pq.ParquetFile(self.parquet_path, page_checksum_verification=True) as file,
+        ):
+            yield file
 
     @cached_property
     def _offsets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

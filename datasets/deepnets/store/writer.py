@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datasets.deepnets.store.files import paths_of, writing
+from datasets.deepnets.store.digest import Digest
+from datasets.deepnets.store.files import digest_path, paths_of, writing
 from datasets.deepnets.store.header import HEADER_KEY, Header
 from datasets.deepnets.store.metadata import ROW_GROUP, SCHEMA, metadata
 from datasets.deepnets.store.pack import GraphPack
@@ -39,7 +40,7 @@ class Block:
 def write_split(
     directory: Path, header: Header, blocks: Iterable[Block], param_names: tuple[str, ...] = ()
 ) -> tuple[Path, Path]:
-    """Writes both files of a split; each is whole or untouched.
+    """Writes the files of a split; each is whole or untouched.
 
     Args:
         directory: where to.
@@ -56,6 +57,7 @@ def write_split(
         writing(h5_path),
         atomic_path(h5_path) as h5_temporary,
         atomic_path(parquet_path) as parquet_temporary,
+        atomic_path(digest_path(directory, header.split)) as digest_temporary,
     ):
         digest = hashlib.sha256()
         with (
@@ -89,6 +91,9 @@ def write_split(
             writer.add_key_value_metadata(
                 {HEADER_KEY: text, "content": digest.hexdigest(), "h5_sha256": sha256(h5_temporary)}
             )
+        Digest(content=digest.hexdigest(), parquet_sha256=sha256(parquet_temporary)).write(
+            digest_temporary
+        )
     return h5_path, parquet_path
 
 

@@ -18,7 +18,9 @@ class ValidateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    splits: tuple[str, ...] | None = Field(default=None, description="null: all that are there")
+    splits: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="null: all that are there"
+    )
     sample: int = Field(
         default=1000, ge=1, description="graphs per split whose degree and path are measured"
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
+from datasets.deepnets.generation.fingerprint import code_digest
 from datasets.deepnets.generation.generate import _first_occurrences, _locked, disjoint_hashes
 from datasets.deepnets.generation.shard import generate_shard, hexadecimal
 from datasets.deepnets.generation.workers import OnThisMachine
@@ -33,6 +34,9 @@ generate_split(directory, "mine", GenerateConfig(**fields))
 MINE = GenerateConfig(
     shard_size=25, splits={"mine": {"size": 200, "n_cells": [4, 8], "deep_from": [6, 6]}}
 )
+
+
+FILES = ["mine.digest.json", "mine.h5", "mine.parquet"]
 
 
 def run(directory: Path, config: GenerateConfig = MINE, **options) -> subprocess.Popen:
@@ -79,7 +83,7 @@ def test_killed_runs_resume_at_the_first_missing_shard(tmp_path, uninterrupted):
         assert len(list(tmp_path.glob(".mine.shards/*/0*.npz"))) >= before >= 0
     assert kills >= 3
     assert contents(tmp_path) == contents(uninterrupted)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.h5", "mine.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_finished_split_is_left_alone_and_other_settings_replace_it(tmp_path):
@@ -135,6 +139,50 @@ def test_a_space_with_too_few_architectures_is_an_error():
         InvalidGraphError, match="hardly more than 64 different architectures of 200"
     ):
         _first_occurrences(hashes_of, 200, 20)
+
+
+def test_what_killed_runs_left_behind_is_removed(tmp_path):
+    config = GenerateConfig(splits={"mine": {"size": 20}, "mine2": {"size": 20}})
+    stale = [tmp_path / f".tmp-77-0123abcd-mine.{end}" for end in ("h5", "parquet", "digest.json")]
+    others = tmp_path / ".tmp-77-0123abcd-mine2.h5"
+    for path in (*stale, others):
+        path.write_text("half")
+    generate_split(tmp_path, "mine", config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, *FILES]
+
+
+def test_shards_of_another_version_of_the_code_are_not_taken(tmp_path, monkeypatch):
+    """A run is interrupted after a shard, and goes on with the same or with other code."""
+
+    def interrupted(function, items):
+        yield function(next(iter(items)))
+        raise InterruptedError
+
+    def runs(version: str) -> None:
+        monkeypatch.setattr("datasets.deepnets.generation.generate.code_digest", lambda: version)
+
+    whole = generate_split(tmp_path, "mine", MINE).made
+    for version, made in (("old", whole - 1), ("new", whole)):
+        runs("old")
+        with pytest.raises(InterruptedError):
+            generate_split(tmp_path / version, "mine", MINE, map_shards=interrupted)
+        runs(version)
+        assert generate_split(tmp_path / version, "mine", MINE).made == made
+
+
+def test_the_digest_of_the_code_is_of_names_and_content_wherever_it_lies(tmp_path):
+    def tree(name: str, files: dict[str, str]) -> tuple[Path, ...]:
+        for file, text in files.items():
+            path = tmp_path / name / "space" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return (tmp_path / name / "space",)
+
+    first = code_digest(tree("a", {"x.py": "1", "y.py": "2"}))
+    assert code_digest(tree("b", {"x.py": "1", "y.py": "2"})) == first
+    for name, files in {"c": {"x.py": "1", "y.py": "3"}, "d": {"x.py": "1", "z.py": "2"}}.items():
+        assert code_digest(tree(name, files)) != first
+    assert code_digest() == code_digest.__wrapped__()
 
 
 def test_second_writer_is_refused_by_name(tmp_path):

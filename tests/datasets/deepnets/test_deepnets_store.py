@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -15,7 +17,7 @@ import pytest
 from datasets.deepnets import open_split
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.table import ArchitectureTable
-from datasets.deepnets.store.files import paths_of
+from datasets.deepnets.store.files import digest_path, paths_of
 from datasets.deepnets.validation.config import ValidateConfig
 from datasets.deepnets.validation.validate import validate_splits
 from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
@@ -38,8 +40,20 @@ def test_split_gives_architectures_graphs_and_ids(store):
     assert graph.name == "deepnets1m/test/3"
     assert graph.param_shape(graph.n_nodes - 1) == (7,)
     assert graph.n_nodes == split.n_nodes[3]
-    with pytest.raises(IndexError, match=r"0\.\.39, not 40"):
-        split[40]
+
+
+def test_indices_are_those_of_a_sequence(store):
+    split = open_split(store, "test")
+    assert split[-1] == split[39]
+    assert split.identifier(-40) == "deepnets1m/test/0"
+    assert split.graph(-2).name == "deepnets1m/test/38"
+    assert (split.stored_edges(-1)[1] == split.stored_edges(39)[1]).all()
+    assert split[np.int64(3)] == split[3]
+    for index in (40, -41):
+        with pytest.raises(IndexError, match=rf"0\.\.39, not {index}"):
+            split[index]
+    with pytest.raises(TypeError):
+        split[1.0]
 
 
 def test_stored_arrays_are_the_rebuilt_graph(store):
@@ -157,6 +171,45 @@ def test_flipped_bits_do_not_pass(copy, which):
             assert which == 1
             assert open_split(copy, "test").metadata().equals(rows), position
     assert caught >= 9
+
+
+def test_no_flipped_bit_of_the_metadata_passes(copy, store):
+    """The footer included, which no checksum of the format covers."""
+    shutil.copy(digest_path(store, "test"), copy)
+    path = paths_of(copy, "test")[1]
+    sound = path.read_bytes()
+    split = open_split(copy, "test")
+    for position in [*range(0, len(sound), len(sound) // 40), *range(len(sound) - 60, len(sound))]:
+        damaged = bytearray(sound)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=re.escape(str(path))):
+            open_split(copy, "test")
+        with pytest.raises(DamagedFileError, match=re.escape(str(path))):
+            split.metadata(["hash"])
+    path.write_bytes(sound)
+    assert open_split(copy, "test").metadata().equals(split.metadata())
+
+
+def test_a_digest_of_another_split_is_a_leftover_and_a_broken_one_is_named(copy, store):
+    digest = digest_path(copy, "test")
+    shutil.copy(digest_path(store, "val"), digest)
+    assert len(open_split(copy, "test")) == 40
+    digest.write_text("{")
+    with pytest.raises(DamagedFileError, match=re.escape(str(digest))):
+        open_split(copy, "test")
+
+
+def test_footers_without_a_digest_are_named_or_the_same(copy):
+    """Splits of earlier versions: nothing that the libraries raise comes out."""
+    path = paths_of(copy, "test")[1]
+    sound = path.read_bytes()
+    for position in range(len(sound) - 1500, len(sound), 7):
+        damaged = bytearray(sound)
+        damaged[position] ^= 128
+        path.write_bytes(damaged)
+        with suppress(DamagedFileError, UnsupportedFormatError):
+            open_split(copy, "test").metadata()
 
 
 def test_damaged_graph_is_named(copy):

@@ -164,8 +164,13 @@ def test_duplicates_beyond_what_is_tolerated_fail(store, tmp_path):
 
 
 def test_validating_nothing_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="holds no split"):
-        validate_splits(tmp_path)
+    for directory in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match="holds no split"):
+            validate_splits(directory)
+    with pytest.raises(ValueError, match="at least 1 item"):
+        ValidateConfig(splits=())
+    with pytest.raises(ConfigError, match=r"test\.h5 does not exist"):
+        validate_splits(tmp_path, ValidateConfig(splits=("test",)))
 
 
 def test_left_out_products_count_in_the_mean_number_of_nodes(store):

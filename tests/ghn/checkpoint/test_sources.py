@@ -116,6 +116,21 @@ def test_an_mlflow_registry(weights: Path, tmp_path: Path, monkeypatch: pytest.M
         from_pretrained("models:/hypernetwork@challenger")
 
 
+def test_an_mlflow_registry_that_is_absent_or_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    store = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    mlflow.set_tracking_uri(f"sqlite:///{store}")
+    with pytest.raises(UnreachableError, match=r"no MLflow store here .*mlflow\.db"):
+        from_pretrained("models:/hypernetwork@champion")
+    assert not store.exists()
+    store.write_text("no data base" * 1000)
+    with pytest.raises(UnreachableError, match="not a database"):
+        from_pretrained("models:/hypernetwork@champion")
+
+
 def test_importing_ghn_imports_no_torch() -> None:
     code = (
         "import sys, ghn; assert 'torch' not in sys.modules and 'numpy' not in sys.modules;"

@@ -15,6 +15,7 @@ from train_setting import Batch, make_batch, make_ghn, meta_batches
 
 from datasets.images import ImageTensors
 from ghn.errors import ConfigError
+from ghn.files import sha256
 from ghn.train import Callback, Phase, TrainConfig, Training, meta_batch_losses, train
 from ghn.train.memory import out_of_memory
 
@@ -144,6 +145,21 @@ def test_one_flipped_byte_of_a_checkpoint_is_noticed(digits: ImageTensors, tmp_p
         assert [row["loss"] for row in _rows(tmp_path)] == [row["loss"] for row in expected]
         assert len(watcher.messages) == 1
         assert "step-00000006" in watcher.messages[0]
+
+
+def test_other_ranks_go_on_with_a_run_and_say_so(digits: ImageTensors, tmp_path: Path) -> None:
+    train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
+    stem = tmp_path / "checkpoints" / "step-00000006"
+    state = torch.load(stem.with_suffix(".state"), weights_only=True)
+    state["counters"]["world"] = 4.0
+    torch.save(state, stem.with_suffix(".state"))
+    files = (stem.with_suffix(".safetensors"), stem.with_suffix(".state"))
+    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    stem.with_suffix(".sha256").write_text(lines)
+    watcher = _Warnings()
+    train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path, callbacks=[watcher])
+    assert len(watcher.messages) == 1
+    assert watcher.messages[0].startswith("1 ranks go on with what 4 began")
 
 
 def test_a_sigterm_after_a_ctrl_c_waits_for_the_step(digits: ImageTensors, tmp_path: Path) -> None:
