@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
 
     keep_head: bool
     frozen: Frozen
+    strict: bool
     example_inputs: Any
 
 
@@ -88,6 +89,19 @@ class GHN(nn.Module):
             for last in (self.tensors.block, self.tensors.classes, self.vectors.out):
                 last.weight /= 5.0
                 last.bias.zero_()
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set that it was trained on."""
+        return self.config.num_classes
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it was trained on: as its metadata has it, or else 32
+        or 224, which its decoder tells.
+        """
+        size = self.metadata.get("image_size")
+        return size if isinstance(size, int) else self.config.image_size
 
     @property
     def heads(self) -> int:
@@ -221,13 +235,14 @@ class GHN(nn.Module):
         graph: Graph | None = None,
         *,
         keep_head: bool = False,
+        strict: bool = False,
         example_inputs: Any = None,
     ) -> StateDict:
         """The predicted parameters of `model`, which is left alone: see
         `ghn.predict.predict_state_dict`.
         """
         return predict_state_dict(
-            self, model, graph, keep_head=keep_head, example_inputs=example_inputs
+            self, model, graph, keep_head=keep_head, strict=strict, example_inputs=example_inputs
         )
 
     @overload
@@ -255,7 +270,7 @@ class GHN(nn.Module):
         `self.reports` then says, for each network, what was not predicted and why. Options and
         errors are those of `ghn.predict.predict_in_place`.
         """
-        models = [model] if isinstance(model, nn.Module) else model
+        models: Any = model if isinstance(model, (list, tuple)) else [model]
         graphs = [graph] if isinstance(graph, Graph) else graph
         self.reports = predict_in_place(self, models, graphs, **options)
         return model
