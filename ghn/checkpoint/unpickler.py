@@ -94,9 +94,14 @@ def plain(value: Any) -> Any:
 def _torch_load(file: Path | BinaryIO) -> Any:
     """`torch.load` of weights, with the few types that training scripts put beside them."""
     scalar: Any = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")]
+    array: Any = np.zeros(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OV"]
+    # NumPy 1 and 2 have the functions in modules of other names.
+    old = [(f, f"numpy.core.multiarray.{f.__name__}") for f in (scalar, array)]
+    new = [(f, f"numpy._core.multiarray.{f.__name__}") for f in (scalar, array)]
+    known: list[Any] = [argparse.Namespace, np.dtype, np.ndarray, *dtypes, *old, *new]
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, np.dtype, scalar, *dtypes]):
+        with torch.serialization.safe_globals(known):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch names what it refused in the middle of a page of advice on how to load it all the
@@ -230,7 +235,36 @@ class _ArrayHeader:
         return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-_ARRAY_TYPE = "an array"  # stands for numpy.ndarray, which joblib's note mentions
+_ARRAY_TYPE = "an array"  # stands for numpy.ndarray, which notes of arrays mention
+
+
+class _Array:
+    """An array of which the type, the shape and the bytes follow as its state."""
+
+    def built(self, state: Any) -> np.ndarray:
+        """The array of a state (version, shape, type, column order, bytes)."""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise UntrustedPickleError(_refusal("an array with an odd state"))
+        _, shape, dtype, by_column, data = state
+        if isinstance(data, str):  # bytes of protocol 2
+            data = data.encode("latin1")
+        return _frombuffer(data, dtype, shape, "F" if by_column else "C")
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    simple = isinstance(dtype, np.dtype) and not dtype.hasobject and not dtype.fields
+    if not simple or not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
+        raise UntrustedPickleError(_refusal("an array of objects"))
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise DamagedFileError(f"an array of shape {shape} is cut short")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _reconstruct(kind: Any, *_: Any) -> _Array:
+    if kind != _ARRAY_TYPE:
+        raise UntrustedPickleError(_refusal("an array of a kind of its own"))
+    return _Array()
+
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -241,10 +275,15 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _Callable(_rebuild_parameter),
     ("torch.storage", "_load_from_bytes"): _Callable(_storage),
     ("_codecs", "encode"): _Callable(_encode),
+    ("__builtin__", "bytes"): _Callable(lambda: b""),  # how protocol 2 writes them
     ("numpy", "dtype"): _Callable(_dtype),
     ("numpy", "ndarray"): _ARRAY_TYPE,
     ("numpy.core.multiarray", "scalar"): _Callable(_scalar),
     ("numpy._core.multiarray", "scalar"): _Callable(_scalar),
+    ("numpy.core.multiarray", "_reconstruct"): _Callable(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): _Callable(_reconstruct),
+    ("numpy.core.numeric", "_frombuffer"): _Callable(_frombuffer),
+    ("numpy._core.numeric", "_frombuffer"): _Callable(_frombuffer),
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _ArrayHeader,
 }
 
@@ -288,6 +327,9 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         if isinstance(target, _ArrayHeader) and isinstance(state, dict):
             target.state = state
             self.stack[-1] = target.read(self._stream)
+        elif isinstance(target, _Array):
+            self.stack[-1] = target.built(state)
+            self._memo_again(target, self.stack[-1])
         elif isinstance(target, argparse.Namespace) and isinstance(state, dict):
             vars(target).update({str(key): value for key, value in state.items()})
         elif isinstance(target, np.dtype):
@@ -299,9 +341,16 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             ):
                 raise UntrustedPickleError(_refusal("an array type with an odd state"))
             self.stack[-1] = target.newbyteorder(state[1])
+            self._memo_again(target, self.stack[-1])
         elif not isinstance(
             target, OrderedDict
         ):  # that of a state dict, `_metadata`, is not needed
             raise UntrustedPickleError(_refusal(f"an alteration of a {type(target).__name__}"))
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def _memo_again(self, old: Any, new: Any) -> None:
+        """Has later references to what was built find it, not its note."""
+        for key, value in self.memo.items():
+            if value is old:
+                self.memo[key] = new
