@@ -67,16 +67,12 @@ class GHN(nn.Module):
 
     @classmethod
     def empty(cls, config: GHNConfig) -> GHN:
-        """A hypernetwork whose parameters are on the meta device, for `load_state_dict(...,
-        assign=True)`.
-        """
+        """One with parameters on the meta device, for `load_state_dict(..., assign=True)`."""
         with without_values():
             return cls(config)
 
     def _initialize_ghn3(self) -> None:
-        """Embeddings of norm 1 and small last layers, which keep the first steps of large
-        hypernetworks finite.
-        """
+        """Embeddings of norm 1 and small last layers, for finite first steps of large ones."""
         if self.device.type == "meta":
             return  # `empty`
         for module in self.modules():
@@ -238,9 +234,7 @@ class GHN(nn.Module):
         strict: bool = False,
         example_inputs: Any = None,
     ) -> StateDict:
-        """The predicted parameters of `model`, which is left alone: see
-        `ghn.predict.predict_state_dict`.
-        """
+        """The predicted parameters of `model`, left alone: `ghn.predict.predict_state_dict`."""
         return predict_state_dict(
             self, model, graph, keep_head=keep_head, strict=strict, example_inputs=example_inputs
         )
@@ -292,9 +286,7 @@ class GHN(nn.Module):
     ) -> Sequence[nn.Module]: ...
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """`forward` of a batch of graphs, hooks included; `initialize` of one network or of
-        several.
-        """
+        """`forward` of a batch of graphs, hooks included; `initialize` of one or more networks."""
         if isinstance(model, GraphBatch):
             return super().__call__(model, *args, **kwargs)
         return self.initialize(model, *args, **kwargs)

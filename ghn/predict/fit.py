@@ -46,17 +46,9 @@ def _classes(ghn: Hypernetwork, graph: Graph) -> str:
 def _images(ghn: Hypernetwork, model: nn.Module, traced: Traced | None) -> str:
     known = ghn.image_size
     size = own_image_size(model) or (traced.image_size if traced else None)
-    if size is None:
+    if size is None or (size <= SMALL_IMAGE) == (known <= SMALL_IMAGE):
         return ""
-    if (size <= SMALL_IMAGE) != (known <= SMALL_IMAGE):
-        return f"it takes images of {size} pixels, the hypernetwork was trained on {known} pixels"
-    if traced and traced.map_side == 1 and size <= SMALL_IMAGE:
-        return (
-            f"its feature maps shrink to one pixel on images of {size} pixels: it is made for"
-            " larger ones, the hypernetwork was trained on small ones"
-            f" (ghn.architectures.build(..., image_size={known}) has a stem for them)"
-        )
-    return ""
+    return f"it takes images of {size} pixels, the hypernetwork was trained on {known} pixels"
 
 
 def norms_with_statistics(model: nn.Module) -> list[_NormBase]:

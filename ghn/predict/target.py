@@ -15,7 +15,8 @@ from ghn.predict.fit import misfits, norms_with_statistics
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
-from ghn.tracing.run import follow, unwrap
+from ghn.tracing.network import unwrap
+from ghn.tracing.run import follow
 
 TOLERANCE = 0.01
 """Relative difference of a computed weight from its prediction that is worth a note."""

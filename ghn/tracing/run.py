@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import ghn.errors
 from ghn.errors import TraceError
 from ghn.graph.graph import Graph
 from ghn.tracing import quirks
-from ghn.tracing.inputs import default_inputs
+from ghn.tracing.inputs import default_inputs, own_image_size
 from ghn.tracing.nest import map_tensors, tensors_of
+from ghn.tracing.network import Network
 from ghn.tracing.node_rules import NODE_RULES
 from ghn.tracing.recorder import Recorder
 from ghn.tracing.reduce import ancestors, reduce, with_linear_head
@@ -70,12 +70,10 @@ class Traced:
     Attributes:
         graph: of the network.
         image_size: shorter side of the images that the network was run on; None for other inputs.
-        map_side: shorter side of the last feature map that was pooled globally; None for none.
     """
 
     graph: Graph
     image_size: int | None
-    map_side: int | None
 
 
 def follow(
@@ -85,12 +83,13 @@ def follow(
     image_size: int | None = None,
 ) -> Traced:
     """`trace`, with what else is to be known of the forward pass."""
-    network = _Network(model)
+    network = Network(model)
     network.refuse_opaque()
     given = example_inputs is not None
     candidates = [example_inputs] if given else default_inputs(network.inner, image_size)
     network.snapshot = Snapshot(model, [*network.params.values(), *network.buffers])
-    inputs, recorder, outputs = _first_that_fits(network, candidates)
+    sized = given or own_image_size(network.inner) is not None
+    inputs, recorder, outputs = _first_that_fits(network, candidates, sized)
     if missed := network.params.keys() - recorder.touched:
         with contextlib.suppress(TraceError, _PassError):
             training = _record(network, inputs, training=True)
@@ -105,10 +104,10 @@ def follow(
         graph = quirks.adapt_graph(graph)
     images = [tensor for tensor in tensors_of(inputs) if tensor.dim() == 4]
     side = min(images[0].shape[-2:]) if images else None
-    return Traced(with_linear_head(graph), side, recorder.map_side)
+    return Traced(with_linear_head(graph), side)
 
 
-def _check_seen(network: _Network, recorder: Recorder, outputs: list[int]) -> None:
+def _check_seen(network: Network, recorder: Recorder, outputs: list[int]) -> None:
     """Refuses a pass of which a part that the outputs depend on was not seen."""
     unseen = "(torch.vmap, functions of torch.jit and compiled extensions hide theirs)"
     needed = ancestors(recorder.operations, outputs)
@@ -125,85 +124,18 @@ def _check_seen(network: _Network, recorder: Recorder, outputs: list[int]) -> No
         )
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def shape_propagation(model: nn.Module, *inputs: Tensor) -> Any:
     """The outputs of `model` on meta tensors, as meta tensors, without computing anything."""
-    network = _Network(model)
+    network = Network(model)
     with torch.no_grad(), Recorder(network.params, network.buffers, {}):
         return model(*inputs)
-
-
-class _Network:
-    """A module and what a trace asks of it again and again.
-
-    Attributes:
-        inner: the module without wrappers; the one that runs.
-        name: of its class.
-        modules: all of them, the wrappers too.
-        params: by name; a shared one once, under its first name.
-        buffers: all of them.
-        snapshot: of the model, once it is followed.
-    """
-
-    snapshot: Snapshot
-
-    def __init__(self, model: nn.Module):
-        self.inner = unwrap(model)
-        self.name = type(self.inner).__name__
-        named = list(model.named_modules())
-        self.modules = [module for _, module in named]
-        self.buffers = [
-            buffer
-            for module in self.modules
-            for buffer in module._buffers.values()
-            if buffer is not None
-        ]
-        self.params: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for prefix, module in named:
-            for name, param in module._parameters.items():
-                if param is not None and id(param) not in seen:
-                    seen.add(id(param))
-                    self.params[f"{prefix}.{name}" if prefix else name] = param
-
-    @property
-    def on_meta(self) -> bool:
-        """Whether parameters have no values to run the network with."""
-        return any(param.is_meta for param in self.params.values())
-
-    def refuse_opaque(self) -> None:
-        """Refuses modules whose operations cannot be seen, and parameters without a shape.
-
-        Raises:
-            TraceError: names the module or the parameter.
-        """
-        for name, module in self.inner.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                where = f"{name} is" if name else "this is"
-                raise TraceError(
-                    f"{self.name}: {where} a ScriptModule, which hides its operations; trace the"
-                    " module that it was compiled from"
-                )
-        for name, param in self.params.items():
-            if isinstance(param, nn.parameter.UninitializedParameter):
-                raise TraceError(f"{self.name}.{name} has no shape yet; run the network once first")
 
 
 _Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
 
 
-_LIBRARIES = tuple(str(Path(str(module.__file__)).parent) for module in (torch, ghn.errors))
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Where code is that is not the network's."""
 
 
@@ -219,18 +151,31 @@ def _arguments(inputs: Any) -> _Inputs:
 
 
 def _first_that_fits(
-    network: _Network, candidates: list[Any]
+    network: Network, candidates: list[Any], sized: bool
 ) -> tuple[_Inputs, Recorder, list[int]]:
-    """Records the eval-mode pass on the first of `candidates` that the network takes."""
+    """Records the eval-mode pass on the first of `candidates` that the network takes.
+
+    Feature maps of a single pixel hide what their operations are (a gate is as large as what it
+    gates): then larger images are tried, unless the size is known (`sized`).
+    """
     reasons: list[str] = []
     tried: list[str] = []
+    shrunk: tuple[_Inputs, Recorder, list[int]] | None = None
     for candidate in candidates:
         inputs = _arguments(candidate)
+        if shrunk and candidate.numel() <= tensors_of(shrunk[0])[0].numel():
+            continue
         try:
-            return inputs, *_record(network, inputs, training=False)
+            found = inputs, *_record(network, inputs, training=False)
         except _PassError as error:
             reasons.append(str(error))
             tried.append(", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs)))
+            continue
+        if sized or found[1].map_side != 1:
+            return found
+        shrunk = shrunk or found
+    if shrunk:
+        return shrunk
     others = f"; nor does it take {', '.join(tried[1:])}" if tried[1:] else ""
     advice = "pass example_inputs that its forward takes"
     if network.on_meta:
@@ -240,7 +185,7 @@ def _first_that_fits(
     )
 
 
-def _record(network: _Network, inputs: _Inputs, training: bool) -> tuple[Recorder, list[int]]:
+def _record(network: Network, inputs: _Inputs, training: bool) -> tuple[Recorder, list[int]]:
     """Runs the network under a recorder: on meta tensors, or, if its control flow needs values, for
     real.
     """
@@ -270,7 +215,7 @@ def _reason(error: Exception) -> str:
 
 
 def _run(
-    network: _Network, inputs: _Inputs, training: bool, symbolic: bool
+    network: Network, inputs: _Inputs, training: bool, symbolic: bool
 ) -> tuple[Recorder, list[int]]:
     """One forward pass; the network is put back as it was, however it ends."""
     device = next((p.device for p in network.params.values() if not p.is_meta), torch.device("cpu"))

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_said_or_refused(caplog: pytest.LogCaptureFixture) 
     (report,) = hypernetwork.reports
     classes, images, statistics = report.warnings
     assert "1,000 classes, the hypernetwork was trained for 10" in classes
-    assert "shrink to one pixel on images of 32 pixels" in images
+    assert "it takes images of 224 pixels, the hypernetwork was trained on 32 pixels" in images
     assert "statistics of 1 norms are those of the old parameters" in statistics
     assert all(warning in caplog.text for warning in report.warnings)
     assert all(f"warning: {warning}" in str(report) for warning in report.warnings)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import ghn
@@ -102,3 +103,10 @@ def test_a_misfit_is_one_message() -> None:
     assert "test_trace_inputs.py:" in message
     assert "nor does it take (2, 3, 32, 32)" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "alexnet"])
+def test_a_small_image_that_hides_operations_is_not_taken(name: str) -> None:
+    model = torchvision.models.get_model(name).to("meta")
+    expected = trace(model, torch.zeros(2, 3, 224, 224))
+    assert trace(model, image_size=32).to_json_dict() == expected.to_json_dict()
