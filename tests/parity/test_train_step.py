@@ -44,7 +44,7 @@ class _ReferenceRows:
         self.ghn = ghn
         self.prediction: Prediction | None = None
 
-    def decode(self, batch: GraphBatch) -> Prediction:
+    def __call__(self, batch: GraphBatch) -> Prediction:
         self.prediction = decode_as_reference(self.ghn, batch)
         return self.prediction
 
