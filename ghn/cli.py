@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ghn.errors import GHNError
+from ghn.errors import ConfigError, GHNError
 
 COMMAND_GROUP = "ghn.commands"
 _DISTRIBUTION = "ghn3-pipeline"
@@ -119,6 +119,9 @@ def init(
             help="Side of the images; by default what the hypernetwork was trained on.",
         ),
     ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the parameters that are not predicted.")
+    ] = 0,
 ) -> None:
     """Predict the parameters of an architecture and write them as a state dict.
 
@@ -128,8 +131,9 @@ def init(
     from ghn.initialize import save_initialized
 
     out = out or Path(f"{name.replace('/', '-')}.safetensors")
-    summary = save_initialized(name, source, out, num_classes=classes, image_size=image_size)
-    typer.echo(summary)
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: the directory {out.parent} does not exist; make it first")
+    typer.echo(save_initialized(name, source, out, classes, image_size, seed))
 
 
 @app.command("list")

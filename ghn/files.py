@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ghn.errors import DamagedFileError
+from ghn.errors import ConfigError, DamagedFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,37 +25,47 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any exception, `KeyboardInterrupt` included, the temporary file is removed and `path` is left
     as it was. The temporary name keeps the suffixes of `path` (writers that look at them behave)
     and is unique, so two writers at once leave one whole file. A new file gets the permissions that
-    `open` would give it, whatever the writer asked for.
+    `open` would give it, whatever the writer asked for. A link is replaced, not what it leads to,
+    which may be the cache of a data store.
 
     Raises:
+        ConfigError: `path` is a directory, a device or a pipe, which renaming would replace.
         OSError: as the writer or the file system raises it (for example a full disk).
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no regular file and would be replaced by one; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
     try:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        temporary.chmod(permissions)
         with temporary.open("rb+") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """The permissions that new files of this process lack; there is no way to read it but to set
-    it.
-    """
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(tensors: Mapping[str, Tensor], note: str) -> str:
+    """The SHA-256 of named tensors (on the CPU, contiguous) and of a text, in hexadecimal."""
+    import torch
+
+    digest = hashlib.sha256(note.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

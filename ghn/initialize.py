@@ -11,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ghn.errors import UnsupportedFormatError
-from ghn.files import atomic_path, read_safetensors, sort_metadata
+from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
+from ghn.files import atomic_path, content_digest, read_safetensors, sort_metadata
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ghn.graph import Graph
 
-DEFAULT_IMAGE_SIZE = 224
-SMALL_DECODER = 11
-"""Side of the decoded kernels of hypernetworks that were trained on 32-pixel images (16 for
-ImageNet).
-"""
+_DIGEST = "digest"
+_MADE = {"architecture", "num_classes", "image_size", "ghn"}
+"""What the metadata of a file says about the network in it."""
 
 
 def save_initialized(
@@ -32,34 +30,43 @@ def save_initialized(
     out: str | Path,
     num_classes: int | None = None,
     image_size: int | None = None,
+    seed: int = 0,
 ) -> str:
     """Writes the state dict of architecture `name`, its parameters predicted, as safetensors.
+
+    Equal arguments give equal bytes, and the random state stays as it is.
 
     Args:
         name: of the architecture (`ghn.architectures.available`).
         source: of the hypernetwork, as `ghn.from_pretrained` takes it; None for the one in the
             package.
-        out: the file.
+        out: the file, whose name ends in .safetensors.
         num_classes: by default those that the hypernetwork was trained on.
-        image_size: side in pixels; by default 32 for a hypernetwork of small images, else 224.
+        image_size: side in pixels; by default what the hypernetwork was trained on.
+        seed: of the values of parameters that are not predicted.
 
     Returns:
         what was done, for the user.
 
     Raises:
         UnknownArchitectureError: no such architecture.
+        ConfigError: `out` is no name for such a file.
         GHNError: the hypernetwork cannot be found or read.
     """
+    import torch
     from safetensors.torch import save_file
 
     from ghn.architectures import build
     from ghn.checkpoint import from_pretrained
 
+    _check_name(Path(out))
     hypernetwork = from_pretrained(source)
     config = hypernetwork.config
     classes = num_classes or config.num_classes
-    size = image_size or (32 if config.decoder_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE)
-    model = build(name, num_classes=classes, image_size=size)
+    size = image_size or hypernetwork.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(name, num_classes=classes, image_size=size)
     started = time.perf_counter()
     hypernetwork(model)
     seconds = time.perf_counter() - started
@@ -70,6 +77,7 @@ def save_initialized(
         "image_size": str(size),
         "ghn": source or "default",
     }
+    metadata[_DIGEST] = content_digest(state, json.dumps(metadata, sort_keys=True))
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata=metadata)
         sort_metadata(temporary)
@@ -83,6 +91,13 @@ def save_initialized(
     )
 
 
+def _check_name(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise ConfigError(
+            f"{out}: `ghn init` writes safetensors; call the file {out.with_suffix('.safetensors')}"
+        )
+
+
 def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
     """The network that `save_initialized` (`ghn init`) has written, built and with its parameters.
 
@@ -91,7 +106,7 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
     safetensors file cannot carry.
 
     Raises:
-        DamagedFileError: the file is cut or no safetensors file.
+        DamagedFileError: the file is cut, no safetensors file, or not what was written.
         UnsupportedFormatError: it is one, but not from `save_initialized`.
         FileNotFoundError: there is no such file.
     """
@@ -100,10 +115,14 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; `ghn init NAME --out {path}` writes it")
     tensors, made = read_safetensors(path)
-    if missing := {"architecture", "num_classes", "image_size"} - made.keys():
+    if missing := _MADE - {"ghn"} - made.keys():
         raise UnsupportedFormatError(
             f"{path} was not written by `ghn init`: it does not name its {sorted(missing)}"
         )
+    digest = made.pop(_DIGEST, None)  # older files have none
+    said = json.dumps(made, sort_keys=True)
+    if made.keys() > _MADE or (digest and content_digest(tensors, said) != digest):
+        raise DamagedFileError(f"{path} is damaged: its content is not what `ghn init` wrote")
     model = build(made["architecture"], int(made["num_classes"]), int(made["image_size"]))
     state = OrderedDict(tensors)
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]

@@ -57,13 +57,12 @@ def package(
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     from ghn import from_pretrained
-    from ghn.initialize import DEFAULT_IMAGE_SIZE, SMALL_DECODER
 
     directory = Path(directory)
     if directory.exists():
         raise ConfigError(f"{directory} exists; choose another directory for the model")
-    config = from_pretrained(weights).config
-    image_size = 32 if config.decoder_kernel <= SMALL_DECODER else DEFAULT_IMAGE_SIZE
+    hypernetwork = from_pretrained(weights)
+    config, image_size = hypernetwork.config, hypernetwork.image_size
     signature = ModelSignature(
         inputs=Schema(
             [

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,10 +21,11 @@ from ghn.checkpoint.names import (
     infer_config,
     is_released,
     to_released,
+    without_wrappers,
 )
 from ghn.checkpoint.unpickler import load_untrusted
 from ghn.errors import DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path, read_safetensors
+from ghn.files import atomic_path, content_digest, read_safetensors
 from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
 
@@ -40,13 +43,20 @@ def save_checkpoint(
     """Writes a hypernetwork as safetensors, its configuration and `metadata` (JSON types) in the
     header.
 
-    The file is whole or absent, and the same for the same weights and metadata.
+    The file is whole or absent, and the same for the same weights and metadata. The header has a
+    digest of all that is in it, by which `load_checkpoint` tells a damaged file.
 
     Raises:
         OSError: the file cannot be written.
     """
-    header = {"version": _VERSION, "config": ghn.config.to_dict(), "metadata": dict(metadata or {})}
+    content = {
+        "version": _VERSION,
+        "config": ghn.config.to_dict(),
+        "metadata": dict(metadata or {}),
+    }
+    header: dict[str, Any] = json.loads(json.dumps(content))  # as it is read again
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
+    header["digest"] = content_digest(state, json.dumps(header, sort_keys=True))
     with atomic_path(path) as temporary:
         # One key only: safetensors writes several in an order that changes from run to run.
         save_file(state, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
@@ -71,8 +81,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
     It is in evaluation mode, on the CPU; `metadata` holds what the file says about it.
 
     Raises:
-        DamagedFileError: the file does not exist, is truncated, or its tensors do not fit its
-            configuration.
+        DamagedFileError: the file does not exist, is truncated, its tensors do not fit its
+            configuration, or its content is not what was written.
         UnsupportedFormatError: it is no hypernetwork, or one of a newer version of the format.
         UntrustedPickleError: a pickle asks for more than tensors and containers.
     """
@@ -88,11 +98,25 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
 
 
 def _weights_in(directory: Path) -> Path:
-    found = sorted(directory.rglob(WEIGHTS_FILE)) or sorted(directory.rglob("*.safetensors"))
+    """The weights of a training run or of a model of an MLflow registry, which also holds code."""
+    found = [
+        path
+        for path in sorted(directory.rglob(WEIGHTS_FILE))
+        if not _is_aside(path.relative_to(directory))
+    ]
+    if not found:
+        places = (directory, directory / "artifacts")
+        files = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+        found = [path for path in files if path.is_file() and _is_safetensors(path)]
     if len(found) != 1:
         problem = f"{len(found)} safetensors files" if found else f"no {WEIGHTS_FILE}"
         raise UnsupportedFormatError(f"{directory} holds {problem}; name the file")
     return found[0]
+
+
+def _is_aside(path: Path) -> bool:
+    """Whether a path in a directory is that of code or hidden."""
+    return path.parts[0] == "code" or any(part.startswith(".") for part in path.parts)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -105,6 +129,8 @@ def _is_safetensors(path: Path) -> bool:
 def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
     state, header = read_safetensors(path)
     if _HEADER not in header:
+        if header.keys() - {"format"} and not is_released(state):
+            raise DamagedFileError(f"{path}: its header has no entry {_HEADER!r}")
         return None, state, {}
     try:
         ours = json.loads(header[_HEADER])
@@ -113,12 +139,26 @@ def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], 
         raise DamagedFileError(
             f"{path}: its header has no readable configuration ({error!r})"
         ) from error
-    if version > _VERSION:
+    if not isinstance(version, int) or version > _VERSION:
         raise UnsupportedFormatError(
             f"{path} has version {version} of the format; this program reads up to {_VERSION}:"
             " upgrade it"
         )
+    _verify(path, state, ours)
     return GHNConfig.from_dict(config), state, metadata
+
+
+def _verify(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Compares the content with the digest in its header; older files have none."""
+    if unknown := sorted(header.keys() - {"version", "config", "metadata", "digest"}):
+        raise DamagedFileError(f"{path}: its header has the unknown entry {unknown[0]!r}")
+    if (digest := header.pop("digest", None)) is None:
+        return
+    if content_digest(state, json.dumps(header, sort_keys=True)) != digest:
+        raise DamagedFileError(
+            f"{path} is damaged: its content is not what was written; restore it (`dvc checkout`)"
+            " or make it again"
+        )
 
 
 def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
@@ -127,7 +167,13 @@ def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[
         raise UnsupportedFormatError(f"{path} holds a {type(content).__name__}, not a state dict")
     state = content.get("state_dict", content)
     config = content.get("config") if "state_dict" in content else None
-    tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if not isinstance(state, dict):
+        raise UnsupportedFormatError(f"{path} holds no state dict of tensors")
+    tensors = {
+        str(name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in state.items()
+        if isinstance(value, (Tensor, np.ndarray))
+    }
     if not tensors or len(tensors) != len(state):
         raise UnsupportedFormatError(f"{path} holds no state dict of tensors")
     metadata = {key: content[key] for key in ("epoch", "step") if isinstance(content.get(key), int)}
@@ -141,6 +187,7 @@ def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[
 
 
 def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {without_wrappers(name): tensor for name, tensor in state.items()}
     return from_released(state) if is_released(state) else state
 
 

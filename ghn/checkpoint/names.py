@@ -5,7 +5,7 @@ Foreign names appear in this file only. Quirks of released files that are undone
 - the three structural embeddings of GHN-3 sit at top level in some files, inside the first layer in
   others;
 - the decoder's linear layers are 1 x 1 convolutions (4-D weights) in files written by ppuda;
-- a `module.` prefix, left by data-parallel training.
+- prefixes `module.` and `_orig_mod.`, left by data-parallel training and `torch.compile`.
 """
 
 from __future__ import annotations
@@ -81,6 +81,11 @@ def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
     return None
 
 
+def without_wrappers(name: str) -> str:
+    """A name without the prefixes that `DistributedDataParallel` and `torch.compile` leave."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", name)
+
+
 def is_released(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has the released names."""
     return any(name.endswith("shape_enc.embed_channel.weight") for name in state)
@@ -94,7 +99,7 @@ def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     ours: dict[str, Tensor] = {}
     for released, tensor in state.items():
-        name = _rename(released.removeprefix("module."), _FROM_RELEASED)
+        name = _rename(without_wrappers(released), _FROM_RELEASED)
         if name is None:
             raise UnsupportedFormatError(
                 f"no part of a hypernetwork is called {released!r}; is this a GHN checkpoint?"

@@ -56,6 +56,23 @@ class Graph:
         """The shape of the parameter of `node` without padding; empty where it has none."""
         return tuple(int(size) for size in self.shape[node] if size)
 
+    @property
+    def head(self) -> tuple[int, ...]:
+        """The nodes of the last layer, whose output channels are classes.
+
+        That is a weight of two or more dimensions which is the last node, or the last but one
+        before its bias. Empty where a network ends otherwise.
+        """
+        n = self.n_nodes
+        if n > 1 and self.primitive[n - 1] == Primitive.bias and self._is_matrix(n - 2):
+            return (n - 2, n - 1)
+        return (n - 1,) if self._is_matrix(n - 1) else ()
+
+    def _is_matrix(self, node: int) -> bool:
+        sizes = self.shape[node].tolist()
+        named = bool(self.param[node]) and self.primitive[node] == Primitive.conv
+        return named and sizes[1] > 0 and max(sizes[2:]) <= 1
+
     @cached_property
     def distance(self) -> NDArray[np.uint8]:
         """(N, N) uint8: entry (i, j) is the length of the shortest path from i to j, 0 if there is

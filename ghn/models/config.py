@@ -18,6 +18,12 @@ MessagePassing = Literal["transformer", "gated", "mlp"]
 EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
 
+SMALL_IMAGES, LARGE_IMAGES = 32, 224  # pixels
+SMALL_DECODER = 11
+"""Side of the decoded kernels of hypernetworks that were trained on 32-pixel images (16 for
+ImageNet).
+"""
+
 
 class GHNConfig(BaseModel):
     """Architecture of a hypernetwork; the defaults are GHN-3-T for ImageNet."""
@@ -136,6 +142,11 @@ class GHNConfig(BaseModel):
             ConfigError: a key is unknown or a value not allowed.
         """
         return cls(**values)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that a decoder of this size is for."""
+        return SMALL_IMAGES if self.decoder_kernel <= SMALL_DECODER else LARGE_IMAGES
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON types."""

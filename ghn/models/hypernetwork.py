@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
 
     keep_head: bool
     frozen: Frozen
+    strict: bool
     example_inputs: Any
 
 
@@ -66,16 +67,12 @@ class GHN(nn.Module):
 
     @classmethod
     def empty(cls, config: GHNConfig) -> GHN:
-        """A hypernetwork whose parameters are on the meta device, for `load_state_dict(...,
-        assign=True)`.
-        """
+        """One with parameters on the meta device, for `load_state_dict(..., assign=True)`."""
         with without_values():
             return cls(config)
 
     def _initialize_ghn3(self) -> None:
-        """Embeddings of norm 1 and small last layers, which keep the first steps of large
-        hypernetworks finite.
-        """
+        """Embeddings of norm 1 and small last layers, for finite first steps of large ones."""
         if self.device.type == "meta":
             return  # `empty`
         for module in self.modules():
@@ -88,6 +85,19 @@ class GHN(nn.Module):
             for last in (self.tensors.block, self.tensors.classes, self.vectors.out):
                 last.weight /= 5.0
                 last.bias.zero_()
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set that it was trained on."""
+        return self.config.num_classes
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it was trained on: as its metadata has it, or else 32
+        or 224, which its decoder tells.
+        """
+        size = self.metadata.get("image_size")
+        return size if isinstance(size, int) else self.config.image_size
 
     @property
     def heads(self) -> int:
@@ -221,13 +231,12 @@ class GHN(nn.Module):
         graph: Graph | None = None,
         *,
         keep_head: bool = False,
+        strict: bool = False,
         example_inputs: Any = None,
     ) -> StateDict:
-        """The predicted parameters of `model`, which is left alone: see
-        `ghn.predict.predict_state_dict`.
-        """
+        """The predicted parameters of `model`, left alone: `ghn.predict.predict_state_dict`."""
         return predict_state_dict(
-            self, model, graph, keep_head=keep_head, example_inputs=example_inputs
+            self, model, graph, keep_head=keep_head, strict=strict, example_inputs=example_inputs
         )
 
     @overload
@@ -255,7 +264,7 @@ class GHN(nn.Module):
         `self.reports` then says, for each network, what was not predicted and why. Options and
         errors are those of `ghn.predict.predict_in_place`.
         """
-        models = [model] if isinstance(model, nn.Module) else model
+        models: Any = model if isinstance(model, (list, tuple)) else [model]
         graphs = [graph] if isinstance(graph, Graph) else graph
         self.reports = predict_in_place(self, models, graphs, **options)
         return model
@@ -277,9 +286,7 @@ class GHN(nn.Module):
     ) -> Sequence[nn.Module]: ...
 
     def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """`forward` of a batch of graphs, hooks included; `initialize` of one network or of
-        several.
-        """
+        """`forward` of a batch of graphs, hooks included; `initialize` of one or more networks."""
         if isinstance(model, GraphBatch):
             return super().__call__(model, *args, **kwargs)
         return self.initialize(model, *args, **kwargs)

@@ -46,7 +46,7 @@ def reestimate_batch_norm(
     `model.eval()` can be used.
 
     All else is in evaluation mode meanwhile; modes are restored. Averages start anew, whatever was
-    there before.
+    there before; if the batches end in an error, or there are none, the old statistics come back.
 
     Args:
         model: with predicted parameters.
@@ -66,7 +66,9 @@ def reestimate_batch_norm(
     device = next(itertools.chain(model.parameters(), model.buffers())).device
     modes = {module: module.training for module in model.modules()}
     momenta = [module.momentum for module in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
+    done = False
     try:
         model.eval()
         for module in norms:
@@ -77,11 +79,18 @@ def reestimate_batch_norm(
             inputs = batch if isinstance(batch, Tensor) else batch[0]
             model(inputs.to(device))
             used += 1
+        if not used:
+            raise ConfigError(
+                "batches is empty: running statistics need at least one batch of inputs"
+            )
+        done = True
     finally:
+        if not done:
+            for module, buffers in zip(norms, before, strict=True):
+                for name, buffer in buffers.items():
+                    module.get_buffer(name).copy_(buffer)
         for module, momentum in zip(norms, momenta, strict=True):
             module.momentum = momentum
         for any_module, mode in modes.items():
             any_module.training = mode
-    if not used:
-        raise ConfigError("batches is empty: running statistics need at least one batch of inputs")
     return used

@@ -6,24 +6,26 @@ Behaviour that users rely on (tested, and described in docs/hypernetworks.md):
   touched;
 - wrappers (`torch.compile`, `DataParallel`, DDP) are seen through;
 - frozen parameters (`requires_grad` off) are kept unless asked for;
+- weights that are computed (weight norm and other parametrizations) are predicted, not the
+  parameters behind them;
+- padding rows of embeddings, integers and complex numbers keep their values;
 - what the hypernetwork does not know keeps its values and is reported.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ghn.errors import ConfigError, InvalidGraphError
-from ghn.graph import Graph, Primitive
+from ghn.errors import ConfigError
+from ghn.graph import Graph
 from ghn.predict.protocol import Hypernetwork
-from ghn.predict.report import Kept, Report
-from ghn.tracing.run import trace, unwrap
+from ghn.predict.report import Report
+from ghn.predict.target import Target
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def predict_in_place(
     *,
     keep_head: bool = False,
     frozen: Frozen = "keep",
+    strict: bool = False,
     example_inputs: Any = None,
 ) -> list[Report]:
     """Predicts the parameters of `models` in place. The tensors of one network are never held
@@ -72,14 +75,16 @@ def predict_in_place(
         keep_head: whether the last layers keep their values (transfer to other classes).
         frozen: whether parameters with `requires_grad` off keep their values or are predicted like
             all others.
+        strict: whether to refuse a network that does not fit the hypernetwork (`Report.warnings`).
         example_inputs: for tracing (`ghn.trace`).
 
     Returns:
         A report for each model.
 
     Raises:
-        ConfigError: nothing can be written: parameters on the meta device, sharded or not yet
-            created, or all frozen.
+        ConfigError: nothing can be written: no network, parameters on the meta device, sharded,
+            expanded or not yet created, or all frozen; or `strict` refuses a network. Then nothing
+            has been written.
         InvalidGraphError: a graph does not belong to its model.
         TraceError: a model cannot be traced.
     """
@@ -87,13 +92,15 @@ def predict_in_place(
         raise ConfigError(f"frozen is {frozen!r}; use one of {', '.join(get_args(Frozen))}")
     targets = []
     for model, graph in zip(models, graphs or [None] * len(models), strict=True):
-        target = _Target.of(model, graph, example_inputs)
-        target.check_writable(frozen)
+        target = Target.of(ghn, model, graph, example_inputs, keep_head, strict)
+        target.check_writable(keep_frozen=frozen == "keep")
         targets.append(target)
     _run(ghn, targets, keep_head)
     reports = [target.report() for target in targets]
     for report in reports:
         logger.info("%s", report)
+        for warning in report.warnings:
+            logger.warning("%s: %s", report.network, warning)
     return reports
 
 
@@ -103,6 +110,7 @@ def predict_state_dict(
     graph: Graph | None = None,
     *,
     keep_head: bool = False,
+    strict: bool = False,
     example_inputs: Any = None,
 ) -> StateDict:
     """The predicted parameters of `model`, which is left alone and may be on the meta device.
@@ -112,10 +120,11 @@ def predict_state_dict(
     not predicted are the model's own, or zero on the meta device.
 
     Raises:
+        ConfigError: `model` is no network, or `strict` and it does not fit the hypernetwork.
         InvalidGraphError: the graph does not belong to the model.
         TraceError: the model cannot be traced.
     """
-    target = _Target.of(model, graph, example_inputs)
+    target = Target.of(ghn, model, graph, example_inputs, keep_head, strict)
     new: dict[int, Tensor] = {}
 
     def allocate(parameter: Tensor) -> Tensor:
@@ -132,138 +141,15 @@ def predict_state_dict(
     return state
 
 
-@dataclass
-class _Target:
-    """A network that is predicted: its parameters and what has become of them."""
-
-    model: nn.Module
-    graph: Graph
-    parameters: dict[str, Tensor]
-    skip: dict[str, str] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
-    allocate: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def network(self) -> str:
-        """The class of the network."""
-        return type(self.model).__name__
-
-    @classmethod
-    def of(cls, model: nn.Module, graph: Graph | None, example_inputs: Any) -> _Target:
-        model = unwrap(model)
-        parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        for name, parameter in parameters.items():
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ConfigError(
-                    f"{type(model).__name__}.{name} has no shape yet; run the network once first"
-                )
-        if graph is None:
-            graph = trace(model, example_inputs)
-        target = cls(model, graph, parameters)
-        target._check_graph()
-        return target
-
-    def _check_graph(self) -> None:
-        nodes = zip(
-            self.graph.param, self.graph.primitive.tolist(), self.graph.shape.tolist(), strict=True
-        )
-        for name, primitive, padded in nodes:
-            if not name:
-                continue
-            shape, parameter = tuple(size for size in padded if size), self.parameters.get(name)
-            if parameter is None:
-                problem = f"has no parameter {name!r}"
-            elif primitive != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
-                problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
-            else:
-                continue
-            raise InvalidGraphError(
-                f"the graph {self.graph.name or ''} does not belong to this {self.network}, which"
-                f" {problem}; leave the graph out to have it traced"
-            )
-
-    def check_writable(self, frozen: Frozen) -> None:
-        """Notes frozen parameters, and refuses what cannot be written."""
-        for name, parameter in self.parameters.items():
-            if parameter.is_meta:
-                raise ConfigError(
-                    f"{self.network}.{name} is on the meta device; call model.to_empty(device=...),"
-                    " or use predict()"
-                )
-            if hasattr(parameter, "full_tensor"):
-                raise ConfigError(
-                    f"{self.network}.{name} is sharded; predict before the network is sharded"
-                )
-            if not parameter.requires_grad and frozen == "keep":
-                self.skip[name] = "frozen (requires_grad is off)"
-        if self.parameters and len(self.skip) == len(self.parameters):
-            raise ConfigError(
-                f'all parameters of this {self.network} are frozen; pass frozen="predict" to'
-                " predict them all the same"
-            )
-
-    def tensor(self, name: str) -> Tensor | None:
-        """The tensor to write the prediction of parameter `name` to, or None."""
-        parameter = self.parameters.get(name)
-        if parameter is None or name in self.skip:  # a norm without bias
-            return None
-        return parameter.detach() if self.allocate is None else self.allocate(parameter)
-
-    def wrote(self, name: str, tensor: Tensor, part: Tensor) -> None:
-        """Notes that `part` of `tensor` was predicted, and completes tensors that are new."""
-        self.written[name] = part.numel()
-        if self.allocate is not None and part.numel() < tensor.numel():
-            rest = tensor.shape[-2] - part.shape[-2]
-            old = self.parameters[name].detach().narrow(-2, 0, rest)
-            tensor.narrow(-2, 0, rest).copy_(
-                torch.zeros_like(old, device=tensor.device) if old.is_meta else old
-            )
-
-    def report(self) -> Report:
-        kept, predicted, seen = [], [], set()
-        n_predicted = n_parameters = 0
-        written = {id(self.parameters[name]): entries for name, entries in self.written.items()}
-        for name, parameter in self.parameters.items():
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            entries = written.get(id(parameter), 0)
-            n_predicted += entries
-            n_parameters += parameter.numel()
-            if entries:
-                predicted.append(name)
-            if entries < parameter.numel():
-                reason = (
-                    "rows beyond a square grid of positions, such as a class token"
-                    if entries
-                    else self._reason(name)
-                )
-                kept.append(Kept(name, tuple(parameter.shape), parameter.numel() - entries, reason))
-        return Report(self.network, tuple(predicted), n_predicted, tuple(kept), n_parameters)
-
-    def _reason(self, name: str) -> str:
-        return self.skip.get(name) or (
-            "no node in the graph: not part of the forward pass, or not a primitive (in a"
-            f" {self._owner(name)})"
-        )
-
-    def _owner(self, name: str) -> str:
-        return type(self.model.get_submodule(name.rpartition(".")[0])).__name__
-
-
-def _sizes(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
-
-
-def _run(ghn: Hypernetwork, targets: Sequence[_Target], keep_head: bool) -> None:
+def _run(ghn: Hypernetwork, targets: Sequence[Target], keep_head: bool) -> None:
     """Predicts all targets, as many together as memory allows."""
     for chunk in _chunks(targets, ghn.heads):
 
-        def target(graph: int, name: str, chunk: Sequence[_Target] = chunk) -> Tensor | None:
+        def target(graph: int, name: str, chunk: Sequence[Target] = chunk) -> Tensor | None:
             return chunk[graph].tensor(name)
 
         def written(
-            graph: int, name: str, tensor: Tensor, part: Tensor, chunk: Sequence[_Target] = chunk
+            graph: int, name: str, tensor: Tensor, part: Tensor, chunk: Sequence[Target] = chunk
         ) -> None:
             chunk[graph].wrote(name, tensor, part)
 
@@ -273,10 +159,12 @@ def _run(ghn: Hypernetwork, targets: Sequence[_Target], keep_head: bool) -> None
         )
         for item in skipped:
             chunk[item.graph].skip.setdefault(item.name, item.reason)
+        for done in chunk:
+            done.finish()
 
 
-def _chunks(targets: Sequence[_Target], heads: int) -> Iterator[Sequence[_Target]]:
-    chunk: list[_Target] = []
+def _chunks(targets: Sequence[Target], heads: int) -> Iterator[Sequence[Target]]:
+    chunk: list[Target] = []
     for target in targets:
         n = max(item.graph.n_nodes for item in [*chunk, target])
         nodes = (len(chunk) + 1) * n

@@ -41,6 +41,14 @@ class Hypernetwork(Protocol):
         """Where it is."""
 
     @property
+    def num_classes(self) -> int:
+        """Classes of the data set that it was trained on."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it was trained on, in pixels."""
+
+    @property
     def heads(self) -> int:
         """Attention heads, of which each holds a logit for every pair of nodes."""
 

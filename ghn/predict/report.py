@@ -33,6 +33,8 @@ class Report:
         n_predicted: how many numbers were predicted.
         kept: what keeps its values.
         n_parameters: how many numbers the network has.
+        warnings: what of the network does not fit the hypernetwork.
+        notes: what else is to be known before the network is used.
     """
 
     network: str
@@ -40,6 +42,8 @@ class Report:
     n_predicted: int
     kept: tuple[Kept, ...]
     n_parameters: int
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -59,4 +63,6 @@ class Report:
                 f"  kept {sum(k.entries for k in same):,} numbers in {count} tensors: {reason}"
                 f" ({names})"
             )
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ghn.tracing.nest import tensors_of
+
 
 @dataclass(slots=True)
 class Operation:
@@ -39,26 +41,65 @@ class DataFlow:
     Attributes:
         operations: in the order of the pass; operation 0 is the input.
         touched: names of the parameters that the pass used, whether or not they make a node.
+        hidden: operations that stand for something that was not seen, and what met its result.
+        map_side: shorter side of the last feature map that was pooled globally; None for none.
     """
 
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.operations = [Operation("input", [])]
         self.touched: set[str] = set()
+        self.hidden: dict[int, str] = {}
+        self.map_side: int | None = None
         self._params = {id(param): (name, tuple(param.shape)) for name, param in params.items()}
         self._shapes = dict(self._params.values())
         self._source: dict[int, int] = {}  # tensor -> operation
         self._derived: dict[
             int, tuple[str, ...]
         ] = {}  # tensor computed from parameters alone -> their names
-        self._alive: list[Any] = []  # identities stay unique as long as their tensors live
+        self._known: set[int] = set()  # tensors that were seen to come about
+        self._alive: list[Tensor] = []  # identities stay unique as long as their tensors live
 
     # What tensors are
 
     def mark_input(self, tensor: Tensor) -> None:
         """Declares `tensor` an input of the network."""
         self._source[id(tensor)] = 0
-        self._alive.append(tensor)
+        self.know([tensor])
+
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Declares where `tensors` come from as seen."""
+        for tensor in tensors:
+            if id(tensor) not in self._known:
+                self._known.add(id(tensor))
+                self._alive.append(tensor)
+
+    def hide(self, tensor: Tensor, consumer: str) -> None:
+        """Declares `tensor` the result of an operation that was not seen.
+
+        One that shares the memory of a tensor that was (a view made out of sight) comes from where
+        that does.
+
+        Args:
+            tensor: that was not seen to come about.
+            consumer: what has it now, for messages.
+        """
+        self.know([tensor])
+        if (same := self._same_memory(tensor)) is None:
+            self.hidden[operation := self.add("hidden", [])] = consumer
+            self.tag(tensor, operation)
+        elif (source := self.source(same)) is not None:
+            self.tag(tensor, source)
+        elif names := [self._params[id(same)][0]] if id(same) in self._params else []:
+            self._derived[id(tensor)] = tuple(names)
+        elif id(same) in self._derived:
+            self._derived[id(tensor)] = self._derived[id(same)]
+
+    def _same_memory(self, tensor: Tensor) -> Tensor | None:
+        if (memory := _memory(tensor)) is None:
+            return None
+        others = (other for other in reversed(self._alive) if other is not tensor)
+        return next((other for other in others if _memory(other) == memory), None)
 
     def source(self, tensor: Any) -> int | None:
         """The operation that `tensor` comes from; None for a constant or something computed from
@@ -100,9 +141,10 @@ class DataFlow:
         """Says that `result` (a tensor or a nest of them) comes from `operation`."""
         if operation is None:
             return
-        for tensor in tensors_of(result):
+        tensors = tensors_of(result)
+        for tensor in tensors:
             self._source[id(tensor)] = operation
-        self._alive.append(result)
+        self.know(tensors)
 
     def pass_on(self, result: Any, involved: Iterable[Any], product: bool = False) -> None:
         """Tags the result of an operation that makes no node: with the one source of its data, or
@@ -137,9 +179,10 @@ class DataFlow:
         elif sources:
             self.tag(result, self.add("junction", sources))
         elif names:
-            for tensor in tensors_of(result):
+            tensors = tensors_of(result)
+            for tensor in tensors:
                 self._derived[id(tensor)] = tuple(names)
-            self._alive.append(result)
+            self.know(tensors)
 
     def layer(
         self,
@@ -182,25 +225,8 @@ class DataFlow:
             self.tag(base, self.add("junction", [before, operation]))
 
 
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors in a nest of lists, tuples, dictionaries and dataclasses, in order."""
-    found: list[Tensor] = []
-    _collect(value, found)
-    return found
-
-
-def _collect(value: Any, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            if isinstance(item, Tensor):
-                found.append(item)
-            elif item is not None and not isinstance(item, (int, float, str)):
-                _collect(item, found)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _collect(item, found)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            _collect(getattr(value, name), found)
+def _memory(tensor: Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # a tensor without storage, inside `torch.vmap`
+        return None

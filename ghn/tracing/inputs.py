@@ -17,49 +17,70 @@ N_TOKENS = 16
 """Length of the sequences for a network that begins with an embedding of tokens."""
 
 
-def default_inputs(model: nn.Module) -> list[Tensor]:
+SIZES = (32, 64, 28)
+"""Sides of images that are tried last, in pixels."""
+
+
+def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tensor]:
     """Meta tensors that may fit `model`, the likeliest first: images, vectors or token indices.
 
     The first convolution, linear or embedding layer tells which, and the number of channels. The
-    size of images is the network's `image_size`, that of timm's configuration, 299 for Inception,
-    or else 224. A network that has such a description but begins in an unusual way (patches cut
+    size of images is the network's own (`own_image_size`), or else `image_size`, 224, and a few
+    small ones. A network that has such a description but begins in an unusual way (patches cut
     before a linear layer) gets images of three channels.
+
+    Args:
+        model: a network.
+        image_size: side of the images to try first where the network does not say.
 
     Raises:
         TraceError: there is no such layer and no description.
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    described, channels, size = _images(model)
-    images: list[tuple[int, ...]] = [(BATCH_SIZE, channels, *size)] if described else []
+    channels, size = _description(model)
+    described: list[tuple[int, ...]] = [(BATCH_SIZE, channels, *size)] if size else []
     first = next(
         (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))), None
     )
     if isinstance(first, nn.Conv2d):
-        shapes = [(BATCH_SIZE, first.in_channels, *size), *images]
+        sides = [image_size] if image_size else []
+        guesses = [(side, side) for side in (*sides, 224, *SIZES)]
+        sizes = [size, *guesses] if size else guesses
+        shapes = [(BATCH_SIZE, first.in_channels, *pixels) for pixels in sizes] + described
     elif isinstance(first, nn.Linear):
-        shapes = [*images, (BATCH_SIZE, first.in_features)]
-    elif isinstance(first, nn.Embedding):
-        shapes = images
-    elif not images:
+        shapes = [*described, (BATCH_SIZE, first.in_features)]
+    elif first is not None or described:
+        shapes = described
+    else:
         raise TraceError(
             f"{type(model).__name__}: cannot tell what its input looks like; pass example_inputs"
         )
-    else:
-        shapes = images
     inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape in dict.fromkeys(shapes)]
     if isinstance(first, nn.Embedding):
         inputs.append(torch.empty(BATCH_SIZE, N_TOKENS, dtype=torch.int64, device="meta"))
     return inputs
 
 
-def _images(model: nn.Module) -> tuple[bool, int, tuple[int, int]]:
-    """Whether `model` says that it takes images, and their channels, height and width."""
-    size: Any = getattr(model, "image_size", None)  # ours, and torchvision's ViTs'
+def own_image_size(model: nn.Module) -> int | None:
+    """The shorter side of the images that a network says it takes, if it says so.
+
+    That is its `image_size` (ours, and torchvision's ViTs'), that of timm's configuration, or 299
+    for Inception.
+    """
+    size = _description(model)[1]
+    return None if size is None else min(size)
+
+
+def _description(model: nn.Module) -> tuple[int, tuple[int, int] | None]:
+    """Channels, and height and width of its images if `model` says what it takes."""
+    size: Any = getattr(model, "image_size", None)
     config = getattr(model, "pretrained_cfg", None)  # timm's
     timm_size = config.get("input_size") if isinstance(config, Mapping) else None
     channels = timm_size[0] if timm_size else 3
-    described = size is not None or timm_size is not None
-    size = size or (
-        timm_size[1:] if timm_size else 299 if type(model).__name__ == "Inception3" else 224
-    )
-    return described, channels, (size, size) if isinstance(size, int) else (size[-2], size[-1])
+    if size is None and timm_size:
+        size = timm_size[1:]
+    if size is None and type(model).__name__ == "Inception3":
+        size = 299
+    if size is None:
+        return channels, None
+    return channels, (size, size) if isinstance(size, int) else (size[-2], size[-1])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.tracing.dataflow import Operation, tensors_of
+from ghn.tracing.dataflow import Operation
+from ghn.tracing.nest import tensors_of
 from ghn.tracing.recorder import NodeRule, Recorder
 from ghn.tracing.shape_rules import pair
 
@@ -201,6 +202,12 @@ rule(F.avg_pool2d)(_avg_pool)
 
 @rule(F.adaptive_avg_pool2d)
 def _adaptive_avg_pool(rec: Recorder, out: Tensor, input: Tensor, output_size: Any) -> None:
+    _pool_globally(rec, out, input)
+
+
+def _pool_globally(rec: Recorder, out: Tensor, input: Tensor) -> None:
+    if input.dim() == 4:
+        rec.map_side = min(input.shape[-2:])
     rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
 
 
@@ -218,7 +225,7 @@ def _mean(
     dims = sorted({d % n for d in ((dim,) if isinstance(dim, int) else dim or range(n))})
     positions = {3: [[1]] if keepdim else [[1], [2]], 4: [[2, 3], [1, 2]]}.get(n, [])
     if rec.source(input) is not None and dims in positions:
-        rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
+        _pool_globally(rec, out, input)
     else:  # the statistics of a hand-written norm, a loss, ...
         rec.pass_on(out, [input])
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
-from ghn.tracing.dataflow import DataFlow, tensors_of
+from ghn.errors import TraceError
+from ghn.tracing.dataflow import DataFlow
+from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.shape_rules import SHAPE_RULES
 
 NodeRule = Callable[..., None]
@@ -32,11 +35,13 @@ _QUERIES: set[Any] = {
 }
 _QUERIES |= {
     getattr(Tensor, name).__get__
-    for name in ("shape", "dtype", "device", "ndim", "is_meta", "requires_grad", "is_cuda",
+    for name in ("shape", "dtype", "ndim", "is_meta", "requires_grad", "is_cuda",
                  "is_quantized", "is_nested",
                  "layout", "is_sparse", "grad_fn", "is_leaf", "itemsize", "nbytes",
                  "_backward_hooks")
 }  # fmt: skip
+
+_DEVICE: set[Any] = {Tensor.device.__get__}
 
 _VALUE_QUERIES: set[Any] = {
     Tensor.item, Tensor.tolist, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__,
@@ -68,6 +73,9 @@ class Recorder(DataFlow, TorchFunctionMode):
         rules: from functions to what they leave in the record; others make no node.
         symbolic: False runs the operations on the tensors as they are, for a network whose control
             flow depends on the values of activations.
+        device: where meta tensors say that they are, as the network's would be; `torch.autocast`
+            knows no meta device.
+        constants: other tensors that the network holds.
     """
 
     def __init__(
@@ -76,12 +84,18 @@ class Recorder(DataFlow, TorchFunctionMode):
         buffers: Iterable[Tensor],
         rules: Mapping[Callable[..., Any], NodeRule],
         symbolic: bool = True,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+        constants: Iterable[Tensor] = (),
     ) -> None:
         super().__init__(params)
+        buffers = list(buffers)
+        self.device = device
         self.rules = rules
         self.symbolic = symbolic
         self._registered = self._params.keys() | {id(buffer) for buffer in buffers}
         self._twins: dict[int, Tensor] = {}
+        self._left_for_numpy = False
+        self.know([*params.values(), *buffers, *constants])
 
     def __torch_function__(
         self,
@@ -93,6 +107,13 @@ class Recorder(DataFlow, TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _QUERIES:
             return func(*args, **kwargs)
+        if func in _DEVICE:
+            device = func(*args)
+            return self.device if self.symbolic and device.type == "meta" else device
+        involved = tensors_of((args, kwargs) if kwargs else args)
+        for tensor in involved:
+            if id(tensor) not in self._known:
+                self._meet(tensor, getattr(func, "__name__", str(func)))
         result: Any = NotImplemented
         if (
             self.symbolic
@@ -100,20 +121,15 @@ class Recorder(DataFlow, TorchFunctionMode):
             and self._is_symbolic(args)
         ):
             result = shape(*args, **kwargs)
-        involved: list[Tensor] | None = None
         if result is NotImplemented:
-            involved = tensors_of((args, kwargs) if kwargs else args)
             result = self._run(func, args, kwargs, involved)
+        self.know(tensors_of(result))
         if (record := self.rules.get(func)) is not None:
             record(self, result, *args, **kwargs)
         elif func in _CONSTANTS:
             return result
         elif isinstance(result, (Tensor, tuple, list)):
-            self.pass_on(
-                result,
-                tensors_of(args) if involved is None else involved,
-                product=func in _PRODUCTS,
-            )
+            self.pass_on(result, involved, product=func in _PRODUCTS)
         elif func is Tensor.__setitem__:
             self.pass_on(args[0], tensors_of(args))
         else:
@@ -122,7 +138,32 @@ class Recorder(DataFlow, TorchFunctionMode):
             isinstance(result, Tensor) and args and result is args[0]
         ):
             self.also_base(args[0])
+        elif args and result is not None and result is self._twins.get(id(args[0])):
+            self.tag(args[0], self.source(result))  # a constant, changed in place by its twin
+            self.also_base(args[0])
         return result
+
+    def check_output(self, tensor: Tensor) -> None:
+        """Notes where an output of the network comes from if no call has been seen to make it."""
+        if id(tensor) not in self._known:
+            self._meet(tensor, "the output")
+
+    def _meet(self, tensor: Tensor, consumer: str) -> None:
+        """Decides what a tensor is that no call has been seen to make.
+
+        On meta tensors a real one is a constant of the program. Among real tensors one over memory
+        of NumPy is, as long as no data of the network has gone there.
+        """
+        if tensor.is_meta:
+            constant = False
+        elif self.symbolic:
+            constant = True
+        else:
+            constant = _is_of_numpy(tensor) and not self._left_for_numpy
+        if constant:
+            self.know([tensor])
+        else:
+            self.hide(tensor, consumer)
 
     def _is_symbolic(self, args: tuple[Any, ...]) -> bool:
         """Whether the first tensor argument has no values, or is the network's own and must not be
@@ -146,7 +187,11 @@ class Recorder(DataFlow, TorchFunctionMode):
         Arithmetic among constants that the forward pass makes itself (position indices, masks)
         stays real.
         """
+        if isinstance(func, (OpOverload, OpOverloadPacket)):
+            self._refuse_exported(func, involved)
         if not self.symbolic:
+            if func is Tensor.numpy and self.source(args[0]) is not None:
+                self._left_for_numpy = True
             return func(*args, **kwargs)
         real = [tensor for tensor in involved if not tensor.is_meta]
         if len(real) == len(involved) and not any(
@@ -163,23 +208,28 @@ class Recorder(DataFlow, TorchFunctionMode):
             return func(*args, **kwargs)
         return func(*self._to_meta(args), **self._to_meta(kwargs))
 
+    def _refuse_exported(self, func: Any, involved: list[Tensor]) -> None:
+        names = [name for tensor in involved if (name := self.param(tensor))]
+        if names and str(func).startswith("aten"):
+            raise TraceError(
+                f"{names[0]} is used by the operator {func}, as in programs of torch.export, whose"
+                " layers cannot be told; trace the module that was exported"
+            )
+
     def _to_meta(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value.is_meta:
-                return value
-            twin = self._twins.get(id(value))
-            if twin is None:
-                twin = self._twins[id(value)] = torch.empty_like(value, device="meta")
-                self._alive.append(value)
-                if id(value) in self._params:
-                    self._derived[id(twin)] = (self._params[id(value)][0],)
-            return twin
-        if isinstance(value, (list, tuple)):
-            mapped = [self._to_meta(item) for item in value]
-            return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
-        if isinstance(value, dict):
-            return {key: self._to_meta(item) for key, item in value.items()}
-        return value
+        return map_tensors(self._twin, value)
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        """The meta tensor that stands for `tensor`, the same each time."""
+        if tensor.is_meta:
+            return tensor
+        twin = self._twins.get(id(tensor))
+        if twin is None:
+            twin = self._twins[id(tensor)] = torch.empty_like(tensor, device="meta")
+            self.know([tensor, twin])
+            if id(tensor) in self._params:
+                self._derived[id(twin)] = (self._params[id(tensor)][0],)
+        return twin
 
 
 def _without_device(
@@ -189,3 +239,11 @@ def _without_device(
     return (args[0], *kept), {
         key: value for key, value in kwargs.items() if key not in ("device", "non_blocking")
     }
+
+
+def _is_of_numpy(tensor: Tensor) -> bool:
+    """Whether a tensor's memory is not PyTorch's own."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (RuntimeError, NotImplementedError):  # no storage, inside `torch.vmap`
+        return False

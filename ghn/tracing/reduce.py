@@ -28,7 +28,7 @@ def reduce(operations: Sequence[Operation], outputs: Sequence[int], name: str = 
         outputs: the operations that the network's outputs come from, the main output first.
         name: of the graph.
     """
-    needed = _ancestors(operations, outputs)
+    needed = ancestors(operations, outputs)
     sources: list[tuple[int, ...]] = []  # per operation, the kept operations its result comes from
     kept: list[int] = []
     incoming: dict[int, tuple[int, ...]] = {}
@@ -77,7 +77,7 @@ def with_linear_head(graph: Graph) -> Graph:
     return replace(graph, shape=shape)
 
 
-def _ancestors(operations: Sequence[Operation], outputs: Sequence[int]) -> list[bool]:
+def ancestors(operations: Sequence[Operation], outputs: Sequence[int]) -> list[bool]:
     """Which operations the outputs depend on."""
     needed = [False] * len(operations)
     for output in outputs:

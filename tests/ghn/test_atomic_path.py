@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ghn.errors import ConfigError
 from ghn.files import atomic_path, sha256, sort_metadata
 
 
@@ -45,6 +46,36 @@ def test_permissions_are_the_users(tmp_path: Path, umask: int, mode: int) -> Non
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == mode
+
+
+def test_devices_pipes_and_directories_are_not_replaced(tmp_path: Path) -> None:
+    pipe, directory, link = tmp_path / "pipe", tmp_path / "directory", tmp_path / "link"
+    os.mkfifo(pipe)
+    directory.mkdir()
+    link.symlink_to(pipe)
+    for path in (pipe, directory, link, Path(os.devnull)):
+        before = stat.S_IFMT(path.lstat().st_mode)
+        with pytest.raises(ConfigError, match="no regular file"), atomic_path(path):
+            pass
+        assert stat.S_IFMT(path.lstat().st_mode) == before
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("cached")
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    with atomic_path(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "cache").read_text() == "cached"
+    assert (tmp_path / "link").read_text() == "new"
+
+
+def test_the_umask_is_never_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(mask: int) -> int:
+        raise AssertionError(mask)
+
+    monkeypatch.setattr(os, "umask", fail)
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("x")
 
 
 def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import ghn
 from ghn.architectures import build
+from ghn.cli import app
 from ghn.errors import DamagedFileError, UnsupportedFormatError
 from ghn.files import sha256
 from ghn.initialize import save_initialized
@@ -33,10 +36,28 @@ def test_a_written_network_comes_back(
 
 
 def test_the_same_network_is_the_same_bytes(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    for file in files:
-        save_initialized("squeezenet1_1", None, file)
-    assert sha256(files[0]) == sha256(files[1])
+    """Also where parameters are not predicted: Swin's tables of positions are drawn at random."""
+    files = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    state = torch.get_rng_state()
+    for file, seed in zip(files, (0, 0, 1), strict=True):
+        save_initialized("swin_t", None, file, seed=seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sha256(files[0]) == sha256(files[1]) != sha256(files[2])
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("a.pt", r"writes safetensors; call the file .*a\.safetensors"),
+        ("plain", "writes safetensors"),
+        ("no/such/a.safetensors", "no/such does not exist; make it first"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(tmp_path: Path, out: str, message: str) -> None:
+    done = CliRunner().invoke(app, ["init", "squeezenet1_1", "-o", str(tmp_path / out)])
+    assert done.exit_code == 2
+    assert re.search(message, done.output.replace("\n", " "))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

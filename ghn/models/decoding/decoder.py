@@ -158,7 +158,7 @@ class VectorDecoder(nn.Module):
         biases = [group for group in plan.vectors if group.kind is not Kind.norm]
         hidden_PF = F.relu(
             self.hidden(
-                h_ND[torch.tensor([n for g in norms + biases for n in g.nodes]).to(h_ND.device)]
+                h_ND[torch.tensor([n for g in norms + biases for n in g.nodes], device=h_ND.device)]
             )
         )
         n_norms = sum(len(group) for group in norms)

@@ -109,7 +109,7 @@ def plan(
     members: dict[tuple[Kind, tuple[int, ...]], list[tuple[int, int, str]]] = {}
     skipped: list[Skipped] = []
     for b, graph in enumerate(graphs):
-        head = class_head(graph)
+        head = graph.head
         # A shared parameter has a node per use: the last one decides.
         last = {name: node for node, name in enumerate(graph.param) if name}
         primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
@@ -127,27 +127,6 @@ def plan(
     tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
     vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
     return Plan(tensors, vectors, tuple(skipped))
-
-
-def class_head(graph: Graph) -> tuple[int, ...]:
-    """The nodes of the last layer, whose output channels are classes: a weight of two or more
-    dimensions that is the last node, or the last but one before its bias. Empty where a network
-    ends otherwise.
-    """
-    n = graph.n_nodes
-    if n > 1 and graph.primitive[n - 1] == Primitive.bias and _is_matrix(graph, n - 2):
-        return (n - 2, n - 1)
-    return (n - 1,) if _is_matrix(graph, n - 1) else ()
-
-
-def _is_matrix(graph: Graph, node: int) -> bool:
-    shape = graph.shape[node].tolist()
-    return (
-        bool(graph.param[node])
-        and shape[1] > 0
-        and max(shape[2:]) <= 1
-        and graph.primitive[node] == Primitive.conv
-    )
 
 
 def _kind(primitive: int, shape: tuple[int, ...], head: bool) -> Kind | str:

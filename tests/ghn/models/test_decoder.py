@@ -16,7 +16,7 @@ from ghn.graph import Graph, Primitive
 from ghn.models import GHN
 from ghn.models.batch import GraphBatch
 from ghn.models.decoding.buckets import buckets
-from ghn.models.decoding.plan import class_head, plan
+from ghn.models.decoding.plan import plan
 from ghn.models.decoding.sliced import leading, sliced_linear
 
 
@@ -100,9 +100,7 @@ def test_slices_equal_the_whole(
                 continue
             shape = graph.param_shape(node)
             h_D = prediction.embeddings_BND[b, node]
-            expected = decode_in_full(
-                ghn, h_D, shape, graph.primitive[node], node in class_head(graph)
-            )
+            expected = decode_in_full(ghn, h_D, shape, graph.primitive[node], node in graph.head)
             torch.testing.assert_close(parameters[name], expected[0])
             checked += 1
             if len(expected) > 1:
@@ -171,7 +169,7 @@ def test_gradient_of_the_whole(graphs: list[Graph], make_ghn: Callable[..., GHN]
     for node, name in enumerate(graph.param):
         if name:
             shape = graph.param_shape(node)
-            head = node in class_head(graph)
+            head = node in graph.head
             tensors = decode_in_full(ghn, h_BND[0, node], shape, graph.primitive[node], head)
             for key, w in zip((name, name.replace("weight", "bias")), tensors, strict=False):
                 loss = loss + (w * seeds[key]).sum()

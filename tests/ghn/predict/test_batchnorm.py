@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghn import batch_statistics, reestimate_batch_norm
 from ghn.errors import ConfigError
@@ -84,3 +87,24 @@ def test_without_batch_norm_and_without_batches() -> None:
     assert reestimate_batch_norm(nn.Linear(3, 3), iter(())) == 0
     with pytest.raises(ConfigError, match="batches is empty"):
         reestimate_batch_norm(model(), [])
+
+
+@pytest.mark.parametrize("batches", ["none", "wrong channels", "broken loader"])
+def test_statistics_survive_an_estimate_that_fails(batches: str) -> None:
+    def broken() -> Iterator[Tensor]:
+        yield torch.randn(2, 3, 8, 8)
+        raise OSError("no more images")
+
+    given: dict[str, Any] = {
+        "none": iter([]),
+        "wrong channels": [torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8)],
+        "broken loader": broken(),
+    }
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net(torch.randn(4, 3, 8, 8))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises((ConfigError, RuntimeError, OSError)):
+        reestimate_batch_norm(net, given[batches])
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert (net[1].momentum, net.training) == (0.1, True)

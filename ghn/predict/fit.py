@@ -1,0 +1,74 @@
+"""Whether a network is one that a hypernetwork can be expected to know."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ghn.graph import Graph
+from ghn.predict.protocol import Hypernetwork
+from ghn.tracing.inputs import own_image_size
+from ghn.tracing.run import Traced
+
+SMALL_IMAGE = 64
+"""Largest side of what counts as a small image, in pixels."""
+
+
+def misfits(
+    ghn: Hypernetwork, model: nn.Module, graph: Graph, traced: Traced | None, keep_head: bool
+) -> tuple[str, ...]:
+    """What of `model` does not fit the hypernetwork, or the parameters that it predicts: number of
+    classes, image size, running statistics.
+
+    Args:
+        ghn: the hypernetwork.
+        model: the network.
+        graph: of it.
+        traced: how it was traced, if it was.
+        keep_head: whether its last layers keep their values.
+    """
+    found = [_classes(ghn, graph)] if graph.head and not keep_head else []
+    found += [_images(ghn, model, traced), _statistics(model)]
+    return tuple(problem for problem in found if problem)
+
+
+def _classes(ghn: Hypernetwork, graph: Graph) -> str:
+    classes = int(graph.shape[graph.head[0], 0])
+    if classes == ghn.num_classes:
+        return ""
+    return (
+        f"it has {classes:,} classes, the hypernetwork was trained for {ghn.num_classes:,}: the"
+        " head means nothing before it is trained"
+    )
+
+
+def _images(ghn: Hypernetwork, model: nn.Module, traced: Traced | None) -> str:
+    known = ghn.image_size
+    size = own_image_size(model) or (traced.image_size if traced else None)
+    if size is None or (size <= SMALL_IMAGE) == (known <= SMALL_IMAGE):
+        return ""
+    return f"it takes images of {size} pixels, the hypernetwork was trained on {known} pixels"
+
+
+def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
+    """The norms of a network that keep running statistics."""
+    norms = (module for module in model.modules() if isinstance(module, _NormBase))
+    return [norm for norm in norms if norm.running_mean is not None]
+
+
+def _statistics(model: nn.Module) -> str:
+    n = sum(_has_run(norm) for norm in norms_with_statistics(model))
+    if not n:
+        return ""
+    return (
+        f"the running statistics of {n} norms are those of the old parameters and stay:"
+        " ghn.reestimate_batch_norm(model, batches) replaces them"
+    )
+
+
+def _has_run(norm: _NormBase) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None or mean.is_meta:
+        return False
+    return bool(torch.any(mean != 0)) or bool(torch.any(variance != 1))

@@ -1,0 +1,299 @@
+"""A network that is predicted: where predictions go, and what has become of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghn.errors import ConfigError, InvalidGraphError
+from ghn.graph import Graph, Primitive
+from ghn.predict.fit import misfits, norms_with_statistics
+from ghn.predict.parametrized import Computed, computed_weights
+from ghn.predict.protocol import Hypernetwork
+from ghn.predict.report import Kept, Report
+from ghn.tracing.network import unwrap
+from ghn.tracing.run import follow
+
+TOLERANCE = 0.01
+"""Relative difference of a computed weight from its prediction that is worth a note."""
+
+
+@dataclass
+class Target:
+    """A network that is predicted.
+
+    Attributes:
+        model: the network, without wrappers.
+        graph: of it.
+        parameters: of it by all their names.
+        warnings: what of it does not fit the hypernetwork.
+        skip: parameters that keep their values, and why.
+        written: how many entries of each parameter were predicted.
+        allocate: makes a tensor for the prediction of a parameter; None writes in place.
+    """
+
+    model: nn.Module
+    graph: Graph
+    parameters: dict[str, Tensor]
+    warnings: tuple[str, ...] = ()
+    skip: dict[str, str] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    allocate: Callable[[Tensor], Tensor] | None = None
+    _computed: dict[str, Computed] = field(default_factory=dict)
+    _padding: dict[str, int] = field(default_factory=dict)
+    _partial: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    _pending: dict[str, Tensor] = field(default_factory=dict)
+    _rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _notes: list[str] = field(default_factory=list)
+
+    @property
+    def network(self) -> str:
+        """The class of the network."""
+        return type(self.model).__name__
+
+    @classmethod
+    def of(
+        cls,
+        ghn: Hypernetwork,
+        model: nn.Module,
+        graph: Graph | None,
+        example_inputs: Any,
+        keep_head: bool,
+        strict: bool,
+    ) -> Target:
+        """The target that `model` is, traced if there is no graph.
+
+        Raises:
+            ConfigError: it is no network, has parameters without a shape, or does not fit the
+                hypernetwork and `strict` is on.
+            InvalidGraphError: the graph does not belong to it.
+            TraceError: it cannot be traced.
+        """
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"a hypernetwork predicts the parameters of a network (torch.nn.Module), not of"
+                f" {model!r}; ghn.architectures.build(NAME) makes a network of a name"
+            )
+        model = unwrap(model)
+        parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        for name, parameter in parameters.items():
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ConfigError(
+                    f"{type(model).__name__}.{name} has no shape yet; run the network once first"
+                )
+        traced = None
+        if graph is None:
+            traced = follow(model, example_inputs, image_size=ghn.image_size)
+            graph = traced.graph
+        warnings = misfits(ghn, model, graph, traced, keep_head)
+        target = cls(model, graph, parameters, warnings)
+        target._check_graph()
+        if strict and warnings:
+            raise ConfigError(
+                f"{target.network} does not fit the hypernetwork: {'; '.join(warnings)}; leave"
+                " strict out to predict it all the same"
+            )
+        target._look_at_parameters()
+        return target
+
+    def _check_graph(self) -> None:
+        nodes = zip(
+            self.graph.param, self.graph.primitive.tolist(), self.graph.shape.tolist(), strict=True
+        )
+        for name, primitive, padded in nodes:
+            if not name:
+                continue
+            shape, parameter = tuple(size for size in padded if size), self.parameters.get(name)
+            if parameter is None:
+                problem = f"has no parameter {name!r}"
+            elif primitive != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
+                problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
+            else:
+                continue
+            raise InvalidGraphError(
+                f"the graph {self.graph.name or ''} does not belong to this {self.network}, which"
+                f" {problem}; leave the graph out to have it traced"
+            )
+
+    def _look_at_parameters(self) -> None:
+        """Notes which parameters no prediction fits, which are computed from, and padding rows."""
+        for name, parameter in self.parameters.items():
+            if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
+                self.skip[name] = f"numbers of type {str(parameter.dtype).removeprefix('torch.')}"
+            elif parameter.layout is not torch.strided:
+                self.skip[name] = "not a dense tensor"
+        self._computed = computed_weights(self.model)
+        rows = {
+            id(module.weight): index
+            for module in self.model.modules()
+            if isinstance(index := getattr(module, "padding_idx", None), int)
+            and isinstance(getattr(module, "weight", None), Tensor)
+        }
+        for name, parameter in self.parameters.items():
+            if (row := rows.get(id(parameter))) is not None and parameter.dim() == 2:
+                self._padding[name] = row % len(parameter)
+
+    def check_writable(self, keep_frozen: bool) -> None:
+        """Notes frozen parameters, and refuses what cannot be written."""
+        frozen = "frozen (requires_grad is off)"
+        for name, parameter in self.parameters.items():
+            if not parameter.requires_grad and keep_frozen:
+                self.skip[name] = frozen
+            if problem := _unwritable(parameter, name in self.skip):
+                raise ConfigError(f"{self.network}.{name} is {problem}")
+        if frozen in self.skip.values() and len(self.skip) == len(self.parameters):
+            raise ConfigError(
+                f'all parameters of this {self.network} are frozen; pass frozen="predict" to'
+                " predict them all the same"
+            )
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor to write the prediction of parameter `name` to, or None."""
+        parameter = self.parameters.get(name)
+        if parameter is None or name in self.skip:  # a norm without bias
+            return None
+        if name in self._computed:
+            device = torch.device("cpu") if parameter.is_meta else parameter.device
+            self._pending[name] = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            return self._pending[name]
+        tensor = parameter.detach() if self.allocate is None else self.allocate(parameter)
+        if (row := self._padding.get(name)) is not None:
+            old = torch.zeros_like(tensor[row]) if parameter.is_meta else parameter.detach()[row]
+            self._rows.append((tensor[row], old.clone()))
+        return tensor
+
+    def wrote(self, name: str, tensor: Tensor, part: Tensor) -> None:
+        """Notes that `part` of `tensor` was predicted, and completes tensors that are new."""
+        self.written[name] = part.numel()
+        rest = tensor.shape[-2] - part.shape[-2] if part.numel() < tensor.numel() else 0
+        if rest:
+            reason = "rows beyond a square grid of positions, such as a class token"
+            self._partial[name] = [(tensor.numel() - part.numel(), reason)]
+        if self._padding.get(name, -1) >= rest:
+            self.written[name] -= part.shape[-1]
+            padding = (part.shape[-1], "the row of padding, which gets no gradient")
+            self._partial.setdefault(name, []).append(padding)
+        if self.allocate is not None and rest:
+            old = self.parameters[name].detach().narrow(-2, 0, rest)
+            tensor.narrow(-2, 0, rest).copy_(
+                torch.zeros_like(old, device=tensor.device) if old.is_meta else old
+            )
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """After the last prediction: padding rows get their values back, computed weights their
+        effect.
+        """
+        for row, old in self._rows:
+            row.copy_(old)
+        for name, weight in self._pending.items():
+            self._write_computed(name, self._computed[name], weight)
+        self._rows, self._pending = [], {}
+
+    def _write_computed(self, name: str, computed: Computed, weight: Tensor) -> None:
+        del self.written[name]
+        behind = {key for key, other in self._computed.items() if other is computed}
+        if held := behind & self.skip.keys():
+            self.skip[name] = f"computed from {min(held)}, which keeps its values"
+            return
+        try:
+            values = computed.inverse(weight)
+        except Exception as error:  # a parametrization is any code
+            self.skip[name] = f"its parametrization cannot be inverted: {error}"
+            return
+        if {key: value.shape for key, value in values.items()} != {
+            key: self.parameters[key].shape for key in behind
+        }:
+            self.skip[name] = "its parametrization gives other shapes than it has"
+            return
+        for key, value in values.items():
+            parameter = self.parameters[key]
+            target = parameter.detach() if self.allocate is None else self.allocate(parameter)
+            target.copy_(value)
+            self.written[key] = parameter.numel()
+        if self.allocate is None and (difference := computed.settle(weight)) > TOLERANCE:
+            owner = f"{computed.prefix}." if computed.prefix else ""
+            self._notes.append(
+                f"{owner}{computed.name} is computed and differs from its prediction by"
+                f" {100 * difference:.0f} %, as its parametrization demands"
+            )
+
+    def report(self) -> Report:
+        """What was predicted and what was not."""
+        kept, predicted, seen = [], [], set()
+        n_predicted = n_parameters = 0
+        names = {id(self.parameters[name]): name for name in self.written}
+        for name, parameter in self.parameters.items():
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            wrote = names.get(id(parameter), "")
+            entries = self.written.get(wrote, 0)
+            n_predicted += entries
+            n_parameters += parameter.numel()
+            if entries:
+                predicted.append(name)
+            if entries < parameter.numel():
+                parts = self._partial.get(wrote) or [(parameter.numel(), self._reason(name))]
+                kept += [Kept(name, tuple(parameter.shape), n, reason) for n, reason in parts]
+        return Report(
+            network=self.network,
+            predicted=tuple(predicted),
+            n_predicted=n_predicted,
+            kept=tuple(kept),
+            n_parameters=n_parameters,
+            warnings=self.warnings,
+            notes=(*self._notes, *self._statistics()),
+        )
+
+    def _statistics(self) -> list[str]:
+        n = len(norms_with_statistics(self.model))
+        if not n:
+            return []
+        return [
+            f"the running statistics of {n} norms are not predicted: before model.eval(), call"
+            " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
+        ]
+
+    def _reason(self, name: str) -> str:
+        return self.skip.get(name) or (
+            "no node in the graph: not part of the forward pass, or not a primitive (in a"
+            f" {self._owner(name)})"
+        )
+
+    def _owner(self, name: str) -> str:
+        return type(self.model.get_submodule(name.rpartition(".")[0])).__name__
+
+
+def _unwritable(parameter: Tensor, kept: bool) -> str:
+    """Why a parameter cannot be written; empty if it can, or if it is `kept` as it is."""
+    if parameter.is_meta:
+        return "on the meta device; call model.to_empty(device=...), or use predict()"
+    if hasattr(parameter, "full_tensor"):
+        return "sharded; predict before the network is sharded"
+    if kept:
+        return ""
+    if _overlaps(parameter):
+        return "expanded: entries share their memory; assign a clone() of it first"
+    if parameter.is_inference() and not torch.is_inference_mode_enabled():
+        return "a tensor of inference mode; build the network outside of it"
+    return ""
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether two entries share their memory."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def _sizes(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]

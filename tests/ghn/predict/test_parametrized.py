@@ -1,0 +1,104 @@
+"""Weights that are computed get the predicted value, whatever they are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from ghn import GHN
+
+
+class Scaled(nn.Module):
+    """A parametrization of a user."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return 3 * raw
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight / 3
+
+
+class OneWay(nn.Module):
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.abs()
+
+
+def network(change: Callable[[nn.Module], object]) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    change(model[0])
+    return model
+
+
+def effective(module: nn.Module) -> Tensor:
+    """The weight that the forward pass uses."""
+    module.eval()
+    module(torch.zeros(1, 3, 5, 5))  # hooks of the old kind set it
+    return module.weight.detach()
+
+
+WAYS: dict[str, Callable[[nn.Module], object]] = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm along another dimension": lambda m: parametrizations.weight_norm(m, dim=1),
+    "old weight norm": nn.utils.weight_norm,
+    "of a user": lambda m: parametrize.register_parametrization(m, "weight", Scaled()),
+    "two at once": lambda m: [
+        parametrize.register_parametrization(m, "weight", Scaled()) for _ in range(2)
+    ],
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_effective_weight_is_the_prediction(way: str, hypernetwork: GHN) -> None:
+    expected = hypernetwork.predict(network(lambda m: None))["0.weight"]
+    model = network(WAYS[way])
+    parameters = dict(model.named_parameters())
+    where = {name: p.data_ptr() for name, p in parameters.items()}
+    hypernetwork(model)
+    (report,) = hypernetwork.reports
+    assert report.complete
+    assert set(report.predicted) == set(parameters)
+    torch.testing.assert_close(effective(model[0]), expected)
+    assert {name: p.data_ptr() for name, p in model.named_parameters()} == where
+
+    other = network(WAYS[way])
+    state = hypernetwork.predict(other)
+    assert set(state) == set(parameters)
+    other.load_state_dict(state, strict=False)
+    torch.testing.assert_close(effective(other[0]), expected)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("way", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_what_a_parametrization_demands_is_said(
+    way: Callable[[nn.Module], object], hypernetwork: GHN
+) -> None:
+    expected = hypernetwork.predict(network(lambda m: None))["0.weight"]
+    model = network(way).train()
+    hypernetwork(model)
+    assert all(module.training for module in model.modules())
+    sigma = torch.linalg.matrix_norm(expected.flatten(1), ord=2)
+    torch.testing.assert_close(effective(model[0]), expected / sigma, rtol=0.02, atol=1e-4)
+    assert "0.weight is computed and differs from its prediction" in str(hypernetwork.reports[0])
+
+
+def test_what_cannot_be_inverted_is_kept_and_listed(hypernetwork: GHN) -> None:
+    model = network(lambda m: parametrize.register_parametrization(m, "weight", OneWay()))
+    before = model[0].parametrizations.weight.original.clone()
+    hypernetwork(model)
+    assert torch.equal(model[0].parametrizations.weight.original, before)
+    (kept,) = hypernetwork.reports[0].kept
+    assert kept.name == "0.parametrizations.weight.original"
+    assert "cannot be inverted" in kept.reason
+    frozen = network(parametrizations.weight_norm)
+    frozen[0].parametrizations.weight.original0.requires_grad_(False)
+    before = frozen[0].weight.detach().clone()
+    hypernetwork(frozen)
+    assert torch.equal(frozen[0].weight, before)

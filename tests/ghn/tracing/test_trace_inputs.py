@@ -1,0 +1,112 @@
+"""What networks take: containers of tensors, devices, sizes of images; what misfits are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict, UserDict, namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import ghn
+from ghn import trace
+from ghn.errors import TraceError
+
+Pair = namedtuple("Pair", "image mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    image: Tensor
+    mask: Tensor
+
+
+IMAGE, MASK = torch.zeros(2, 3, 32, 32), torch.ones(2, 1, 8, 8)
+CONTAINERS: dict[str, Callable[[], Any]] = {
+    "named tuple": lambda: Pair(IMAGE, MASK),
+    "data class": lambda: Sample(IMAGE, MASK),
+    "dictionary": lambda: {"image": IMAGE, "mask": MASK},
+    "ordered": lambda: OrderedDict(image=IMAGE, mask=MASK),
+    "user's dictionary": lambda: UserDict(image=IMAGE, mask=MASK),
+    "nested": lambda: {"image": IMAGE, "more": [Pair(IMAGE, MASK)], "mask": MASK},
+}
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 3)
+
+    def forward(self, batch: Any) -> Tensor:
+        if isinstance(batch, (dict, UserDict)):
+            image, mask = batch["image"], batch["mask"]
+        else:
+            image, mask = batch.image, batch.mask
+        return self.head((self.conv(image) * mask).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_containers(name: str) -> None:
+    graph = trace(Masked(), (CONTAINERS[name](),))
+    assert "conv.weight" in graph.param
+    assert graph.canonical_hash() == trace(Masked(), Pair(IMAGE, MASK)).canonical_hash()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_device_is_one_that_autocast_knows(device: str) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                x = self.conv(x.float())
+            return self.head(x.mean((2, 3)) + torch.arange(8, device=x.device))
+
+    with torch.device(device):
+        assert {"conv.weight", "head.weight"} <= set(trace(Mixed()).param)
+
+
+class Flat(nn.Module):
+    """Takes images of one size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * size * size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).flatten(1))
+
+
+def test_sizes_of_images() -> None:
+    for size in (28, 32, 64, 224):
+        assert "head.weight" in trace(Flat(size)).param
+    assert "head.weight" in trace(Flat(96), image_size=96).param
+    hypernetwork = ghn.from_pretrained()
+    hypernetwork.metadata["image_size"] = 48
+    hypernetwork(Flat(48))
+    assert hypernetwork.reports[0].complete
+
+
+def test_a_misfit_is_one_message() -> None:
+    with pytest.raises(TraceError) as caught:
+        trace(Flat(40))
+    message = str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert message.startswith("Flat fails on inputs of shape (2, 3, 224, 224): mat1 and mat2")
+    assert "test_trace_inputs.py:" in message
+    assert "nor does it take (2, 3, 32, 32)" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "alexnet"])
+def test_a_small_image_that_hides_operations_is_not_taken(name: str) -> None:
+    model = torchvision.models.get_model(name).to("meta")
+    expected = trace(model, torch.zeros(2, 3, 224, 224))
+    assert trace(model, image_size=32).to_json_dict() == expected.to_json_dict()
