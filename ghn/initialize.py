@@ -4,6 +4,7 @@ of its graph.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import OrderedDict
