@@ -65,3 +65,21 @@ class MissingDataError(GHNError):
 
 class UnreachableError(GHNError):
     """A hub or registry could not be reached, or does not have what was asked for."""
+
+
+OUT_OF_MEMORY = (
+    "allocate memory",  # PyTorch's allocator of a CPU
+    "out of memory",  # the CUDA runtime, and PyTorch's allocator on it
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSPARSE
+    "HOST_ALLOCATION_FAILED",  # cuDNN 9
+    "could not create a primitive",  # oneDNN, which does not say more
+)
+"""What messages of errors say that mean too little memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that there was too little memory."""
+    said = isinstance(error, RuntimeError | OSError)
+    return isinstance(error, MemoryError) or (
+        said and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    )

@@ -59,7 +59,7 @@ def decode(encoded: bytes | None, where: str) -> Image.Image:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             _check_extent(image, where)
             image.load()
-            return _rgb(_upright(image), where)
+            return to_rgb(_upright(image), where)
     except GHNError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -129,7 +129,12 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image, where: str) -> Image.Image:
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """An image of any mode as RGB of 8 bits.
+
+    Raises:
+        UnsupportedFormatError: its pixels have no agreed 8-bit RGB values.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bits(image, where)
     if image.has_transparency_data:

@@ -102,6 +102,15 @@ def hypernetwork(
 
 
 @experiments_app.command()
+def sources(profile: ProfileOption = "laptop") -> None:
+    """Look whether the files of the experiments' images changed."""
+    from flows.experiments.catalogue import load_profile
+    from flows.experiments.sources import write_sources
+
+    typer.echo(write_sources(load_profile(profile)))
+
+
+@experiments_app.command()
 def stages(profile: ProfileOption = "laptop") -> None:
     """Write experiments/dvc.yaml, a stage per hypernetwork and experiment of the profile."""
     from flows.experiments.stages import write_stages

@@ -19,4 +19,8 @@ Backend = AbstractContextManager[tuple[Submit, int]]
 
 
 class LostWorkerError(GHNError):
-    """The worker died while it was at an item, most often for want of memory."""
+    """The worker died while it was at an item, most often for want of memory.
+
+    A function that finds itself short of memory may raise it too: the item is then tried again, in
+    the end with nothing beside it.
+    """

@@ -120,14 +120,14 @@ def _completed(
                     raise error
                 yield item, error
             elif tries < retries:
-                tqdm.write(f"a worker died; trying {describe(item)} again", file=sys.stderr)
+                tqdm.write(f"{error}; trying {describe(item)} again", file=sys.stderr)
                 (again if tries + 1 < retries else alone).append((item, tries + 1))
             else:
                 yield (
                     item,
                     LostWorkerError(
-                        f"{describe(item)}: the worker died {tries + 1} times. It may need more"
-                        " memory than there is: use fewer workers (fanout.workers), or look for"
+                        f"{describe(item)}: {error}, {tries + 1} times. It may need more memory"
+                        " than there is: use fewer workers (fanout.workers), or look for"
                         " the kernel's out-of-memory message (dmesg)."
                     ),
                 )

@@ -100,6 +100,10 @@ class DetectEntry(_Entry):
 
     kind: Literal["detect"] = "detect"
     detect: DetectConfig
+    optional: bool = Field(
+        default=False,
+        description="where the images are absent: true: rows that say so, false: it fails",
+    )
 
 
 class GeneralisationEntry(_Entry):

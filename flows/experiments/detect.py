@@ -134,6 +134,16 @@ def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOu
         return work.rows(cache, fanout)
 
 
+def absent(config: DetectConfig, ghn: str, seed: int, error: Exception) -> list[Row]:
+    """A row per detector that says why it is not there."""
+    return [
+        identity(backbone, TORCHVISION, ghn if init == "ghn" else init, seed + i, "", error)
+        for backbone in config.backbones
+        for init in config.inits
+        for i in range(config.seeds)
+    ]
+
+
 @lru_cache(maxsize=2)
 def _images(n: int | None) -> DetectionImages:
     everything = load_pennfudan()

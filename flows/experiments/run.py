@@ -45,7 +45,7 @@ from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
 from flows.trials.weights import weights_content
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, MissingDataError
 
 RESULTS = paths.RESULTS / "experiments"
 TRIAL_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "part": pa.string()}
@@ -118,9 +118,15 @@ class Runner:
                 write_rows(path, self.trials(entry, name), TRIAL_COLUMNS)
             case DetectEntry():
                 ghn = next(iter(self.profile.hypernetworks_of(entry)), self.params.base.ghn)
-                found = detect.detect(
-                    entry.detect, ghn, self.profile.seed, self.device, self.fanout
-                )
+                seed = self.profile.seed
+                try:
+                    found = detect.detect(entry.detect, ghn, seed, self.device, self.fanout)
+                except MissingDataError as missing:
+                    if not entry.optional:
+                        raise MissingDataError(
+                            f"{missing}; or set experiments.{name}.optional: true"
+                        ) from missing
+                    found = detect.absent(entry.detect, ghn, seed, missing)
                 write_rows(path, found, detect.COLUMNS)
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)

@@ -1,10 +1,10 @@
 """The experiments of a profile as stages of DVC: experiments/dvc.yaml, written from the profile.
 
-Three groups and the pages: the hypernetworks, the experiments that read no other's rows, and those
-that do. All of a group depend on the same files, those that any of them reads, since DVC's
-templates cannot give the stages of a `foreach` dependencies of their own (treeverse/dvc issue
-8171). Rows are cached by all that they depend on, so a stage that runs without need costs a
-look-up.
+What the images are made of, three groups, and the pages. The groups are the hypernetworks, the
+experiments that read no other's rows, and those that do. All of a group depend on the same files,
+those that any of them reads, since DVC's templates cannot give the stages of a `foreach`
+dependencies of their own (treeverse/dvc issue 8171). Rows are cached by all that they depend on, so
+a stage that runs without need costs a look-up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from flows.experiments import hypernetworks
+from flows.experiments import hypernetworks, sources
 from flows.experiments.catalogue import (
     Entry,
     GeneralisationEntry,
@@ -62,6 +62,16 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     command = "ghn experiments"
     names = list(profile.hypernetworks)
     weights = [str(paths.weights(name)) for name in names]
+    yield (
+        "sources",
+        {
+            "wdir": "..",
+            "cmd": f"{command} sources{option}",
+            "always_changed": True,  # looks outside of the tree; its output says what changed
+            "deps": [source],
+            "outs": _outs(sources.FILE),
+        },
+    )
     if names:
         recipe = ["seed", "num_classes", "images", "train", "hypernetworks.${item}"]
         yield (
@@ -72,7 +82,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "wdir": "..",
                     "cmd": f"{command} hypernetwork ${{item}}{option}",
                     "params": [{source: recipe}],
-                    "deps": [*_splits(["train", "val"]), *CODE],
+                    "deps": [str(sources.FILE), *_splits(["train", "val"]), *CODE],
                     "outs": _outs(
                         paths.weights("${item}"),
                         paths.model("${item}") / hypernetworks.RECIPE_NAME,
@@ -103,7 +113,13 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "wdir": "..",
                     "cmd": f"{command} run ${{item}} --alone{option}",
                     "params": [{source: ["seed", "num_classes", "images", "experiments.${item}"]}],
-                    "deps": [*rows, *weights, *_splits(list(dict.fromkeys(splits))), *CODE],
+                    "deps": [
+                        str(sources.FILE),
+                        *rows,
+                        *weights,
+                        *_splits(list(dict.fromkeys(splits))),
+                        *CODE,
+                    ],
                     "outs": _outs(path_of("${item}")),
                 },
             },

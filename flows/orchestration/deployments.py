@@ -16,7 +16,9 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from flows.orchestration.artifacts import mlflow_links
-from flows.orchestration.pipeline import end_with_worker, pipeline, run_stage
+from flows.orchestration.crashes import end_with_worker
+from flows.orchestration.pipeline import pipeline
+from flows.orchestration.tasks import run_stage
 from flows.orchestration.workspace import experiment
 from flows.params import load_params
 from flows.registry import lookup

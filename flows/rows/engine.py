@@ -12,11 +12,11 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from flows.compute.fanout import fan_out
+from flows.compute.fanout import LostWorkerError, fan_out
 from flows.rows.cache import Cache
 from flows.rows.schema import Row
 from flows.settings.fanout import FanOut
-from ghn.errors import GHNError
+from ghn.errors import GHNError, is_out_of_memory
 
 Item = TypeVar("Item")
 
@@ -122,7 +122,10 @@ class _Numbered(Generic[Item]):
     def __call__(self, place: int) -> tuple[int, list[Row] | str]:
         try:
             rows = self.measure(self.items[place])
-        except Exception as error:  # not every exception survives the way between processes
+        except Exception as error:
+            if is_out_of_memory(error):  # tried again, in the end with nothing beside it
+                raise LostWorkerError(_reason(error)) from None
+            # Not every exception survives the way between processes.
             return place, _reason(error)
         return place, rows if isinstance(rows, list) else [rows]
 

@@ -12,7 +12,7 @@ class ImagesConfig(BaseModel):
 
     name: str = Field(
         default="digits",
-        pattern=r"^[A-Za-z0-9._-]+$",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$",
         description=(
             "digits (embedded), or what is below root: <name>-{train,test}.parquet, a directory"
             " <name> with Parquet files or a folder per split and class, or a downloaded"

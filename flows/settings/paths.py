@@ -46,6 +46,11 @@ FINETUNE = RESULTS / "finetune.parquet"
 TRANSFER = RESULTS / "transfer.parquet"
 
 
+def decoded(val_fraction: float, test_fraction: float, seed: int) -> Path:
+    """Where image splits are kept that are cut otherwise than those of the stage images."""
+    return CACHE / "images" / f"{val_fraction:g}-{test_fraction:g}-{seed}"
+
+
 def images(name: str) -> Path:
     """The directory of image data set `name`."""
     return IMAGES / name

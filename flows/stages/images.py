@@ -7,8 +7,10 @@ is streamed from its files, only the held-out splits become tensors.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datasets.images import (
     ImageStream,
@@ -24,7 +26,6 @@ from datasets.images import (
 )
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
-from flows.trials.images import own_cache
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
@@ -32,54 +33,74 @@ if TYPE_CHECKING:
     from flows.settings.base import BaseConfig
     from flows.tracking.run import StageRun
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 SUMMARY_NAME = "about.json"
 _RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
+def of_params(sections: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
+    """Lets programs outside of the pipeline give a stage's function the whole parameters (the
+    first of its arguments) in place of the sections that it takes.
+    """
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            if args and hasattr(args[0], "images"):
+                args = (*sections(args[0]), *args[1:])
+            return function(*args, **options)
+
+        return cast("F", call)
+
+    return decorate
+
+
+@of_params(lambda params: (params.base, params.images))
 def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary.
 
     What is there already and of this source stays; without the source all of it must be.
     """
-    config, seed = images, base.seed
-    fractions = config.val_fraction, config.test_fraction
+    fractions = images.val_fraction, images.test_fraction
+    directory = paths.images(images.name)
     about: dict[str, Any] = {
-        "name": config.name,
-        "image_size": config.image_size,
-        "recipe": recipe(config.image_size, *fractions, seed),
+        "name": images.name,
+        "image_size": images.image_size,
+        "recipe": recipe(images.image_size, *fractions, base.seed),
     }
-    directory = paths.images(config.name)
     try:
-        about["source"] = source_digest(find_source(config.name, config.root))
+        about["source"] = source_digest(find_source(images.name, images.root))
     except MissingImagesError:
         if not (directory / SUMMARY_NAME).exists():
             raise
-        for split in config.splits():
-            load_split(config, seed, split)
+        for split in images.splits():
+            load_split(images, base.seed, split)
         return
-    for split in config.splits():
+    for split in images.splits():
         decoded = load(
-            config.name,
-            config.root,
+            images.name,
+            images.root,
             split,
-            config.image_size,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            seed=seed,
+            images.image_size,
+            val_fraction=images.val_fraction,
+            test_fraction=images.test_fraction,
+            seed=base.seed,
             cache=paths.IMAGES,
         )
         about |= {"classes": list(decoded.classes), split: _measure(decoded)}
         stage.log_metrics({f"{split}_images": len(decoded)})
-    if config.stream:
-        about["train"] = {"images": len(_stream(config, seed))}
+    if images.stream:
+        about["train"] = {"images": len(_stream(images, base.seed))}
     with atomic_path(directory / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
-    written = {split_file(config.name, split, config.image_size).name for split in config.splits()}
+    written = {split_file(images.name, split, images.image_size).name for split in images.splits()}
     for path in directory.iterdir():
         if path.is_file() and path.name not in written | {SUMMARY_NAME}:
             path.unlink()  # of other parameters
 
 
+@of_params(lambda params: (params.images, params.base.seed))
 def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     """A split (train, val, test) as the stage left it, or as trials decoded it with just these
     parameters.
@@ -97,6 +118,7 @@ def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     return images
 
 
+@of_params(lambda params: (params.images, params.base.seed))
 def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed.
 
@@ -118,7 +140,7 @@ def _find(config: ImagesConfig, seed: int, split: str) -> Path:
         source = {"source": source_digest(find_source(config.name, config.root))}
     except MissingImagesError:  # a worker that only pulled the outputs
         source = {}
-    of_trials = own_cache(config.root, *fractions, seed) / file
+    of_trials = paths.decoded(*fractions, seed) / file
     if not is_current(paths.IMAGES / file, key) and is_current(of_trials, key | source):
         return of_trials
     path = paths.images(config.name) / SUMMARY_NAME

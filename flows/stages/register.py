@@ -16,6 +16,7 @@ from flows.rows.provenance import dvc_hash
 from flows.settings import paths
 from flows.tracking.client import SPOOL
 from flows.tracking.origin import flatten
+from flows.tracking.spool import MODELS
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
@@ -64,14 +65,21 @@ def run(base: BaseConfig, images: ImagesConfig, register: RegisterConfig, stage:
     from flows.serving.package import package
 
     # In the spool, since the registry may be away: it is removed as soon as it is uploaded.
-    directory = SPOOL / "models" / stage.log_id
+    directory = SPOOL / MODELS / stage.log_id
     stage.register_model(
         register.name,
         package(weights, directory, paths.EVALUATION),
-        tags={key: value for key, value in flatten(record).items() if key != "name"},
+        tags={key: value for key, value in flatten(record).items() if _is_tag(key)},
         alias=register.alias,
         description=description,
     )
+
+
+def _is_tag(key: str) -> bool:
+    """Whether an entry of the record is a tag of the version, whose page shows all of them in one
+    cell: of the numbers the means are.
+    """
+    return key != "name" and (not key.startswith("metrics.") or key.endswith("mean"))
 
 
 def _variant(hypernetwork: GHN) -> str:

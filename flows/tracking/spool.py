@@ -26,6 +26,8 @@ PATTERNS = ("*.jsonl", "*.open", "*.sending")
 """Logs; the last two are those of earlier releases."""
 
 LOCK = ".lock"
+MODELS = "models"
+"""Below the spool: models that wait for their upload, each in a directory named by its log's id."""
 
 
 def lock_of(log: Path) -> FileLock:
@@ -99,9 +101,18 @@ def send_pending(spool: Path = SPOOL, attempts: float = math.inf) -> int:
                 log.unlink()
                 shutil.rmtree(_kept(log), ignore_errors=True)
                 sent += 1
+    _remove_orphans(spool)
     if failures:
         raise TrackingError(f"{'; '.join(failures)}; the MLflow store is {shown_uri()}")
     return sent
+
+
+def _remove_orphans(spool: Path) -> None:
+    """Removes packaged models whose log is gone: the stage was killed before it named them."""
+    logs = [log.stem for log in _logs(spool)]
+    for model in (spool / MODELS).glob("*"):
+        if not any(model.name[:8] in log for log in logs):
+            shutil.rmtree(model, ignore_errors=True)
 
 
 def _failures(log: Path) -> int:

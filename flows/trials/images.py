@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 from datasets.images import (
     ImageStream,
@@ -19,8 +18,6 @@ from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from ghn.errors import GHNError
 from ghn.finetune import stratified_order
-
-DECODED = paths.CACHE / "images"
 
 
 def trial_images(spec: ImagesSpec) -> tuple[ImageTensors | ImageStream, ImageTensors, ImageTensors]:
@@ -83,13 +80,8 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
         **fractions,
         seed=spec.seed,
         prepared=paths.IMAGES,
-        cache=own_cache(spec.root, **fractions, seed=spec.seed),
+        cache=paths.decoded(**fractions, seed=spec.seed),
     )
-
-
-def own_cache(root: str | None, val_fraction: float, test_fraction: float, seed: int) -> Path:
-    """Where splits are kept that are cut otherwise than those of the stage images."""
-    return DECODED / digest([root, val_fraction, test_fraction, seed])[:16]
 
 
 def data_available(spec: ImagesSpec) -> str | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,12 @@ def test_containers_may_end_in_the_time_that_a_stage_is_given(compose):
     assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
     minutes = compose["services"]["worker-gpu"]["stop_grace_period"]
     assert 60 * int(minutes.removesuffix("m")) > GRACE_SECONDS
+
+
+def test_make_alone_says_what_there_is_and_installs_nothing(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    result = subprocess.run(["make"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0
+    targets = set(re.findall(r"(?m)^make ([a-z-]+) +\S", result.stdout))
+    assert targets >= {"help", "setup", "run", "test", "up", "down"}
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.orchestration.pipeline import upstream
+from flows.orchestration.order import upstream
 from flows.params import Params
 from flows.settings.dvcfile import read_stages
 

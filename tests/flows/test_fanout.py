@@ -97,7 +97,9 @@ def test_an_item_that_always_kills_its_worker_takes_no_neighbour_along():
 
 
 def test_a_hopeless_item_is_named_in_the_error():
-    with pytest.raises(LostWorkerError, match="architecture 3: the worker died 2 times"):
+    with pytest.raises(
+        LostWorkerError, match=r"architecture 3: the worker died \(exit code -9\), 2 times"
+    ):
         list(
             fan_out(
                 die_always,

@@ -10,8 +10,9 @@ from PIL import Image
 import flows
 from datasets.images import ImageStream
 from flows.params import merge, read_yaml, validate
+from flows.settings import paths
 from flows.stages import images
-from flows.trials.images import DECODED, ImagesSpec, images_digest, trial_images
+from flows.trials.images import ImagesSpec, images_digest, trial_images
 from ghn.errors import ConfigError, DamagedFileError, GHNError
 
 DEFAULTS = read_yaml(Path(flows.__file__).parents[1] / "params.yaml")
@@ -179,12 +180,12 @@ def test_trials_read_the_stages_outputs_and_never_rewrite_them(root) -> None:
         same[1].digest
         == images.load_split(params(root).images, params(root).base.seed, "val").digest
     )
-    assert not DECODED.exists()
+    assert not (paths.CACHE / "images").exists()
     others = [spec(root, seed=7), spec(root, val_fraction=0.3), spec(root, seed=7)]
     digests = [images_digest(other) for other in others]
     assert digests[0] == digests[2] != digests[1]
     assert {path: path.stat().st_mtime_ns for path in outputs.iterdir()} == before
-    assert len(list(DECODED.rglob("train-8px.safetensors"))) == 2
+    assert len(list((paths.CACHE / "images").rglob("train-8px.safetensors"))) == 2
 
 
 def test_a_trial_sees_changed_images_in_the_same_process(root) -> None:

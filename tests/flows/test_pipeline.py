@@ -13,10 +13,11 @@ import pytest
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
 
-from flows.orchestration import pipeline
+from flows.orchestration import crashes, tasks
 from flows.orchestration.artifacts import summary
+from flows.orchestration.errors import StageFailedError
 from flows.orchestration.limits import HEARTBEAT_SECONDS
-from flows.orchestration.pipeline import StageFailedError, needed, upstream
+from flows.orchestration.order import needed, upstream
 from flows.params import load_params
 from flows.settings.dvcfile import Declaration, read_stages
 
@@ -90,7 +91,7 @@ def test_an_unknown_target_is_named_with_the_known_ones():
     ],
 )
 def test_only_ends_by_a_signal_other_than_ctrl_c_are_worth_retrying(code, killed):
-    assert pipeline._killed(code) is killed
+    assert tasks._killed(code) is killed
 
 
 def test_the_summary_names_every_stage(tmp_path):
@@ -128,10 +129,10 @@ def test_restarts_after_crashes_have_a_bound(monkeypatch, states, hours, refused
     end = datetime.now(UTC) - timedelta(hours=hours)
     runs = [SimpleNamespace(name=f"r{i}", state_type=s, end_time=end) for i, s in enumerate(states)]
     client = SimpleNamespace(read_flow_runs=lambda **query: runs[: query["limit"]])
-    monkeypatch.setattr(pipeline, "get_client", lambda **_: nullcontext(client))
-    monkeypatch.setattr(pipeline, "flow_run", SimpleNamespace(deployment_id=str(uuid4())))
+    monkeypatch.setattr(crashes, "get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr(crashes, "flow_run", SimpleNamespace(deployment_id=str(uuid4())))
     with pytest.raises(StageFailedError, match="r0, r1, r2") if refused else nullcontext():
-        pipeline.refuse_after_crashes()
+        crashes.refuse_after_crashes()
 
 
 def test_what_an_event_starts_has_the_parameters_of_the_tree():

@@ -8,19 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from datasets.images import ImageTensors
+from flows.networks.targets import Target
 from flows.registry import lookup, promotion
 from flows.registry.comparison import Bools, standard_error
 from flows.registry.drift import as_registered, drift
 from flows.registry.evaluation import Evaluation, deciding, evaluation_of, read_evaluation
 from flows.registry.promotion import decide
 from flows.rows.answers import pack, unpack
-from flows.rows.schema import IDENTITY, Row, write_rows
-from flows.stages.evaluate import COLUMNS
+from flows.rows.schema import IDENTITY, Row, identity, write_rows
+from flows.settings.evaluate import EvaluateConfig
+from flows.stages.evaluate import COLUMNS, Evaluate
 from flows.tracking import stage_run
 from flows.tracking.client import client
 from flows.tracking.spool import pending, send_pending
 from ghn.errors import DamagedFileError
+from ghn.models import GHN, GHNConfig
 
 IMAGES = 64
 NAMES = [f"deepnets1m/test/{i:02}" for i in range(40)] + [f"network{i}" for i in range(10)]
@@ -233,6 +238,24 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
     assert np.array_equal(read.correct[whole], found.correct[whole])
     assert np.array_equal(read.random[whole], found.random[whole])
     assert read.against(None)["all"].architectures == 49
+
+
+def test_what_the_stage_evaluate_measures_can_be_compared(tmp_path):
+    pixels = torch.randint(0, 255, (40, 3, 32, 32), dtype=torch.uint8)
+    half = (0.5, 0.5, 0.5)
+    images = ImageTensors(pixels, torch.arange(40) % 10, tuple("0123456789"), half, half)
+    ghn = GHN(GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_channels=8))
+    config = EvaluateConfig(batch_size=16, min_images=16)
+    measure = Evaluate(ghn, images, images.subset(range(10)), config, 1, "cpu")
+    columns = measure(Target("squeezenet1_1", "torchvision"))
+    row = {**identity("squeezenet1_1", "torchvision", "ghn3", 1, "h"), **columns}
+    write_rows(tmp_path / "e.parquet", [row], COLUMNS)
+    found = read_evaluation(tmp_path / "e.parquet")
+    assert found.correct.shape == (1, 40)
+    assert found.correct.mean() == columns["accuracy"]
+    assert found.random.mean() == columns["randinit_accuracy"]
+    assert found.conditions.items() >= {"batch_size": 16, "min_images": 16, "seed": 1}.items()
+    assert found.conditions["image_digest"] == images.digest[:16]
 
 
 def test_an_evaluation_without_answers_per_image_says_how_to_make_one(tmp_path):

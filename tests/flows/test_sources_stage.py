@@ -23,7 +23,7 @@ def picture(path: Path, size: int) -> None:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "root"
-    for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
         picture(root / "mine" / name, 8)
     return root
 

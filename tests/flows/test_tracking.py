@@ -456,3 +456,12 @@ def test_the_run_of_a_pipeline_has_its_results(store: Path) -> None:
     (store / "results" / "evaluation.json").write_text("[1")
     note_results(parent)
     note_results(None)
+
+
+def test_a_model_whose_stage_was_killed_before_it_was_named_is_removed(store: Path) -> None:
+    spool = store / ".mlflow-spool"
+    with stage_run("register", {}, connect_after_seconds=1e9) as run:
+        for name in (run.log_id, "0" * 32):
+            (spool / "models" / name).mkdir(parents=True)
+        send_pending()
+        assert [path.name for path in (spool / "models").iterdir()] == [run.log_id]

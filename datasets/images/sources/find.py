@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.images.sources.embedded import Digits
-from datasets.images.sources.folders import class_folders, open_folders
+from datasets.images.sources.folders import class_folders, has_images, open_folders
 from datasets.images.sources.parquet import open_parquet
 from datasets.images.sources.shards import SPLIT_NAMES, by_split, split_folders
 from datasets.images.sources.table import Table
@@ -92,4 +92,4 @@ def _directory(path: Path) -> Mapping[str, Table]:
     splits = split_folders(path / name for name in names)
     if splits:
         return open_folders(splits)
-    return open_folders({"all": path}) if names else {}
+    return open_folders({"all": path}) if any(has_images(path / name) for name in names) else {}

@@ -41,7 +41,7 @@ class FolderTable:
             (file, label)
             for label, name in enumerate(self.classes)
             for file in sorted((self.path / name).rglob("*"))
-            if file.suffix.lower() in SUFFIXES and not _hidden(file.relative_to(self.path))
+            if _is_image(file) and not _hidden(file.relative_to(self.path))
         ]
         if not found:
             raise ConfigError(f"{self.path}: no images ({', '.join(sorted(SUFFIXES))}) in folders")
@@ -87,6 +87,11 @@ def class_folders(path: Path) -> tuple[str, ...]:
     return tuple(sorted(c.name for c in path.iterdir() if c.is_dir() and not _hidden(Path(c.name))))
 
 
+def has_images(path: Path) -> bool:
+    """Whether there is an image file below `path`; torchvision's own folders often have none."""
+    return any(_is_image(file) for file in path.rglob("*"))
+
+
 def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
     """A table per split; classes are numbered by the folders of the training split (or of all
     splits, without one).
@@ -116,6 +121,10 @@ def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
         if empty:
             _log.warning("%s has no images of %d classes (%s)", table.path, len(empty), empty[0])
     return tables
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
 
 
 def _hidden(path: Path) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.images.pixels import to_rgb
 from datasets.images.sources.digest import content_digest
 from datasets.images.sources.labels import check_labels, numbered
 from datasets.images.sources.table import Reader
-from ghn.errors import ConfigError, DamagedFileError
+from ghn.errors import ConfigError, DamagedFileError, GHNError
 
 _NO_DATA_SETS = ("ImageFolder", "DatasetFolder", "FakeData")
 
@@ -71,12 +74,13 @@ class TorchvisionTable:
         """The image is read when it is decoded."""
 
         def read(row: int) -> Any:
+            where = f"{self.name} below {self.root}, image {row}"
             try:
-                return self.dataset[row][0].convert("RGB")
+                return to_rgb(self.dataset[row][0], where)
+            except GHNError:
+                raise
             except Exception as error:  # Pillow's parsers raise anything
-                raise DamagedFileError(
-                    f"{self.name} below {self.root}, image {row}: {error}; download it again"
-                ) from error
+                raise DamagedFileError(f"{where}: {error}; download it again") from error
 
         return read
 
@@ -131,10 +135,10 @@ def _labels(dataset: Any) -> Any:
 def _paths(dataset: Any) -> Iterator[Path]:
     """Existing paths among the attributes, relative ones below the data set's root."""
     for attribute in dir(dataset):
-        if attribute.startswith("__"):
-            continue
-        value = getattr(dataset, attribute, None)
-        if isinstance(value, (str, Path)) and len(str(value)) < 1024:
-            path = Path(dataset.root, value).absolute()
-            if path.exists():
-                yield path
+        with warnings.catch_warnings(), suppress(Exception):  # properties run code of all kinds
+            warnings.simplefilter("ignore")
+            value = None if attribute.startswith("__") else getattr(dataset, attribute)
+            if isinstance(value, (str, Path)) and len(str(value)) < 1024:
+                path = Path(dataset.root, value).absolute()
+                if path.exists():
+                    yield path

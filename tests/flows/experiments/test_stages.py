@@ -50,6 +50,7 @@ def test_dvc_reads_it_and_orders_it_after_the_pipeline(monkeypatch):
             *with_rows,
             *(f"hypernetwork@{ghn}" for ghn in profile.hypernetworks),
             "pages",
+            "sources",
         }
         before = {stage.name for stage in graph.successors(stages["compared@table19"])}
         assert {"measured@truth", "hypernetwork@x-ghn3", "generate@test", "validate"} <= before

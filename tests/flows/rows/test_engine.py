@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_too_many_failures_are_an_error_and_the_others_are_kept() -> None:
     before = calls()
     assert len(run(fanout=few)) == 6
     assert calls() == before + 1
+
+
+def needs_all_memory(target: Target) -> dict:
+    """Fails as oneDNN does where another is at work, which none can be while it is."""
+    Path("busy").mkdir(exist_ok=True)
+    mine = Path("busy") / str(target.index)
+    mine.touch()
+    time.sleep(0.5)
+    others = len(list(Path("busy").iterdir())) - 1
+    mine.unlink()
+    if others:
+        raise RuntimeError("could not create a primitive")
+    return {"value": target.index}
+
+
+def test_an_item_that_is_short_of_memory_is_tried_again_with_nothing_beside_it() -> None:
+    rows = run(measured=needs_all_memory, fanout=FanOut(workers=2, max_error_share=0.0))
+    assert [row["value"] for row in rows] == list(range(6))
 
 
 def test_an_item_may_have_several_rows_and_rows_that_do_not_hold_are_made_again() -> None:

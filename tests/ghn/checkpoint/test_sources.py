@@ -86,7 +86,7 @@ def test_the_hub_cache(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("huggingface_hub", "ghn3tm8"), ("mlflow.artifacts", "models:/x@champion")]
+    ("module", "name"), [("huggingface_hub", "ghn3tm8"), ("mlflow", "models:/x@champion")]
 )
 def test_optional_packages_are_named(
     module: str, name: str, monkeypatch: pytest.MonkeyPatch

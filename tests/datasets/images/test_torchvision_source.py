@@ -1,0 +1,61 @@
+"""A data set as torchvision leaves it on the disk: MNIST, whose files have a simple format."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.images import find_source, load, source_digest, source_files
+from ghn.errors import DamagedFileError, UnsupportedFormatError
+
+
+def _write(path: Path, values: np.ndarray) -> None:
+    sizes = struct.pack(f">{values.ndim}I", *values.shape)
+    head = struct.pack(">BBBB", 0, 0, 8, values.ndim) + sizes
+    path.write_bytes(head + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for split, n in (("train", 40), ("t10k", 20)):
+        _write(raw / f"{split}-images-idx3-ubyte", draw.integers(0, 256, (n, 28, 28)))
+        _write(raw / f"{split}-labels-idx1-ubyte", np.arange(n) % 10)
+    return tmp_path
+
+
+def test_it_is_read_whatever_the_case_of_its_name(mnist) -> None:
+    train, test = (load("mnist", mnist, split, 28) for split in ("train", "test"))
+    assert train.classes == test.classes
+    assert len(train.classes) == 10
+    assert test.labels.tolist() == [k % 10 for k in range(20)]
+    assert not train.flip
+    raw = (mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
+    assert test.images[:, 0].numpy().tobytes() == raw
+    assert load("MNIST", mnist, "test", 28).digest == test.digest
+
+
+def test_its_files_are_known_and_their_content_decides(mnist) -> None:
+    assert source_files("mnist", mnist) == sorted((mnist / "MNIST/raw").iterdir())
+    before = source_digest(find_source("mnist", mnist))
+    cache = mnist / "cache"
+    first = load("mnist", mnist, "test", 28, cache=cache)
+    path = mnist / "MNIST/raw/t10k-images-idx3-ubyte"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 255
+    path.write_bytes(data)
+    assert source_digest(find_source("mnist", mnist)) != before
+    assert load("mnist", mnist, "test", 28, cache=cache).digest != first.digest
+
+
+def test_labels_beyond_the_classes_and_broken_images_are_refused(mnist, monkeypatch) -> None:
+    table = find_source("mnist", mnist)["test"]
+    monkeypatch.setattr(type(table.dataset), "__getitem__", lambda *_: 1 / 0)
+    with pytest.raises(DamagedFileError, match=r"mnist/test below .*, image 3: division by zero"):
+        table.open(3)(3)
+    _write(mnist / "MNIST/raw/t10k-labels-idx1-ubyte", np.full(20, 11))
+    with pytest.raises(UnsupportedFormatError, match="mnist/test, row 0: label 11 is beyond"):
+        load("mnist", mnist, "test", 28)
