@@ -59,7 +59,10 @@ def validate() -> None:
 
 
 def sources() -> None:
-    """Look whether the files of the image data sets changed."""
+    """Look whether the files of the image data sets changed.
+
+    params.yaml: `images`, `transfer`. Writes data/sources/*.json.
+    """
     run_stage("sources")
 
 
