@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.settings import paths
 from ghn.errors import GHNError
 
 
@@ -22,7 +21,7 @@ def alone(label: str, outputs: Iterable[str]) -> Iterator[None]:
     Raises:
         StageInUseError: it runs already, here or in another container.
     """
-    path = paths.CACHE / "locks" / label
+    path = Path(".dvc/tmp/stage-locks") / label
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
