@@ -207,7 +207,8 @@ def test_a_missing_or_damaged_checkpoint_stops_a_stage_with_a_message(
     assert "models/ghn3/ghn.safetensors" in result.stderr
     assert ("`dvc repro train` makes it" in result.stderr) == (damage == "absent")
     assert "Traceback" not in result.stderr
-    assert list((tmp_path / "results").iterdir()) == []
+    left = {path.name for path in (tmp_path / "results").iterdir()}
+    assert left <= {".cache"}  # the lock of the stage
 
 
 def test_sigterm_ends_a_stage_as_orderly_as_ctrl_c(

@@ -34,6 +34,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         "train": {"size": 12, "n_cells": (4, 5), "steps": (1, 2), "max_multiply_adds": 1.5e7},
         "val": {"size": 3, "n_cells": (4, 5), "steps": (1, 2)},
     }
+    tree["images"]["image_size"] = 32
     tree["train"] |= {
         "ghn": {"hidden": 16, "decoder_channels": 16, "layers": 1},
         "networks": {"channels": (16, 16), "fc_dim": (64, 64)},
