@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from flows.experiments.catalogue import (
-    ActivationsEntry,
-    DiversityEntry,
-    GradientsEntry,
-    NasEntry,
-    Profile,
-)
+from flows.experiments.measurements import Job
 from flows.networks.build import build_network
 from flows.networks.content import architecture_content
 from flows.networks.score import score
@@ -46,7 +38,6 @@ from flows.trials.initialise import (
 )
 from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
-    PAPER_SHAPES,
     SCORES,
     activation_variances,
     gradient_norm,
@@ -54,115 +45,6 @@ from ghn.analysis import (
 )
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.predict import batch_statistics
-
-
-class Job(BaseModel):
-    """One measurement: of an architecture, or for diversity of a shape over many, from one
-    initialisation.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    measure: str
-    architecture: str
-    init: str
-    seed: int
-    settings: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.measure} of {self.architecture} from {self.init}, seed {self.seed}"
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
-
-def jobs(
-    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry,
-    profile: Profile,
-    truth: Sequence[str] = (),
-) -> list[Job]:
-    """The measurements of an entry; of a NasEntry those of the architectures in `truth`."""
-    seed, classes, images = profile.seed, profile.num_classes, profile.images
-    spec = images.model_dump(mode="json")
-    common = {"num_classes": classes, "image_size": images.image_size, "images_spec": spec}
-
-    def job(architecture: str, init: str, seed: int, **settings: object) -> Job:
-        return Job(
-            measure=entry.kind,
-            architecture=architecture,
-            init=init,
-            seed=seed,
-            settings={**common, **settings},
-        )
-
-    match entry:
-        case DiversityEntry():
-            from ghn.architectures import TORCHVISION_74
-
-            names = list(TORCHVISION_74) if entry.names == "all" else list(entry.names)
-            options = {"names": names, "image_size": entry.image_size, "images_spec": None}
-            limits = {"max_tensors": entry.max_tensors, "max_matched": entry.max_matched}
-            return [
-                job(
-                    "torchvision",
-                    init,
-                    seed,
-                    **options,
-                    **limits,
-                    shape=list(shape),
-                    matched=matched,
-                )
-                for shape in SHAPES
-                for init in entry.inits
-                for matched in ((False, True) if init in BASELINES else (False,))
-            ]
-        case ActivationsEntry():
-            return [
-                job(name, init, seed + i, images=entry.images)
-                for name in entry.names
-                for init in entry.inits
-                for i in range(entry.seeds if init in BASELINES else 1)
-            ]
-        case GradientsEntry():
-            options = {"images": entry.images, "image_size": entry.image_size, "chunk": entry.chunk}
-            return [
-                job(name, init, seed + i, **options)
-                for name in entry.names
-                for init in entry.inits
-                for i in range(entry.seeds)
-            ]
-        case NasEntry():
-            scores = [
-                job(name, "randinit", seed + i, images=entry.batch_size)
-                for name in truth
-                for i in range(entry.seeds)
-            ]
-            return scores + [
-                job(name, ghn, seed, images=entry.images) for name in truth for ghn in entry.ghns
-            ]
-
-
-COLUMNS: dict[str, dict[str, pa.DataType]] = {
-    "diversity": {
-        "shape": pa.string(),
-        "matched": pa.bool_(),  # channels brought into the same order by the Hungarian method
-        "tensors": pa.int64(),
-        "distance": pa.float64(),  # null where fewer than two tensors have the shape
-    },
-    "activations": {
-        "layers": pa.list_(pa.string()),
-        "variance": pa.list_(pa.float64()),
-        "images": pa.int64(),
-    },
-    "gradients": {
-        "gradient_norm": pa.float64(),  # null where it overflows
-        "parameters": pa.int64(),
-        "images": pa.int64(),
-    },
-    "nas": (
-        {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()}
-    ),
-}
 
 
 def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
@@ -338,5 +220,3 @@ _MEASURES: dict[str, Callable[[Job], Row]] = {
     "gradients": _gradients,
     "nas": _nas,
 }
-
-SHAPES = PAPER_SHAPES

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from flows.compute import gpus
-from flows.experiments import detect, measures
+from flows.experiments import detect, measurements, measures
 from flows.experiments.catalogue import (
     ActivationsEntry,
     DetectEntry,
@@ -131,7 +131,7 @@ class Runner:
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
             case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
-                jobs = measures.jobs(
+                jobs = measurements.jobs(
                     entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ()
                 )
                 workers = entry.workers if isinstance(entry, GradientsEntry) else None
@@ -140,7 +140,9 @@ class Runner:
                     if workers is None
                     else self.fanout.model_copy(update={"workers": workers})
                 )
-                write_rows(path, measures.measure(jobs, fanout, name), measures.COLUMNS[entry.kind])
+                write_rows(
+                    path, measures.measure(jobs, fanout, name), measurements.COLUMNS[entry.kind]
+                )
             case _:
                 return None
         return path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.report import Section, evaluation, learning, render
+from flows.report import Section, evaluation, learning, render, torchvision
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
 from flows.rows.provenance import dvc_hash
 from flows.rows.schema import Row, read_rows
@@ -58,7 +58,7 @@ def build(
         evaluation.generalisation(evaluated, setting, report.bins, paper),
         learning.finetuning(finetuned, setting, paper),
         learning.transfer(transferred, paper),
-        evaluation.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
+        torchvision.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
         learning.learning_curve(
             read_curve(paths.model(ghn) / "curve.json"),
             read_steps(paths.model(ghn) / "steps.csv"),

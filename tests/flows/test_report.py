@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from flows.report import Section, Table, Text, evaluation, figures, learning, render
+from flows.report import Section, Table, Text, evaluation, figures, learning, render, torchvision
 from flows.report.evaluation import Setting
 from flows.rows.schema import identity
 from flows.settings import paths
@@ -91,7 +91,7 @@ def test_table_of_the_74_has_ours_beside_published() -> None:
         finetuned("ghn3", 0.1, [0.2, 0.5, 0.9], True, 0.875),
         finetuned("randinit", 0.1, [0.1, 0.2, 0.3], True, 0.25),
     ]
-    section = evaluation.torchvision_table(rows, [], tuned, "ghn3", TABLE_20, SETTING)
+    section = torchvision.torchvision_table(rows, [], tuned, "ghn3", TABLE_20, SETTING)
     (row,) = table(section).rows
     numbers = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row]
     assert numbers == [

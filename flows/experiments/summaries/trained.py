@@ -19,7 +19,6 @@ from flows.experiments.summaries.common import (
 )
 from flows.report import Block, Figure, Panels, Table, figures
 from flows.trials.statistics import Comparison, compare, held, per_architecture
-from ghn.analysis.ensemble import ensemble_accuracy
 
 REFERENCE = "randinit"
 """The initialisation that others are compared with."""
@@ -260,48 +259,6 @@ def detection(rows: Rows) -> Summary:
     }
     told = ", ".join(f"{init} {100 * mean:.1f} %" for init, mean in means.items())
     return Summary(f"Mean AP: {told}.", [table])
-
-
-def ensembles(rows: Rows) -> Summary:
-    """Accuracy of networks and of the mean of their logits, per initialisation (table 15)."""
-    good = [row for row in sound(rows) if row["selected"] and row.get("logits")]
-    names = unique(good, "architecture")
-    body: list[list[str | None]] = []
-    gains = []
-    for part in unique(good, "part"):
-        for init in unique(good, "ghn"):
-            mine = [row for row in good if (row["part"], row["ghn"]) == (part, init)]
-            cells: list[str | None] = [f"{init}, {part}"]
-            cells += [
-                mean_std([r["test_accuracy"] for r in mine if r["architecture"] == name])
-                for name in names
-            ]
-            together = [
-                ensemble_of([r for r in mine if r["seed"] == seed]) for seed in unique(mine, "seed")
-            ]
-            found = [value for value in together if value is not None]
-            cells.append(mean_std(found))
-            body.append(cells)
-            if found:
-                gain = np.mean(found) - np.mean([r["test_accuracy"] for r in mine])
-                gains.append(f"{init}, {part}: {100 * gain:+.1f}")
-    table = Table(["", *names, "ensemble"], body, "Test accuracy (%), mean ± std over seeds")
-    return Summary(
-        "Gain of the ensemble over the mean of its members, in points: " + "; ".join(gains) + ".",
-        [table],
-    )
-
-
-def ensemble_of(rows: Rows) -> float | None:
-    """Accuracy of the mean logits of one seed's networks; labels come with the rows (column
-    `labels`).
-    """
-    import torch
-
-    if not rows or rows[0].get("labels") is None:
-        return None
-    y_N = torch.tensor(rows[0]["labels"])
-    return ensemble_accuracy([torch.tensor(row["logits"]).view(len(y_N), -1) for row in rows], y_N)
 
 
 def _spread(values: Sequence[tuple[str, float]]) -> str | None:

@@ -3,7 +3,8 @@ from torch import nn
 
 from flows.compute.fanout import FanOut
 from flows.experiments import measures
-from flows.experiments.measures import Job, measure
+from flows.experiments.measurements import Job
+from flows.experiments.measures import measure
 
 
 def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypatch, tmp_path):

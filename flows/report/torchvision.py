@@ -1,0 +1,111 @@
+"""The table of torchvision's networks, one by one, beside the paper's (table 20)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flows.report.blocks import Block, Section, Table, Text
+from flows.report.evaluation import Setting, column, good, percent, spread
+from flows.rows.schema import Row
+
+
+def torchvision_table(
+    rows: Sequence[Row],
+    predictions: Sequence[Row],
+    finetuned: Sequence[Row],
+    ghn: str,
+    published: Mapping[str, Any],
+    setting: Setting,
+) -> Section:
+    """The 74 models of table 20, ours beside the published numbers."""
+    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
+    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
+    models: Mapping[str, Mapping[str, float]] = published["models"]
+    tuned = best_finetuned(finetuned)
+    cells: list[list[str | None]] = []
+    for name in models:
+        row, facts = of_model.get(name), models[name]
+        if row is None:
+            continue
+        failed = row["error"] is not None
+        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
+        cells.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}" if parameters else None,
+                "error" if failed else percent(row["accuracy"]),
+                None if failed else percent(row["randinit_accuracy"]),
+                percent(tuned.get((name, ghn))),
+                percent(tuned.get((name, "randinit"))),
+                percent(facts["ghn3"] / 100, 2),
+                percent(facts["ghn3_1ep"] / 100, 2),
+                percent(facts["ghn3_10ep"] / 100, 2),
+                percent(facts["randinit_1ep"] / 100, 2),
+                percent(facts["sota"] / 100, 2),
+            ]
+        )
+    ours = column(good(rows, "torchvision"), "accuracy")
+    shared = [row for row in good(rows, "torchvision") if row["architecture"] in models]
+    blocks: list[Block] = [
+        Text(
+            (
+                "The 74 torchvision classification models, an even harder test: none of them"
+                f" resembles a training architecture. Ours without training: {spread(ours)}."
+                if ours.size
+                else "No model of torchvision was evaluated."
+            ),
+            "lead",
+        ),
+        Table(
+            [
+                "model",
+                "million parameters",
+                "predicted",
+                "random",
+                "predicted, fine-tuned",
+                "random, fine-tuned",
+                "GHN-3",
+                "GHN-3, 1 epoch",
+                "GHN-3, 10 epochs",
+                "random, 1 epoch",
+                "trained",
+            ],
+            cells,
+            "As table 20 of the paper, in its order. A click on a title sorts.",
+            groups=[("", 2), (f"ours, {setting.images}", 4), ("published, ImageNet", 5)],
+            sortable=True,
+        ),
+        Text(
+            setting.difference()
+            + " At 64 pixels and below, models get a stem for small images. Fine-tuned: test"
+            " accuracy at the end of our short fine-tuning, for the models in its budget.",
+            "note",
+        ),
+    ]
+    if len(shared) > 2:
+        from scipy.stats import kendalltau
+
+        tau = kendalltau(
+            [row["accuracy"] for row in shared],
+            [models[row["architecture"]]["ghn3"] for row in shared],
+        )
+        blocks.insert(
+            2,
+            Text(
+                "Kendall's rank correlation of our accuracies without training with the published"
+                f" ones: {tau.statistic:.2f} (p = {tau.pvalue:.2g}, n = {len(shared)})."
+            ),
+        )
+    return Section("torchvision", "The 74 models of torchvision", blocks)
+
+
+def best_finetuned(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Test accuracy after fine-tuning by (architecture, initialisation), the mean over seeds."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["error"] is None and row.get("selected") and row.get("test_accuracy") is not None:
+            values.setdefault((row["architecture"], row["ghn"]), []).append(row["test_accuracy"])
+    return {key: float(np.mean(found)) for key, found in values.items()}
