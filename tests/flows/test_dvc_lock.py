@@ -29,9 +29,6 @@ def test_stages_agree_on_the_hash_of_every_path(lock: dict) -> None:
     assert differing == {}, "run `dvc repro`; a lock that was only committed says what never was"
 
 
-@pytest.mark.xfail(
-    reason="the committed lock was only committed; remove this mark with the next real run"
-)
 def test_the_registration_is_of_the_same_run(lock: dict) -> None:
     record = json.loads((ROOT / "results" / "registration.json").read_text())["dvc"]
     known = {path: set(seen.values()) for path, seen in hashes(lock).items()}
