@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> None:
     shape = config.hypernetwork(data.num_classes)
     ghn = new_hypernetwork(shape, recipe.seed, config.output_gain)
     if options.initial:
-        ghn = trained_hypernetwork(options.initial, shape)
+        ghn = trained_hypernetwork(options.initial, shape, recipe.seed)
     emphasize_distance(ghn, options.distance_gain)
     source = architectures(
         params, recipe.seed, data.num_classes, options.pixels, options.architectures

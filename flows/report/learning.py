@@ -259,6 +259,7 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
                 f" {first['n_train'] + first['n_val']:,} labels.",
                 "lead",
             ),
+            *_seen_before(first),
             Table(
                 ["network", *(_name(init) for init in inits)],
                 cells,
@@ -275,6 +276,20 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
             ),
         ],
     )
+
+
+def _seen_before(row: Row) -> list[Text]:
+    """A warning where the target is among what the hypernetwork was trained on."""
+    if row["images"] not in str(row["source"]).split(" and "):
+        return []
+    return [
+        Text(
+            f"Images of {row['images']} are among those that the hypernetwork, or the one that its"
+            " training began from, was trained on: this shows few labels, not a transfer to images"
+            " never seen.",
+            "warning",
+        )
+    ]
 
 
 def _order(init: str) -> int:

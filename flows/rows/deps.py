@@ -33,10 +33,15 @@ def with_code(text: str) -> str:
             indent = None
         if line.strip() == "deps:":
             indent = " " * (len(line) - len(line.lstrip()) + 2)
-        elif indent is not None and item and item[2].split("/")[0] in PACKAGES:
+        elif indent is not None and item and _is_code(item[2]):
             continue
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _is_code(path: str) -> bool:
+    """Whether a dependency is for this module to write; trained weights lie in a package too."""
+    return path.split("/")[0] in PACKAGES and not path.endswith(".safetensors")
 
 
 def cover(files: tuple[str, ...]) -> list[str]:

@@ -38,7 +38,7 @@ class TrainStageConfig(TrainConfig):
         description=(
             "a trained hypernetwork to go on from with a new schedule, as `ghn.from_pretrained`"
             " takes it: a file, a name, models:/name@alias; null: fresh weights. It must be of this"
-            " variant"
+            " variant; where its number of classes is another, what makes class heads starts anew"
         ),
     )
     output_gain: float = Field(

@@ -38,6 +38,7 @@ from flows.training.phases import phases, resized, settings
 from flows.training.start import (
     content,
     emphasize_distance,
+    lineage,
     new_hypernetwork,
     trained_hypernetwork,
 )
@@ -114,8 +115,12 @@ def _train(
     training = training_images(images, base.seed)
     split = open_split(paths.DEEPNETS, config.split)
     ghn_config = config.hypernetwork(training.num_classes)
-    initial = None if config.initial is None else trained_hypernetwork(config.initial, ghn_config)
     recipe = config.recipe_with(base.seed)
+    initial = (
+        None
+        if config.initial is None
+        else trained_hypernetwork(config.initial, ghn_config, recipe.seed)
+    )
     found = settings(config, training.image_size)
     identity = {
         "images": training.digest,
@@ -154,6 +159,7 @@ def _train(
             metadata={
                 "variant": config.variant,
                 "images": images.name,
+                "lineage": lineage(initial, images.name),
                 "image_size": found[-1].image_size,
                 "classes": list(training.classes),
             },

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
 TRANSFER_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "source": pa.string()}
+"""`source`: the data sets that the hypernetwork was trained on, in order."""
 
 
 def run(
@@ -54,8 +55,9 @@ def run(
         if missing
         else run_trials(trials, fanout, title="transfer")
     )
+    source = images.name if missing else " and ".join(learned_from(base.ghn, images.name))
     for row in rows:
-        row["source"] = images.name
+        row["source"] = source
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
     stage.log_metrics(summary(rows, base.ghn, "transfer"))
     stage.log_artifact(paths.TRANSFER)
@@ -97,6 +99,15 @@ def best(config: TransferConfig) -> list[str]:
     """The best architectures of each split by accuracy without fine-tuning, within the budget."""
     rows = [row for row in read_rows(paths.EVALUATION) if row["split"] in config.splits]
     return choose(rows, config.top_k, config.max_gmacs)
+
+
+def learned_from(ghn: str, images: str) -> list[str]:
+    """The data sets that hypernetwork `ghn` was trained on, in order; where its file does not say,
+    `images`.
+    """
+    from flows.trials.initialise import hypernetwork, source
+
+    return list(hypernetwork(source(ghn)).metadata.get("lineage", [images]))
 
 
 def absent(trial: Trial, error: str) -> Row:

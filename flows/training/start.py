@@ -27,17 +27,22 @@ def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
     return ghn
 
 
-def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
-    """The hypernetwork that training goes on from.
+def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
+    """The hypernetwork that training goes on from; for another number of classes, what makes class
+    heads is drawn anew by `seed`.
 
     Raises:
-        ConfigError: it is not of the configuration that `train.variant`, `train.ghn` and the images
-            ask for.
+        ConfigError: it is not of the configuration that `train.variant` and `train.ghn` ask for.
         GHNError: it does not exist, cannot be reached, or is no hypernetwork.
     """
     from ghn import from_pretrained
+    from ghn.models import for_classes
 
     ghn = from_pretrained(source)
+    if ghn.config.num_classes != config.num_classes:
+        metadata = ghn.metadata
+        ghn = for_classes(ghn, config.num_classes, seed=seed)
+        ghn.metadata = metadata
     found, wanted = ghn.config.to_dict(), config.to_dict()
     if differing := [name for name in found if found[name] != wanted[name]]:
         has, asked = (
@@ -45,10 +50,20 @@ def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
             for fields in (found, wanted)
         )
         raise ConfigError(
-            f"train.initial: {source} has {has}, but train.variant, train.ghn and images ask for"
-            f" {asked}; change train.ghn (or images), or train.initial"
+            f"train.initial: {source} has {has}, but train.variant and train.ghn ask for {asked};"
+            " change train.ghn, or train.initial (null: fresh weights)"
         )
     return ghn.train()
+
+
+def lineage(initial: GHN | None, images: str) -> list[str]:
+    """Names of all data sets that the weights have seen when the training has ended, in order: those
+    of `initial`, of what that one was trained from, and `images`.
+    """
+    before = [] if initial is None else initial.metadata.get("lineage")
+    if initial is not None and before is None:
+        before = [initial.metadata["images"]] if "images" in initial.metadata else []
+    return list(dict.fromkeys([*before, images]))
 
 
 def emphasize_distance(ghn: GHN, gain: float) -> None:

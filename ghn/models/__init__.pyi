@@ -1,3 +1,4 @@
+from .classes import for_classes
 from .config import VARIANTS, GHNConfig
 from .hypernetwork import GHN
 from .prediction import Prediction
@@ -7,4 +8,5 @@ __all__ = [
     "VARIANTS",
     "GHNConfig",
     "Prediction",
+    "for_classes",
 ]

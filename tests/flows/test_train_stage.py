@@ -127,6 +127,19 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
         start(train.run, params.model_copy(update={"train": wider}), None)
 
 
+def test_a_training_from_another_hypernetwork_says_what_it_has_seen(params: Params) -> None:
+    trained = train.new_hypernetwork(params.train.hypernetwork(7), 7, 1.0)
+    save_checkpoint(trained, Path("seven.safetensors"), {"images": "birds", "classes": ["a"] * 7})
+    onward = params.train.model_copy(update={"initial": "seven.safetensors"})
+    with stage_run("train", {}, connect_after_seconds=1e9) as run:
+        start(train.run, params.model_copy(update={"train": onward}), run)
+    found = from_pretrained(paths.weights(params.base.ghn))
+    assert found.num_classes == 10
+    assert found.metadata["lineage"] == ["birds", params.images.name]
+    assert train.lineage(found, "flowers") == ["birds", params.images.name, "flowers"]
+    assert train.lineage(None, "flowers") == ["flowers"]
+
+
 def test_a_training_takes_the_seed_of_the_pipeline_or_its_own(params: Params) -> None:
     still = params.train.model_copy(update={"lr": 1e-9, "warmup_lr": 1e-9, "weight_decay": 0.0})
     assert still.recipe_with(5).seed == 5

@@ -1,0 +1,60 @@
+"""A trained hypernetwork for another number of classes."""
+
+import torch
+
+from ghn.architectures import build
+from ghn.models import GHN, GHNConfig, for_classes
+from ghn.models.embedding import channel_steps
+
+CONFIG = GHNConfig.from_dict(
+    GHNConfig.variant("ghn3-t", 10).to_dict() | {"hidden": 16, "layers": 1, "decoder_channels": 8}
+)
+
+
+def hypernetwork() -> GHN:
+    torch.manual_seed(3)
+    return GHN(CONFIG).eval()
+
+
+def test_all_but_the_heads_stay_as_they_are() -> None:
+    ghn = hypernetwork()
+    other = for_classes(ghn, 7, seed=1)
+    assert other.num_classes == 7 and not other.training
+    known = ghn.state_dict()
+    changed = {
+        name
+        for name, tensor in other.state_dict().items()
+        if tensor.shape != known[name].shape or not torch.equal(tensor, known[name])
+    }
+    assert changed == {
+        "embedding.channel.weight",
+        "tensors.classes.weight",
+        "tensors.classes.bias",
+        "vectors.classes.weight",
+        "vectors.classes.bias",
+    }
+    with torch.no_grad():
+        after = other(build("resnet18", num_classes=7, image_size=32)).state_dict()
+    assert after["fc.weight"].shape == (7, 512)
+
+
+def test_each_count_of_channels_keeps_its_embedding() -> None:
+    ghn = hypernetwork()
+    for classes in (2, 7, 10, 16, 1000):
+        other = for_classes(ghn, classes)
+        table, known = other.embedding.channel.weight, ghn.embedding.channel.weight
+        before, after = list(channel_steps(10)), list(channel_steps(classes))
+        assert torch.equal(table[-1], known[-1])
+        for row, count in enumerate(after):
+            wanted = 10 if count == classes else count
+            if wanted in before:
+                assert torch.equal(table[row], known[before.index(wanted)]), count
+
+
+def test_the_new_heads_hang_on_the_seed_and_nothing_else_is_drawn() -> None:
+    ghn = hypernetwork()
+    state = torch.random.get_rng_state()
+    one, same, two = (for_classes(ghn, 7, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    heads = [other.tensors.classes.weight for other in (one, same, two)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
