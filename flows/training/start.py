@@ -57,8 +57,8 @@ def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
 
 
 def lineage(initial: GHN | None, images: str) -> list[str]:
-    """Names of all data sets that the weights have seen when the training has ended, in order: those
-    of `initial`, of what that one was trained from, and `images`.
+    """Names of all data sets that the weights have seen when the training has ended, in order:
+    those of `initial`, of what that one was trained from, and `images`.
     """
     before = [] if initial is None else initial.metadata.get("lineage")
     if initial is not None and before is None:

@@ -14,8 +14,8 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
     """A copy of `ghn` that predicts networks with `num_classes` outputs, to be trained further.
 
     All weights are those of `ghn` but for the two layers that make class heads and their biases:
-    they have a row per class, and are drawn anew. The embedding of channel counts has an entry for the number of
-    classes; it takes what `ghn` has learned for its own number.
+    they have a row per class, and are drawn anew. The embedding of channel counts has an entry for
+    the number of classes; it takes what `ghn` has learned for its own number.
 
     Args:
         ghn: of any variant.

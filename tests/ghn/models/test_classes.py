@@ -19,7 +19,8 @@ def hypernetwork() -> GHN:
 def test_all_but_the_heads_stay_as_they_are() -> None:
     ghn = hypernetwork()
     other = for_classes(ghn, 7, seed=1)
-    assert other.num_classes == 7 and not other.training
+    assert other.num_classes == 7
+    assert not other.training
     known = ghn.state_dict()
     changed = {
         name
@@ -57,4 +58,5 @@ def test_the_new_heads_hang_on_the_seed_and_nothing_else_is_drawn() -> None:
     one, same, two = (for_classes(ghn, 7, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(state, torch.random.get_rng_state())
     heads = [other.tensors.classes.weight for other in (one, same, two)]
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
