@@ -13,16 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.architectures import ArchitecturesConfig, EvaluationSplit
+from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.detect import DetectConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import merge, parse, read_yaml
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from flows.settings.trials import TrialsConfig
 from ghn.errors import ConfigError
-from ghn.finetune.config import FinetuneConfig
 
 PROFILES = Path(__file__).parents[2] / "params" / "experiments"
 """A file per profile: those of params.yaml stand in the folder above."""
@@ -39,60 +37,10 @@ class _Entry(BaseModel):
     )
 
 
-class Selection(BaseModel):
-    """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    names: tuple[str, ...] = ()
-    best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
-    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = (
-        "test",
-        "wide",
-        "deep",
-        "dense",
-        "bnfree",
-        "torchvision",
-    )
-    top_k: int | None = Field(default=1, ge=1)
-    max_gmacs: float | None = Field(default=None, gt=0)
-    cheapest: int | None = Field(
-        default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost"
-    )
-    primitive: str | None = Field(
-        default=None, description="with `cheapest`: only networks that have this node type"
-    )
-
-
-class Part(BaseModel):
-    """One training recipe with its grid."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "main"
-    grid: Grid = Grid()
-    train: FinetuneConfig = FinetuneConfig()
-    architectures: tuple[str, ...] | None = Field(
-        default=None, description="only these of the selection"
-    )
-
-
-class TrialsEntry(_Entry):
+class TrialsEntry(_Entry, TrialsConfig):
     """Trains networks from several initialisations (`flows.trials`)."""
 
     kind: Literal["trials"] = "trials"
-    select: Selection
-    inits: tuple[str, ...] = Field(min_length=1)
-    seeds: int = Field(default=3, ge=1)
-    parts: tuple[Part, ...] = Field(min_length=1)
-    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
-    source_images: ImagesSpec | None = Field(
-        default=None, description="transfer: what the hypernetworks know"
-    )
-    pretrain: FinetuneConfig | None = None
-    keep_logits: bool = False
-    gradinit: GradInitConfig = GradInitConfig()
-    metainit: MetaInitConfig = MetaInitConfig()
 
 
 class DetectEntry(_Entry):

@@ -27,7 +27,6 @@ from flows.experiments.catalogue import (
     GradientsEntry,
     NasEntry,
     Profile,
-    Selection,
     TrialsEntry,
     load_profile,
 )
@@ -39,9 +38,11 @@ from flows.rows.schema import Row, read_rows, write_rows
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.fanout import FanOut
-from flows.stages import evaluate, finetune
+from flows.settings.trials import Selection
+from flows.stages import evaluate
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
+from flows.trials.plan import choose, plan
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
 from flows.trials.weights import weights_content
@@ -167,30 +168,13 @@ class Runner:
 
     def plan_trials(self, entry: TrialsEntry) -> dict[str, list[Trial]]:
         """The trials of each part."""
-        chosen = self.select(entry.select)
-        return {
-            part.name: [
-                Trial(
-                    architecture=architecture,
-                    init=init,
-                    seed=self.profile.seed + seed,
-                    images=entry.images or self.profile.images,
-                    source_images=entry.source_images,
-                    pretrain=entry.pretrain,
-                    grid=part.grid,
-                    finetune=part.train,
-                    gradinit=entry.gradinit,
-                    metainit=entry.metainit,
-                    keep_logits=entry.keep_logits,
-                    device=self.device,
-                )
-                for architecture in chosen
-                if part.architectures is None or architecture in part.architectures
-                for init in entry.inits
-                for seed in range(entry.seeds)
-            ]
-            for part in entry.parts
-        }
+        return plan(
+            entry,
+            self.select(entry.select),
+            seed=self.profile.seed,
+            images=self.profile.images,
+            device=self.device,
+        )
 
     def select(self, select: Selection) -> list[str]:
         """Ids of the architectures of a selection."""
@@ -202,7 +186,7 @@ class Runner:
                 for row in read_rows(path_of("generalisation"))
                 if row["ghn"] == select.best_of and row["split"] in select.splits
             ]
-            chosen += finetune.choose(rows, select.top_k, select.max_gmacs)
+            chosen += choose(rows, select.top_k, select.max_gmacs)
         if select.cheapest is not None:
             splits = tuple(split for split in select.splits if split != "torchvision")
             candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))

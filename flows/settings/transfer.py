@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.settings.architectures import EvaluationSplit
 from flows.settings.finetune import Grid
 from ghn.finetune.config import FinetuneConfig
 
@@ -26,7 +29,7 @@ class TransferConfig(BaseModel):
     architectures: tuple[str, ...] | None = Field(
         default=None, description="ids; null: the best by accuracy without fine-tuning"
     )
-    splits: tuple[str, ...] = Field(
+    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = Field(
         default=("test", "torchvision"), description="where the best are looked for"
     )
     top_k: int = Field(default=1, ge=1, description="so many of each split")

@@ -13,10 +13,11 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig, ImagesSpec
+from flows.settings.trials import Part, Selection, TrialsConfig
+from flows.trials.plan import choose, plan
 from flows.trials.run import run_trials
-from flows.trials.spec import COLUMNS, Trial
+from flows.trials.spec import COLUMNS
 from flows.trials.statistics import compare
-from ghn.errors import DamagedFileError
 
 if TYPE_CHECKING:
     from flows.tracking.run import StageRun
@@ -32,61 +33,34 @@ def run(
     """Writes results/finetune.parquet: a row per (architecture, initialisation, lr, seed) with its
     curve.
     """
-    config = finetune
-    spec = images_spec(base, images, config.max_train, config.max_val, config.max_test)
-    trials = [
-        Trial(
-            architecture=architecture,
-            init=base.ghn if init == "ghn" else init,
-            seed=base.seed + seed,
-            images=spec,
-            grid=config.grid,
-            finetune=config.train,
-            beta=config.beta,
-            checkpoints=config.checkpoints,
-            device=base.torch_device(),
-        )
-        for architecture in choose(read_rows(paths.EVALUATION), config.top_k, config.max_gmacs)
-        for init in config.inits
-        for seed in range(config.seeds)
-    ]
+    work = described(base, images, finetune)
+    select = work.select
+    chosen = choose(read_rows(paths.EVALUATION), select.top_k, select.max_gmacs)
+    (trials,) = plan(
+        work, chosen, seed=base.seed, images=images_spec(base, images), device=base.torch_device()
+    ).values()
     rows = run_trials(trials, fanout, title="finetune")
     write_rows(paths.FINETUNE, rows, COLUMNS)
     stage.log_metrics(summary(rows, base.ghn))
     stage.log_artifact(paths.FINETUNE)
 
 
-def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> list[str]:
-    """Ids of the architectures to fine-tune: of each split the `top_k` best by accuracy without
-    fine-tuning, on validation images: the test images are for what comes out.
+def described(base: BaseConfig, images: ImagesConfig, config: FinetuneStageConfig) -> TrialsConfig:
+    """The stage as an entry of the catalogue of experiments."""
+    return TrialsConfig(
+        select=Selection(best_of=base.ghn, top_k=config.top_k, max_gmacs=config.max_gmacs),
+        inits=named(config.inits, base.ghn),
+        seeds=config.seeds,
+        parts=(Part(grid=config.grid, train=config.train),),
+        images=images_spec(base, images, config.max_train, config.max_val, config.max_test),
+        beta=config.beta,
+        checkpoints=config.checkpoints,
+    )
 
-    Those that cost more than `max_gmacs` are passed over, so that a laptop's budget is spent on
-    several networks rather than on one.
 
-    Raises:
-        DamagedFileError: no row has an accuracy.
-    """
-    chosen: list[str] = []
-    usable = [row for row in rows if row["error"] is None]
-    if not usable:
-        raise DamagedFileError(
-            f"{paths.EVALUATION}: no architecture has an accuracy; see its column `error`"
-        )
-    for split in dict.fromkeys(row["split"] for row in usable):
-        ranked = sorted(
-            (row for row in usable if row["split"] == split), key=lambda row: -row["val_accuracy"]
-        )
-        taken = 0
-        for row in ranked:
-            if top_k is not None and taken == top_k:
-                break
-            identifier = row["architecture"]
-            if max_gmacs is not None and row["gmacs"] > max_gmacs:
-                continue
-            if identifier not in chosen:
-                chosen.append(identifier)
-                taken += 1
-    return chosen
+def named(inits: Sequence[str], ghn: str) -> tuple[str, ...]:
+    """`inits` with the name of the pipeline's hypernetwork in place of `ghn`."""
+    return tuple(ghn if init == "ghn" else init for init in inits)
 
 
 def summary(rows: Sequence[Row], ghn: str, stage: str = "finetune") -> Mapping[str, float]:

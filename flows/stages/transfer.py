@@ -15,8 +15,10 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.settings.transfer import TransferConfig
-from flows.stages.finetune import choose, images_spec, summary
+from flows.settings.trials import Part, Selection, TrialsConfig
+from flows.stages.finetune import images_spec, named, summary
 from flows.trials.images import data_available
+from flows.trials.plan import choose, plan
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
 from ghn.errors import MissingDataError
@@ -42,7 +44,14 @@ def run(
         MissingDataError: the target's files are absent, and `transfer.optional` is not set. If it
             is, each trial has a row that says so, and the pipeline goes on.
     """
-    trials = plan(base, images, transfer)
+    work = described(base, images, transfer)
+    (trials,) = plan(
+        work,
+        work.select.names or best(work.select),
+        seed=base.seed,
+        images=images_spec(base, images),
+        device=base.torch_device(),
+    ).values()
     missing = data_available(trials[0].images)
     if missing and not transfer.optional:
         raise MissingDataError(
@@ -63,42 +72,40 @@ def run(
     stage.log_artifact(paths.TRANSFER)
 
 
-def plan(base: BaseConfig, images: ImagesConfig, config: TransferConfig) -> list[Trial]:
-    """The trials of the stage."""
+def described(base: BaseConfig, images: ImagesConfig, config: TransferConfig) -> TrialsConfig:
+    """The stage as an entry of the catalogue of experiments."""
     source = images_spec(base, images)
-    target = ImagesSpec(
-        name=config.target_name(source.name),
-        image_size=source.image_size,
-        root=source.root,
-        seed=base.seed,
-        few_shot=config.labels,
-        few_shot_held_out=config.held_out,
-        max_test=config.max_test,
+    return TrialsConfig(
+        select=Selection(
+            names=config.architectures or (),
+            best_of=base.ghn,
+            splits=config.splits,
+            top_k=config.top_k,
+            max_gmacs=config.max_gmacs,
+        ),
+        inits=named(config.inits, base.ghn),
+        seeds=config.seeds,
+        parts=(Part(grid=config.grid, train=config.train),),
+        images=ImagesSpec(
+            name=config.target_name(source.name),
+            image_size=source.image_size,
+            root=source.root,
+            seed=base.seed,
+            few_shot=config.labels,
+            few_shot_held_out=config.held_out,
+            max_test=config.max_test,
+        ),
+        source_images=source,
+        pretrain=config.pretrain,
+        beta=config.beta,
+        checkpoints=config.checkpoints,
     )
-    return [
-        Trial(
-            architecture=architecture,
-            init=base.ghn if init == "ghn" else init,
-            seed=base.seed + seed,
-            images=target,
-            source_images=source,
-            grid=config.grid,
-            finetune=config.train,
-            pretrain=config.pretrain,
-            beta=config.beta,
-            checkpoints=config.checkpoints,
-            device=base.torch_device(),
-        )
-        for architecture in config.architectures or best(config)
-        for init in config.inits
-        for seed in range(config.seeds)
-    ]
 
 
-def best(config: TransferConfig) -> list[str]:
+def best(select: Selection) -> list[str]:
     """The best architectures of each split by accuracy without fine-tuning, within the budget."""
-    rows = [row for row in read_rows(paths.EVALUATION) if row["split"] in config.splits]
-    return choose(rows, config.top_k, config.max_gmacs)
+    rows = [row for row in read_rows(paths.EVALUATION) if row["split"] in select.splits]
+    return choose(rows, select.top_k, select.max_gmacs)
 
 
 def learned_from(ghn: str, images: str) -> list[str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from flows.stages.finetune import choose
+from flows.trials.plan import choose
 from ghn.errors import DamagedFileError
 
 
