@@ -43,7 +43,9 @@ def _ghn(*arguments: str) -> tuple[str, ...]:
     return ("-m", "ghn.cli", *arguments)
 
 
-_FLOW = "from flows.orchestration.pipeline import pipeline; pipeline(targets=['images', 'validate'])"
+_FLOW = (
+    "from flows.orchestration.pipeline import pipeline; pipeline(targets=['images', 'validate'])"
+)
 
 STAGES = {
     "generate": Stage(

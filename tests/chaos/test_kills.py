@@ -38,7 +38,9 @@ def test_there_are_a_hundred_kills() -> None:
 @pytest.mark.parametrize("name", KILLS)
 def test_killed_at_any_moment_a_stage_ends_with_the_same_bytes(tree: Tree, name: str) -> None:
     counted = tree.kill(name, KILLS[name], SEED)
-    print(f"chaos: {name}: {counted.total} kills {counted.by_signal}, {counted.completed} completed")
+    print(
+        f"chaos: {name}: {counted.total} kills {counted.by_signal}, {counted.completed} completed"
+    )
     assert counted.total == KILLS[name]
 
 
