@@ -193,7 +193,10 @@ def main() -> None:
         sys.exit(f"ghn: {error}" if is_main else error.exit_code)
     except KeyboardInterrupt as interrupt:
         if is_main:
-            print(f"ghn: {interrupt or 'interrupted; the same command continues'}", file=sys.stderr)
+            said = str(interrupt) or "interrupted; the same command continues"
+            if "TORCHELASTIC_RUN_ID" not in os.environ:  # our launcher says the second half
+                said = said.partition(";")[0]
+            print(f"ghn: {said}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -261,3 +261,4 @@ class Tree:
         assert code in (-number, 128 + number), f"{name}: exit code {code}: {error[-4000:]}"
         if number != signal.SIGKILL and code > 0:
             assert "Traceback" not in error, f"{name}: {error[-4000:]}"
+            assert error.count("the same command") <= 1, f"{name}: {error[-4000:]}"
