@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from clone import Clone
@@ -131,10 +132,12 @@ class Tree:
         for arguments in commands:
             self.finish(arguments)
 
-    def start(self, arguments: tuple[str, ...], **options: object) -> subprocess.Popen[str]:
-        """Starts a command in a session of its own."""
+    def start(
+        self, arguments: tuple[str, ...], prefix: Sequence[str] = (), **options: object
+    ) -> subprocess.Popen[str]:
+        """Starts a command in a session of its own, below another one if there is a `prefix`."""
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [*prefix, sys.executable, *arguments],
             cwd=self.path,
             env=self.environment,
             stdout=subprocess.DEVNULL,
@@ -152,7 +155,7 @@ class Tree:
         assert process.returncode == 0, f"{arguments}: {error[-3000:]}"
         self.seconds.setdefault(arguments, time.monotonic() - started)
 
-    def fails(self, arguments: tuple[str, ...], **options: object) -> str:
+    def fails(self, arguments: tuple[str, ...], **options: Any) -> str:
         """Runs a command that has to fail with one clear message, and returns that."""
         process = self.start(arguments, **options)
         error = process.communicate(timeout=PATIENCE)[1]
