@@ -44,12 +44,12 @@ READS = [
     ("train", "data/deepnets1m/train.h5"),
     ("train", "data/deepnets1m/train.parquet"),
     ("train", "data/deepnets1m/val.h5"),
-    ("train", "data/images/digits/train-16.safetensors"),
+    ("train", "data/images/digits/train-16px.safetensors"),
     ("train", "data/images/digits/about.json"),
     ("predict", "data/deepnets1m/test.h5"),
     ("predict", "data/deepnets1m/test.parquet"),
     ("predict", "models/ghn3/ghn.safetensors"),
-    ("evaluate", "data/images/digits/test-16.safetensors"),
+    ("evaluate", "data/images/digits/test-16px.safetensors"),
     ("finetune", "results/evaluation.parquet"),
     ("register", "results/evaluation.parquet"),
     ("register", "results/evaluation.json"),
@@ -177,7 +177,8 @@ def test_of_two_at_once_one_writes_and_the_other_says_why_not(tree: Tree, name: 
         start: Callable[..., subprocess.Popen[str]] = tree.start
         both = [start(STAGES[name].arguments) for _ in range(2)]
         errors = [process.communicate(timeout=PATIENCE)[1] for process in both]
-        assert 0 in (codes := [process.returncode for process in both]), errors
+        codes = [process.returncode for process in both]
+        assert 0 in codes, errors
         for code, error in zip(codes, errors, strict=True):
             assert "Traceback" not in error, error
             assert code == 0 or "already in this tree" in error or "another process" in error, error
