@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,34 @@ def _write_error(error: BaseException | None, written: str) -> int | None:
             return int(match[1])
         error = error.__cause__ or error.__context__
     return None
+
+
+_SETTLED_NS = 100_000_000
+"""Age from which on a file that is written again gets another time, whatever clock its file system
+has.
+"""
+
+
+def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What is another whenever a file's content is, for what a process remembers of it.
+
+    It has the time of the last change of the file's entry, which nobody can set, unlike that of its
+    content. Just after a change every call gives another stamp: the next change may have the same
+    time.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = Path(path).stat()
+    changed, now = max(status.st_mtime_ns, status.st_ctime_ns), time.time_ns()
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        time.monotonic_ns() if now - changed < _SETTLED_NS else 0,
+    )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

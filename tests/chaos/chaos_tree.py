@@ -79,7 +79,7 @@ STAGES = {
     "register": Stage(_ghn("register"), ("results/registration.json",)),
     "flow": Stage(
         ("-c", _FLOW),
-        ("data/images/digits", "reports/validation.json", "reports/validation.csv"),
+        ("data/images/digits", "data/deepnets1m/val.h5", "data/deepnets1m/val.parquet"),
     ),
 }
 
