@@ -6,9 +6,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,9 +46,10 @@ def _ghn(*arguments: str) -> tuple[str, ...]:
     return ("-m", "ghn.cli", *arguments)
 
 
-_FLOW = (
-    "from flows.orchestration.pipeline import pipeline; pipeline(targets=['images', 'validate'])"
-)
+_FLOW = """
+from flows.orchestration.pipeline import pipeline
+pipeline(targets=["images", "generate@val"])
+"""
 
 STAGES = {
     "generate": Stage(
@@ -133,18 +136,16 @@ class Tree:
             self.finish(arguments)
 
     def start(
-        self, arguments: tuple[str, ...], prefix: Sequence[str] = (), **options: object
+        self, arguments: tuple[str, ...], prefix: Sequence[str] = (), **options: Any
     ) -> subprocess.Popen[str]:
         """Starts a command in a session of its own, below another one if there is a `prefix`."""
         return subprocess.Popen(
             [*prefix, sys.executable, *arguments],
             cwd=self.path,
             env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options},
             text=True,
             start_new_session=True,
-            **options,  # type: ignore[call-overload]
         )
 
     def finish(self, arguments: tuple[str, ...]) -> None:
@@ -196,6 +197,35 @@ class Tree:
         if name == "flow":  # DVC has what it made before
             for leftover in (self.path / "dvc.lock", self.path / ".dvc" / "cache"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+    @contextmanager
+    def prefect(self) -> Iterator[None]:
+        """A Prefect server that flows of this tree report to; it is not killed."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        url = f"http://127.0.0.1:{port}/api"
+        arguments = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+        server = self.start(arguments, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not self._answers(f"{url}/health"):
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            self.environment["PREFECT_API_URL"] = url
+            yield
+        finally:
+            self.environment.pop("PREFECT_API_URL", None)
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+    @staticmethod
+    def _answers(url: str) -> bool:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def kept(self, name: str) -> Iterator[dict[str, bytes]]:
@@ -260,7 +290,11 @@ class Tree:
 
     @staticmethod
     def _ended_well(name: str, code: int, number: int, error: str) -> None:
-        """A signal that can be handled is; while Python itself starts it cannot be yet."""
+        """A signal that can be handled is; while Python itself starts it cannot be yet. How a flow
+        ends is Prefect's affair.
+        """
+        if name == "flow":
+            return
         assert code in (-number, 128 + number), f"{name}: exit code {code}: {error[-4000:]}"
         if number != signal.SIGKILL and code > 0:
             assert "Traceback" not in error, f"{name}: {error[-4000:]}"
