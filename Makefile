@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run experiments test test-slow lint clean up down deploy
+.PHONY: help setup run experiments test test-slow chaos lint clean up down deploy
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -37,7 +37,10 @@ test: lint ## lint and the fast tests
 	$(BIN)/pytest
 
 test-slow: setup ## all tests
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest -m "not chaos"
+
+chaos: setup ## a hundred kills, full disks, damaged files: the same results in the end
+	$(BIN)/pytest -m chaos tests/chaos
 
 up: setup ## start the servers here: PostgreSQL, Prefect, MLflow, two workers (docs/operations.md)
 	$(BIN)/ghn stack up

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         ConfigError: `path` is a directory, a device or a pipe, which renaming would replace.
-        OSError: as the writer or the file system raises it (for example a full disk).
+        OSError: it cannot be written (a full disk, a read-only directory), whatever the writer's
+            library calls that; has the name of `path`.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -38,16 +42,82 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
     try:
-        temporary.touch()
-        permissions = temporary.stat().st_mode
-        temporary.unlink()
-        yield temporary
-        temporary.chmod(permissions)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path, temporary):
+            temporary.touch()
+            permissions = temporary.stat().st_mode
+            temporary.unlink()
+            yield temporary
+            temporary.chmod(permissions)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write says that the file system cannot take."""
+
+
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turns what libraries say of a failed write into an OSError that names `path`.
+
+    Python, Arrow and HDF5 name no file then, safetensors and PyTorch raise errors of their own, and
+    what is written may have a `temporary` name. Errors of other files are left as they are.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = _write_error(error, str(path if temporary is None else temporary))
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _write_error(error: BaseException | None, written: str) -> int | None:
+    """The number of the failed write that `error` tells of, or that it came from."""
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.filename is None and error.errno in _NO_ROOM:
+                return error.errno
+            if str(error.filename) == written:
+                return error.errno
+        elif match := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_SETTLED_NS = 100_000_000
+"""Age from which on a file that is written again gets another time, whatever clock its file system
+has.
+"""
+
+
+def file_stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What is another whenever a file's content is, for what a process remembers of it.
+
+    It has the time of the last change of the file's entry, which nobody can set, unlike that of its
+    content. Just after a change every call gives another stamp: the next change may have the same
+    time.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = Path(path).stat()
+    changed, now = max(status.st_mtime_ns, status.st_ctime_ns), time.time_ns()
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        time.monotonic_ns() if now - changed < _SETTLED_NS else 0,
+    )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -64,7 +64,8 @@ class DetectionImages:
         """A random `n_test` images apart: (rest, test)."""
         if not 0 < n_test < len(self):
             raise ConfigError(f"n_test={n_test} of {len(self)} images leaves none on one side")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator, device="cpu").tolist()
         return self.subset(order[n_test:]), self.subset(order[:n_test])
 
     def batches(

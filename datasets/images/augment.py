@@ -29,12 +29,12 @@ def crop_and_flip(
         A new tensor of the same shape in channels-last memory order.
     """
     b, _, height, width = images_BCHW.shape
-    top_B = torch.randint(2 * padding + 1, (b, 1), generator=generator)
-    left_B = torch.randint(2 * padding + 1, (b, 1), generator=generator)
-    row_BH = top_B + torch.arange(height)
-    column_BW = left_B + torch.arange(width)
+    top_B = torch.randint(2 * padding + 1, (b, 1), generator=generator, device="cpu")
+    left_B = torch.randint(2 * padding + 1, (b, 1), generator=generator, device="cpu")
+    row_BH = top_B + torch.arange(height, device="cpu")
+    column_BW = left_B + torch.arange(width, device="cpu")
     if flip:
-        mirrored_B1 = torch.rand((b, 1), generator=generator) < 0.5
+        mirrored_B1 = torch.rand((b, 1), generator=generator, device="cpu") < 0.5
         column_BW = torch.where(mirrored_B1, column_BW.flip(1), column_BW)
     device = images_BCHW.device
     padded_BHWC = pad(images_BCHW, (padding,) * 4).permute(0, 2, 3, 1)

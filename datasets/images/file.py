@@ -35,20 +35,14 @@ def write_images(
     Raises:
         OSError: the file cannot be written (full disk, read-only directory); has its name.
     """
-    path = Path(path)
-    try:
-        with atomic_path(path) as temporary:
-            metadata = {**about, "format": FORMAT, "seal": _NO_SEAL}
-            save_file(dict(tensors), temporary, metadata=metadata)
-            sort_metadata(temporary)
-            with open(temporary, "rb+") as file:
-                begin, digest = _seal(temporary)
-                file.seek(begin)
-                file.write(digest.encode())
-    except SafetensorError as error:  # the library's word for any failed write
-        raise OSError(_errno(error), str(error), str(path)) from error
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with atomic_path(path) as temporary:
+        metadata = {**about, "format": FORMAT, "seal": _NO_SEAL}
+        save_file(dict(tensors), temporary, metadata=metadata)
+        sort_metadata(temporary)
+        with open(temporary, "rb+") as file:
+            begin, digest = _seal(temporary)
+            file.seek(begin)
+            file.write(digest.encode())
 
 
 def read_images(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -109,8 +103,3 @@ def _seal(path: str | os.PathLike[str]) -> tuple[int, str]:
         while block := file.read(2**20):
             sha.update(block)
     return begin, sha.hexdigest()
-
-
-def _errno(error: SafetensorError) -> int:
-    code = re.search(r"os error (\d+)", str(error))
-    return int(code[1]) if code else errno.EIO

@@ -113,9 +113,9 @@ class ImageTensors:
                 f"{self.name or 'the data set'} has {len(self)} images, fewer than"
                 f" batch_size={batch_size}"
             )
-        order = torch.arange(len(self))
+        order = torch.arange(len(self), device="cpu")
         if shuffle:
-            order = torch.randperm(len(self), generator=_generator(seed, epoch, 0))
+            order = torch.randperm(len(self), generator=_generator(seed, epoch, 0), device="cpu")
         for k in range(start, self.n_batches(batch_size, drop_last)):
             index = order[k * batch_size : (k + 1) * batch_size]
             images, labels = self.images[index], self.labels[index]
@@ -132,7 +132,7 @@ class ImageTensors:
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageTensors:
         """The images at `index`, in that order."""
-        index = torch.as_tensor(index, dtype=torch.int64)
+        index = torch.as_tensor(index, dtype=torch.int64, device="cpu")
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def few_shot(self, n_labels: int, seed: int = 0) -> ImageTensors:
@@ -142,7 +142,7 @@ class ImageTensors:
         Raises:
             ConfigError: a class has too few images.
         """
-        order = torch.randperm(len(self), generator=_generator(seed, 0, 0))
+        order = torch.randperm(len(self), generator=_generator(seed, 0, 0), device="cpu")
         quota = [
             n_labels // self.num_classes + (c < n_labels % self.num_classes)
             for c in range(self.num_classes)

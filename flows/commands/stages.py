@@ -33,13 +33,16 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
     except KeyboardInterrupt:
         if not terminated:
             raise
-        typer.echo(
-            "ghn: ended by SIGTERM; what was finished is kept, and the same command goes on",
-            err=True,
-        )
+        _say_terminated()
         raise typer.Exit(128 + signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _say_terminated() -> None:
+    typer.echo(
+        "ghn: ended by SIGTERM; what was finished is kept, and the same command goes on", err=True
+    )
 
 
 def generate(split: Annotated[str, typer.Option("--split", help="The split to generate.")]) -> None:
@@ -96,6 +99,8 @@ def train() -> None:
     )
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
+    if code == 128 + signal.SIGTERM:
+        _say_terminated()
     if code:
         raise typer.Exit(code)
 

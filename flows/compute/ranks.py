@@ -23,7 +23,7 @@ from flows.compute import gpus
 from flows.compute.supervise import GRACE_SECONDS
 
 AFTER_FAILURE_SECONDS = 20.0
-"""For the other ranks, which may wait for the failed one in a collective operation."""
+"""For the other ranks, which may wait for the one that ended in a collective operation."""
 
 
 def run_training(
@@ -101,6 +101,10 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], received: list[int]) -> int:
             _send(ranks, number)
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         passed = len(received)
+        if passed and any(code is not None for code in codes):
+            # The others have ended their step as well, or wait for that one without end: it was
+            # stopped while it imported, and they are where they hear of no signal.
+            deadline = min(deadline, time.monotonic() + AFTER_FAILURE_SECONDS)
         if not failure and not passed and (failure := next(filter(None, codes), 0)):
             _send(ranks, signal.SIGTERM)
             deadline = time.monotonic() + AFTER_FAILURE_SECONDS

@@ -103,6 +103,7 @@ def detect(config: DetectConfig, ghn: str, seed: int, device: str, fanout: FanOu
         MissingDataError: the images of Penn-Fudan are absent.
     """
     forget_hypernetworks()
+    _images.cache_clear()
     try:
         images = _images(config.n_images).digest
     except (GHNError, OSError) as absent:

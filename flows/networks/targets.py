@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from ghn.errors import UnknownArchitectureError
+from ghn.files import file_stamp
 
 if TYPE_CHECKING:
     from datasets.deepnets import Split
@@ -89,12 +90,11 @@ def split_of(identifier: str) -> str:
 def open_split(directory: Path, split: str) -> Split:
     """An open split of the store; once per process, and again if its file changed."""
     path = (directory / f"{split}.h5").absolute()
-    status = path.stat() if path.exists() else None
-    return _open_split(path.parent, split, status and (status.st_mtime_ns, status.st_size))
+    return _open_split(path.parent, split, file_stamp(path) if path.exists() else None)
 
 
 @lru_cache(maxsize=16)
-def _open_split(directory: Path, split: str, _version: tuple[int, int] | None) -> Split:
+def _open_split(directory: Path, split: str, _stamp: tuple[int, ...] | None) -> Split:
     from datasets.deepnets import open_split as open_store
 
     return open_store(directory, split)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from flows.registry.comparison import Bools, Comparison, compare
 from flows.registry.lookup import RegistryError
-from flows.rows.answers import unpack
-from flows.rows.schema import Row, read_rows
+from flows.rows.answers import matrix
+from flows.rows.schema import read_rows
 from flows.settings import paths
 from flows.tracking.client import client
 from ghn.errors import DamagedFileError
@@ -129,22 +129,11 @@ def read_evaluation(path: str | Path, hashes: Mapping[str, str] | None = None) -
     return Evaluation(
         architectures=tuple(row["architecture"] for row in rows),
         splits=np.array([row["split"] for row in rows]),
-        seen=_matrix(rows, None),
-        correct=_matrix(rows, "correct"),
-        random=_matrix(rows, "randinit_correct"),
+        seen=matrix(rows, None),
+        correct=matrix(rows, "correct"),
+        random=matrix(rows, "randinit_correct"),
         conditions={**json.loads(settings.pop()), **(hashes or {})},
     )
-
-
-def _matrix(rows: list[Row], column: str | None) -> Bools:
-    """Answers (A, I) of a column; without one, which images were seen."""
-    images = max(row["images"] or 0 for row in rows)
-    matrix = np.zeros((len(rows), images), bool)
-    for index, row in enumerate(rows):
-        if row["error"] is None:
-            n = row["images"]
-            matrix[index, :n] = True if column is None else unpack(row[column], n)
-    return matrix
 
 
 def evaluation_of(version: ModelVersion, mlflow_client: MlflowClient | None = None) -> Evaluation:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.rows.schema import Row
 from ghn.errors import DamagedFileError
 
 
@@ -29,3 +31,14 @@ def unpack(text: str, images: int) -> NDArray[np.bool_]:
     if len(packed) != (images + 7) // 8:
         raise DamagedFileError(f"answers of {len(packed)} bytes do not fit {images} images")
     return np.unpackbits(packed, count=images).astype(bool)
+
+
+def matrix(rows: Sequence[Row], column: str | None) -> NDArray[np.bool_]:
+    """Answers (A, I) of a column of A rows; without one, which images were seen."""
+    images = max(row["images"] or 0 for row in rows)
+    answers = np.zeros((len(rows), images), bool)
+    for index, row in enumerate(rows):
+        if row["error"] is None:
+            n = row["images"]
+            answers[index, :n] = True if column is None else unpack(row[column], n)
+    return answers

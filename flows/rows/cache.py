@@ -17,7 +17,7 @@ from tqdm import tqdm
 from flows.rows.digest import digest
 from flows.rows.schema import Row
 from ghn.errors import GHNError
-from ghn.files import atomic_path
+from ghn.files import atomic_path, writing
 
 
 class Cache(Protocol):
@@ -79,12 +79,14 @@ class RowCache:
     def put(self, key: str, rows: list[Row]) -> None:
         """Keeps `rows`; they are on their way to the disk when this returns."""
         self._rows[key] = rows
-        self._file.write(json.dumps([digest(key, rows), [key, rows]]).encode() + b"\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps([digest(key, rows), [key, rows]]).encode() + b"\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file, and others may open it."""
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
     def __enter__(self) -> RowCache:
         return self

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ghn.files import sha256
+from ghn.files import file_stamp, sha256
 
 
 def digest(*parts: Any) -> str:
@@ -18,11 +18,10 @@ def digest(*parts: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, computed again only if size or time of change differ."""
-    status = path.stat()
-    return _sha256(path.resolve(), status.st_mtime_ns, status.st_size)
+    """The SHA-256 of a file, computed again only if it may have changed."""
+    return _sha256(path.resolve(), file_stamp(path))
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+def _sha256(path: Path, _stamp: tuple[int, ...]) -> str:
     return sha256(path)

@@ -8,9 +8,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import yaml
 from pathspec import GitIgnoreSpec
 
+from flows.settings.files import read_yaml
 from ghn.errors import ConfigError
 
 LARGE = 2 * 1024**3
@@ -102,7 +102,7 @@ def _locked_hash(path: Path) -> str | None:
     lock = Path("dvc.lock")
     if not lock.exists():
         return None
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
+    stages = read_yaml(lock).get("stages") or {}
     for stage in stages.values():
         for out in stage.get("outs", []):
             if Path(out["path"]) == path:

@@ -213,7 +213,7 @@ def evaluation_rows(
 
 def drawn(images: ImageTensors, seed: int, n: int | None) -> ImageTensors:
     """The images in an order drawn by seed, or the first `n` of them."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
     return images.subset(order[:n])
 
 

@@ -13,7 +13,9 @@ import json
 from typing import TYPE_CHECKING
 
 from flows.rows.provenance import dvc_hash
+from flows.rows.schema import read_rows
 from flows.settings import paths
+from flows.stages.evaluate import summarise
 from flows.tracking.client import SPOOL
 from flows.tracking.origin import flatten
 from flows.tracking.spool import MODELS
@@ -42,6 +44,12 @@ def run(base: BaseConfig, images: ImagesConfig, register: RegisterConfig, stage:
         raise DamagedFileError(
             f"{paths.EVALUATION_SUMMARY} cannot be read ({error}); `dvc repro evaluate` makes it"
         ) from None
+    rows = read_rows(paths.EVALUATION)
+    if summary != summarise(rows, 1 / hypernetwork.config.num_classes):
+        raise DamagedFileError(
+            f"{paths.EVALUATION_SUMMARY} is not the summary of {paths.EVALUATION}; `dvc repro"
+            " evaluate` makes both"
+        )
     splits = [path for name in summary if (path := paths.DEEPNETS / f"{name}.h5").exists()]
     sources = (paths.DEEPNETS, *splits, paths.images(images.name), weights, paths.EVALUATION)
     record = {

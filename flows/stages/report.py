@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.registry.comparison import standard_error
 from flows.report import Section, evaluation, learning, render, torchvision
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
+from flows.rows.answers import matrix
 from flows.rows.provenance import dvc_hash
 from flows.rows.schema import Row, read_rows
 from flows.settings import paths
@@ -113,7 +115,7 @@ def headline(evaluated: Sequence[Row], setting: Setting) -> str:
     if not test:
         return "No architecture could be evaluated."
     predicted, random = column(test, "accuracy"), column(test, "randinit_accuracy")
-    sigma = (predicted - random).std(ddof=1) / np.sqrt(len(test)) if len(test) > 1 else float("nan")
+    sigma = noise(test)
     difference = float((predicted - random).mean())
     verdict = "clearly above" if difference > 3 * sigma else "not clearly above"
     return (
@@ -124,6 +126,17 @@ def headline(evaluated: Sequence[Row], setting: Setting) -> str:
         f" {percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at"
         f" {percent(setting.chance)}."
     )
+
+
+def noise(rows: Sequence[Row]) -> float:
+    """Standard error of the mean gain over random parameters, of networks *and* of images: all
+    networks see the same images, so those do not average out over networks.
+    """
+    seen = matrix(rows, None)
+    if min(seen.shape) < 2:
+        return float("nan")
+    gain = matrix(rows, "correct").astype(np.float32) - matrix(rows, "randinit_correct")
+    return standard_error(gain, seen)
 
 
 def tiles(

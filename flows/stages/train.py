@@ -5,8 +5,9 @@ images.
 on several machines the entry point is the same: `torchrun --nnodes=4 --nproc-per-node=8 ... -m
 flows.stages.train`. A run that is interrupted, in whatever way, goes on from its last checkpoint
 when the same command is given again. Checkpoints are in models/<ghn>/checkpoints/<digest of
-everything that decides the weights>/ until the run is complete, so changed parameters start a new
-run and never mix with the old one.
+everything that decides the weights>/, so changed parameters start a new run and never mix with the
+old one. Of a complete run the last stays there until another run begins: the same command then
+ends at once, with the same files.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from flows.training.outcome import (
     CURVE_NAME,
     STEPS_NAME,
     SUMMARY_NAME,
+    begin,
     clean,
     publish,
     thinned,
@@ -144,6 +146,9 @@ def _train(
         if group.is_main:
             held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
             evaluate = curve(config, held_out, base.seed)
+            unseen = open_split(paths.DEEPNETS, "val").content
+            name = digest(config.model_dump(mode="json"), held_out.digest, unseen)[:12]
+            begin(directory, name)
         result = train(
             recipe,
             ghn,
@@ -165,7 +170,7 @@ def _train(
             },
         )
         if group.is_main:
-            publish(directory, result.weights, output)
+            publish(directory, result.weights, output, name)
     if stage is not None:
         stage.log_metrics({"skipped_steps": result.skipped, "left_out": result.left_out})
         stage.log_artifact(output / CURVE_NAME)
@@ -194,7 +199,10 @@ def main() -> None:
         sys.exit(f"ghn: {error}" if is_main else error.exit_code)
     except KeyboardInterrupt as interrupt:
         if is_main:
-            print(f"ghn: {interrupt or 'interrupted; the same command continues'}", file=sys.stderr)
+            said = str(interrupt) or "interrupted; the same command continues"
+            if "TORCHELASTIC_RUN_ID" not in os.environ:  # our launcher says the second half
+                said = said.partition(";")[0]
+            print(f"ghn: {said}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -62,7 +62,10 @@ def shown_uri() -> str:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".:")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("(raised as a result of") and lines[1:]:  # SQLAlchemy's, of itself
+        del lines[0]
+    return lines[0][:200].rstrip(".:")
 
 
 def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
@@ -137,7 +140,8 @@ def _configure() -> None:
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+    # It writes a traceback of each exception that it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _sqlite_file() -> Path | None:

@@ -23,18 +23,20 @@ SUMMARY_NAME = "training.json"
 """The last evaluation, for `dvc metrics`."""
 
 _FINISHED = ".finished-"
+_REMOVED = ".removed-"
 
 
-def publish(directory: Path, weights: Path, output: Path) -> None:
-    """Copies the outcome to where later stages and DVC look for it, and forgets how it came about.
+def publish(directory: Path, weights: Path, output: Path, outcome: str) -> None:
+    """Copies the outcome to where later stages and DVC look for it.
 
-    Killed at any moment, the next call of the stage ends the same: the directory of the run is
-    whole until all is published, and has another name before anything in it is removed.
+    Killed at any moment, until DVC has noted the outcome too, the next call of the stage ends the
+    same without training again: of the run its last checkpoint stays until another run begins.
 
     Args:
         directory: of the run, below `output`/checkpoints.
         weights: the hypernetwork, in it.
         output: where the outcome goes.
+        outcome: digest of what the outcome depends on beside the run, such as its curve.
     """
     lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
     for name, content in ((CURVE_NAME, lines), (SUMMARY_NAME, lines[-1] if lines else {})):
@@ -45,19 +47,40 @@ def publish(directory: Path, weights: Path, output: Path) -> None:
     steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
     with atomic_path(output / STEPS_NAME) as temporary:
         temporary.write_text(thinned(steps))
-    directory.rename(directory.with_name(_FINISHED + directory.name))
-    clean(output)
+    checkpoints = directory / "checkpoints"
+    last = max(path.stem for path in checkpoints.glob("step-*.sha256"))
+    for path in checkpoints.glob("step-*"):
+        if path.stem != last:
+            path.unlink()
+    directory.rename(_finished(directory, outcome))
 
 
 def clean(output: Path) -> None:
-    """Removes what killed trainings left: temporary files, and runs that were published.
+    """Removes the temporary files of killed trainings.
 
     Only for whoever has the lock of `output`.
     """
     for temporary in output.rglob(".tmp-*"):
         temporary.unlink()
-    for finished in (output / "checkpoints").glob(f"{_FINISHED}*"):
-        shutil.rmtree(finished)
+
+
+def begin(directory: Path, outcome: str) -> None:
+    """Takes up the finished run of `directory` and `outcome` at its end, and removes other finished
+    ones, which get another name first: half of a run is none.
+
+    Only for whoever has the lock of the hypernetwork.
+    """
+    finished = _finished(directory, outcome)
+    if finished.exists() and not directory.exists():
+        finished.rename(directory)
+    for removed in directory.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(removed)
+    for other in directory.parent.glob(f"{_FINISHED}*"):
+        shutil.rmtree(other.rename(other.with_name(_REMOVED + directory.name)))
+
+
+def _finished(directory: Path, outcome: str) -> Path:
+    return directory.with_name(f"{_FINISHED}{directory.name}-{outcome}")
 
 
 def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:

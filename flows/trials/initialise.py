@@ -13,6 +13,7 @@ from torch import nn
 from flows.settings import paths
 from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
 from ghn.errors import ConfigError
+from ghn.files import file_stamp
 from ghn.finetune import break_symmetry, track_running_statistics
 from ghn.images import Images
 
@@ -40,8 +41,8 @@ def source(init: str) -> str:
 def hypernetwork(location: str) -> GHN:
     """A hypernetwork in evaluation mode; once per process, and again if its file changed."""
     path = Path(location)
-    status = path.stat() if path.is_file() else None
-    return _hypernetwork(location, status and (status.st_mtime_ns, status.st_size))
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return _hypernetwork(location, tuple(file_stamp(file) for file in files if file.is_file()))
 
 
 def forget_hypernetworks() -> None:
@@ -50,7 +51,7 @@ def forget_hypernetworks() -> None:
 
 
 @lru_cache(maxsize=4)
-def _hypernetwork(location: str, _version: tuple[int, int] | None) -> GHN:
+def _hypernetwork(location: str, _stamps: tuple[tuple[int, ...], ...]) -> GHN:
     from ghn import from_pretrained
 
     return from_pretrained(location).eval()

@@ -262,8 +262,8 @@ def _keep_only(model: nn.Module, work: Path, key: str) -> None:
     training.
     """
     path = _weights(work, key)
-    with atomic_path(path) as temporary:
-        torch.save(model.state_dict(), temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(model.state_dict(), file)
     with atomic_path(path.with_suffix(".sha256")) as temporary:
         temporary.write_text(sha256(path))
     for other in work.glob("*.weights.*"):

@@ -5,6 +5,9 @@ registry.
 from __future__ import annotations
 
 import os
+import ssl
+import urllib.error
+import urllib.request
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from ghn.models.hypernetwork import GHN
 HUB_REPOSITORY = "SamsungSAILMontreal/ghn3"
 RELEASED = ("ghn3tm8.pt", "ghn3sm8.pt", "ghn3lm8.pt", "ghn3xlm16.pt", "ghn2.pt")
 """Files of `HUB_REPOSITORY`, the hypernetworks released with the paper, by size."""
+
+PROBE_SECONDS = 3.0
+"""How long the hub may take to say that it is there."""
 
 
 def from_pretrained(
@@ -77,7 +83,7 @@ def _packaged() -> list[Path]:
 
 def _from_hub(repository: str, file: str) -> Path:
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import (
             HfHubHTTPError,
             HFValidationError,
@@ -89,7 +95,10 @@ def _from_hub(repository: str, file: str) -> Path:
             " ghn3-pipeline[hub]"
         ) from None
     try:
-        return Path(hf_hub_download(repository, file))
+        # Without an answer: the copy of an earlier download, or the error, at once. The library
+        # itself tries for half a minute first.
+        offline = not _answers(constants.ENDPOINT)
+        return Path(hf_hub_download(repository, file, local_files_only=offline))
     except (
         HfHubHTTPError,
         HFValidationError,
@@ -102,6 +111,19 @@ def _from_hub(repository: str, file: str) -> Path:
             f" ({_first_line(error)}); if this machine is offline, download the file elsewhere and"
             " pass its path"
         ) from error
+
+
+def _answers(url: str) -> bool:
+    """Whether a server says anything at all, within `PROBE_SECONDS`."""
+    try:
+        urllib.request.urlopen(url, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:  # an answer
+        return True
+    except urllib.error.URLError as error:  # certificates: the library may have others
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
+    return True
 
 
 def _from_mlflow(uri: str) -> Path:

@@ -94,8 +94,9 @@ class Checkpoints:
         """Writes a checkpoint and removes old ones; returns the path of the weights."""
         weights, rest, digests = self._files(_stem(state.step))
         self._save_weights(weights, {"step": state.step})
-        with atomic_path(rest) as temporary:
-            torch.save(dict(vars(state)), temporary)
+        # To an open file: of a failed write to a path PyTorch does not say why it failed.
+        with atomic_path(rest) as temporary, temporary.open("wb") as file:
+            torch.save(dict(vars(state)), file)
         with atomic_path(digests) as temporary:
             temporary.write_text(
                 "".join(f"{sha256(path)}  {path.name}\n" for path in (weights, rest))

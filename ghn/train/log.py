@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from ghn.files import atomic_path
+from ghn.files import atomic_path, writing
 from ghn.train.callbacks import Callback, StepRecord, Training
 
 
@@ -35,8 +35,9 @@ class JsonLog(Callback):
     def on_step(self, training: Training, record: StepRecord) -> None:
         """Appends the step; it survives a kill of the process."""
         assert self._file is not None
-        self._file.write(_line(asdict(record)))
-        self._file.flush()
+        with writing(self.steps):
+            self._file.write(_line(asdict(record)))
+            self._file.flush()
 
     def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
         """Adds the metrics as those of the current step."""
@@ -46,7 +47,8 @@ class JsonLog(Callback):
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            with writing(self.steps):
+                self._file.close()
 
 
 def _rewrite(path: Path, keep: Callable[[float], bool], more: str = "") -> None:

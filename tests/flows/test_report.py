@@ -7,6 +7,7 @@ import pytest
 
 from flows.report import Section, Table, Text, evaluation, figures, learning, render, torchvision
 from flows.report.evaluation import Setting
+from flows.rows.answers import pack
 from flows.rows.schema import identity
 from flows.settings import paths
 from flows.stages.report import as_csv, headline
@@ -134,14 +135,31 @@ def test_a_diverged_run_counts_with_what_it_ended_with_and_cuts_nothing() -> Non
     assert shown[-1] == "1"
 
 
+def answered(name: str, predicted: np.ndarray, random: np.ndarray) -> dict:
+    """The row of a network that is right on these images."""
+    row = evaluated(name, "test", float(predicted.mean()), float(random.mean()))
+    return row | {"correct": pack(predicted), "randinit_correct": pack(random)}
+
+
 def test_headline_does_not_claim_what_is_not_there() -> None:
+    draw = np.random.default_rng(0).random((3, 30, 64))
     equal = [
-        evaluated(str(i), "test", 0.1 + 0.01 * (i % 3), 0.1 + 0.01 * ((i + 1) % 3))
-        for i in range(30)
+        answered(str(i), a < 0.2, b < 0.2) for i, (a, b, _) in enumerate(zip(*draw, strict=True))
     ]
-    better = [evaluated(str(i), "test", 0.5 + 0.01 * (i % 3), 0.1) for i in range(30)]
+    better = [
+        answered(str(i), a < 0.5, b < 0.1) for i, (a, b, _) in enumerate(zip(*draw, strict=True))
+    ]
     assert "not clearly above random" in headline(equal, SETTING)
     assert ": clearly above random" in headline(better, SETTING)
+
+
+def test_headline_knows_that_all_networks_see_the_same_images() -> None:
+    """Thirty networks that are right on the same six images more are one observation of six."""
+    images = np.arange(64)
+    alike = [answered(str(i), images < 28 + i % 2, images < 22) for i in range(30)]
+    gains = np.array([row["accuracy"] - row["randinit_accuracy"] for row in alike])
+    assert gains.mean() > 3 * gains.std(ddof=1) / np.sqrt(len(gains))
+    assert "not clearly above random" in headline(alike, SETTING)
 
 
 def test_page_is_self_contained_escaped_and_deterministic() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from server_project import Project, wait_for
+from server_project import Project, patience, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -253,7 +253,7 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     assert limit["active_slots"] == 1
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert finish(stack, run) == "Cancelled"
-    assert not psutil.wait_procs(stages, timeout=20)[1]
+    assert not psutil.wait_procs(stages, timeout=patience(20))[1]
     assert list(workspaces.glob("*/train.started"))  # what it had is kept
 
     # The same parameters go on there, and leave nothing when they succeed.
@@ -316,7 +316,7 @@ def test_a_run_is_continued_when_its_worker_is_killed_and_when_its_machine_is_lo
     processes = training(first)
     os.kill(pid(stack, "worker-cpu"), signal.SIGKILL)
     assert finish(stack, first) == "Crashed"
-    assert not psutil.wait_procs(processes, timeout=30)[1]  # the stage ended with its run
+    assert not psutil.wait_procs(processes, timeout=patience(30))[1]  # the stage ended with its run
 
     second = continued(first)
     processes = training(second)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datasets.deepnets.store.files import digest_path
 from ghn.errors import DamagedFileError
-from ghn.files import sha256
+from ghn.files import file_stamp, sha256
 
 
 class Digest(BaseModel):
@@ -58,9 +58,8 @@ def verify(parquet_path: Path, content: str) -> None:
         raise DamagedFileError(
             f"{path} cannot be read; delete it, or generate the split again"
         ) from error
-    state = parquet_path.stat()
     if digest.content == content and digest.parquet_sha256 != _sha256(
-        parquet_path, state.st_ino, state.st_size, state.st_mtime_ns
+        parquet_path, file_stamp(parquet_path)
     ):
         raise DamagedFileError(
             f"{parquet_path}: damaged: it has not the digest that {path.name} says; generate the"
@@ -69,6 +68,5 @@ def verify(parquet_path: Path, content: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: Path, *state: int) -> str:
-    """The SHA-256 of a file in a state (inode, size, time of change)."""
+def _sha256(path: Path, _stamp: tuple[int, ...]) -> str:
     return sha256(path)

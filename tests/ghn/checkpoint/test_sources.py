@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,17 +68,40 @@ def test_the_hub_offline(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         from_pretrained(name)
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_hub_that_cannot_be_reached_costs_seconds(
+    silent: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody listens there, or somebody who never answers."""
+    constants = pytest.importorskip(
+        "huggingface_hub.constants", reason="huggingface_hub is not installed"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if not silent:
+            server.close()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(sources, "PROBE_SECONDS", 1.0)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match="offline, download the file elsewhere"):
+            from_pretrained("ghn3tm8")
+        assert time.monotonic() - started < 10
+
+
 def test_the_hub_cache(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huggingface_hub = pytest.importorskip(
         "huggingface_hub", reason="huggingface_hub is not installed"
     )
     asked: list[tuple[str, str]] = []
 
-    def download(repository: str, file: str) -> str:
+    def download(repository: str, file: str, local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((repository, file))
         return str(weights)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(sources, "_answers", lambda url: True)
     assert from_pretrained("ghn3xlm16").config == SMALL
     assert from_pretrained("hf://owner/repository/folder/ghn.pt").config == SMALL
     assert asked == [

@@ -87,6 +87,19 @@ def test_the_seed_decides_and_global_random_state_is_untouched(data):
     assert not torch.equal(weights(1), weights(2))
 
 
+def test_a_default_device_does_not_matter(data):
+    config = CONFIG.model_copy(update={"steps": 6})
+    here, there = network(), network()
+    expected = finetune(here, *data, config, seed=1)
+    torch.set_default_device("meta")
+    try:
+        found = finetune(there, *data, config, seed=1)
+    finally:
+        torch.set_default_device(None)
+    assert found.train_loss[1:] == expected.train_loss[1:]
+    assert torch.equal(here[0].weight, there[0].weight)
+
+
 def test_a_killed_run_continues_bit_for_bit(data, tmp_path):
     whole, part = network(dropout=0.3), network(dropout=0.3)
     expected = finetune(whole, *data, CONFIG, seed=2)
