@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -53,6 +54,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Removes what writers that were killed left behind (`atomic_path`): of the files at `paths`,
+    and of all that lie below those that are directories.
+
+    Only for whoever keeps other writers out.
+    """
+    for path in paths:
+        beside = path.parent.glob(f".tmp-*-{glob.escape(path.name)}")
+        for leftover in (*beside, *path.rglob(".tmp-*")):
+            leftover.unlink(missing_ok=True)
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

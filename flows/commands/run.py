@@ -38,8 +38,8 @@ def run(
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
 
-    from flows.compute.locks import locked
     from flows.params import load_params, use_profile
+    from ghn.locks import locked
 
     params = use_profile(profile) if profile else load_params()
     params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts

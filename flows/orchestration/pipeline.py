@@ -26,7 +26,6 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from flows.compute import shell
-from flows.compute.locks import locked
 from flows.orchestration import artifacts
 from flows.orchestration.crashes import end_with_worker, refuse_after_crashes
 from flows.orchestration.errors import StageFailedError
@@ -37,6 +36,7 @@ from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
 from flows.settings.dvcfile import read_stages
 from flows.tracking import pipeline_run
+from ghn.locks import locked
 
 
 @flow(name="pipeline", log_prints=True, flow_run_name=lambda: _run_name(), persist_result=False)

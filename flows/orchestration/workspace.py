@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.compute.locks import locked
 from flows.params import PARAMS_FILE, load_params, set_params
 from flows.settings.dvcfile import read_stages
 from ghn.errors import ConfigError, GHNError
+from ghn.locks import locked
 
 LOCK = "dvc.lock"
 WORKSPACES = Path(".dvc/tmp/workspaces")

@@ -6,9 +6,9 @@ that nothing damaged is ever taken for a row, each entry has a digest of itself.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from flows.rows.digest import digest
 from flows.rows.schema import Row
 from ghn.errors import GHNError
 from ghn.files import atomic_path, writing
+from ghn.locks import held
 
 
 class Cache(Protocol):
@@ -47,14 +48,12 @@ class RowCache:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        busy = CacheInUseError(
+            f"{self.path} is in use: the same stage runs already in this tree; wait for it"
+        )
+        self._lock = ExitStack()
+        self._lock.enter_context(held(self.path.with_name(self.path.name + ".lock"), busy))
         self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise CacheInUseError(
-                f"{self.path} is in use: the same stage runs already in this tree; wait for it"
-            ) from None
         self._rows = self._read()
 
     def _read(self) -> dict[str, list[Row]]:
@@ -85,7 +84,7 @@ class RowCache:
 
     def close(self) -> None:
         """Closes the file, and others may open it."""
-        with writing(self.path):
+        with self._lock, writing(self.path):
             self._file.close()
 
     def __enter__(self) -> RowCache:

@@ -32,7 +32,6 @@ from flows.training.outcome import (
     STEPS_NAME,
     SUMMARY_NAME,
     begin,
-    clean,
     publish,
     thinned,
 )
@@ -102,8 +101,6 @@ def run(
     is_main = int(os.environ.get("RANK", "0")) == 0
     output = paths.model(base.ghn)
     with only_one(output) if is_main else nullcontext():
-        if is_main:
-            clean(output)
         _train(base, images, train, stage)
 
 

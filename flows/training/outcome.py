@@ -55,15 +55,6 @@ def publish(directory: Path, weights: Path, output: Path, outcome: str) -> None:
     directory.rename(_finished(directory, outcome))
 
 
-def clean(output: Path) -> None:
-    """Removes the temporary files of killed trainings.
-
-    Only for whoever has the lock of `output`.
-    """
-    for temporary in output.rglob(".tmp-*"):
-        temporary.unlink()
-
-
 def begin(directory: Path, outcome: str) -> None:
     """Takes up the finished run of `directory` and `outcome` at its end, and removes other finished
     ones, which get another name first: half of a run is none.

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from flows.compute import shell
-from flows.compute.locks import locked
+from ghn.locks import locked
 
 # A shell with a child, as DVC runs a stage.
 SLEEPER = ["sh", "-c", "echo $$ > pids; sleep 600 & echo $! >> pids; echo ready; wait"]
@@ -63,7 +63,7 @@ def test_a_progress_bar_reaches_a_log_before_its_end(monkeypatch):
 
 def test_a_lock_is_held_until_the_command_has_ended_also_if_its_starter_is_killed(tmp_path):
     script = (
-        "from pathlib import Path; from flows.compute.locks import locked\n"
+        "from pathlib import Path; from ghn.locks import locked\n"
         "from flows.compute.shell import stream\n"
         "with locked(Path('lock')) as lock:\n"
         "    stream(['sh', '-c', 'trap : INT; touch begun; sleep 4'], print, keep_open=[lock])\n"

@@ -38,7 +38,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         "ghn": {"hidden": 16, "decoder_channels": 16, "layers": 1},
         "networks": {"channels": (16, 16), "fc_dim": (64, 64)},
         "steps": 4, "warmup_steps": 1, "meta_batch_size": 2, "batch_size": 8, "evaluate_every": 2,
-        "log_every": 1,
+        "log_every": 1, "initial": None, "output_gain": 5,
         "curve_architectures": 2, "curve_images": 64,
     }  # fmt: skip
     small = Params.model_validate(tree)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.compute.locks import locked
 from flows.orchestration import workspace
 from flows.orchestration.workspace import WORKSPACES, Workspace, experiment
 from ghn.errors import ConfigError
+from ghn.locks import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,7 +122,7 @@ def test_what_nobody_came_back_to_is_removed_unless_somebody_works_in_it(
 
 HOLD = """
 import pathlib, sys, time
-from flows.compute.locks import locked
+from ghn.locks import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

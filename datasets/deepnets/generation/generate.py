@@ -32,14 +32,14 @@ from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
 from datasets.deepnets.store.files import (
     files_of,
-    locked,
+    only_writer,
     paths_of,
-    remove_stale_temporaries,
     writing,
 )
 from datasets.deepnets.store.header import Header
 from datasets.deepnets.store.writer import Block, write_split
 from ghn.errors import DamagedFileError, InvalidGraphError
+from ghn.files import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def generate_split(
     all_rules = config.rules()
     rules = rules_of(split, all_rules)
     with _locked(directory, split):
-        remove_stale_temporaries(*files_of(directory, split))
+        remove_leftovers(*files_of(directory, split))
         forbidden = disjoint_hashes(
             directory, rules.disjoint_from, all_rules, seed, config.shard_size
         )
@@ -259,6 +259,6 @@ def _existing(directory: Path, split: str) -> Split | None:
 
 def _locked(directory: Path, split: str) -> AbstractContextManager[None]:
     """Keeps a second writer of the same split out."""
-    return locked(
+    return only_writer(
         directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
     )

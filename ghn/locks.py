@@ -1,12 +1,13 @@
 """Locks between processes of one machine that end with whoever holds them, however that ends.
 
-(Also between machines, where the file system they share has `flock`; NFS 4 and Lustre do.)
+(Also between machines, where the file system they share has `flock`; NFS 4 and Lustre do. Windows
+has no such locks: there, everybody gets one.)
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +48,21 @@ def locked(
         os.close(descriptor)
 
 
+@contextmanager
+def held(path: Path, busy: Exception) -> Iterator[None]:
+    """Holds the lock file `path`, or raises `busy` if another process does."""
+    with locked(path, wait=False) as descriptor:
+        if descriptor is None:
+            raise busy
+        yield
+
+
 def _try(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if sys.platform == "win32":
+        return descriptor
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever held it before has removed it: then it is no longer what others will lock.
