@@ -60,9 +60,8 @@ def lineage(initial: GHN | None, images: str) -> list[str]:
     """Names of all data sets that the weights have seen when the training has ended, in order:
     those of `initial`, of what that one was trained from, and `images`.
     """
-    before = [] if initial is None else initial.metadata.get("lineage")
-    if initial is not None and before is None:
-        before = [initial.metadata["images"]] if "images" in initial.metadata else []
+    known = {} if initial is None else initial.metadata
+    before = known.get("lineage") or [known[name] for name in ("images",) if name in known]
     return list(dict.fromkeys([*before, images]))
 
 
