@@ -57,6 +57,7 @@ class SlowLink:
         for end in (source, to):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
     def close(self) -> None:
         self._server.close()
