@@ -164,4 +164,7 @@ def _to_8_bits(image: Image.Image, where: str) -> Image.Image:
         white = 2.0 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = white - values
-    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    grey = np.rint(values * (255 / white)).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:  # one value of grey, in PNG
+        grey[np.asarray(image) == transparent] = 255
+    return Image.fromarray(grey)

@@ -11,9 +11,15 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from flows.compute.parent import exit_with_parent
+
+MESSAGES = "GHN_RANK_MESSAGES"
+"""Variable with the directory where ranks leave what they have to say, for their launcher."""
+
+LOST = "another rank ended, and this one could not go on without it"
 
 
 def main() -> None:
@@ -28,6 +34,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.argv = [module, *arguments]
     imported.main()
+
+
+def say(text: str) -> None:
+    """Says why this rank ends, once for all ranks: the launcher prints what they leave, equal texts
+    as one; below another launcher rank 0 alone speaks.
+    """
+    rank = os.environ.get("RANK", "0")
+    if directory := os.environ.get(MESSAGES):
+        Path(directory, rank).write_text(text)
+    elif rank == "0":
+        print(f"ghn: {text}", file=sys.stderr)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

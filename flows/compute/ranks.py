@@ -17,9 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 from flows.compute import gpus
+from flows.compute.rank import LOST, MESSAGES
 from flows.compute.supervise import GRACE_SECONDS
 
 AFTER_FAILURE_SECONDS = 20.0
@@ -80,7 +83,8 @@ def run_ranks(processes: int, module: str, *arguments: str) -> int:
         "MASTER_PORT": str(_free_port()),
     }
     ranks: list[subprocess.Popen[bytes]] = []
-    with _signals() as received:
+    with _signals() as received, _messages() as directory:
+        common[MESSAGES] = directory
         try:
             for rank in map(str, range(processes)):
                 environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
@@ -119,6 +123,18 @@ def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     for process in ranks:
         if process.poll() is None:
             process.send_signal(number)
+
+
+@contextmanager
+def _messages() -> Iterator[str]:
+    """A directory for what ranks have to say (`flows.compute.rank.say`); it is printed at last."""
+    with TemporaryDirectory() as directory:
+        yield directory
+        texts = dict.fromkeys(path.read_text() for path in sorted(Path(directory).iterdir()))
+        if len(texts) > 1:
+            texts.pop(LOST, None)
+        for text in texts:
+            print(f"ghn: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from flows.compute.parent import exit_with_parent
+from flows.compute.rank import LOST, MESSAGES, say
 from flows.networks.targets import open_split
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
@@ -177,8 +178,7 @@ def _train(
 def main() -> None:
     """Entry point of `torchrun`: rank 0 runs the stage like `ghn train`, the others help.
 
-    What stops all ranks alike (an input error, Ctrl-C) is said by rank 0; the others end with the
-    same exit code.
+    What stops ranks (an input error, a full disk, Ctrl-C) is said once, whichever rank meets it.
     """
     exit_with_parent()
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -193,14 +193,22 @@ def main() -> None:
             params = load_params()
             run(params.base, params.images, params.train, None)
     except GHNError as error:
-        sys.exit(f"ghn: {error}" if is_main else error.exit_code)
+        say(str(error))
+        sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupt:
         if is_main:
             said = str(interrupt) or "interrupted; the same command continues"
-            if "TORCHELASTIC_RUN_ID" not in os.environ:  # our launcher says the second half
-                said = said.partition(";")[0]
-            print(f"ghn: {said}", file=sys.stderr)
+            # Our launcher says the second half.
+            say(said.partition(";")[0] if MESSAGES in os.environ else said)
         sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        say(f"{error.filename or 'input/output'}: {error.strerror or error}")
+        sys.exit(1)
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        say(LOST)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,9 @@ def _read_only(directory: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(("name", "file"), READS)
 def test_a_flipped_bit_of_what_a_stage_reads_is_named(tree: Tree, name: str, file: str) -> None:
+    """Or is in what this run does not read, such as the graph of an architecture that is not drawn,
+    and changes nothing.
+    """
     path = tree.path / file
     content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
     draw = random.Random(f"{name} {file}")
@@ -126,9 +129,12 @@ def test_a_flipped_bit_of_what_a_stage_reads_is_named(tree: Tree, name: str, fil
         for _ in range(2):
             _flip(path, content, draw)
             try:
-                error = tree.fails(STAGES[name].arguments)
-                assert Path(file).name in error, error
-                assert tree.read(STAGES[name].outputs) == {}
+                if error := tree.ends(STAGES[name].arguments):
+                    assert Path(file).name in error, error
+                    assert tree.read(STAGES[name].outputs) == {}
+                else:
+                    tree.is_as_expected(name)
+                    tree.clear(name)
             finally:
                 path.write_bytes(content)
                 path.chmod(mode)

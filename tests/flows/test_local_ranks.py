@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.compute.rank import LOST
 from flows.compute.ranks import run_ranks
 
 RANK = """
@@ -69,6 +70,31 @@ def test_one_that_fails_ends_the_others_and_gives_the_exit_code(
         time.monotonic() - started < 40
     )  # not the time-out of the collective operation that rank 0 waits in
     assert not (out / "0").exists()
+
+
+@pytest.mark.parametrize(
+    ("texts", "printed"),
+    [
+        (("damaged", "damaged"), "ghn: damaged\n"),
+        (("", "damaged"), "ghn: damaged\n"),
+        ((LOST, "damaged"), "ghn: damaged\n"),
+        ((LOST, ""), f"ghn: {LOST}\n"),
+    ],
+)
+def test_what_ranks_have_to_say_is_said_once(
+    out: Path, capsys: pytest.CaptureFixture[str], texts: tuple[str, str], printed: str
+) -> None:
+    """Also when the first to meet an error is not rank 0, which is ended then."""
+    (out / "a_rank.py").write_text(
+        "import os, sys\n"
+        "from flows.compute.rank import say\n"
+        "def main():\n"
+        f"    if text := {texts!r}[int(os.environ['RANK'])]:\n"
+        "        say(text)\n"
+        "        sys.exit(1)\n"
+    )
+    assert run_ranks(2, "a_rank") == 1
+    assert capsys.readouterr().err == printed
 
 
 @contextmanager

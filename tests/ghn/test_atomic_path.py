@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ghn.errors import ConfigError
-from ghn.files import atomic_path, sha256, sort_metadata
+from ghn.files import atomic_path, file_stamp, sha256, sort_metadata
 
 
 def fails(path: Path) -> None:
@@ -90,3 +95,73 @@ def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path) -> None:
     with safe_open(paths[0], "pt") as file:
         assert file.metadata() == metadata
         assert file.get_tensor("x").tolist() == [0, 1, 2]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import h5py, pyarrow, torch
+from pyarrow import parquet
+from safetensors.torch import save_file
+from ghn.files import atomic_path
+big = torch.rand(100_000)
+
+def to_file(path):
+    with path.open("wb") as file:
+        torch.save({"x": big}, file)
+
+def to_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["x"] = big.numpy()
+
+writers = {
+    "text": lambda path: path.write_text("x" * 100_000),
+    "safetensors": lambda path: save_file({"x": big}, path),
+    "torch": to_file,
+    "hdf5": to_hdf5,
+    "parquet": lambda path: parquet.write_table(pyarrow.table({"x": big.numpy()}), path),
+}
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for name, write in writers.items():
+    try:
+        with atomic_path(Path(sys.argv[1]) / name) as temporary:
+            write(temporary)
+    except OSError as error:
+        print(name, error.errno, error.filename, error.strerror)
+"""
+
+
+def test_a_full_disk_has_one_error_whatever_library_writes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"{name} {errno.EFBIG} {tmp_path / name} {os.strerror(errno.EFBIG)}"
+        for name in ("text", "safetensors", "torch", "hdf5", "parquet")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_other_files_and_bugs_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="source"), atomic_path(tmp_path / "to") as to:
+        shutil.copyfile(tmp_path / "source", to)
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "to"):
+        _ = 1 // 0
+    directory = tmp_path / "file"
+    directory.touch()
+    with pytest.raises(FileExistsError, match="file"), atomic_path(directory / "x"):
+        pass
+
+
+def test_a_file_has_another_stamp_after_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    status = path.stat()
+    stamps = {file_stamp(path)}
+    for text in "bcd":
+        path.write_text(text)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        stamps.add(file_stamp(path))
+    assert len(stamps) == 4
+    time.sleep(0.15)
+    assert file_stamp(path) == file_stamp(path)

@@ -34,6 +34,16 @@ def test_16_bits_of_grey_are_scaled_by_their_range(encode, file_format: str) -> 
     assert abs(grey(encode(array(values), file_format)) - RAMP).max() <= 0.6
 
 
+def test_grey_of_16_bits_that_is_transparent_is_white(encode) -> None:
+    values = np.array([[0, 32768], [65535, 1000]], np.uint16)
+    encoded = encode(Image.fromarray(values), "PNG")
+    end = encoded.index(b"IDAT") - 4
+    chunk = b"tRNS" + struct.pack(">H", 1000)
+    chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    found = decode(encoded[:end] + chunk + encoded[end:], "file")
+    assert np.asarray(found)[..., 0].tolist() == [[0, 128], [255, 255]]
+
+
 def test_a_grey_map_of_12_bits_is_scaled_by_its_range() -> None:
     values = np.rint(RAMP / 255 * 4095).astype(">u2")
     assert abs(grey(b"P5\n32 24\n4095\n" + values.tobytes()) - RAMP).max() <= 0.6
