@@ -86,15 +86,26 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
         UnsupportedFormatError: it is no hypernetwork, or one of a newer version of the format.
         UntrustedPickleError: a pickle asks for more than tensors and containers.
     """
+    path = file_of(path)
+    config, state, metadata = (
+        _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    )
+    return _build(path, config, state, metadata)
+
+
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The file of weights that a path, of a file or of a directory that has one, means.
+
+    Raises:
+        DamagedFileError: it does not exist.
+        UnsupportedFormatError: a directory holds none, or several.
+    """
     path = Path(path)
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():
         raise DamagedFileError(f"{path} does not exist")
-    config, state, metadata = (
-        _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
-    )
-    return _build(path, config, state, metadata)
+    return path
 
 
 def _weights_in(directory: Path) -> Path:
@@ -214,6 +225,6 @@ def _build(
             f"{path} does not fit its configuration {config.to_json()}: {problems[0]}{more}"
         )
     ghn.load_state_dict(state, assign=True)
-    ghn.requires_grad_(True)
+    ghn.float().requires_grad_(True)  # half precision is for files: decoders overflow in it
     ghn.metadata = metadata
     return ghn.eval()
