@@ -66,7 +66,7 @@ def adapt_to_small_images(model: nn.Module, image_size: int) -> None:
 
 
 def _superfluous(model: nn.Module, image_size: int) -> tuple[int, dict[str, int]]:
-    """The least enlargement that the model can see, and by how much strides are too large for it."""
+    """The least enlargement that the model can see, and by how much strides are too large."""
     try:
         return SMALL_IMAGE_FACTOR, _too_large(model, image_size, SMALL_IMAGE_FACTOR)
     except RuntimeError:
