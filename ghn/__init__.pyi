@@ -1,6 +1,7 @@
 from .checkpoint import from_pretrained, load_checkpoint, save_checkpoint
 from .errors import GHNError
 from .graph import Graph, Primitive
+from .init import init_
 from .initialize import load_initialized
 from .models import GHN, VARIANTS, GHNConfig
 from .models.batch import GraphBatch
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "batch_statistics",
     "from_pretrained",
+    "init_",
     "load_checkpoint",
     "load_initialized",
     "reestimate_batch_norm",

@@ -1,4 +1,4 @@
-"""The command line of the library, `ghn`: initialise a network, look at its graph.
+"""The command line of the library, `ghn`: initialise a network, look at graphs and hypernetworks.
 
 A checkout adds the pipeline's stages through the entry point group `ghn.commands`; a wheel, which
 ships the library alone, does without. Libraries that take long to import are imported inside the
@@ -8,6 +8,7 @@ commands, so that `--help` is quick.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +17,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ghn import names, options
 from ghn.errors import ConfigError, GHNError
 
 COMMAND_GROUP = "ghn.commands"
 _DISTRIBUTION = "ghn3-pipeline"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+PIPELINE = (
+    *("generate", "validate", "sources", "images", "train", "predict", "evaluate", "finetune"),
+    *("transfer", "register", "report", "run", "compare", "params", "mlflow", "experiments"),
+    *("graph", "registry", "serve", "stack"),
+)
+"""Commands that a checkout adds."""
 
 TRACEBACK_VARIABLE = "GHN_TRACEBACK"
 """Set to see the traceback of an error that is otherwise only a message."""
@@ -30,6 +39,16 @@ class _Group(TyperGroup):
     """Turns errors that a user can act on into a message and an exit code; bugs keep their
     traceback.
     """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in PIPELINE and self.get_command(ctx, args[0]) is None:
+            typer.echo(
+                f"ghn: `{args[0]}` is part of the pipeline, which this installation of the library"
+                " does not have; clone the repository and `make setup` there",
+                err=True,
+            )
+            raise typer.Exit(2)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -51,7 +70,8 @@ class _Group(TyperGroup):
 def _fail(error: BaseException, message: str, code: int) -> NoReturn:
     if os.environ.get(TRACEBACK_VARIABLE):
         raise error
-    typer.echo(f"ghn: {message}", err=True)
+    head = typer.style("ghn:", fg=typer.colors.RED, bold=True)  # colours in a terminal only
+    typer.echo(f"{head} {message}", err=True)
     raise typer.Exit(code) from None
 
 
@@ -86,75 +106,92 @@ def _root(
 
 @app.command()
 def init(
-    name: Annotated[
-        str, typer.Argument(help="A torchvision model or another name from `ghn list`.")
-    ],
+    network: options.Network,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="The safetensors file to write; by default NAME.safetensors, here."
-        ),
+        typer.Option("--out", "-o", help="By default NETWORK.safetensors, here."),
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help=(
-                "The hypernetwork: models:/NAME@ALIAS or models:/NAME/VERSION of an MLflow"
-                " registry, a local file or "
-                "directory, or a released name such as ghn3xlm16.pt. By default the one that comes"
-                " with the package."
-            ),
-        ),
-    ] = None,
-    classes: Annotated[
-        int | None,
-        typer.Option("--classes", min=1, help="Classes; by default those of the hypernetwork."),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            "--image-size",
-            min=1,
-            help="Side of the images; by default what the hypernetwork was trained on.",
-        ),
-    ] = None,
+    source: options.Source = None,
+    classes: options.Classes = None,
+    image_size: options.ImageSize = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the parameters that are not predicted.")
     ] = 0,
+    device: options.DeviceOption = options.Device.cpu,
+    dtype: options.DtypeOption = options.Dtype.float32,
 ) -> None:
-    """Predict the parameters of an architecture and write them as a state dict.
+    """Predict the parameters of a network and write them as a state dict.
 
     Parameters that the hypernetwork does not predict keep their standard initialisation and are
     listed.
     """
-    from ghn.initialize import save_initialized
+    initialise(network, out, source, classes, image_size, seed, device, dtype)
 
-    out = out or Path(f"{name.replace('/', '-')}.safetensors")
+
+def initialise(
+    network: str,
+    out: Path | None,
+    source: str | None,
+    classes: int | None,
+    image_size: int | None,
+    seed: int,
+    device: options.Device,
+    dtype: options.Dtype,
+    images: Any = None,
+) -> None:
+    """What `ghn init` does; `images` (training images) give the statistics of batch norms."""
+    out = out or Path(f"{network.rpartition(':')[2].replace('/', '-')}.safetensors")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: the directory {out.parent} does not exist; make it first")
-    typer.echo(save_initialized(name, source, out, classes, image_size, seed))
+    from ghn.initialize import save_initialized
+
+    options.say_once()
+    where = options.torch_device(device)
+    kind = None if dtype is options.Dtype.float32 else options.torch_dtype(dtype)
+    typer.echo(
+        save_initialized(
+            network,
+            source,
+            out,
+            classes,
+            image_size,
+            seed,
+            device=where,
+            dtype=kind,
+            images=images,
+        )
+    )
 
 
 @app.command("list")
 def list_architectures(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            help="As the shell has them, in quotes: 'resnet*'.",
+            autocompletion=options.complete_network,
+        ),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Only the 74 of paper table 20.")] = False,
+    timm: Annotated[bool, typer.Option("--timm", help="Those of timm.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the architectures that can be named."""
-    from ghn.architectures import TORCHVISION_74, available
+    found = names.find(pattern, timm=timm)
+    if paper:
+        from ghn.architectures import TORCHVISION_74
 
-    for name in TORCHVISION_74 if paper else available():
-        typer.echo(name)
+        found = [name for name in TORCHVISION_74 if name in found]
+    for line in [json.dumps(found)] if as_json else found:
+        typer.echo(line)
 
 
 @app.command()
 def trace(
-    name: Annotated[
-        str, typer.Argument(help="A torchvision model or another name from `ghn list`.")
-    ],
+    network: options.Network,
     classes: Annotated[int, typer.Option("--classes", min=1)] = 1000,
     image_size: Annotated[
-        int, typer.Option("--image-size", min=1, help="Side of the images.")
+        int, typer.Option("--image-size", min=8, help="Side of the images.")
     ] = 224,
     out: Annotated[
         Path | None,
@@ -167,10 +204,56 @@ def trace(
     from ghn.graph.describe import describe, write
     from ghn.initialize import trace_architecture
 
-    graph = trace_architecture(name, classes, image_size)
+    graph = trace_architecture(network, classes, image_size)
     typer.echo(describe(graph))
     if out is not None:
         write(graph, out)
+
+
+_Checkpoint = Annotated[
+    str | None,
+    typer.Argument(
+        help="A hypernetwork as --from takes it; by default the one that comes with the package.",
+        autocompletion=options.complete_source,
+    ),
+]
+
+
+@app.command()
+def info(checkpoint: _Checkpoint = None, as_json: options.Json = False) -> None:
+    """Say what a hypernetwork is and how it was trained."""
+    from ghn.checkpoint import describe
+
+    about = describe(checkpoint)
+    if as_json:
+        typer.echo(json.dumps(about))
+        return
+    config, said = about.pop("config"), about.pop("metadata")
+    for name, value in (about | config | said).items():
+        shown = f"{value:,}" if type(value) is int else value
+        typer.echo(f"{name:<18}{shown}")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="A hypernetwork as --from takes it.", autocompletion=options.complete_source
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="NAME.safetensors, or NAME.pt for a pickle.")],
+    released: Annotated[
+        bool,
+        typer.Option("--released", help="Safetensors with the names of released checkpoints."),
+    ] = False,
+    dtype: options.DtypeOption = options.Dtype.float32,
+) -> None:
+    """Write a hypernetwork in another format: released ones become ours, ours become released."""
+    from ghn.checkpoint import convert as write
+
+    path = write(checkpoint, out, released=released, dtype=options.torch_dtype(dtype))
+    typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 
 def add_commands(target: typer.Typer) -> None:

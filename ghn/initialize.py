@@ -4,6 +4,7 @@ of its graph.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -16,13 +17,18 @@ from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.files import atomic_path, content_digest, read_safetensors, sort_metadata
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from ghn.graph import Graph
+    from ghn.images import Images
 
 _DIGEST = "digest"
 _MADE = {"architecture", "num_classes", "image_size", "ghn"}
 """What the metadata of a file says about the network in it."""
+
+_STATISTICS = "statistics"
+"""Entry of the metadata of a file whose running statistics were estimated: from how many images."""
 
 
 def save_initialized(
@@ -32,19 +38,26 @@ def save_initialized(
     num_classes: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    images: Images | None = None,
 ) -> str:
-    """Writes the state dict of architecture `name`, its parameters predicted, as safetensors.
+    """Writes the state dict of network `name`, its parameters predicted, as safetensors.
 
     Equal arguments give equal bytes, and the random state stays as it is.
 
     Args:
-        name: of the architecture (`ghn.architectures.available`).
+        name: of the network, as `ghn.architectures.own.network` takes it.
         source: of the hypernetwork, as `ghn.from_pretrained` takes it; None for the one in the
             package.
         out: the file, whose name ends in .safetensors.
         num_classes: by default those that the hypernetwork was trained on.
         image_size: side in pixels; by default what the hypernetwork was trained on.
         seed: of the values of parameters that are not predicted.
+        device: where to predict.
+        dtype: of floating point tensors in the file; by default they stay as they are.
+        images: for the running statistics of batch norms, which are not predicted.
 
     Returns:
         what was done, for the user.
@@ -55,41 +68,67 @@ def save_initialized(
         GHNError: the hypernetwork cannot be found or read.
     """
     import torch
-    from safetensors.torch import save_file
 
-    from ghn.architectures import build
+    from ghn.architectures.own import is_own, network
     from ghn.checkpoint import from_pretrained
 
     _check_name(Path(out))
-    hypernetwork = from_pretrained(source)
-    config = hypernetwork.config
-    classes = num_classes or config.num_classes
+    hypernetwork = from_pretrained(source, device=device)
+    classes = num_classes or hypernetwork.num_classes
     size = image_size or hypernetwork.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(name, num_classes=classes, image_size=size)
+        model = network(name, classes, size).to(device)
+    example = torch.empty(2, 3, size, size, device="meta") if is_own(name) and image_size else None
     started = time.perf_counter()
-    hypernetwork(model)
+    hypernetwork(model, example_inputs=example)
     seconds = time.perf_counter() - started
-    state = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     metadata = {
         "architecture": name,
         "num_classes": str(classes),
         "image_size": str(size),
         "ghn": source or "default",
     }
-    metadata[_DIGEST] = content_digest(state, json.dumps(metadata, sort_keys=True))
-    with atomic_path(out) as temporary:
-        save_file(state, temporary, metadata=metadata)
-        sort_metadata(temporary)
+    report = str(hypernetwork.reports[0])
+    if images is not None:
+        metadata[_STATISTICS] = n = str(_estimate_statistics(model, images))
+        warned = replace(hypernetwork.reports[0], notes=())
+        report = f"{warned}\n  running statistics are those of {n} images"
+    _write(out, model, metadata, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = (
         f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in"
         f" {seconds:.2f} s"
     )
-    return (
-        f"{done}\n{hypernetwork.reports[0]}\nIn Python: model = ghn.load_initialized({str(out)!r})"
-    )
+    load = f"ghn.load_initialized({str(out)!r}{', YOUR_NETWORK' if is_own(name) else ''})"
+    return f"{done}\n{report}\nIn Python: model = {load}"
+
+
+def _estimate_statistics(model: nn.Module, images: Images) -> int:
+    """Sets the running statistics of batch norms; returns from how many images."""
+    from ghn.finetune import FinetuneConfig, estimate_statistics
+
+    config = FinetuneConfig()
+    estimate_statistics(model, images, config.statistics_images, config.batch_size)
+    return min(config.statistics_images, len(images))
+
+
+def _write(
+    out: str | Path, model: nn.Module, metadata: dict[str, str], dtype: torch.dtype | None
+) -> None:
+    from safetensors.torch import save_file
+
+    state = {
+        key: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor)
+        .detach()
+        .cpu()
+        .contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+    metadata[_DIGEST] = content_digest(state, json.dumps(metadata, sort_keys=True))
+    with atomic_path(out) as temporary:
+        save_file(state, temporary, metadata=metadata)
+        sort_metadata(temporary)
 
 
 def _check_name(out: Path) -> None:
@@ -99,16 +138,22 @@ def _check_name(out: Path) -> None:
         )
 
 
-def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
+def load_initialized(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
     """The network that `save_initialized` (`ghn init`) has written, built and with its parameters.
 
     Its stem and head are those of the image size and the classes that it was made for, which the
     constructors of torchvision do not know; and MNASNet asks for module versions, which a
     safetensors file cannot carry.
 
+    Args:
+        path: the file.
+        model: what to load into, in place. A network of your own is needed here: a file is not
+            trusted with the name of code to run.
+
     Raises:
         DamagedFileError: the file is cut, no safetensors file, or not what was written.
         UnsupportedFormatError: it is one, but not from `save_initialized`.
+        ConfigError: the network in it is not one by name and `model` is missing, or does not fit.
         FileNotFoundError: there is no such file.
     """
     from ghn.architectures import build
@@ -122,19 +167,44 @@ def load_initialized(path: str | os.PathLike[str]) -> nn.Module:
         )
     digest = made.pop(_DIGEST, None)  # older files have none
     said = json.dumps(made, sort_keys=True)
-    if made.keys() > _MADE or (digest and content_digest(tensors, said) != digest):
+    unknown = made.keys() - _MADE - {_STATISTICS}
+    if unknown or (digest and content_digest(tensors, said) != digest):
         raise DamagedFileError(f"{path} is damaged: its content is not what `ghn init` wrote")
-    model = build(made["architecture"], int(made["num_classes"]), int(made["image_size"]))
+    name = made["architecture"]
+    if model is None and ":" in name:
+        raise ConfigError(
+            f"{path} has the parameters of {name}: pass that network, load_initialized(path, model)"
+        )
+    if model is None:
+        model = build(name, int(made["num_classes"]), int(made["image_size"]))
     state = OrderedDict(tensors)
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(f"{path} has the parameters of {name}, not of this: {error}") from error
     return model
 
 
+def made_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What `ghn init` noted in a file about the network in it; empty for a file of another origin.
+
+    Raises:
+        DamagedFileError: a safetensors file that cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    if Path(path).suffix != ".safetensors":
+        return {}
+    made = read_safetensors(path)[1]
+    return {key: made[key] for key in _MADE} if made.keys() >= _MADE else {}
+
+
 def trace_architecture(name: str, num_classes: int, image_size: int) -> Graph:
-    """The graph of a named architecture, traced from its shapes."""
-    from ghn.architectures import build
+    """The graph of a network by name, traced from its shapes."""
+    from ghn.architectures.own import network
     from ghn.tracing import trace
 
-    network = build(name, num_classes=num_classes, image_size=image_size, device="meta")
-    return replace(trace(network), name=name)
+    model = network(name, num_classes, image_size, device="meta")
+    return replace(trace(model, image_size=image_size), name=name)

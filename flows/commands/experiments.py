@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
 from typing import Annotated
 
 import typer
+
+from ghn import options
 
 experiments_app = typer.Typer(
     help=(
@@ -23,11 +26,18 @@ Names = Annotated[list[str] | None, typer.Argument(help="Experiments; by default
 
 
 @experiments_app.command("list")
-def list_experiments(profile: ProfileOption = "laptop") -> None:
+def list_experiments(profile: ProfileOption = "laptop", as_json: options.Json = False) -> None:
     """List the experiments of a profile."""
     from flows.experiments.catalogue import load_profile
 
-    for name, entry in load_profile(profile).experiments.items():
+    entries = load_profile(profile).experiments
+    if as_json:
+        about = {
+            n: {"kind": e.kind, "paper": e.paper, "title": e.title} for n, e in entries.items()
+        }
+        typer.echo(json.dumps(about))
+        return
+    for name, entry in entries.items():
         typer.echo(f"{name:<22}{entry.kind:<16}{entry.paper:<32}{entry.title}")
 
 

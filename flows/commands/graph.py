@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.settings import paths
+from ghn import options
 
 if TYPE_CHECKING:
     from ghn.graph import Graph
@@ -21,10 +22,29 @@ graph_app = typer.Typer(
     help="Graphs of DeepNets-1M: JSON, galleries, the published format.", no_args_is_help=True
 )
 
+_SPLITS = ("train", "val", "test", "wide", "deep", "dense", "bnfree", "search")
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Networks and splits that begin with what was typed."""
+    splits = [name for name in _SPLITS if name.startswith(incomplete)]
+    return [*splits, *options.complete_network(incomplete)]
+
+
+def complete_split(incomplete: str) -> list[str]:
+    """Published splits that begin with what was typed."""
+    return [name for name in _SPLITS if name.startswith(incomplete)]
+
+
 _Name = Annotated[
     str | None,
     typer.Argument(
-        help="A torchvision model, deepnets1m/SPLIT/INDEX, or a split (then with INDEX)."
+        metavar="[NETWORK]",
+        help=(
+            "A torchvision model, timm/NAME, FILE.py:NAME, deepnets1m/SPLIT/INDEX, or a split (then"
+            " with INDEX)."
+        ),
+        autocompletion=complete_name,
     ),
 ]
 _Index = Annotated[
@@ -36,7 +56,10 @@ _Args = Annotated[
         "--args", help="A JSON file with an architecture's arguments; - for standard input."
     ),
 ]
-_Split = Annotated[str | None, typer.Option("--split", help="A split of DeepNets-1M.")]
+_Split = Annotated[
+    str | None,
+    typer.Option("--split", help="A split of DeepNets-1M.", autocompletion=complete_split),
+]
 _Number = Annotated[
     int | None, typer.Option("--index", min=0, help="The architecture's number in the split.")
 ]
@@ -171,7 +194,9 @@ def trace(
 
 @graph_app.command("gallery")
 def gallery(
-    split: Annotated[str, typer.Argument(help="A split of DeepNets-1M.")],
+    split: Annotated[
+        str, typer.Argument(help="A split of DeepNets-1M.", autocompletion=complete_split)
+    ],
     count: Annotated[int, typer.Option("--count", min=1, help="How many architectures.")] = 24,
     first: Annotated[int, typer.Option("--first", min=0, help="Number of the first one.")] = 0,
     out: Annotated[

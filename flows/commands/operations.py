@@ -77,6 +77,11 @@ registry_app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Registered model.")]
 
 
+def complete_alias(incomplete: str) -> list[str]:
+    """Aliases that the pipeline gives; asking the registry would take seconds."""
+    return [name for name in ("@champion", "@challenger") if name.startswith(incomplete)]
+
+
 @registry_app.command("list")
 def registry_list(
     name: Name = "ghn3",
@@ -118,7 +123,9 @@ def registry_list(
 
 @registry_app.command("show")
 def registry_show(
-    version: Annotated[str, typer.Argument(help="A number, or @ALIAS.")] = "@champion",
+    version: Annotated[
+        str, typer.Argument(help="A number, or @ALIAS.", autocompletion=complete_alias)
+    ] = "@champion",
     name: Name = "ghn3",
 ) -> None:
     """Show all tags of a version."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.parameters import assignments, complete_field, complete_profile
 from flows.settings import paths
 
 if TYPE_CHECKING:
@@ -26,22 +27,50 @@ if TYPE_CHECKING:
 INTERRUPTED = 128 + signal.SIGINT
 
 
+def complete_stage(incomplete: str) -> list[str]:
+    """Stages of dvc.yaml that begin with what was typed."""
+    from flows.settings.files import read_yaml
+
+    return [name for name in read_yaml("dvc.yaml")["stages"] if name.startswith(incomplete)]
+
+
 def run(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="Stages of dvc.yaml; by default all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[STAGE]...",
+            help="Stages of dvc.yaml; by default all.",
+            autocompletion=complete_stage,
+        ),
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option("--profile", help="First write params/PROFILE.yaml into params.yaml."),
+        typer.Option(
+            "--profile",
+            help="First write params/PROFILE.yaml into params.yaml.",
+            autocompletion=complete_profile,
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set-param",
+            "-S",
+            metavar="FIELD=VALUE",
+            help="First set a field of params.yaml (`ghn params describe`); repeatable.",
+            autocompletion=complete_field,
+        ),
     ] = None,
 ) -> None:
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
 
-    from flows.params import load_params, use_profile
+    from flows.params import load_params, set_params
     from ghn.locks import locked
 
-    params = use_profile(profile) if profile else load_params()
+    _check_targets(targets or [])
+    new = assignments(values or [])
+    params = set_params(new, profile) if profile or new else load_params()
     params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
@@ -53,6 +82,21 @@ def run(
         else:
             run_id = _reproduce(params, targets or [], console, lock)
     _summarise(console, params, run_id, time.perf_counter() - started)
+
+
+def _check_targets(targets: list[str]) -> None:
+    """Refuses a name that is no stage, with the nearest ones; DVC would say so after its start."""
+    import difflib
+
+    from flows.settings.files import read_yaml
+    from ghn.errors import ConfigError
+
+    stages = read_yaml("dvc.yaml")["stages"] if targets else {}
+    for target in targets:
+        name = target.partition("@")[0]
+        if name not in stages and not Path(target).exists() and ":" not in target:
+            near = difflib.get_close_matches(name, stages, n=3) or list(stages)
+            raise ConfigError(f"dvc.yaml has no stage {target!r}; nearest: {', '.join(near)}")
 
 
 def _is_up_to_date(params: Params) -> bool:

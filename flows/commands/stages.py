@@ -13,6 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ghn import options
+from ghn.errors import ConfigError
+
 STAGES_PANEL = "Stages, as dvc.yaml calls them"
 AROUND_PANEL = "Around the pipeline"
 
@@ -113,12 +116,46 @@ def predict() -> None:
     run_stage("predict")
 
 
-def evaluate() -> None:
-    """Measure the accuracy of predicted parameters without training.
+def evaluate(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Not the stage: a state dict (safetensors or torch.save), or FILE.py:NAME.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DIR", help="With FILE: where images are.")
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            help="With FILE: the network whose parameters it has.",
+            autocompletion=options.complete_network,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="With FILE: train, val, test or all.")
+    ] = "test",
+    image_size: options.ImageSize = None,
+    device: options.DeviceOption = options.Device.auto,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the accuracy of predicted parameters without training; with FILE, that of a network.
 
-    params.yaml: `evaluate`, `architectures` and `images`. Writes results/evaluation.parquet,
-    evaluation.json and evaluation_histogram.csv.
+    The stage: params.yaml: `evaluate`, `architectures` and `images`. Writes
+    results/evaluation.parquet, evaluation.json and evaluation_histogram.csv.
+
+    `ghn evaluate FILE --images DIR`: the accuracy of one network of yours; writes nothing.
     """
+    if file is not None:
+        from flows.commands.accuracy import evaluate_file
+
+        evaluate_file(file, images, network, split, image_size, device, as_json)
+        return
+    if images is not None or network is not None:
+        raise ConfigError("--images and --network go with a FILE; the stage takes params.yaml's")
     run_stage("evaluate")
 
 
@@ -168,50 +205,6 @@ STAGES = (
     report,
 )
 
-params_app = typer.Typer(help="Check params.yaml and switch profiles.", no_args_is_help=True)
-
-
-@params_app.command("check")
-def check_params(
-    profile: Annotated[
-        str | None, typer.Option("--profile", help="With the overlay params/PROFILE.yaml.")
-    ] = None,
-) -> None:
-    """Check params.yaml (or a profile) and print it complete, defaults filled in."""
-    import yaml
-
-    from flows.params import load_params
-
-    params = load_params(profile=profile)
-    typer.echo(
-        yaml.safe_dump(params.model_dump(mode="json", by_alias=True), sort_keys=False), nl=False
-    )
-
-
-@params_app.command("use")
-def use_params(
-    profile: Annotated[str, typer.Argument(help="A file of params/, for example paper.")],
-) -> None:
-    """Write a profile's values into params.yaml (`git checkout params.yaml` goes back to the laptop
-    profile).
-    """
-    from flows.params import PARAMS_FILE, use_profile
-
-    use_profile(profile)
-    typer.echo(
-        f"{PARAMS_FILE} has the values of profile {profile}; `git diff {PARAMS_FILE}` shows them"
-    )
-
-
-@params_app.command("profiles")
-def list_profiles() -> None:
-    """List the profiles."""
-    from flows.params import profiles
-
-    for name in profiles():
-        typer.echo(name)
-
-
 mlflow_app = typer.Typer(help="The MLflow store of the pipeline.", no_args_is_help=True)
 
 
@@ -229,6 +222,11 @@ def register(app: typer.Typer) -> None:
     """Adds the pipeline's commands to `app` (entry point group `ghn.commands`)."""
     for stage in STAGES:
         app.command(stage.__name__.removesuffix("_model"), rich_help_panel=STAGES_PANEL)(stage)
+    from flows.commands.networks import compare, init
+    from flows.commands.parameters import params_app
+
+    app.command("init")(init)  # in place of the library's, which knows no images
+    app.command("compare")(compare)
     app.add_typer(params_app, name="params", rich_help_panel=AROUND_PANEL)
     app.add_typer(mlflow_app, name="mlflow", rich_help_panel=AROUND_PANEL)
     from flows.commands.experiments import experiments_app

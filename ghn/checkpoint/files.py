@@ -4,7 +4,6 @@ in any format.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,16 +24,11 @@ from ghn.checkpoint.names import (
 )
 from ghn.checkpoint.unpickler import load_untrusted
 from ghn.errors import DamagedFileError, UnsupportedFormatError
-from ghn.files import atomic_path, content_digest, read_safetensors
+from ghn.files import atomic_path, read_safetensors
 from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
-
-WEIGHTS_FILE = "ghn.safetensors"
-"""Name of the weights inside a directory (a model version of an MLflow registry, a training run).
-"""
-
-_HEADER = "ghn"  # key of our JSON in the metadata of a safetensors file
-_VERSION = 1
+from ghn.models.storage import HEADER, described, filled, write_weights
+from ghn.models.storage import WEIGHTS_FILE as WEIGHTS_FILE
 
 
 def save_checkpoint(
@@ -49,17 +43,7 @@ def save_checkpoint(
     Raises:
         OSError: the file cannot be written.
     """
-    content = {
-        "version": _VERSION,
-        "config": ghn.config.to_dict(),
-        "metadata": dict(metadata or {}),
-    }
-    header: dict[str, Any] = json.loads(json.dumps(content))  # as it is read again
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in ghn.state_dict().items()}
-    header["digest"] = content_digest(state, json.dumps(header, sort_keys=True))
-    with atomic_path(path) as temporary:
-        # One key only: safetensors writes several in an order that changes from run to run.
-        save_file(state, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
+    write_weights(ghn.state_dict(), ghn.config, path, metadata)
 
 
 def save_released(ghn: GHN, path: str | os.PathLike[str]) -> None:
@@ -86,15 +70,26 @@ def load_checkpoint(path: str | os.PathLike[str]) -> GHN:
         UnsupportedFormatError: it is no hypernetwork, or one of a newer version of the format.
         UntrustedPickleError: a pickle asks for more than tensors and containers.
     """
+    path = file_of(path)
+    config, state, metadata = (
+        _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    )
+    return _build(path, config, state, metadata)
+
+
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The file of weights that a path, of a file or of a directory that has one, means.
+
+    Raises:
+        DamagedFileError: it does not exist.
+        UnsupportedFormatError: a directory holds none, or several.
+    """
     path = Path(path)
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():
         raise DamagedFileError(f"{path} does not exist")
-    config, state, metadata = (
-        _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
-    )
-    return _build(path, config, state, metadata)
+    return path
 
 
 def _weights_in(directory: Path) -> Path:
@@ -128,37 +123,12 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
     state, header = read_safetensors(path)
-    if _HEADER not in header:
+    if HEADER not in header:
         if header.keys() - {"format"} and not is_released(state):
-            raise DamagedFileError(f"{path}: its header has no entry {_HEADER!r}")
+            raise DamagedFileError(f"{path}: its header has no entry {HEADER!r}")
         return None, state, {}
-    try:
-        ours = json.loads(header[_HEADER])
-        version, config, metadata = ours["version"], ours["config"], ours.get("metadata", {})
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DamagedFileError(
-            f"{path}: its header has no readable configuration ({error!r})"
-        ) from error
-    if not isinstance(version, int) or version > _VERSION:
-        raise UnsupportedFormatError(
-            f"{path} has version {version} of the format; this program reads up to {_VERSION}:"
-            " upgrade it"
-        )
-    _verify(path, state, ours)
-    return GHNConfig.from_dict(config), state, metadata
-
-
-def _verify(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Compares the content with the digest in its header; older files have none."""
-    if unknown := sorted(header.keys() - {"version", "config", "metadata", "digest"}):
-        raise DamagedFileError(f"{path}: its header has the unknown entry {unknown[0]!r}")
-    if (digest := header.pop("digest", None)) is None:
-        return
-    if content_digest(state, json.dumps(header, sort_keys=True)) != digest:
-        raise DamagedFileError(
-            f"{path} is damaged: its content is not what was written; restore it (`dvc checkout`)"
-            " or make it again"
-        )
+    config, metadata = described(path, state, header)
+    return config, state, metadata
 
 
 def _read_pickle(path: Path) -> tuple[GHNConfig | None, dict[str, Tensor], dict[str, Any]]:
@@ -199,21 +169,6 @@ def _build(
         config = config or infer_config(state)
     except UnsupportedFormatError as error:
         raise UnsupportedFormatError(f"{path}: {error}") from None
-    ghn = GHN.empty(config)
-    own = ghn.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not part of it" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DamagedFileError(
-            f"{path} does not fit its configuration {config.to_json()}: {problems[0]}{more}"
-        )
-    ghn.load_state_dict(state, assign=True)
-    ghn.requires_grad_(True)
+    ghn = filled(GHN.empty(config), config, path, state)
     ghn.metadata = metadata
-    return ghn.eval()
+    return ghn

@@ -40,13 +40,16 @@ def from_pretrained(
     Raises:
         GHNError: the source does not exist, cannot be reached, or holds no hypernetwork.
     """
-    path = _locate(source)
+    path = locate(source)
     ghn = load_checkpoint(path)
     ghn.metadata = {"source": str(source or path.name)} | ghn.metadata
     return ghn.to(device) if device is not None else ghn
 
 
-def _locate(source: str | os.PathLike[str] | None) -> Path:
+def locate(source: str | os.PathLike[str] | None) -> Path:
+    """The file or directory that `source` means, fetched if it lies elsewhere; errors are those of
+    `from_pretrained`.
+    """
     packaged = {path.name.removesuffix(".safetensors"): path for path in _packaged()}
     if source is None:
         if len(packaged) == 1:

@@ -49,7 +49,8 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     layer of their own), each once however many layers share it, but the last of them, the
     classifier, whose rows belong to different classes and are not tied. The more alike or opposed
     the channels, the wider their correlations spread and the stronger the noise; a weight with
-    independent rows hardly gets any.
+    independent rows hardly gets any. Frozen parameters, which are not going to be trained, are left
+    alone.
 
     Args:
         beta: scale; 0 leaves the model alone.
@@ -66,9 +67,13 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
         for name in _WEIGHTS
         if isinstance(weight := getattr(module, name, None), Tensor) and weight.dim() >= 2
     ]
-    noisy = list({id(weight): weight for weight in weights if weight is not weights[-1]}.values())
+    noisy = list({id(w): w for w in weights if w is not weights[-1] and not _is_frozen(w)}.values())
     generator = torch.Generator().manual_seed(seed)
     for weight in noisy:
         noise = torch.randn(weight.shape, generator=generator, device="cpu")
         weight.add_(noise.to(weight), alpha=beta * correlation_std(weight))
     return len(noisy)
+
+
+def _is_frozen(weight: Tensor) -> bool:
+    return isinstance(weight, nn.Parameter) and not weight.requires_grad

@@ -6,7 +6,7 @@ Shape legend: B graphs, N nodes, D hidden features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Self, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ghn.models.decoding.plan import Group, plan
 from ghn.models.decoding.stream import stream
 from ghn.models.decoding.tiling import write_all
 from ghn.models.embedding import NodeEmbedding
+from ghn.models.hub import Hub
 from ghn.models.message_passing.gated import MLP, GatedGNN
 from ghn.models.message_passing.transformer import EdgeTerm, Transformer
 from ghn.models.prediction import Prediction, bias_name, predicted_part
@@ -37,13 +38,12 @@ class Options(TypedDict, total=False):
     example_inputs: Any
 
 
-class GHN(nn.Module):
+class GHN(nn.Module, Hub):
     """A graph hypernetwork: GHN-1, GHN-2, GHN-3 or the MLP baseline, as `config` says.
 
     Called with a network, it predicts the network's parameters in place (`initialize`); called with
-    a batch of graphs, it is the differentiable function that training uses (`forward`), also inside
-    `DistributedDataParallel` and `torch.compile`. `predict` leaves the network alone and gives a
-    state dict.
+    a batch of graphs, it is the differentiable function that training uses (`forward`), also in
+    DistributedDataParallel and `torch.compile`. `predict` gives a state dict instead.
 
     Attributes:
         config: what it is.
@@ -66,7 +66,7 @@ class GHN(nn.Module):
             self._initialize_ghn3()
 
     @classmethod
-    def empty(cls, config: GHNConfig) -> GHN:
+    def empty(cls, config: GHNConfig) -> Self:
         """One with parameters on the meta device, for `load_state_dict(..., assign=True)`."""
         with without_values():
             return cls(config)

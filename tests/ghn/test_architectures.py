@@ -104,6 +104,21 @@ def test_small_images(name: str) -> None:
     )  # the first kernel; the positions of a ViT, the first linear layer after flattening
 
 
+def test_inception_sees_images_of_16_pixels() -> None:
+    """Four times 16 are fewer than the 75 pixels that it needs, so it is made from eight times."""
+    model = build("inception_v3", num_classes=10, image_size=16)
+    assert model.eval()(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+    assert "Mixed_6a.branch3x3.conv.weight" in trace(model).param
+    with pytest.raises(ConfigError, match="inception_v3 cannot be built for images of 8 pixels"):
+        build("inception_v3", num_classes=10, image_size=8, device="meta")
+
+
+@pytest.mark.parametrize("size", [16, 24, 64])
+@pytest.mark.parametrize("name", ["inception_v3", "swin_t", "vit_b_32", "vgg11", "googlenet"])
+def test_small_images_of_other_sizes(name: str, size: int) -> None:
+    assert logits_shape(build(name, 10, size, device="meta"), size) == (2, 10)
+
+
 def test_small_stem_of_a_resnet_is_the_customary_one() -> None:
     model = build("resnet18", num_classes=10, image_size=32)
     assert (model.conv1.kernel_size, model.conv1.stride, model.conv1.padding) == (

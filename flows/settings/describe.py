@@ -1,0 +1,103 @@
+"""The fields of params.yaml in words: name, type, default and what each means, from the models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+
+class Field(NamedTuple):
+    """A field.
+
+    Attributes:
+        name: dotted, as `-S` takes it.
+        kind: its type, as Python writes it.
+        default: as JSON; "required" where there is none.
+        description: what it means; empty where the name says it.
+    """
+
+    name: str
+    kind: str
+    default: str
+    description: str
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[Field]:
+    """All fields of a model and of the models in it, in their order."""
+    for name, about in model.model_fields.items():
+        dotted = f"{prefix}{about.alias or name}"
+        inner = _model_of(about.annotation)
+        if inner is not None:
+            yield from fields(inner, f"{dotted}.")
+        else:
+            yield Field(dotted, _kind(about.annotation), _default(about), about.description or "")
+
+
+def is_field(model: type[BaseModel], name: str) -> bool:
+    """Whether a dotted name is that of a field; below a mapping any name is."""
+    head, _, rest = name.partition(".")
+    for key, about in model.model_fields.items():
+        if head != (about.alias or key):
+            continue
+        inner = _model_of(about.annotation)
+        if not rest:
+            return True
+        if inner is None or _is_mapping(about.annotation):
+            return _is_mapping(about.annotation)
+        return is_field(inner, rest)
+    return False
+
+
+def to_markdown(found: Sequence[Field]) -> str:
+    """A table per section."""
+    lines: list[str] = []
+    section = ""
+    for field in found:
+        if (head := field.name.split(".")[0]) != section:
+            section = head
+            lines += ["", f"## {section}", "", "| field | type | default | |", "|---|---|---|---|"]
+        kind = field.kind.replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {kind} | `{field.default}` | {field.description} |")
+    return "\n".join([*lines[1:], ""])
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field is, or may be; none for lists and mappings of models."""
+    optional = isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    candidates = get_args(annotation) if optional else (annotation,)
+    found = (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return next(found, None)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return any(get_origin(part) is dict for part in [annotation, *get_args(annotation)])
+
+
+def _kind(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    if get_args(annotation):
+        text = str(annotation)
+    text = re.sub(r"typing\.|\b[a-z_]+(?:\.[a-z_]+)+\.(?=[A-Z])", "", text)
+    return re.sub(r"Annotated\[(\w+),[^\]]*\]", r"\1", text)
+
+
+def _default(about: FieldInfo) -> str:
+    if about.default_factory is not None:
+        value = about.get_default(call_default_factory=True, validated_data={})
+    elif about.default is PydanticUndefined:
+        return "required"
+    else:
+        value = about.default
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    try:
+        return json.dumps(value)
+    except TypeError:
+        return str(value)

@@ -1,0 +1,129 @@
+"""Networks of a user's own, by the name of what makes them: `my.py:SmallCNN`, `package:make`.
+
+Naming one runs its file, so names come from a user's command line only: never from a file that was
+read or a request.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghn.architectures import build
+from ghn.errors import ConfigError, UnknownArchitectureError
+
+_CLASSES = ("num_classes", "classes", "n_classes")
+_SIZES = ("image_size", "img_size")
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` is of the form `FILE.py:NAME` or `MODULE:NAME`."""
+    return ":" in name
+
+
+def network(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """A network by any name that the command line takes, freshly initialised.
+
+    Args:
+        name: as `ghn.architectures.build` takes it, or `FILE.py:NAME` or `MODULE:NAME` of a class
+            or function. It is called with the classes if it has an argument `num_classes`,
+            `classes` or `n_classes`, and with the size if it has `image_size` or `img_size`; its
+            other arguments need defaults.
+        num_classes: outputs of the class head.
+        image_size: side in pixels.
+        device: where its parameters go.
+
+    Raises:
+        UnknownArchitectureError: there is no such file, module or name in it.
+        ConfigError: it cannot be called so, or does not give a network.
+    """
+    if not is_own(name):
+        return build(name, num_classes, image_size, device)
+    factory = find_factory(name)
+    wanted = {**dict.fromkeys(_CLASSES, num_classes), **dict.fromkeys(_SIZES, image_size)}
+    parameters = inspect.signature(factory).parameters.values()
+    arguments = {p.name: wanted[p.name] for p in parameters if p.name in wanted}
+    if missing := [p.name for p in parameters if _is_required(p) and p.name not in arguments]:
+        raise ConfigError(
+            f"{name} needs {', '.join(missing)}: name a function that calls it with them"
+        )
+    with torch.device(device or torch.get_default_device()):
+        made = factory(**arguments)
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"{name} gives a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def find_factory(name: str) -> Callable[..., Any]:
+    """The class or function that `name` means; runs its file.
+
+    Raises:
+        UnknownArchitectureError: there is no such file, module or name in it.
+        ConfigError: the file cannot be run, or the name is no class or function.
+    """
+    place, _, attribute = name.rpartition(":")
+    module = _module(place)
+    if not hasattr(module, attribute):
+        known = [key for key, value in vars(module).items() if inspect.isclass(value)]
+        near = difflib.get_close_matches(attribute, known, n=3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UnknownArchitectureError(f"{place} has no {attribute!r}{hint}")
+    found = getattr(module, attribute)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ConfigError(
+            f"{name} is a {type(found).__name__}; name the class or function that makes the network"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _module(place: str) -> ModuleType:
+    path = Path(place)
+    try:
+        if path.suffix != ".py":
+            return _imported(place)
+        if not path.is_file():
+            raise UnknownArchitectureError(f"{place} does not exist; write FILE.py:NAME")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(path.resolve().parent))  # what it imports may lie beside it
+        sys.modules[path.stem] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _imported(place: str) -> ModuleType:
+    """Module `place`, which may lie in the current directory."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and place.startswith(error.name):
+            raise UnknownArchitectureError(
+                f"no module {place!r} here; write FILE.py:NAME or MODULE:NAME"
+            ) from None
+        raise
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in variadic

@@ -1,0 +1,104 @@
+"""A hypernetwork's file described, and written in another format or precision."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ghn.checkpoint.files import file_of, save_checkpoint, save_released
+from ghn.checkpoint.names import to_released
+from ghn.checkpoint.sources import from_pretrained, locate
+from ghn.errors import ConfigError
+from ghn.files import atomic_path
+from ghn.models.hypernetwork import GHN
+
+PICKLE = (".pt", ".pth")
+
+
+def describe(source: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What a hypernetwork is and how it was trained, as far as its file says; JSON types.
+
+    Args:
+        source: as `ghn.from_pretrained` takes it.
+
+    Raises:
+        GHNError: as `ghn.from_pretrained`.
+    """
+    path = file_of(locate(source))
+    ghn = from_pretrained(source)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "parameters": sum(parameter.numel() for parameter in ghn.parameters()),
+        "classes": ghn.num_classes,
+        "image_size": ghn.image_size,
+        "config": ghn.config.to_dict(),
+        "metadata": ghn.metadata,
+    }
+
+
+def convert(
+    source: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str],
+    *,
+    released: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Writes a hypernetwork in another format or precision.
+
+    Every format is read again by `ghn.from_pretrained`, which computes in single precision whatever
+    a file holds.
+
+    Args:
+        source: as `ghn.from_pretrained` takes it.
+        out: `NAME.safetensors` in our format, or with the released names and without
+            configuration if `released`; `NAME.pt` is a pickle with the released names, as the
+            reference writes it.
+        released: whether a safetensors file gets the released names.
+        dtype: of the tensors in the file.
+
+    Raises:
+        ConfigError: the name of the file says no format, or its directory does not exist.
+        UnsupportedFormatError: the hypernetwork has a part that released ones do not have.
+        GHNError: as `ghn.from_pretrained`.
+    """
+    path = Path(out)
+    if path.suffix not in (".safetensors", *PICKLE):
+        raise ConfigError(f"{path}: call the file NAME.safetensors or NAME.pt, which says how")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the directory {path.parent} does not exist; make it first")
+    ghn = from_pretrained(source).to(dtype)
+    if path.suffix in PICKLE:
+        _save_pickle(ghn, path)
+    elif released:
+        save_released(ghn, path)
+    else:
+        metadata = {key: value for key, value in ghn.metadata.items() if key != "source"}
+        save_checkpoint(ghn, path, metadata)
+    return path
+
+
+def _save_pickle(ghn: GHN, path: Path) -> None:
+    """Writes names and the switches that shapes do not tell, as released files have them."""
+    config = ghn.config
+    content = {
+        "state_dict": {
+            name: tensor.cpu() for name, tensor in to_released(ghn.state_dict()).items()
+        },
+        "config": {
+            "hid": config.hidden,
+            "layers": config.layers,
+            "heads": config.heads,
+            "num_classes": config.num_classes,
+            "weight_norm": config.normalize,
+            "ve": config.virtual_edges,
+            "layernorm": config.layer_norm,
+            "is_ghn2": config.window == "corner",
+            "decoder": "conv",
+        },
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)

@@ -1,0 +1,77 @@
+"""A hypernetwork goes from one format to another and stays the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import ghn
+from ghn.checkpoint import convert, describe
+from ghn.cli import app
+from ghn.errors import ConfigError
+from ghn.models import GHN, GHNConfig
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("released", [False, True])
+def test_a_hypernetwork_comes_back(tmp_path: Path, name: str, released: bool) -> None:
+    original = ghn.from_pretrained()
+    back = ghn.from_pretrained(convert(None, tmp_path / name, released=released))
+    assert back.config == original.config
+    torch.testing.assert_close(back.state_dict(), original.state_dict(), rtol=0, atol=0)
+
+
+def test_a_gated_one_comes_back_from_a_pickle_with_its_switches(tmp_path: Path) -> None:
+    """Shapes alone do not tell that it normalises and which corner of the grid it takes."""
+    config = GHNConfig(
+        message_passing="gated",
+        hidden=8,
+        layers=1,
+        heads=1,
+        num_classes=10,
+        decoder_channels=16,
+        decoder_kernel=11,
+        edge_embedding="none",
+        centrality=False,
+        input_distance=False,
+        window="corner",
+    )
+    ghn.save_checkpoint(GHN(config), tmp_path / "ours.safetensors")
+    back = ghn.from_pretrained(convert(tmp_path / "ours.safetensors", tmp_path / "theirs.pt"))
+    assert back.config == config
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_of_the_file_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = convert(None, tmp_path / "half.safetensors", dtype=dtype)
+    assert {tensor.dtype for tensor in load_file(path).values()} == {dtype}
+    back = ghn.from_pretrained(path)
+    assert {tensor.dtype for tensor in back.parameters()} == {torch.float32}
+    assert back.metadata["images"] == "cifar10"
+    assert path.stat().st_size < 0.51 * Path(describe()["file"]).stat().st_size
+
+
+def test_the_same_conversion_is_the_same_bytes(tmp_path: Path) -> None:
+    paths = [convert(None, tmp_path / name) for name in ("a.safetensors", "b.safetensors")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("a.onnx", "call the file"), ("no/a.pt", "no does not exist")]
+)
+def test_names_that_say_no_format_are_refused(tmp_path: Path, out: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert(None, tmp_path / out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_in_words_and_as_json(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["info"]).stdout
+    assert "705,092" in said
+    assert "cifar10" in said
+    assert describe()["classes"] == 10
+    missing = CliRunner().invoke(app, ["info", str(tmp_path / "none.pt")])
+    assert missing.exit_code == 2
+    assert "none.pt" in missing.stderr

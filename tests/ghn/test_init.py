@@ -1,0 +1,113 @@
+"""One call initialises: prediction, noise, statistics, as the pipeline does it in three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ghn
+from flows.trials.initialise import hypernetwork as pipeline_hypernetwork
+from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.errors import ConfigError
+from ghn.finetune import break_symmetry
+
+
+@pytest.fixture(scope="module")
+def hypernetwork() -> ghn.GHN:
+    return ghn.from_pretrained()
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32 * 12 * 12, 10),
+    )  # fmt: skip
+
+
+def batches(n: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(n):
+        yield torch.randn(8, 3, 16, 16, generator=generator), torch.zeros(8)
+
+
+def test_it_is_what_the_three_steps_give(hypernetwork: ghn.GHN) -> None:
+    mine = ghn.init_(network(), hypernetwork, batches=batches(), seed=4)
+    assert mine.training
+    by_hand = network()
+    hypernetwork(by_hand, example_inputs=torch.empty(2, 3, 16, 16))
+    assert break_symmetry(by_hand, 1e-5, seed=4) == 2
+    ghn.reestimate_batch_norm(by_hand, batches())
+    for name, value in by_hand.state_dict().items():
+        assert torch.equal(mine.state_dict()[name], value), name
+    assert torch.equal(mine[1].num_batches_tracked, torch.tensor(2))
+
+
+def test_it_is_what_the_pipeline_does(hypernetwork: ghn.GHN) -> None:
+    from flows.trials import initialise
+
+    assert pipeline_hypernetwork("ghn3-cifar10").config == hypernetwork.config
+    theirs, graph = network(), ghn.trace(network(), torch.empty(2, 3, 16, 16))
+    options = {"gradinit_config": GradInitConfig(), "metainit_config": MetaInitConfig()}
+    if "nio_config" in initialise.initialise.__annotations__:
+        options["nio_config"] = None
+    initialise.initialise(
+        theirs, graph, "ghn3-cifar10", seed=5, train=None, image_shape=(3, 16, 16),
+        num_classes=10, beta=1e-5, **options,
+    )  # fmt: skip
+    mine = ghn.init_(network(), hypernetwork, graph=graph, seed=5)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(mine.state_dict()[name], value), name
+
+
+def test_the_random_state_stays_and_the_seed_decides(hypernetwork: ghn.GHN) -> None:
+    model, again, other = network(), network(), network()
+    state = torch.get_rng_state()
+    for made, seed in ((model, 0), (again, 0), (other, 1)):
+        ghn.init_(made, hypernetwork, batches=batches(), seed=seed, noise=1e-3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model[0].weight, again[0].weight)
+    assert not torch.equal(model[0].weight, other[0].weight)
+    assert torch.equal(model[-1].weight, other[-1].weight)  # the classifier gets no noise
+
+
+def test_old_statistics_are_replaced_and_not_warned_of(hypernetwork: ghn.GHN) -> None:
+    model = network()
+    for x, _ in batches():
+        model(10 * x + 5)
+    ghn.init_(model, hypernetwork, strict=True, batches=batches())  # refuses where it warns
+    assert hypernetwork.reports[0].warnings == ()
+    assert model[1].running_mean.abs().max() < 1
+    with pytest.raises(ConfigError, match="running statistics"):
+        ghn.init_(model, hypernetwork, strict=True, example_inputs=next(batches())[0])
+
+
+def test_bad_arguments_write_nothing(hypernetwork: ghn.GHN) -> None:
+    model = network()
+    model(next(batches())[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match="batches is empty"):
+        ghn.init_(model, hypernetwork, batches=[])
+    with pytest.raises(ConfigError, match="noise=-1"):
+        ghn.init_(model, hypernetwork, noise=-1)
+    with pytest.raises(ghn.GHNError):  # its images do not fit the linear layer
+        ghn.init_(model, hypernetwork, batches=[torch.zeros(4, 3, 8, 8)])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_frozen_parameters_are_kept(hypernetwork: ghn.GHN) -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    ghn.init_(model, hypernetwork, batches=batches(), noise=1e-2)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_the_package_s_hypernetwork_is_the_default() -> None:
+    model = ghn.init_(network(), batches=batches())
+    named = ghn.init_(network(), "ghn3-cifar10", batches=batches())
+    assert torch.equal(model[-1].weight, named[-1].weight)
