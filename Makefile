@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run experiments test test-slow lint clean up down deploy
+.PHONY: help setup run experiments test test-slow lint docs notebooks clean up down deploy
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ test: lint ## lint and the fast tests
 
 test-slow: setup ## all tests
 	$(BIN)/pytest -m "slow or not slow"
+
+docs: setup ## the site, in build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: setup ## a notebook of each example, in build/notebooks
+	$(BIN)/python docs/site/literate.py build/notebooks
 
 up: setup ## start the servers here: PostgreSQL, Prefect, MLflow, two workers (docs/operations.md)
 	$(BIN)/ghn stack up

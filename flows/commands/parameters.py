@@ -93,7 +93,7 @@ def set_fields(
 
 
 def assignments(values: list[str]) -> dict[str, Any]:
-    """`train.steps=10` as a name and a value, read as YAML.
+    """`train.steps=10` as a name and a value, read as JSON or YAML.
 
     Raises:
         ConfigError: no `=`, a name that is no field, or a value that is not YAML.
@@ -116,7 +116,10 @@ def assignments(values: list[str]) -> dict[str, Any]:
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise ConfigError(f"{name} is no field of params.yaml{hint} (`ghn params describe`)")
         try:
-            found[name] = yaml.safe_load(value)
+            try:
+                found[name] = json.loads(value)  # YAML 1.1 takes 1e-3 for a text
+            except ValueError:
+                found[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"{text}: {value!r} is not YAML: {error}") from None
     return found
