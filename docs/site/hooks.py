@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from literate import EXAMPLES, to_page  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
+
+from flows.settings.describe import fields, to_markdown  # noqa: E402
 
 PACKAGES = {
     "ghn": ("ghn", "Networks in, parameters out."),
@@ -79,13 +82,15 @@ def interface(package: str) -> str:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 lines += [f"::: {package}.{node.module}.{alias.name}", ""]
+                if alias.name.endswith("Config"):
+                    module = importlib.import_module(f"{package}.{node.module}")
+                    lines += [to_markdown([*fields(getattr(module, alias.name))], sections=False)]
     return "\n".join(lines)
 
 
 def parameters() -> str:
     """The page of params.yaml."""
     from flows.params import Params
-    from flows.settings.describe import fields, to_markdown
 
     head = (
         "# Parameters\n\nEvery field of `params.yaml`, from the descriptions beside the code"
@@ -124,7 +129,7 @@ def _command(command: Any, path: str) -> list[str]:
         lines += [f"\n{level} {path}\n", _text(command.help), ""]
         rows = [row for parameter in command.params if (row := _row(parameter))]
         if rows:
-            lines += ["| | default | |", "|---|---|---|", *rows]
+            lines += ["| | |", "|---|---|", *rows]
     for name, child in children.items():
         lines += _command(child, f"{path} {name}")
     return lines
@@ -136,9 +141,9 @@ def _row(parameter: Any) -> str:
     argument = parameter.param_type_name == "argument"
     names = (parameter.metavar or parameter.name.upper()) if argument else ", ".join(parameter.opts)
     default = parameter.default
-    shown = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
+    shown = "" if default in (None, False, ()) or callable(default) else f" Default `{default}`."
     help_text = _text(getattr(parameter, "help", "") or "").replace("|", "\\|")
-    return f"| `{names}` | {shown} | {help_text} |"
+    return f"| `{names}` | {help_text.replace('<', '&lt;')}{shown} |"
 
 
 def _text(text: str | None) -> str:

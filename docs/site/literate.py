@@ -49,10 +49,9 @@ def cells(script: str) -> list[Cell]:
 def to_page(name: str, script: str) -> str:
     """A page of Markdown."""
     title, _, rest = cells(script)[0].text.partition("\n")
-    parts = [f"# {title}", rest.strip("\n")]
-    for cell in cells(script)[1:]:
-        parts.append(cell.text if cell.prose else f"```python\n{cell.text}\n```")
-    parts.append(f"The script is `examples/{name}`; a test runs it.")
+    body = (c.text if c.prose else f"```python\n{c.text}\n```" for c in cells(script)[1:])
+    end = f"The script is `examples/{name}`; a test runs it."
+    parts = [f"# {title}", rest.strip("\n"), *body, end]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -27,6 +27,7 @@ EXAMPLES = {
     "flows/settings/count.py",
     "flows/stages/count.py",
     "ghn/baselines/_dirac.py",
+    "FILE.py",
     "my.py",
 }
 """What the walks through architecture.md would add, and the user's own file."""

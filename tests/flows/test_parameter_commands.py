@@ -58,7 +58,7 @@ def test_every_field_can_be_set(tree: Path) -> None:
     assert assignments([f"{name}={json.dumps(value)}" for name, value in values.items()]) == values
     assert set_params(values) == before == load_params()
     text = Path("params.yaml").read_text()
-    assert "root: null" in text
+    assert "  val_fraction: 0.1" in text
     assert "# an epoch of digits" in text
 
 
