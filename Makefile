@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run experiments test test-slow chaos lint clean up down deploy
+.PHONY: help setup run experiments test test-slow chaos lint docs notebooks clean up down deploy
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ test-slow: setup ## all tests
 
 chaos: setup ## a hundred kills, full disks, damaged files: the same results in the end
 	$(BIN)/pytest -m chaos tests/chaos
+
+docs: setup ## the site, in build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: setup ## a notebook of each example, in build/notebooks
+	$(BIN)/python docs/site/literate.py build/notebooks
 
 up: setup ## start the servers here: PostgreSQL, Prefect, MLflow, two workers (docs/operations.md)
 	$(BIN)/ghn stack up

@@ -4,57 +4,52 @@
     python examples/better_than_random.py path/to/images    # a folder per class, or Parquet files
     python examples/better_than_random.py path/to/images resnet18 200 3
 
-The last line names a network (`ghn list`), steps of fine-tuning and seeds.
+The last line names a network (`ghn list`, or FILE.py:NAME), steps of training and seeds. `ghn
+compare` does the same without a line of Python.
 """
 
 import sys
+from pathlib import Path
 from statistics import mean, stdev
-
-import torch
-from torch import nn
 
 import ghn
 from datasets.images import load
-from ghn.architectures import build
-from ghn.baselines import orthogonal
-from ghn.finetune import FinetuneConfig, break_symmetry, evaluate, finetune
+from ghn.architectures.own import network
+from ghn.compare import compare
+from ghn.finetune import FinetuneConfig
 
-source, network = (sys.argv[1:3] + ["digits", "shufflenet_v2_x0_5"][len(sys.argv[1:3]) :])[:2]
-steps, seeds = (int(sys.argv[i]) if len(sys.argv) > i else n for i, n in ((3, 20), (4, 2)))
+source, name, steps, seeds = (
+    *sys.argv[1:],
+    *("digits", "shufflenet_v2_x0_5", 20, 2)[len(sys.argv) - 1 :],
+)
 
 # Decoded, resized to 32 pixels, and cut into training, validation and test images by a seed.
 train, val, test = (load(source, split=split) for split in ("train", "val", "test"))
-hypernetwork = ghn.from_pretrained()
 
+# A fair comparison: predicted, random and orthogonal parameters meet the same images, steps and
+# learning rates, and of each start only the best rate on validation images meets the test images.
+# Predicted channels repeat, so a little noise parts them (`ghn.finetune.break_symmetry`).
+found = compare(
+    lambda: network(name, train.num_classes, 32),  # or a class of yours
+    train,
+    val,
+    test,
+    ghn.from_pretrained(),
+    FinetuneConfig(steps=int(steps), batch_size=64),
+    lrs=(0.1, 0.01),
+    seeds=int(seeds),
+    name=name,
+)
 
-def start(kind: str, seed: int) -> nn.Module:
-    """The network, freshly initialised. A network of your own takes the place of `build`."""
-    torch.manual_seed(seed)
-    model = build(network, num_classes=train.num_classes, image_size=32)
-    if kind == "predicted":
-        hypernetwork(model)
-        break_symmetry(model, seed=seed)  # predicted channels repeat; a little noise parts them
-    elif kind == "orthogonal":
-        orthogonal(model, seed=seed)
-    return model
-
-
-# A fair comparison: the same images, steps and learning rates for all, and of the networks only the
-# best on validation images meets the test images. Each row is a mean over seeds.
-print(f"{network} on {train.name}: {len(train):,} images, {train.num_classes} classes")
+# What was predicted, and what not; then a row per start, a mean over seeds.
+print(found.report)
+print(f"{name} on {found.images}: {len(train):,} images, {train.num_classes} classes")
 print(f"test accuracy, mean (standard deviation) of {seeds} seeds")
 print(f"{'':<12}{'untrained':>10}{f'{steps} steps':>10}")
-for kind in ("predicted", "random", "orthogonal"):
-    before, after = [], []
-    for seed in range(seeds):
-        best = -1.0
-        for lr in (0.1, 0.01):
-            config = FinetuneConfig(steps=steps, lr=lr, batch_size=64)
-            model = start(kind, seed)
-            curve = finetune(model, train, val, config, seed=seed)
-            if curve.val_accuracy[-1] > best:
-                best, accuracy = curve.val_accuracy[-1], evaluate(model, test, config, train)
-        before.append(evaluate(start(kind, seed), test, config, train))
-        after.append(accuracy)
-    spread = f" ({100 * stdev(after):.1f})" if seeds > 1 else ""
-    print(f"{kind:<12}{mean(before):>10.1%}{mean(after):>10.1%}{spread}")
+for start in found.starts:
+    spread = f" ({100 * stdev(start.trained):.1f})" if len(start.trained) > 1 else ""
+    print(f"{start.kind:<12}{mean(start.untrained):>10.1%}{mean(start.trained):>10.1%}{spread}")
+
+# A gain within two standard errors, of the seeds and of the test images, is no gain.
+print(found.verdict())
+found.draw(Path("better_than_random.png"))  # validation accuracy against steps

@@ -157,9 +157,23 @@ def set_params(
             if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
                 put(target[key], value)
             else:
-                target[key] = value
+                target[key] = _quoted(value)
 
     put(tree, overlay)
     with atomic_path(path) as temporary, temporary.open("w") as file:
         round_trip.dump(tree, file)
     return params
+
+
+def _quoted(value: Any) -> Any:
+    """`value` with quotes around texts, such as `off`, that YAML 1.1 reads as something else."""
+    import yaml
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, Mapping):
+        return {key: _quoted(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_quoted(part) for part in value]
+    if isinstance(value, str) and yaml.safe_load(f"- {value}") != [value]:
+        return DoubleQuotedScalarString(value)
+    return value

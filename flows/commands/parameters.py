@@ -93,14 +93,15 @@ def set_fields(
 
 
 def assignments(values: list[str]) -> dict[str, Any]:
-    """`train.steps=10` as a name and a value, read as YAML.
+    """`train.steps=10` as a name and a value, read as YAML 1.2.
 
     Raises:
         ConfigError: no `=`, a name that is no field, or a value that is not YAML.
     """
     import difflib
 
-    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     from flows.params import Params
     from flows.settings.describe import fields, is_field
@@ -116,8 +117,8 @@ def assignments(values: list[str]) -> dict[str, Any]:
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise ConfigError(f"{name} is no field of params.yaml{hint} (`ghn params describe`)")
         try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            found[name] = YAML(typ="safe", pure=True).load(value)  # 1.2: off is a word, 1e-3 not
+        except YAMLError as error:
             raise ConfigError(f"{text}: {value!r} is not YAML: {error}") from None
     return found
 

@@ -55,17 +55,20 @@ def is_field(model: type[BaseModel], name: str) -> bool:
     return False
 
 
-def to_markdown(found: Sequence[Field]) -> str:
-    """A table per section."""
+def to_markdown(found: Sequence[Field], sections: bool = True) -> str:
+    """A table of Markdown, or one per section."""
     lines: list[str] = []
-    section = ""
+    section = None
     for field in found:
-        if (head := field.name.split(".")[0]) != section:
+        if (head := field.name.split(".")[0] if sections else "") != section:
             section = head
-            lines += ["", f"## {section}", "", "| field | type | default | |", "|---|---|---|---|"]
+            lines += ["", f"## {section}"] if sections else []
+            lines += ["", "| field | |", "|---|---|"]
+        text = field.description.replace("<", "&lt;").replace("|", "\\|")
         kind = field.kind.replace("|", "\\|")
-        lines.append(f"| `{field.name}` | {kind} | `{field.default}` | {field.description} |")
-    return "\n".join([*lines[1:], ""])
+        default = field.default if field.default == "required" else f"default `{field.default}`"
+        lines.append(f"| `{field.name}` | {text}{'; ' if text else ''}{kind}, {default} |")
+    return "\n".join([*lines, ""])
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:

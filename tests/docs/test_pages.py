@@ -23,8 +23,14 @@ NO_MODULE = {
     "drifted",
 }  # a file, an entry point, events of Prefect
 
-EXAMPLES = {"flows/settings/count.py", "flows/stages/count.py", "ghn/baselines/_dirac.py"}
-"""What the walks through architecture.md would add."""
+EXAMPLES = {
+    "flows/settings/count.py",
+    "flows/stages/count.py",
+    "ghn/baselines/_dirac.py",
+    "FILE.py",
+    "my.py",
+}
+"""What the walks through architecture.md would add, and the user's own file."""
 
 
 @cache

@@ -50,11 +50,15 @@ def test_every_field_can_be_set(tree: Path) -> None:
         value = tree_before
         for part in name.split("."):
             value = value[part]
-        values[name] = value
+            if value is None:  # an optional section as a whole
+                break
+        else:
+            values[name] = value
+    assert len(values) > 100
     assert assignments([f"{name}={json.dumps(value)}" for name, value in values.items()]) == values
     assert set_params(values) == before == load_params()
     text = Path("params.yaml").read_text()
-    assert "root: null" in text
+    assert "  val_fraction: 0.1" in text
     assert "# an epoch of digits" in text
 
 
