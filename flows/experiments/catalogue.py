@@ -20,7 +20,7 @@ from flows.settings.files import merge, parse, read_yaml
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
 
@@ -93,6 +93,7 @@ class TrialsEntry(_Entry):
     keep_logits: bool = False
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
+    nio: NIOConfig = NIOConfig()
 
 
 class DetectEntry(_Entry):

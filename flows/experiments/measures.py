@@ -43,7 +43,7 @@ from ghn.analysis import (
     gradient_norm,
     mean_cosine_distance,
 )
-from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.predict import batch_statistics
 
 
@@ -209,6 +209,7 @@ def _initialised(job: Job) -> tuple[Any, ImagesSpec]:
         beta=0.0,
         gradinit_config=GradInitConfig(),
         metainit_config=MetaInitConfig(),
+        nio_config=NIOConfig(),
     )
     model.init_seconds = seconds  # type: ignore[assignment]
     return model, spec

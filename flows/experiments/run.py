@@ -181,6 +181,7 @@ class Runner:
                     finetune=part.train,
                     gradinit=entry.gradinit,
                     metainit=entry.metainit,
+                    nio=entry.nio,
                     keep_logits=entry.keep_logits,
                     device=self.device,
                 )

@@ -278,7 +278,7 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
 
 
 def _order(init: str) -> int:
-    return COLOURS.get(init, 0 if init not in ("gradinit", "metainit", "fixup") else 3)
+    return COLOURS.get(init, 0 if init not in ("gradinit", "nio", "metainit", "fixup") else 3)
 
 
 def _name(init: str) -> str:

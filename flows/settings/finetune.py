@@ -49,8 +49,8 @@ class FinetuneStageConfig(BaseModel):
         default=("ghn", "randinit"),
         min_length=1,
         description=(
-            "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, metainit,"
-            " fixup; or another hypernetwork by name"
+            "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, nio,"
+            " metainit, fixup; or another hypernetwork by name"
         ),
     )
     seeds: int = Field(default=1, ge=1, description="seeds per architecture and initialisation")

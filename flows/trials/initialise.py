@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from flows.settings import paths
-from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
+from ghn.baselines import (
+    GradInitConfig,
+    MetaInitConfig,
+    NIOConfig,
+    fixup,
+    gradinit,
+    metainit,
+    nio,
+    orthogonal,
+)
 from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry, track_running_statistics
 from ghn.images import Images
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from ghn.graph import Graph
     from ghn.models import GHN
 
-BASELINES = ("randinit", "orthogonal", "gradinit", "metainit", "fixup")
+BASELINES = ("randinit", "orthogonal", "gradinit", "nio", "metainit", "fixup")
 """Every other name is a hypernetwork: a directory of models/, a file, a released name or a models:/
 URI.
 """
@@ -68,13 +77,14 @@ def initialise(
     beta: float,
     gradinit_config: GradInitConfig,
     metainit_config: MetaInitConfig,
+    nio_config: NIOConfig,
 ) -> float:
     """Initialises `model`, freshly built (so with its standard random initialisation), in place.
 
     Args:
         init: a name of `BASELINES` or a hypernetwork.
         seed: of all random draws.
-        train: for GradInit, which looks at data.
+        train: for GradInit and NIO, which look at data.
         beta: noise added to predicted parameters.
 
     Returns:
@@ -91,10 +101,13 @@ def initialise(
     match init:
         case "orthogonal":
             orthogonal(model, seed=seed)
-        case "gradinit":
+        case "gradinit" | "nio":
             if train is None:
-                raise ConfigError("GradInit needs images of the task; it is not offered here")
-            gradinit(model, train, gradinit_config, seed=seed)
+                raise ConfigError(f"{init} needs images of the task; it is not offered here")
+            if init == "gradinit":
+                gradinit(model, train, gradinit_config, seed=seed)
+            else:
+                nio(model, train, nio_config, seed=seed)
         case "metainit":
             track_running_statistics(
                 model

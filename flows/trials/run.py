@@ -186,6 +186,7 @@ class _Start:
             beta=trial.beta,
             gradinit_config=trial.gradinit,
             metainit_config=trial.metainit,
+            nio_config=trial.nio,
         )
         if trial.pretrain is not None:
             model.to(trial.device)

@@ -16,7 +16,7 @@ from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
 from flows.trials.images import images_digest
 from flows.trials.weights import weights_content
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -61,6 +61,7 @@ class Trial(BaseModel):
     beta: float = 1e-5
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
+    nio: NIOConfig = NIOConfig()
     source_images: ImagesSpec | None = Field(
         default=None, description="transfer: what the hypernetwork was trained on"
     )
@@ -97,7 +98,7 @@ class Trial(BaseModel):
         The other points of the grid do not enter.
         """
         apart = {"grid", "finetune", "device", "checkpoints"}
-        apart |= {name for name in ("gradinit", "metainit") if name != self.init}
+        apart |= {name for name in ("gradinit", "metainit", "nio") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
         common = (settings, data_hash, code_digest("flows.trials.run"))
         return {
