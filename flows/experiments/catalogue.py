@@ -19,6 +19,7 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import merge, parse, read_yaml
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError
@@ -239,7 +240,8 @@ class Profile(BaseModel):
                 named = entry.inits
             case _:
                 named = ()
-        return [name for name in named if name in self.hypernetworks]
+        names = dict.fromkeys(map(hypernetwork_name, named))
+        return [name for name in names if name in self.hypernetworks]
 
 
 def profile_path(name: str) -> Path:

@@ -20,11 +20,11 @@ from flows.rows.schema import Row, identity
 from flows.settings import paths
 from flows.settings.detect import DetectConfig
 from flows.settings.fanout import FanOut
+from flows.settings.inits import is_hypernetwork
 from flows.trials.initialise import (
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    is_hypernetwork,
     source,
 )
 from flows.trials.weights import check_weights, weights_content

@@ -15,9 +15,7 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
 )
-from flows.trials.initialise import (
-    BASELINES,
-)
+from flows.settings.inits import BASELINES
 from ghn.analysis import (
     PAPER_SHAPES,
     SCORES,

@@ -27,13 +27,12 @@ from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import BASELINES, is_hypernetwork
 from flows.trials.images import images_digest, trial_images
 from flows.trials.initialise import (
-    BASELINES,
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    is_hypernetwork,
     source,
 )
 from flows.trials.weights import check_weights, weights_content

@@ -50,7 +50,8 @@ class FinetuneStageConfig(BaseModel):
         min_length=1,
         description=(
             "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, nio,"
-            " metainit, fixup; or another hypernetwork by name"
+            " metainit, fixup; another hypernetwork by name; <hypernetwork>+orth<n>: its weights"
+            " orthogonalised from layer n on; selection=<file>: those of a larger trained network"
         ),
     )
     seeds: int = Field(default=1, ge=1, description="seeds per architecture and initialisation")

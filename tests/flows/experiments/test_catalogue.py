@@ -4,7 +4,7 @@ import pytest
 
 from flows.experiments.catalogue import load_profile
 from flows.experiments.cost import A100_FLOPS, plan
-from flows.trials.initialise import BASELINES
+from flows.settings.inits import BASELINES, hypernetwork_name
 from ghn.errors import ConfigError
 
 
@@ -20,7 +20,8 @@ def test_profiles_are_valid_and_complete(name):
     for entry in profile.experiments.values():
         named = getattr(entry, "inits", None) or getattr(entry, "ghns", None) or ()
         named = entry.detect.inits if entry.kind == "detect" else named
-        assert set(named) - set(BASELINES) == set(profile.hypernetworks_of(entry))
+        used = {hypernetwork_name(name) for name in named} - set(BASELINES)
+        assert used == set(profile.hypernetworks_of(entry))
         for part in getattr(entry, "parts", ()):
             assert part.architectures is None or set(part.architectures) <= set(entry.select.names)
     for hypernetwork in profile.hypernetworks:
