@@ -19,8 +19,8 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import merge, parse, read_yaml
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
-from flows.settings.inits import hypernetwork_name
 from flows.settings.train import TrainStageConfig
+from flows.trials.inits import hypernetwork_name
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
@@ -92,6 +92,9 @@ class TrialsEntry(_Entry):
     )
     pretrain: FinetuneConfig | None = None
     keep_logits: bool = False
+    samples: int = Field(
+        default=0, ge=0, description="test images whose answers are kept, with first-layer filters"
+    )
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
     nio: NIOConfig = NIOConfig()

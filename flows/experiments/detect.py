@@ -20,13 +20,13 @@ from flows.rows.schema import Row, identity
 from flows.settings import paths
 from flows.settings.detect import DetectConfig
 from flows.settings.fanout import FanOut
-from flows.settings.inits import is_hypernetwork
 from flows.trials.initialise import (
     forget_hypernetworks,
     hypernetwork,
     initialise,
     source,
 )
+from flows.trials.inits import is_hypernetwork
 from flows.trials.weights import check_weights, weights_content
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import GHNError, MissingDataError

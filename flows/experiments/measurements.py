@@ -15,7 +15,7 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
 )
-from flows.settings.inits import BASELINES
+from flows.trials.inits import BASELINES
 from ghn.analysis import (
     PAPER_SHAPES,
     SCORES,

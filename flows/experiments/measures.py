@@ -27,7 +27,6 @@ from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
-from flows.settings.inits import BASELINES, is_hypernetwork
 from flows.trials.images import images_digest, trial_images
 from flows.trials.initialise import (
     forget_hypernetworks,
@@ -35,6 +34,7 @@ from flows.trials.initialise import (
     initialise,
     source,
 )
+from flows.trials.inits import BASELINES, is_hypernetwork
 from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
     SCORES,

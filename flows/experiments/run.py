@@ -183,6 +183,7 @@ class Runner:
                     metainit=entry.metainit,
                     nio=entry.nio,
                     keep_logits=entry.keep_logits,
+                    samples=entry.samples,
                     device=self.device,
                 )
                 for architecture in chosen

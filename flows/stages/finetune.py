@@ -44,6 +44,7 @@ def run(
             finetune=config.train,
             beta=config.beta,
             checkpoints=config.checkpoints,
+            samples=config.samples,
             device=base.torch_device(),
         )
         for architecture in choose(read_rows(paths.EVALUATION), config.top_k, config.max_gmacs)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flows.settings import paths
-from flows.settings.inits import (
+from flows.trials.inits import (
     hypernetwork_name,
     is_hypernetwork,
     orthogonal_from,
@@ -82,7 +82,7 @@ def initialise(
     """Initialises `model`, freshly built (so with its standard random initialisation), in place.
 
     Args:
-        init: a name as `flows.settings.inits` has them.
+        init: a name as `flows.trials.inits` has them.
         seed: of all random draws.
         train: for GradInit and NIO, which look at data.
         beta: noise added to predicted parameters.

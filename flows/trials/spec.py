@@ -14,6 +14,7 @@ from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.trials import samples
 from flows.trials.images import images_digest
 from flows.trials.weights import weights_content
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
@@ -43,6 +44,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "trial": pa.string(),
     "logits": pa.list_(pa.float32()),
     "labels": pa.list_(pa.int64()),
+    **samples.COLUMNS,
 }
 """Columns of a row besides `flows.rows.schema.IDENTITY`; accuracies are fractions."""
 
@@ -73,6 +75,11 @@ class Trial(BaseModel):
     )
     keep_logits: bool = Field(
         default=False, description="the chosen row has its logits on the test images"
+    )
+    samples: int = Field(
+        default=0,
+        ge=0,
+        description="the chosen row has its answers on so many test images, and filters",
     )
     device: str = "cpu"
 

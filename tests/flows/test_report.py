@@ -7,9 +7,10 @@ import pytest
 
 from flows.report import Section, Table, Text, evaluation, figures, learning, render, torchvision
 from flows.report.evaluation import Setting
+from flows.report.rows import as_csv
+from flows.report.verdict import untrained
 from flows.rows.schema import identity
 from flows.settings import paths
-from flows.stages.report import as_csv, headline
 
 SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
 PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
@@ -140,8 +141,8 @@ def test_headline_does_not_claim_what_is_not_there() -> None:
         for i in range(30)
     ]
     better = [evaluated(str(i), "test", 0.5 + 0.01 * (i % 3), 0.1) for i in range(30)]
-    assert "not clearly above random" in headline(equal, SETTING)
-    assert ": clearly above random" in headline(better, SETTING)
+    assert "not clearly above random" in untrained(equal, SETTING)
+    assert ": clearly above random" in untrained(better, SETTING)
 
 
 def test_page_is_self_contained_escaped_and_deterministic() -> None:
