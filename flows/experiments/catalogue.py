@@ -8,6 +8,7 @@ entries too, to be trained or already released.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,6 +176,16 @@ class NasEntry(_Entry):
     seeds: int = 1
 
 
+class SpeedEntry(_Entry):
+    """Steps a second of training hypernetworks of several kinds, beside the accuracy of those that
+    an entry of `needs` measured.
+    """
+
+    kind: Literal["speed"] = "speed"
+    variants: dict[str, dict[str, Any]] = Field(description="what differs from `train`, by name")
+    steps: int = Field(default=5, ge=1, description="that are timed, after one that is not")
+
+
 class DerivedEntry(_Entry):
     """A table that is computed from the rows of others alone."""
 
@@ -189,6 +200,7 @@ Entry = Annotated[
     | ActivationsEntry
     | GradientsEntry
     | NasEntry
+    | SpeedEntry
     | DerivedEntry,
     Field(discriminator="kind"),
 ]
@@ -205,6 +217,9 @@ class Hypernetwork(BaseModel):
         default_factory=dict, description="what differs from the profile's `train`"
     )
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
+    meta_batch: int | None = Field(
+        default=None, description="published meta-batch size of a released one, for fig. 1"
+    )
     gpu_days: float | None = Field(
         default=None, description="published cost of training, for the dry run"
     )
@@ -227,6 +242,15 @@ class Profile(BaseModel):
     def train_config(self, name: str) -> TrainStageConfig:
         """The recipe of hypernetwork `name`."""
         return TrainStageConfig(**merge(self.train, self.hypernetworks[name].train))
+
+    def variant_config(self, changes: Mapping[str, Any]) -> TrainStageConfig:
+        """The shared recipe with `changes`; a variant keeps nothing of the shared one's `ghn`."""
+        shared = {key: value for key, value in self.train.items() if key != "ghn"}
+        return TrainStageConfig(**merge(shared if "variant" in changes else self.train, changes))
+
+    def meta_batch(self, name: str) -> int:
+        """Architectures in a step of training hypernetwork `name`."""
+        return self.hypernetworks[name].meta_batch or self.train_config(name).meta_batch_size
 
     def images_of(self, name: str) -> ImagesSpec:
         """What hypernetwork `name` is trained on."""

@@ -31,7 +31,10 @@ def beside_published(
         if split != "val" or any("val" in found for found in ours.values())
     ]
     body: list[list[str | None]] = [
-        [title, *(spread(found[split]) if split in found else None for split in shown)]
+        [
+            title,
+            *(spread(found[split]) if len(found.get(split, ())) else None for split in shown),
+        ]
         for title, found in ours.items()
     ]
     body += [
