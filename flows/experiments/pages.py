@@ -82,7 +82,8 @@ def summarise(name: str, entry: Entry, rows: Rows, profile: Profile) -> Summary:
     if isinstance(entry, NasEntry):
         return ranking(rows, read_rows(path_of(entry.truth)))
     if isinstance(entry, SpeedEntry):
-        measured = [row for need in entry.needs for row in read_rows(path_of(need))]
+        made = [path for path in map(path_of, entry.needs) if path.exists()]
+        measured = [row for path in made for row in read_rows(path)]
         return speed(rows, read_rows(timings_path(path_of(name))), measured)
     if name == "figure1":
         return scaling(rows, _facts(profile, rows))

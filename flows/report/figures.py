@@ -230,7 +230,7 @@ def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
 def graph(shown: Drawable, title: str) -> str:
     """The picture of a graph (`ghn.graph.draw`) with the page's colour of text."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
-        canvas = draw_graph(shown, labels=False)
+        canvas = draw_graph(shown, labels=False, title=" ")  # the page says it below
         FigureCanvasSVG(canvas)
         buffer = io.StringIO()
         canvas.savefig(

@@ -130,7 +130,7 @@ def graphs(shown: Sequence[Graph]) -> Section:
     panels = [
         Figure(
             figures.graph(graph, graph.name),
-            "",
+            f"{graph.name}: {graph.n_nodes} nodes, {len(graph.edges)} edges",
             f"Graph of {graph.name}: {graph.n_nodes} nodes and {len(graph.edges)} edges.",
         )
         for graph in shown

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ def seen_before_and_after(
         pixels = small.round().to(torch.uint8)
     row: Row = {
         "sample_size": size,
-        "sample_images": base64.b64encode(np.ascontiguousarray(pixels.numpy())).decode(),
+        "sample_images": base64.b64encode(pixels.numpy().tobytes()).decode(),
         "sample_labels": images.labels.tolist(),
         "sample_start": logits(start, images, point).argmax(1).tolist(),
         "sample_end": logits(end, images, point).argmax(1).tolist(),

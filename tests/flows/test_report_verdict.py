@@ -3,17 +3,21 @@
 import base64
 import io
 import json
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from flows.report import cifar10, families, samples, torchvision, verdict
-from flows.report.blocks import Pictures, Table, Text
+from flows.report.blocks import Panels, Pictures, Table, Text
 from flows.report.evaluation import Setting
 from flows.report.pictures import filter_grid, png
 from flows.rows.schema import identity
 from flows.settings import paths
 from flows.settings.report import Targets
+from ghn.tracing import trace
 
 SETTING = Setting("digits", 16, 10, (64, 64), 850_000, 2000, 1000)
 TARGETS = Targets(images="digits", accuracy={"test": 0.65, "bnfree": 0.3})
@@ -193,3 +197,16 @@ def test_taus_of_table_20_are_the_published_ones() -> None:
     ]  # fmt: skip
     assert found["digits, predicted"] == "1.00"
     assert not any("fine-tuned" in row[0] for row in table.rows)
+
+
+def test_graphs_are_the_same_bytes_each_time_and_name_themselves() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 3, 8, 8))
+    graph = trace(network, torch.zeros(1, 3, 8, 8))
+    section = samples.graphs([graph])
+    assert section == samples.graphs([graph])
+    panels = section.blocks[1]
+    assert isinstance(panels, Panels)
+    (figure,) = panels.figures
+    ElementTree.fromstring(figure.svg)
+    assert figure.caption == f"{graph.name}: {graph.n_nodes} nodes, {len(graph.edges)} edges"
