@@ -8,6 +8,7 @@ entries too, to be trained or already released.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from flows.settings.files import merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import TrialsConfig
+from flows.trials.inits import hypernetwork_name
 from ghn.errors import ConfigError
 
 PROFILES = Path(__file__).parents[2] / "params" / "experiments"
@@ -118,6 +120,16 @@ class NasEntry(_Entry):
     seeds: int = 1
 
 
+class SpeedEntry(_Entry):
+    """Steps a second of training hypernetworks of several kinds, beside the accuracy of those that
+    an entry of `needs` measured.
+    """
+
+    kind: Literal["speed"] = "speed"
+    variants: dict[str, dict[str, Any]] = Field(description="what differs from `train`, by name")
+    steps: int = Field(default=5, ge=1, description="that are timed, after one that is not")
+
+
 class DerivedEntry(_Entry):
     """A table that is computed from the rows of others alone."""
 
@@ -132,6 +144,7 @@ Entry = Annotated[
     | ActivationsEntry
     | GradientsEntry
     | NasEntry
+    | SpeedEntry
     | DerivedEntry,
     Field(discriminator="kind"),
 ]
@@ -148,6 +161,9 @@ class Hypernetwork(BaseModel):
         default_factory=dict, description="what differs from the profile's `train`"
     )
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
+    meta_batch: int | None = Field(
+        default=None, description="published meta-batch size of a released one, for fig. 1"
+    )
     gpu_days: float | None = Field(
         default=None, description="published cost of training, for the dry run"
     )
@@ -171,6 +187,15 @@ class Profile(BaseModel):
         """The recipe of hypernetwork `name`."""
         return TrainStageConfig(**merge(self.train, self.hypernetworks[name].train))
 
+    def variant_config(self, changes: Mapping[str, Any]) -> TrainStageConfig:
+        """The shared recipe with `changes`; a variant keeps nothing of the shared one's `ghn`."""
+        shared = {key: value for key, value in self.train.items() if key != "ghn"}
+        return TrainStageConfig(**merge(shared if "variant" in changes else self.train, changes))
+
+    def meta_batch(self, name: str) -> int:
+        """Architectures in a step of training hypernetwork `name`."""
+        return self.hypernetworks[name].meta_batch or self.train_config(name).meta_batch_size
+
     def images_of(self, name: str) -> ImagesSpec:
         """What hypernetwork `name` is trained on."""
         return self.hypernetworks[name].images or self.images
@@ -186,7 +211,8 @@ class Profile(BaseModel):
                 named = entry.inits
             case _:
                 named = ()
-        return [name for name in named if name in self.hypernetworks]
+        names = dict.fromkeys(map(hypernetwork_name, named))
+        return [name for name in names if name in self.hypernetworks]
 
 
 def profile_path(name: str) -> Path:

@@ -160,6 +160,8 @@ def _trial_hours(
         hours += _forward_hours(gmacs, 3 * entry.pretrain.batch_size * entry.pretrain.steps)
     if init == "gradinit":  # two passes, the gradient of one of them differentiated again
         hours += _forward_hours(gmacs, 9 * entry.gradinit.batch_size * entry.gradinit.iterations)
+    if init == "nio":  # a pass, and a gradient of each part that is differentiated again
+        hours += _forward_hours(gmacs, 7 * entry.nio.batch_size * entry.nio.iterations)
     if init == "metainit":
         hours += _forward_hours(gmacs, 9 * entry.metainit.batch_size * entry.metainit.iterations)
     return hours + PREDICTION_HOURS

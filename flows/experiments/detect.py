@@ -24,11 +24,11 @@ from flows.trials.initialise import (
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    is_hypernetwork,
     source,
 )
+from flows.trials.inits import is_hypernetwork
 from flows.trials.weights import check_weights, weights_content
-from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import GHNError, MissingDataError
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -90,6 +90,7 @@ class Detect:
             beta=self.config.beta,
             gradinit_config=GradInitConfig(),
             metainit_config=MetaInitConfig(),
+            nio_config=NIOConfig(),
         )
         config = self.config
         images = _images(config.n_images)

@@ -14,10 +14,9 @@ from flows.experiments.catalogue import (
     GradientsEntry,
     NasEntry,
     Profile,
+    SpeedEntry,
 )
-from flows.trials.initialise import (
-    BASELINES,
-)
+from flows.trials.inits import BASELINES
 from ghn.analysis import (
     PAPER_SHAPES,
     SCORES,
@@ -45,7 +44,7 @@ class Job(BaseModel):
 
 
 def jobs(
-    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry,
+    entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry | SpeedEntry,
     profile: Profile,
     truth: Sequence[str] = (),
 ) -> list[Job]:
@@ -99,6 +98,17 @@ def jobs(
                 for init in entry.inits
                 for i in range(entry.seeds)
             ]
+        case SpeedEntry():
+            return [
+                job(
+                    f"deepnets1m/{(train := profile.variant_config(changes)).split}/0",
+                    name,
+                    seed,
+                    train=train.model_dump(mode="json"),
+                    steps=entry.steps,
+                )
+                for name, changes in entry.variants.items()
+            ]
         case NasEntry():
             scores = [
                 job(name, "randinit", seed + i, images=entry.batch_size)
@@ -126,6 +136,12 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "gradient_norm": pa.float64(),  # null where it overflows
         "parameters": pa.int64(),
         "images": pa.int64(),
+    },
+    "speed": {
+        "parameters": pa.int64(),
+        "meta_batch_size": pa.int64(),
+        "batch_size": pa.int64(),
+        "steps": pa.int64(),
     },
     "nas": (
         {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()}

@@ -6,19 +6,22 @@ rows are cached.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.deepnets import MetaBatches, Split
 from flows.experiments.measurements import Job
 from flows.networks.build import build_network
 from flows.networks.content import architecture_content
 from flows.networks.score import score
-from flows.networks.targets import split_of
+from flows.networks.targets import open_split, split_of
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
@@ -27,15 +30,16 @@ from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
+from flows.settings.train import TrainStageConfig
+from flows.training.start import new_hypernetwork
 from flows.trials.images import images_digest, trial_images
 from flows.trials.initialise import (
-    BASELINES,
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    is_hypernetwork,
     source,
 )
+from flows.trials.inits import BASELINES, is_hypernetwork
 from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
     SCORES,
@@ -43,17 +47,21 @@ from ghn.analysis import (
     gradient_norm,
     mean_cosine_distance,
 )
-from ghn.baselines import GradInitConfig, MetaInitConfig
+from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
+from ghn.images import endless_batches
 from ghn.predict import batch_statistics
+from ghn.train import meta_batch_losses
 
 
 def measure(jobs: Sequence[Job], fanout: FanOut, title: str) -> list[Row]:
     """A row per job, in their order; a job that fails has a row with its error."""
     forget_hypernetworks()
-    weights = {init: weights_content(init) for init in dict.fromkeys(job.init for job in jobs)}
+    weights = {job.init: weights_content(job.init) for job in jobs if job.measure != "speed"}
     code = code_digest("flows.experiments.measures")
 
     def data(job: Job) -> str:
+        if job.measure == "speed":
+            return digest(_train_split(job).content, images_digest(_spec(job)))
         images = job.settings.get("images_spec")
         names = job.settings.get("names", [job.architecture])
         contents = [architecture_content(name) for name in names]
@@ -86,7 +94,8 @@ class _Measure:
     weights: Mapping[str, str]
 
     def __call__(self, job: Job) -> Row:
-        check_weights(job.init, self.weights[job.init])
+        if job.init in self.weights:
+            check_weights(job.init, self.weights[job.init])
         return _MEASURES[job.measure](job)
 
 
@@ -209,9 +218,50 @@ def _initialised(job: Job) -> tuple[Any, ImagesSpec]:
         beta=0.0,
         gradinit_config=GradInitConfig(),
         metainit_config=MetaInitConfig(),
+        nio_config=NIOConfig(),
     )
     model.init_seconds = seconds  # type: ignore[assignment]
     return model, spec
+
+
+def _speed(job: Job) -> Row:
+    """How fast training steps of a fresh hypernetwork are: prediction, networks, update.
+
+    Graphs and networks are made before the clock starts, as loaders make them ahead.
+    """
+    config = TrainStageConfig(**job.settings["train"])
+    images = trial_images(_spec(job))[0]
+    ghn = new_hypernetwork(config.hypernetwork(images.num_classes), job.seed, config.output_gain)
+    sizes = (config.meta_batch_size, images.num_classes, images.image_size)
+    batches = MetaBatches(_train_split(job), *sizes, job.seed, config=config.networks)
+    optimizer = torch.optim.AdamW(ghn.parameters(), lr=config.lr)
+    steps = job.settings["steps"] + 1  # the first warms up
+    seconds = []
+    for step, (x_BCHW, y_B) in enumerate(
+        islice(endless_batches(images, config.batch_size, job.seed), steps)
+    ):
+        batch = batches[step]
+        started = time.perf_counter()
+        _, pending = meta_batch_losses(ghn, batch, x_BCHW, y_B, config.recipe_with(job.seed))
+        pending.run()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - started)
+    return {
+        "parameters": sum(parameter.numel() for parameter in ghn.parameters()),
+        "meta_batch_size": config.meta_batch_size,
+        "batch_size": config.batch_size,
+        "steps": job.settings["steps"],
+        "steps_per_second": job.settings["steps"] / sum(seconds[1:]),
+    }
+
+
+def _train_split(job: Job) -> Split:
+    return open_split(paths.DEEPNETS, job.settings["train"]["split"])
+
+
+def _spec(job: Job) -> ImagesSpec:
+    return ImagesSpec(**job.settings["images_spec"])
 
 
 _MEASURES: dict[str, Callable[[Job], Row]] = {
@@ -219,4 +269,5 @@ _MEASURES: dict[str, Callable[[Job], Row]] = {
     "activations": _activations,
     "gradients": _gradients,
     "nas": _nas,
+    "speed": _speed,
 }

@@ -13,18 +13,36 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
+from flows.experiments.catalogue import (
+    DetectEntry,
+    Entry,
+    GeneralisationEntry,
+    NasEntry,
+    Profile,
+    SpeedEntry,
+    TrialsEntry,
+)
 from flows.experiments.run import RESULTS, path_of
-from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
-from flows.experiments.summaries.common import counted
-from flows.report import Block, Section, Table, Text, render
-from flows.rows.schema import read_rows
+from flows.experiments.summaries import (
+    SUMMARIES,
+    Rows,
+    Summary,
+    overview,
+    ranking,
+    scaling,
+    speed,
+)
+from flows.experiments.summaries.common import counted, unique
+from flows.report import Block, Section, Table, Text, cifar10, render
+from flows.report.evaluation import column
+from flows.rows.schema import read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.trials import samples
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"
-_LONG = ("correct", "val_correct", "logits", "labels", "layers", "variance")
+_LONG = ("correct", "val_correct", "logits", "labels", "layers", "variance", *samples.COLUMNS)
 """Columns that stay in the Parquet file and out of the page's CSV."""
 
 
@@ -38,7 +56,7 @@ def write_pages(profile: Profile) -> Path:
         if rows is None:
             listed.append((name, entry, None))
             continue
-        summary = summarise(name, entry, rows)
+        summary = summarise(name, entry, rows, profile)
         page = _page(name, entry, profile, rows, summary, published)
         with atomic_path(PAGES / f"{name}.html") as temporary:
             temporary.write_text(page)
@@ -57,13 +75,33 @@ def rows_of(name: str, entry: Entry) -> Rows | None:
     return read_rows(path) if path.exists() else None
 
 
-def summarise(name: str, entry: Entry, rows: Rows) -> Summary:
+def summarise(name: str, entry: Entry, rows: Rows, profile: Profile) -> Summary:
     """The summary of an experiment's rows."""
     if not any(row["error"] is None for row in rows):
         return Summary("Nothing was measured: every row has an error.", [])
     if isinstance(entry, NasEntry):
         return ranking(rows, read_rows(path_of(entry.truth)))
+    if isinstance(entry, SpeedEntry):
+        made = [path for path in map(path_of, entry.needs) if path.exists()]
+        measured = [row for path in made for row in read_rows(path)]
+        return speed(rows, read_rows(timings_path(path_of(name))), measured)
+    if name == "figure1":
+        return scaling(rows, _facts(profile, rows))
     return (SUMMARIES.get(name) or SUMMARIES[entry.kind])(rows)
+
+
+def _facts(profile: Profile, rows: Rows) -> dict[str, tuple[int, int]]:
+    """Parameters and meta-batch size of the profile's hypernetworks that rows name."""
+    from ghn import from_pretrained
+
+    names = {row["ghn"] for row in rows} & set(profile.hypernetworks)
+    return {
+        name: (
+            sum(p.numel() for p in from_pretrained(paths.weights(name)).parameters()),
+            profile.meta_batch(name),
+        )
+        for name in sorted(names)
+    }
 
 
 def _page(
@@ -82,12 +120,14 @@ def _page(
     for error, count in Counter(row["error"].splitlines()[0] for row in failed).most_common(5):
         blocks.append(Text(f"{counted(count, 'row')} failed: {error}", "warning"))
     sections = [Section("ours", "Ours", blocks)]
+    images = getattr(entry, "images", None)
+    images = images if isinstance(images, ImagesSpec) else profile.images
     if (table := _published_table(name, published)) is not None:
         sections.append(
             Section("published", "Published", [table, Text(f"{published['source']}.", "note")])
         )
-    images = getattr(entry, "images", None)
-    images = images if isinstance(images, ImagesSpec) else profile.images
+    if isinstance(entry, GeneralisationEntry) and images.name == cifar10.IMAGES:
+        sections.append(Section("cifar10", "Published, CIFAR-10", [_beside(rows)]))
     provenance = {
         "rows": str(path_of(name)),
         "images": f"{images.name}, {images.image_size} pixels",
@@ -95,6 +135,20 @@ def _page(
     }
     title = f"{entry.title} ({entry.paper})"
     return render(title, summary.sentence, [], sections, provenance, {f"{name}.csv": _csv(rows)})
+
+
+def _beside(rows: Rows) -> Table:
+    """Ours by hypernetwork beside the published accuracies on CIFAR-10."""
+    good = [row for row in rows if row["error"] is None]
+    ours = {
+        ghn: {
+            split: column([r for r in good if (r["ghn"], r["split"]) == (ghn, split)], "accuracy")
+            for split in unique(good, "split")
+        }
+        for ghn in unique(good, "ghn")
+    }
+    published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())
+    return cifar10.beside_published(ours, published)
 
 
 def _protocol(entry: Entry) -> str | None:

@@ -27,6 +27,7 @@ from flows.experiments.catalogue import (
     GradientsEntry,
     NasEntry,
     Profile,
+    SpeedEntry,
     TrialsEntry,
     load_profile,
 )
@@ -131,11 +132,13 @@ class Runner:
                 write_rows(path, found, detect.COLUMNS)
             case GeneralisationEntry():
                 write_rows(path, self.generalisation(entry), evaluate.COLUMNS)
-            case DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry():
+            case (
+                DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry() | SpeedEntry()
+            ):
                 jobs = measurements.jobs(
                     entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ()
                 )
-                workers = entry.workers if isinstance(entry, GradientsEntry) else None
+                workers = getattr(entry, "workers", 1 if isinstance(entry, SpeedEntry) else None)
                 fanout = (
                     self.fanout
                     if workers is None

@@ -19,6 +19,7 @@ from flows.experiments import hypernetworks, sources
 from flows.experiments.catalogue import (
     Entry,
     GeneralisationEntry,
+    SpeedEntry,
     TrialsEntry,
     load_profile,
     profile_path,
@@ -150,6 +151,8 @@ def _splits_of(entry: Entry) -> list[str]:
             named: tuple[str, ...] = entry.architectures.splits
         case TrialsEntry() if entry.select.best_of is not None or entry.select.cheapest is not None:
             named = entry.select.splits
+        case SpeedEntry():
+            named = ("train",)
         case _:
             named = ()
     return [split for split in named if split != TORCHVISION]

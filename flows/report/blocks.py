@@ -36,6 +36,31 @@ class Panels:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Pixels (`flows.report.pictures`), shown large and sharp.
+
+    Attributes:
+        source: a data URI.
+        alt: what it shows, in words.
+        title: stands below it.
+        lines: stand below the title, smaller.
+    """
+
+    source: str
+    alt: str
+    title: str
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Small pictures side by side."""
+
+    pictures: Sequence[Picture]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells; the first column names the row. Numbers are strings already, None is a dash.
 
@@ -46,6 +71,7 @@ class Table:
         groups: titles above the header with the number of columns that each spans.
         sortable: whether a click on a title sorts.
         bold: cells (row, column) that stand out.
+        wrapped: whether cells are sentences, which break over lines.
     """
 
     header: Sequence[str]
@@ -54,9 +80,10 @@ class Table:
     groups: Sequence[tuple[str, int]] = ()
     sortable: bool = False
     bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    wrapped: bool = False
 
 
-Block = Text | Figure | Panels | Table
+Block = Text | Figure | Panels | Pictures | Table
 
 
 @dataclass(frozen=True)

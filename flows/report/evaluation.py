@@ -87,9 +87,16 @@ def column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 
 def generalisation(
-    rows: Sequence[Row], setting: Setting, bins: int, published: Mapping[str, Any]
+    rows: Sequence[Row],
+    setting: Setting,
+    bins: int,
+    published: Mapping[str, Any],
+    beside: Sequence[Block] = (),
 ) -> Section:
-    """Histograms per split and the table of means (figs. 5 and 7, tables 11 and 12)."""
+    """Histograms per split and the table of means (figs. 5 and 7, tables 11 and 12).
+
+    `beside`: what stands below the table.
+    """
     panels = []
     for split in (*DEEPNETS, "torchvision"):
         if not (members := good(rows, split)):
@@ -163,6 +170,7 @@ def generalisation(
             " and 12). Wins: networks on which predicted beat random parameters.",
             groups=[("", 2), ("ours", 5), ("published, ImageNet", 3)],
         ),
+        *beside,
         Text(setting.difference(), "note"),
     ]
     return Section("generalisation", "Accuracy without training", blocks)

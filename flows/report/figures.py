@@ -22,6 +22,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
+from ghn.graph.drawing import Drawable
+from ghn.graph.drawing import draw as draw_graph
+
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
@@ -221,7 +224,23 @@ def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
         canvas.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
-    svg = buffer.getvalue()
+    return _for_the_page(buffer.getvalue(), title)
+
+
+def graph(shown: Drawable, title: str) -> str:
+    """The picture of a graph (`ghn.graph.draw`) with the page's colour of text."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
+        canvas = draw_graph(shown, labels=False, title=" ")  # the page says it below
+        FigureCanvasSVG(canvas)
+        buffer = io.StringIO()
+        canvas.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
+    return _for_the_page(buffer.getvalue(), title)
+
+
+def _for_the_page(svg: str, title: str) -> str:
+    """The element alone, as wide as its place, with ids of its own and the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -109,18 +109,18 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
     for split in sorted({row["split"] for row in chosen}, key=list(SPLIT_TITLES).index):
         members = [row for row in chosen if row["split"] == split]
         series = []
-        for init in sorted({row["ghn"] for row in members}, key=_order):
+        for init in sorted({row["ghn"] for row in members}, key=init_order):
             runs = [row for row in members if row["ghn"] == init]
             steps = sorted({step for row in runs for step in row["step"]})
             values = np.array([held(row, steps) for row in runs])
             diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
                 figures.Series(
-                    _name(init),
+                    init_name(init),
                     steps,
                     values.mean(0).tolist(),
                     values.std(0).tolist(),
-                    _order(init),
+                    init_order(init),
                 )
             )
             tests = np.array(
@@ -129,7 +129,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             )
             cells.append(
                 [
-                    f"{SPLIT_TITLES[split]}, {_name(init)}",
+                    f"{SPLIT_TITLES[split]}, {init_name(init)}",
                     str(len({row["architecture"] for row in runs})),
                     spread(values[:, 0]),
                     spread(values[:, len(steps) // 2]) if len(steps) > 2 else None,
@@ -153,7 +153,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
         )
     first = chosen[0]
     grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
-    inits = sorted({row["ghn"] for row in chosen}, key=_order)
+    inits = sorted({row["ghn"] for row in chosen}, key=init_order)
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -198,7 +198,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
 
 def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
     """A sentence per initialisation against the predicted parameters, paired over architectures."""
-    if not inits or _order(inits[0]) != 0:
+    if not inits or init_order(inits[0]) != 0:
         return []
     sentences: list[Block] = []
     good = [row for row in rows if row["error"] is None]
@@ -207,7 +207,7 @@ def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
         if result is not None:
             sentences.append(
                 Text(
-                    f"Predicted against {_name(other)}, test accuracy, paired over {result.n}"
+                    f"Predicted against {init_name(other)}, test accuracy, paired over {result.n}"
                     f" networks: {100 * result.mean_difference:+.1f} points (95 % bootstrap"
                     f" interval {100 * result.low:+.1f} to {100 * result.high:+.1f}), ahead on"
                     f" {result.wins:.0%}"
@@ -232,7 +232,7 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
     for row in chosen:
         if row["test_accuracy"] is not None:
             accuracy[row["architecture"], row["ghn"]].append(row["test_accuracy"])
-    inits = sorted({init for _, init in accuracy}, key=_order)
+    inits = sorted({init for _, init in accuracy}, key=init_order)
     cells: list[list[str | None]] = []
     bold = set()
     for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
@@ -259,9 +259,9 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
                 f" {first['n_train'] + first['n_val']:,} labels.",
                 "lead",
             ),
-            *_seen_before(first),
+            *_warning(first),
             Table(
-                ["network", *(_name(init) for init in inits)],
+                ["network", *(init_name(init) for init in inits)],
                 cells,
                 "Test accuracy, mean ± standard deviation over"
                 f" {len({row['seed'] for row in chosen})} seeds; the best of a row in bold.",
@@ -278,9 +278,14 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
     )
 
 
-def _seen_before(row: Row) -> list[Text]:
+def seen_before(row: Row) -> bool:
+    """Whether the images of a transfer are among those that the hypernetwork was trained on."""
+    return row["images"] in str(row.get("source") or "").split(" and ")
+
+
+def _warning(row: Row) -> list[Text]:
     """A warning where the target is among what the hypernetwork was trained on."""
-    if row["images"] not in str(row["source"]).split(" and "):
+    if not seen_before(row):
         return []
     return [
         Text(
@@ -292,12 +297,14 @@ def _seen_before(row: Row) -> list[Text]:
     ]
 
 
-def _order(init: str) -> int:
-    return COLOURS.get(init, 0 if init not in ("gradinit", "metainit", "fixup") else 3)
+def init_order(init: str) -> int:
+    """Where an initialisation stands among others: predicted parameters first."""
+    return COLOURS.get(init, 0 if init not in ("gradinit", "nio", "metainit", "fixup") else 3)
 
 
-def _name(init: str) -> str:
-    return NAMES.get(init, "predicted" if _order(init) == 0 else init)
+def init_name(init: str) -> str:
+    """What the page calls an initialisation."""
+    return NAMES.get(init, "predicted" if init_order(init) == 0 else init)
 
 
 def _series(values: Sequence[Sequence[float]]) -> str:

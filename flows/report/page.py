@@ -19,6 +19,7 @@ def render(
     sections: Sequence[Section],
     provenance: Mapping[str, str],
     downloads: Mapping[str, str],
+    detail: str = "",
 ) -> str:
     """One self-contained page: no script, style, font or image is loaded from anywhere.
 
@@ -29,6 +30,7 @@ def render(
         sections: the body.
         provenance: what the page was made from.
         downloads: file names and their content as CSV, embedded.
+        detail: a second paragraph below the summary.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -44,6 +46,7 @@ def render(
         sections=sections,
         provenance=provenance,
         downloads=downloads,
+        detail=detail,
         style=(_TEMPLATES / "style.css").read_text(),
         script=(_TEMPLATES / "sort.js").read_text(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from flows.report.blocks import Block, Section, Table, Text
 from flows.report.evaluation import Setting, column, good, percent, spread
 from flows.rows.schema import Row
+from ghn.analysis import kendall_tau
 
 
 def torchvision_table(
@@ -86,19 +88,7 @@ def torchvision_table(
         ),
     ]
     if len(shared) > 2:
-        from scipy.stats import kendalltau
-
-        tau = kendalltau(
-            [row["accuracy"] for row in shared],
-            [models[row["architecture"]]["ghn3"] for row in shared],
-        )
-        blocks.insert(
-            2,
-            Text(
-                "Kendall's rank correlation of our accuracies without training with the published"
-                f" ones: {tau.statistic:.2f} (p = {tau.pvalue:.2g}, n = {len(shared)})."
-            ),
-        )
+        blocks.insert(2, _last_rows(shared, models, tuned, ghn, setting))
     return Section("torchvision", "The 74 models of torchvision", blocks)
 
 
@@ -109,3 +99,57 @@ def best_finetuned(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
         if row["error"] is None and row.get("selected") and row.get("test_accuracy") is not None:
             values.setdefault((row["architecture"], row["ghn"]), []).append(row["test_accuracy"])
     return {key: float(np.mean(found)) for key, found in values.items()}
+
+
+PUBLISHED = {
+    "GHN-3": "ghn3",
+    "GHN-3, 1 epoch": "ghn3_1ep",
+    "GHN-3, 10 epochs": "ghn3_10ep",
+    "random, 1 epoch": "randinit_1ep",
+    "trained": "sota",
+}
+"""Columns of table 20."""
+
+
+def _last_rows(
+    shared: Sequence[Row],
+    models: Mapping[str, Mapping[str, float]],
+    tuned: Mapping[tuple[str, str], float],
+    ghn: str,
+    setting: Setting,
+) -> Table:
+    """Means, and Kendall's tau of each column with the first published and with our first one."""
+    columns = {
+        f"{setting.images}, predicted": {r["architecture"]: r["accuracy"] for r in shared},
+        f"{setting.images}, random": {r["architecture"]: r["randinit_accuracy"] for r in shared},
+        f"{setting.images}, predicted, fine-tuned": _of(tuned, ghn, models),
+        f"{setting.images}, random, fine-tuned": _of(tuned, "randinit", models),
+    } | {
+        f"published, {title}": {name: facts[key] / 100 for name, facts in models.items()}
+        for title, key in PUBLISHED.items()
+    }
+    first, ours = columns["published, GHN-3"], columns[f"{setting.images}, predicted"]
+    cells: list[list[str | None]] = [
+        [title, str(len(found)), spread(np.array(list(found.values())), 2),
+         _tau(found, first), _tau(found, ours)]
+        for title, found in columns.items()
+        if found
+    ]  # fmt: skip
+    header = ["column", "models", "mean", "tau with published GHN-3", "tau with our predicted"]
+    caption = "As the last rows of table 20: means, and Kendall's rank correlation with two columns"
+    return Table(header, cells, caption)
+
+
+def _of(
+    tuned: Mapping[tuple[str, str], float], init: str, models: Mapping[str, object]
+) -> dict[str, float]:
+    return {name: value for (name, own), value in tuned.items() if own == init and name in models}
+
+
+def _tau(one: Mapping[str, float], other: Mapping[str, float]) -> str | None:
+    """Over the models that both have; None where that says nothing."""
+    names = [name for name in one if name in other]
+    if len(names) < 3:
+        return None
+    tau = kendall_tau([one[name] for name in names], [other[name] for name in names])
+    return f"{tau:.2f}" if math.isfinite(tau) else None

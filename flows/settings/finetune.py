@@ -49,8 +49,9 @@ class FinetuneStageConfig(BaseModel):
         default=("ghn", "randinit"),
         min_length=1,
         description=(
-            "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, metainit,"
-            " fixup; or another hypernetwork by name"
+            "`ghn`: the hypernetwork base.ghn; one of randinit, orthogonal, gradinit, nio,"
+            " metainit, fixup; another hypernetwork by name; <hypernetwork>+orth<n>: its weights"
+            " orthogonalised from layer n on; selection=<file>: those of a larger trained network"
         ),
     )
     seeds: int = Field(default=1, ge=1, description="seeds per architecture and initialisation")
@@ -64,6 +65,14 @@ class FinetuneStageConfig(BaseModel):
     max_train: int | None = Field(default=None, ge=1, description="only so many training images")
     max_val: int | None = Field(default=1000, ge=1, description="only so many validation images")
     max_test: int | None = Field(default=1000, ge=1, description="only so many test images")
+    samples: int = Field(
+        default=12,
+        ge=0,
+        description=(
+            "test images whose predicted classes before and after are kept for the report, with the"
+            " filters of the first layer; 0: none"
+        ),
+    )
     checkpoints: bool = Field(
         default=False, description="long runs: keep the state at every evaluation"
     )

@@ -31,6 +31,9 @@ TREE_LOCK = Path(".dvc/tmp/ghn-run.lock")
 
 REPORTS = Path("reports")
 REPORT = REPORTS / "index.html"
+REPORT_ROWS = REPORTS / "rows"
+"""What the report is made from, as CSV."""
+
 PUBLISHED = Path(__file__).parents[1] / "report" / "published"
 """Published numbers that the report shows next to ours."""
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.settings.architectures import EvaluationSplit
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
 
 
@@ -70,8 +70,12 @@ class TrialsConfig(BaseModel):
     )
     pretrain: FinetuneConfig | None = None
     keep_logits: bool = False
+    samples: int = Field(
+        default=0, ge=0, description="test images whose answers are kept, with first-layer filters"
+    )
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
+    nio: NIOConfig = NIOConfig()
     beta: float = Field(
         default=1e-5, ge=0, description="noise on predicted parameters (section 5.2)"
     )

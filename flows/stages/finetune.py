@@ -55,6 +55,7 @@ def described(base: BaseConfig, images: ImagesConfig, config: FinetuneStageConfi
         images=images_spec(base, images, config.max_train, config.max_val, config.max_test),
         beta=config.beta,
         checkpoints=config.checkpoints,
+        samples=config.samples,
     )
 
 

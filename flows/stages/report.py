@@ -1,4 +1,5 @@
-"""Stage report: one self-contained page with every result next to the published ones.
+"""Stage report: one self-contained page with every result next to the published ones, and the raw
+rows as CSV beside it.
 
 The page depends on its inputs alone (no date, no machine), so the same results give the same bytes.
 """
@@ -6,18 +7,26 @@ The page depends on its inputs alone (no date, no machine), so the same results 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from flows.registry.comparison import standard_error
-from flows.report import Section, evaluation, learning, render, torchvision
+from flows.report import (
+    Block,
+    Section,
+    cifar10,
+    evaluation,
+    families,
+    learning,
+    render,
+    samples,
+    torchvision,
+    verdict,
+)
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
-from flows.rows.answers import matrix
+from flows.report.rows import as_csv
+from flows.report.trained import trained_on
 from flows.rows.provenance import dvc_hash
 from flows.rows.schema import Row, read_rows
 from flows.settings import paths
@@ -29,7 +38,9 @@ from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
+    from datasets.deepnets import Split
     from flows.tracking.run import StageRun
+    from ghn.graph import Graph
 
 
 def run(
@@ -39,26 +50,48 @@ def run(
     report: ReportConfig,
     stage: StageRun,
 ) -> None:
-    """Writes reports/index.html from the results of all stages."""
-    page = build(base, images, train, report)
+    """Writes reports/index.html from the results of all stages, and their rows to
+    reports/rows/*.csv.
+    """
+    tables = {
+        "evaluation": read_rows(paths.EVALUATION),
+        "predictions": read_rows(paths.PREDICTIONS),
+        "finetune": read_rows(paths.FINETUNE),
+        "transfer": read_rows(paths.TRANSFER),
+    }
+    page = build(base, images, train, report, tables)
+    for name, rows in tables.items():
+        with atomic_path(paths.REPORT_ROWS / f"{name}.csv") as temporary:
+            temporary.write_text(as_csv(rows))
     with atomic_path(paths.REPORT) as temporary:
         temporary.write_text(page)
     stage.log_artifact(paths.REPORT)
 
 
 def build(
-    base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, report: ReportConfig
+    base: BaseConfig,
+    images: ImagesConfig,
+    train: TrainStageConfig,
+    report: ReportConfig,
+    tables: dict[str, list[Row]],
 ) -> str:
     """The page. Raises DamagedFileError where a result is missing or unreadable."""
     ghn = base.ghn
-    evaluated, predictions = read_rows(paths.EVALUATION), read_rows(paths.PREDICTIONS)
-    finetuned, transferred = read_rows(paths.FINETUNE), read_rows(paths.TRANSFER)
-    paper = json.loads((paths.PUBLISHED / "paper.json").read_text())
-    table_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
-    setting = setting_of(base, images, train, evaluated)
+    evaluated, predictions = tables["evaluation"], tables["predictions"]
+    finetuned, transferred = tables["finetune"], tables["transfer"]
+    paper, table_20 = published("paper"), published("pytorch74")
+    setting, classes, graphs = setting_of(base, images, train, evaluated)
+    judged = verdict.judge(report.targets, ghn, setting, evaluated, finetuned, transferred)
     sections: list[Section | None] = [
-        evaluation.generalisation(evaluated, setting, report.bins, paper),
+        verdict.targets(judged),
+        trained_on(setting, train, finetuned, transferred),
+        evaluation.generalisation(
+            evaluated, setting, report.bins, paper, beside_published(evaluated, setting)
+        ),
+        families.families(evaluated, finetuned, ghn, setting),
         learning.finetuning(finetuned, setting, paper),
+        samples.sample_images(finetuned, classes),
+        samples.first_filters(finetuned),
         learning.transfer(transferred, paper),
         torchvision.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
         learning.learning_curve(
@@ -66,6 +99,7 @@ def build(
             read_steps(paths.model(ghn) / "steps.csv"),
             setting,
         ),
+        samples.graphs(graphs),
         evaluation.coverage(predictions),
         evaluation.failures(
             ("predict", predictions),
@@ -76,67 +110,65 @@ def build(
     ]
     return render(
         report.title,
-        headline(evaluated, setting),
+        verdict.first_sentence(ghn, finetuned, transferred, judged),
         tiles(evaluated, predictions, setting),
         [section for section in sections if section is not None],
         provenance(base, images, train),
-        {
-            "evaluation.csv": as_csv(evaluated),
-            "predictions.csv": as_csv(predictions),
-            "finetune.csv": as_csv(finetuned),
-        },
+        {f"{name}.csv": as_csv(rows) for name, rows in tables.items()},
+        verdict.untrained(evaluated, setting),
     )
+
+
+def published(name: str) -> dict[str, Any]:
+    """Published numbers by the name of their file."""
+    found: dict[str, Any] = json.loads((paths.PUBLISHED / f"{name}.json").read_text())
+    return found
+
+
+def beside_published(evaluated: Sequence[Row], setting: Setting) -> list[Block]:
+    """The published results on CIFAR-10 with ours, where ours are on CIFAR-10 too."""
+    if setting.images != cifar10.IMAGES:
+        return []
+    ours = {split: column(good(evaluated, split), "accuracy") for split in DEEPNETS}
+    title = f"ours, {setting.image_size} pixels"
+    measured = {split: values for split, values in ours.items() if values.size}
+    return [cifar10.beside_published({title: measured}, published("cifar10"))]
 
 
 def setting_of(
     base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
-) -> Setting:
-    """What the numbers were measured on."""
+) -> tuple[Setting, Sequence[str], list[Graph]]:
+    """What the numbers were measured on, the names of its classes, and some training graphs."""
     from datasets.deepnets import open_split
     from flows.stages.images import load_split
     from ghn import from_pretrained
 
     weights = from_pretrained(paths.weights(base.ghn))
     measured = [row["images"] for row in evaluated if row["error"] is None] or [0]
-    return Setting(
+    split = open_split(paths.DEEPNETS, train.split)
+    test = load_split(images, base.seed, "test")
+    setting = Setting(
         images=images.name,
         image_size=images.image_size,
-        classes=load_split(images, base.seed, "test").num_classes,
+        classes=test.num_classes,
         test_images=(min(measured), max(measured)),
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
-        train_architectures=len(open_split(paths.DEEPNETS, train.split)),
+        train_architectures=len(split),
         steps=train.steps,
     )
+    return setting, test.classes, typical(split)
 
 
-def headline(evaluated: Sequence[Row], setting: Setting) -> str:
-    """The main result in words, whichever way it came out."""
-    test = good(evaluated, "test") or good(evaluated, *DEEPNETS)
-    if not test:
-        return "No architecture could be evaluated."
-    predicted, random = column(test, "accuracy"), column(test, "randinit_accuracy")
-    sigma = noise(test)
-    difference = float((predicted - random).mean())
-    verdict = "clearly above" if difference > 3 * sigma else "not clearly above"
-    return (
-        f"On {setting.images}, the parameters that the hypernetwork predicts for {len(test)}"
-        f" networks it has never seen classify {percent(float(predicted.mean()))} of held-out"
-        " images correctly without any training (standard deviation over networks"
-        f" {percent(float(predicted.std()))}): {verdict} random initialisation,"
-        f" {percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at"
-        f" {percent(setting.chance)}."
-    )
-
-
-def noise(rows: Sequence[Row]) -> float:
-    """Standard error of the mean gain over random parameters, of networks *and* of images: all
-    networks see the same images, so those do not average out over networks.
+def typical(split: Split) -> list[Graph]:
+    """The graphs of a split's first hundred that have the fewest nodes, a quarter's and a half's
+    place among them.
     """
-    seen = matrix(rows, None)
-    if min(seen.shape) < 2:
-        return float("nan")
-    gain = matrix(rows, "correct").astype(np.float32) - matrix(rows, "randinit_correct")
-    return standard_error(gain, seen)
+    found = sorted(
+        (split.graph(index) for index in range(min(100, len(split)))),
+        key=lambda graph: (graph.n_nodes, graph.name),
+    )
+    places = sorted({0, len(found) // 4, len(found) // 2})
+    return [found[place] for place in places if place < len(found)]
 
 
 def tiles(
@@ -188,6 +220,7 @@ def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) 
             "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of"
             " Diverse ImageNet Models? ICML 2023, and the results published beside"
             " SamsungSAILMontreal/ghn3 (MIT)"
+            "; for CIFAR-10 Knyazev et al., NeurIPS 2021, and facebookresearch/ppuda (MIT)"
         ),
     }
 
@@ -214,21 +247,3 @@ def read_steps(path: Path) -> list[dict[str, float]]:
         raise DamagedFileError(
             f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
         ) from None
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, lists as JSON; what is kept per image is left out."""
-    if not rows:
-        return ""
-    buffer = io.StringIO()
-    names = [name for name in rows[0] if name not in ("correct", "val_correct")]
-    writer = csv.DictWriter(buffer, names, extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                key: json.dumps(value) if isinstance(value, list) else value
-                for key, value in row.items()
-            }
-        )
-    return buffer.getvalue()

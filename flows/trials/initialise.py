@@ -11,7 +11,25 @@ import torch
 from torch import nn
 
 from flows.settings import paths
-from ghn.baselines import GradInitConfig, MetaInitConfig, fixup, gradinit, metainit, orthogonal
+from flows.trials.inits import (
+    hypernetwork_name,
+    is_hypernetwork,
+    orthogonal_from,
+    selected_file,
+)
+from ghn.baselines import (
+    GradInitConfig,
+    MetaInitConfig,
+    NIOConfig,
+    fixup,
+    gradinit,
+    metainit,
+    nio,
+    orthogonal,
+    orthogonalise,
+    read_state_dict,
+    weight_selection,
+)
 from ghn.errors import ConfigError
 from ghn.files import file_stamp
 from ghn.finetune import break_symmetry, track_running_statistics
@@ -21,21 +39,12 @@ if TYPE_CHECKING:
     from ghn.graph import Graph
     from ghn.models import GHN
 
-BASELINES = ("randinit", "orthogonal", "gradinit", "metainit", "fixup")
-"""Every other name is a hypernetwork: a directory of models/, a file, a released name or a models:/
-URI.
-"""
-
-
-def is_hypernetwork(init: str) -> bool:
-    """Whether `init` predicts parameters (and so gets noise against symmetry)."""
-    return init not in BASELINES
-
 
 def source(init: str) -> str:
     """What `ghn.from_pretrained` is given for hypernetwork `init`."""
-    local = paths.weights(init) if "/" not in init and ":" not in init else Path(init)
-    return str(local) if local.exists() else init
+    name = hypernetwork_name(init)
+    local = paths.weights(name) if "/" not in name and ":" not in name else Path(name)
+    return str(local) if local.exists() else name
 
 
 def hypernetwork(location: str) -> GHN:
@@ -69,13 +78,14 @@ def initialise(
     beta: float,
     gradinit_config: GradInitConfig,
     metainit_config: MetaInitConfig,
+    nio_config: NIOConfig,
 ) -> float:
     """Initialises `model`, freshly built (so with its standard random initialisation), in place.
 
     Args:
-        init: a name of `BASELINES` or a hypernetwork.
+        init: a name as `flows.trials.inits` has them.
         seed: of all random draws.
-        train: for GradInit, which looks at data.
+        train: for GradInit and NIO, which look at data.
         beta: noise added to predicted parameters.
 
     Returns:
@@ -87,15 +97,22 @@ def initialise(
         with torch.no_grad():
             ghn(model, graph)
         break_symmetry(model, beta, seed=seed)
+        if (layer := orthogonal_from(init)) is not None:
+            orthogonalise(model, from_layer=layer)
         return time.perf_counter() - started
     started = time.perf_counter()
+    if (file := selected_file(init)) is not None:
+        weight_selection(model, read_state_dict(file))
     match init:
         case "orthogonal":
             orthogonal(model, seed=seed)
-        case "gradinit":
+        case "gradinit" | "nio":
             if train is None:
-                raise ConfigError("GradInit needs images of the task; it is not offered here")
-            gradinit(model, train, gradinit_config, seed=seed)
+                raise ConfigError(f"{init} needs images of the task; it is not offered here")
+            if init == "gradinit":
+                gradinit(model, train, gradinit_config, seed=seed)
+            else:
+                nio(model, train, nio_config, seed=seed)
         case "metainit":
             track_running_statistics(
                 model

@@ -40,8 +40,10 @@ def plan(
                 beta=work.beta,
                 gradinit=work.gradinit,
                 metainit=work.metainit,
+                nio=work.nio,
                 checkpoints=work.checkpoints,
                 keep_logits=work.keep_logits,
+                samples=work.samples,
                 device=device,
             )
             for architecture in architectures

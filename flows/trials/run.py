@@ -29,6 +29,7 @@ from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, initialise
+from flows.trials.samples import seen_before_and_after
 from flows.trials.spec import Trial
 from flows.trials.weights import ChangedInputError
 from ghn.files import atomic_path, sha256
@@ -149,6 +150,10 @@ def run_trial(job: Job) -> list[Row]:
     if trial.keep_logits:
         tested["logits"] = logits(model, test, job.points[chosen]).flatten().tolist()
         tested["labels"] = test.labels.tolist()
+    if trial.samples:
+        tested |= seen_before_and_after(
+            start.model(), model, test, train, job.points[chosen], trial.samples
+        )
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -186,6 +191,7 @@ class _Start:
             beta=trial.beta,
             gradinit_config=trial.gradinit,
             metainit_config=trial.metainit,
+            nio_config=trial.nio,
         )
         if trial.pretrain is not None:
             model.to(trial.device)

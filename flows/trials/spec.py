@@ -14,9 +14,10 @@ from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.trials import samples
 from flows.trials.images import images_digest
 from flows.trials.weights import weights_content
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -43,6 +44,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "trial": pa.string(),
     "logits": pa.list_(pa.float32()),
     "labels": pa.list_(pa.int64()),
+    **samples.COLUMNS,
 }
 """Columns of a row besides `flows.rows.schema.IDENTITY`; accuracies are fractions."""
 
@@ -61,6 +63,7 @@ class Trial(BaseModel):
     beta: float = 1e-5
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
+    nio: NIOConfig = NIOConfig()
     source_images: ImagesSpec | None = Field(
         default=None, description="transfer: what the hypernetwork was trained on"
     )
@@ -72,6 +75,11 @@ class Trial(BaseModel):
     )
     keep_logits: bool = Field(
         default=False, description="the chosen row has its logits on the test images"
+    )
+    samples: int = Field(
+        default=0,
+        ge=0,
+        description="the chosen row has its answers on so many test images, and filters",
     )
     device: str = "cpu"
 
@@ -97,7 +105,7 @@ class Trial(BaseModel):
         The other points of the grid do not enter.
         """
         apart = {"grid", "finetune", "device", "checkpoints"}
-        apart |= {name for name in ("gradinit", "metainit") if name != self.init}
+        apart |= {name for name in ("gradinit", "metainit", "nio") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
         common = (settings, data_hash, code_digest("flows.trials.run"))
         return {

@@ -8,8 +8,9 @@ import hashlib
 from pathlib import Path
 
 from flows.rows.digest import file_digest
-from flows.trials.initialise import hypernetwork, is_hypernetwork, source
-from ghn.errors import GHNError
+from flows.trials.initialise import hypernetwork, source
+from flows.trials.inits import is_hypernetwork, selected_file
+from ghn.errors import ConfigError, GHNError
 
 
 class ChangedInputError(GHNError):
@@ -17,11 +18,16 @@ class ChangedInputError(GHNError):
 
 
 def weights_content(init: str) -> str:
-    """Digest of the weights of hypernetwork `init`; of a baseline its name, as it has none.
+    """Digest of the weights of hypernetwork `init`, or of the file that weights are selected from;
+    of a baseline its name, as it has none.
 
     Raises:
         GHNError: there is no such hypernetwork, or it cannot be reached.
     """
+    if (file := selected_file(init)) is not None:
+        if not Path(file).is_file():
+            raise ConfigError(f"{init}: there is no file {file}")
+        return file_digest(Path(file))
     if not is_hypernetwork(init):
         return init
     location = source(init)

@@ -1,4 +1,4 @@
-"""Initialisations that the paper compares with: orthogonal, GradInit, MetaInit, FixUp."""
+"""Initialisations that the paper compares with: orthogonal, GradInit, NIO, MetaInit, FixUp."""
 
 import lazy_loader
 

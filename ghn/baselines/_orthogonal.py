@@ -58,3 +58,40 @@ def orthogonal_like(weight: Tensor, generator: torch.Generator) -> Tensor:
     nn.init.orthogonal_(tall, generator=generator)
     matrix = tall.T if rows < columns else tall
     return matrix.reshape(weight.shape).to(weight)
+
+
+@torch.no_grad()
+def orthogonalise(model: nn.Module, *, from_layer: int = 1, min_channels: int = 0) -> int:
+    """Makes the weights of `model` orthogonal, in place: GHN-orth (Knyazev, 2022, "Pretraining a
+    Neural Network before Knowing Its Architecture").
+
+    Each weight, as a matrix W of out channels against the rest, is replaced by the nearest that QR
+    gives: Q of W = QR with a positive diagonal of R, so that what is orthogonal already stays. Of
+    tiled predictions many rows are equal: add noise before (`ghn.finetune.break_symmetry`).
+
+    Args:
+        model: its layers with a weight of two or more dimensions are counted from 1 in the order of
+            its modules; the last, the classifier, stays.
+        from_layer: the first layer that is changed.
+        min_channels: layers with at most so many in and out channels stay.
+
+    Returns:
+        the number of weights changed.
+    """
+    weights = [
+        weight
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
+    ]
+    chosen = [
+        weight
+        for weight in weights[max(from_layer - 1, 0) : -1]
+        if max(weight.shape[:2]) > min_channels
+    ]
+    for weight in chosen:
+        rows = weight.reshape(len(weight), -1)
+        wide = rows.shape[0] < rows.shape[1]
+        q, r = torch.linalg.qr(rows.T if wide else rows)
+        q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+        weight.copy_((q.T if wide else q).reshape(weight.shape))
+    return len(chosen)

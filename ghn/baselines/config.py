@@ -36,3 +36,22 @@ class MetaInitConfig(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
     epsilon: float = Field(default=1e-5, gt=0)
+
+
+class NIOConfig(BaseModel):
+    """The defaults are those of the published code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iterations: int = Field(default=100, ge=1)
+    scale_lr: float = Field(default=5e-2, gt=0, description="learning rate of the scales (Adam)")
+    min_scale: float = Field(default=0.01, gt=0)
+    gamma: float = Field(default=5.0, gt=0, description="largest mean gradient norm allowed")
+    parts: int = Field(default=2, ge=2, description="of a batch, whose gradients are compared")
+    overlap: float = Field(
+        default=0.0, ge=0, lt=1, description="of neighbouring parts, as a share of a part's length"
+    )
+    batch_size: int = Field(default=64, ge=2)
+    clip: float = Field(
+        default=1.0, gt=0, description="largest change of the scales' gradient norm"
+    )

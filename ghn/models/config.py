@@ -45,7 +45,7 @@ class GHNConfig(BaseModel):
             " of heads"
         ),
     )
-    layers: int = Field(default=3, ge=1, description="number L of transformer layers")
+    layers: int = Field(default=3, ge=1, description="number L of transformer or GatedGNN layers")
     heads: int = Field(default=8, ge=1, description="number k of attention heads")
     num_classes: int = Field(
         default=1000, ge=1, description="classes of the data set the hypernetwork is trained on"
@@ -213,6 +213,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ghn3-l": _ghn3(256, 12, 16),
     "ghn3-xl": _ghn3(384, 24, 16),
     "ghn2": _ghn2(32),
+    "ghn2-s": _ghn2(128, layers=2, decoder_channels=128),  # table 1
     "ghn1": _ghn2(32, virtual_edges=False, normalize=False, layer_norm=False),
     "mlp": _ghn2(32, message_passing="mlp", virtual_edges=False, normalize=False, layer_norm=False),
     # Table 5 (its other rows change the penalty of eq. 10, which belongs to training)

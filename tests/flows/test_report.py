@@ -7,10 +7,11 @@ import pytest
 
 from flows.report import Section, Table, Text, evaluation, figures, learning, render, torchvision
 from flows.report.evaluation import Setting
+from flows.report.rows import as_csv
+from flows.report.verdict import first_sentence, untrained
 from flows.rows.answers import pack
 from flows.rows.schema import identity
 from flows.settings import paths
-from flows.stages.report import as_csv, headline
 
 SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
 PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
@@ -149,8 +150,8 @@ def test_headline_does_not_claim_what_is_not_there() -> None:
     better = [
         answered(str(i), a < 0.5, b < 0.1) for i, (a, b, _) in enumerate(zip(*draw, strict=True))
     ]
-    assert "not clearly above random" in headline(equal, SETTING)
-    assert ": clearly above random" in headline(better, SETTING)
+    assert "not clearly above random" in untrained(equal, SETTING)
+    assert ": clearly above random" in untrained(better, SETTING)
 
 
 def test_headline_knows_that_all_networks_see_the_same_images() -> None:
@@ -159,7 +160,7 @@ def test_headline_knows_that_all_networks_see_the_same_images() -> None:
     alike = [answered(str(i), images < 28 + i % 2, images < 22) for i in range(30)]
     gains = np.array([row["accuracy"] - row["randinit_accuracy"] for row in alike])
     assert gains.mean() > 3 * gains.std(ddof=1) / np.sqrt(len(gains))
-    assert "not clearly above random" in headline(alike, SETTING)
+    assert "not clearly above random" in untrained(alike, SETTING)
 
 
 def test_page_is_self_contained_escaped_and_deterministic() -> None:
@@ -207,3 +208,19 @@ def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> N
         )
         ids += found
     assert len(ids) == len(set(ids))
+
+
+def test_a_transfer_to_images_seen_before_is_said_to_be_one() -> None:
+    rows = [
+        finetuned(init, 0.1, [0.1, 0.2, 0.3], True, 0.3) | {"images": "cifar10", "source": source}
+        for init in ("ghn3", "randinit")
+        for source in ("cifar10 and digits",)
+    ]
+    section = learning.transfer(rows, PAPER)
+    assert [block.text for block in section.blocks if isinstance(block, Text)][1].startswith(
+        "Images of cifar10 are among those that the hypernetwork"
+    )
+    assert "images it has been trained on before" in first_sentence("ghn3", [], rows, [])
+    fresh = [row | {"source": "digits"} for row in rows]
+    assert "among those" not in str(learning.transfer(fresh, PAPER).blocks)
+    assert "trained on before" not in first_sentence("ghn3", [], fresh, [])

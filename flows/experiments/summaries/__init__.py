@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from flows.experiments.summaries.common import Rows, Summary
 from flows.experiments.summaries.ensembles import ensembles
+from flows.experiments.summaries.filters import first_layers
 from flows.experiments.summaries.networks import network_by_network
 from flows.experiments.summaries.overview import overview
+from flows.experiments.summaries.scaling import scaling, speed
 from flows.experiments.summaries.trained import (
     detection,
     fine_tuning,
@@ -34,6 +36,7 @@ __all__ = [
     "diversity",
     "ensembles",
     "fine_tuning",
+    "first_layers",
     "generalisation",
     "gradients",
     "learning_rates",
@@ -41,6 +44,8 @@ __all__ = [
     "optimisers",
     "overview",
     "ranking",
+    "scaling",
+    "speed",
     "verdict",
 ]
 
@@ -52,6 +57,7 @@ SUMMARIES: dict[str, Callable[[Rows], Summary]] = {
     "activations": activations,
     "gradients": gradients,
     "trials": fine_tuning,
+    "figure2": first_layers,
     "table4": network_by_network,
     "table15": ensembles,
     "table17": optimisers,

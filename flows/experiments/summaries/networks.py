@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
 from flows.experiments.summaries.trained import REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
 from flows.settings import paths
@@ -42,7 +42,7 @@ def network_by_network(rows: Rows) -> Summary:
     blocks = [*whole.blocks, _wins(chosen)]
     if (points := _points(chosen)) is not None:
         blocks.append(points)
-    blocks += [_accuracies(names, accuracies), _ranks(accuracies)]
+    blocks += [_accuracies(names, accuracies), _last_row(accuracies), _ranks(accuracies)]
     return Summary(whole.sentence, blocks)
 
 
@@ -123,6 +123,19 @@ def _accuracies(names: list[str], accuracies: Mapping[str, Mapping[str, float]])
         "As table 20: accuracy (%) of each network, ours on test images, published on ImageNet"
     )
     return Table(["", *accuracies], body, caption, sortable=True)
+
+
+def _last_row(accuracies: Mapping[str, Mapping[str, float]]) -> Table:
+    """As the last rows of table 20: means, and tau with the first column."""
+    first = next(iter(accuracies.values()), {})
+    body: list[list[str | None]] = [["mean ± std"], ["Kendall's tau with the first column"]]
+    for found in accuracies.values():
+        shared = [name for name in found if name in first]
+        enough = len(shared) > 2
+        tau = kendall_tau([found[n] for n in shared], [first[n] for n in shared]) if enough else 0.0
+        body[0].append(mean_std(list(found.values())))
+        body[1].append(f"{tau:.2f}" if enough and np.isfinite(tau) else None)
+    return Table(["", *accuracies], body, "As the last rows of table 20")
 
 
 def _ranks(accuracies: Mapping[str, Mapping[str, float]]) -> Table:

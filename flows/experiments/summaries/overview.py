@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from flows.experiments.summaries.common import Rows, Summary, sound, unique
 from flows.experiments.summaries.trained import REFERENCE, comparison_cells, is_clear
 from flows.report import Table
-from flows.trials.initialise import is_hypernetwork
+from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import Comparison, compare
 
 

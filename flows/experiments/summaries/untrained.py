@@ -20,7 +20,7 @@ from flows.experiments.summaries.common import (
 )
 from flows.report import Figure, Panels, Table, figures
 from flows.rows.schema import Row
-from flows.trials.initialise import is_hypernetwork
+from flows.trials.inits import is_hypernetwork
 from ghn.analysis import SCORES, kendall_tau
 
 

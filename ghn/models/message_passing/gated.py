@@ -45,7 +45,8 @@ class GatedGNN(nn.Module):
 
     The message to node v is the sum over one-hop neighbours u of MLP(h_u), and with virtual edges
     also the sum over all u with a path of length s <= 50 of MLP'(h_u) / s (Knyazev et al., 2021,
-    eq. 4).
+    eq. 4). With several layers (GHN-2-S, table 1) each has weights of its own and goes on from what
+    the one before it made.
     """
 
     def __init__(self, config: GHNConfig) -> None:
@@ -54,6 +55,8 @@ class GatedGNN(nn.Module):
         self.message = MLP(d, d // 2 if config.virtual_edges else d)
         self.virtual_message = MLP(d, d // 2) if config.virtual_edges else None
         self.gru = nn.GRUCell(d, d)
+        single = config.model_copy(update={"layers": 1})
+        self.later = nn.ModuleList(GatedGNN(single) for _ in range(config.layers - 1))
 
     def forward(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
         """(B, N, D) updated node embeddings."""
@@ -61,6 +64,8 @@ class GatedGNN(nn.Module):
             levels = Levels.of(batch.graphs, h_BND.shape[1], backward, h_BND.device)
             distance = batch.distance_BNN.mT if backward else batch.distance_BNN
             h_BND = self._traverse(h_BND, distance, levels)
+        for layer in self.later:
+            h_BND = layer(h_BND, batch)
         return h_BND
 
     def _traverse(self, h_BND: Tensor, distance_BNN: Tensor, levels: Levels) -> Tensor:

@@ -1,5 +1,6 @@
 """Trials on tiny networks and real digits, in this process."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from flows.trials.images import trial_images
 from flows.trials.run import run_trials, with_new_head
 from flows.trials.spec import COLUMNS, Trial
 from ghn.architectures import build
+from ghn.errors import ConfigError
 from ghn.finetune import FinetuneConfig, evaluate, finetune
 
 DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)
@@ -212,3 +214,37 @@ def test_seeds_are_independent_and_reproducible():
     accuracy = [run_trial(trial(seed=seed))[-1]["val_accuracy"] for seed in (1, 2)]
     assert accuracy[0] != accuracy[1]
     assert np.isfinite(accuracy).all()
+
+
+def test_answers_and_filters_are_kept_where_asked_for(tmp_path):
+    rows = run_trial(trial(samples=5))
+    (chosen,) = [row for row in rows if row["selected"]]
+    test = trial_images(DIGITS)[2]
+    pixels = np.frombuffer(base64.b64decode(chosen["sample_images"]), np.uint8)
+    assert np.array_equal(pixels.reshape(5, 3, 8, 8), test.images[:5].numpy())
+    assert chosen["sample_labels"] == test.labels[:5].tolist()
+    assert len(chosen["sample_start"]) == len(chosen["sample_end"]) == 5
+    torch.manual_seed(3)
+    assert chosen["filters_shape"] == [8, 3, 3, 3]
+    start = np.array(chosen["filters_start"], np.float32)
+    assert np.array_equal(start, tiny(10)[0].weight.detach().numpy().ravel())
+    assert not np.array_equal(start, np.array(chosen["filters"], np.float32))
+    assert all("filters" not in row for row in rows if not row["selected"])
+    write_rows(tmp_path / "rows.parquet", rows, COLUMNS)
+    assert run_trial(trial(samples=5)) == rows  # from the cache, the same
+
+
+def test_weights_selected_from_a_file_train_and_belong_to_the_key(trained, tmp_path):
+    larger = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    path = tmp_path / "larger.pt"
+    torch.save(larger.state_dict(), path)
+    init = f"selection={path}"
+    (row,) = [row for row in run_trial(trial(init=init, samples=1)) if row["selected"]]
+    assert row["error"] is None
+    start = np.array(row["filters_start"], np.float32).reshape(8, 3, 3, 3)
+    assert np.array_equal(start, larger[0].weight.detach().numpy()[::2])
+    before = trial(init=init).data_hash()
+    torch.save({name: 2 * value for name, value in larger.state_dict().items()}, path)
+    assert trial(init=init).data_hash() != before
+    with pytest.raises(ConfigError, match="no file"):
+        trial(init="selection=absent.pt").data_hash()

@@ -1,5 +1,6 @@
 """Each initialisation is held against its own claim."""
 
+import itertools
 import math
 from copy import deepcopy
 from statistics import median
@@ -15,13 +16,17 @@ from datasets.images import load
 from ghn.baselines import (
     GradInitConfig,
     MetaInitConfig,
+    NIOConfig,
     fixup,
+    gradient_cosine,
     gradient_quotient,
     gradinit,
     metainit,
+    nio,
     orthogonal,
     without_norm,
 )
+from ghn.baselines._nio import parts
 from ghn.errors import ConfigError
 
 
@@ -186,6 +191,63 @@ class TestGradInit:
             .sqrt()
         )
         assert float(norm) < 0.75  # 0.5 on the batches it saw
+
+
+class TestNIO:
+    def test_gradient_cosine_is_the_mean_over_pairs(self):
+        one, other = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0])
+        assert float(gradient_cosine(torch.stack([one, other]))) == pytest.approx(0, abs=1e-6)
+        assert float(gradient_cosine(torch.stack([one, 5 * one]))) == pytest.approx(1)
+        assert float(gradient_cosine(torch.stack([one, -one]))) == pytest.approx(-1)
+        three = torch.randn(3, 50)
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        expected = sum(functional.cosine_similarity(three[i], three[j], 0) for i, j in pairs) / 3
+        assert float(gradient_cosine(three)) == pytest.approx(float(expected), abs=1e-5)
+
+    @pytest.mark.parametrize(("factor", "gamma", "gain"), [(1, 5.0, 0.2), (3, 3.0, 0.0)])
+    def test_it_raises_the_cosine_of_fresh_images_under_the_norm_bound(
+        self, digits, factor, gamma, gain
+    ):
+        """What the method promises, on images that it has not seen: with room below the bound, and
+        where norms have to fall by two fifths first.
+        """
+
+        def cosine_and_norm(model):
+            rows = []
+            for x, y in itertools.islice(digits.batches(32, seed=99), 12):
+                loss = functional.cross_entropy(model(x), y)
+                gradients = torch.autograd.grad(loss, list(model.parameters()))
+                rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+            stacked = torch.stack(rows)
+            return float(gradient_cosine(stacked)), float(stacked.norm(dim=1).mean())
+
+        model = TestGradInit.network()
+        with torch.no_grad():
+            model[2].weight.mul_(factor)
+        scaled = deepcopy(model)
+        config = NIOConfig(iterations=80, scale_lr=0.05, gamma=gamma)
+        history = nio(scaled, digits, config, seed=0)
+        assert len(history) == config.iterations
+        (before, norm_before), (after, norm_after) = map(cosine_and_norm, (model, scaled))
+        assert (norm_before > 1.5 * gamma) == (factor == 3)
+        assert norm_after < 1.15 * gamma
+        assert after > before + gain
+        for new, old in zip(scaled.parameters(), model.parameters(), strict=True):
+            ratio = (new / old).detach().flatten()
+            torch.testing.assert_close(ratio, ratio[0].expand_as(ratio), rtol=1e-3, atol=1e-4)
+
+    def test_modes_and_running_statistics_stay_and_parts_overlap(self, digits):
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.LazyLinear(10)
+        )
+        model(next(digits.batches(4))[0])
+        model[1].reset_running_stats()
+        model[1].eval()
+        nio(model, digits, NIOConfig(iterations=2, parts=3, overlap=0.5, batch_size=9))
+        assert not model[1].running_mean.any()
+        assert [module.training for module in model] == [True, False, True, True, True]
+        assert parts(9, 3, 0.5) == [slice(0, 4), slice(2, 7), slice(5, 9)]
+        assert parts(10, 3, 0.0) == [slice(0, 3), slice(3, 6), slice(6, 10)]
 
 
 class TestMetaInit:

@@ -34,7 +34,11 @@ def node_by_node(gnn: GatedGNN, h_ND: Tensor, graph: Graph) -> Tensor:
 def test_levels_equal_nodes(graphs: list[Graph], virtual_edges: bool) -> None:
     torch.manual_seed(0)
     config = GHNConfig(
-        message_passing="gated", hidden=8, virtual_edges=virtual_edges, edge_embedding="none"
+        message_passing="gated",
+        hidden=8,
+        layers=1,
+        virtual_edges=virtual_edges,
+        edge_embedding="none",
     )
     gnn = GatedGNN(config).double()
     batch = GraphBatch.from_graphs(graphs)
@@ -59,3 +63,15 @@ def test_depth_grows_along_edges(graphs: list[Graph]) -> None:
         source, target = graph.edges.T
         assert (forward[source] < forward[target]).all()
         assert (backward[source] > backward[target]).all()
+
+
+def test_layers_go_on_from_each_other(graphs: list[Graph]) -> None:
+    torch.manual_seed(0)
+    config = GHNConfig(message_passing="gated", hidden=8, layers=2, edge_embedding="none")
+    gnn = GatedGNN(config)
+    batch = GraphBatch.from_graphs(graphs)
+    h_BND = torch.randn(*batch.primitive_BN.shape, 8)
+    both = gnn(h_BND, batch)
+    (second,) = gnn.later
+    gnn.later = torch.nn.ModuleList()
+    torch.testing.assert_close(both, second(gnn(h_BND, batch), batch))

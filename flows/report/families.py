@@ -1,0 +1,69 @@
+"""Results by family of networks: where predicted parameters work and where they do not."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from flows.report.blocks import Section, Table, Text
+from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent, spread
+from flows.report.torchvision import best_finetuned
+from flows.rows.schema import Row
+
+
+def family_of(row: Row) -> str:
+    """Of torchvision's networks the letters that their names begin with, of DeepNets-1M's the
+    split.
+    """
+    if row["split"] != "torchvision":
+        return f"DeepNets-1M, {SPLIT_TITLES.get(row['split'], row['split'])}"
+    name = str(row["architecture"]).removeprefix("wide_")
+    found = re.match(r"[a-z]+", name)
+    return found[0] if found else name
+
+
+def families(
+    evaluated: Sequence[Row], finetuned: Sequence[Row], ghn: str, setting: Setting
+) -> Section | None:
+    """Means by family, without training and, where some were fine-tuned, after it."""
+    members = good(evaluated, *DEEPNETS, "torchvision")
+    if not members:
+        return None
+    of_family: dict[str, list[Row]] = defaultdict(list)
+    for row in members:
+        of_family[family_of(row)].append(row)
+    tuned = best_finetuned(finetuned)
+    cells: list[list[str | None]] = []
+    near_chance = []
+    for family, rows in of_family.items():
+        predicted = column(rows, "accuracy")
+        if predicted.mean() < 1.25 * setting.chance:
+            near_chance.append(family)
+        names = [row["architecture"] for row in rows]
+        both = [name for name in names if (name, ghn) in tuned and (name, "randinit") in tuned]
+        means = [
+            percent(sum(tuned[name, init] for name in both) / len(both)) if both else None
+            for init in (ghn, "randinit")
+        ]
+        cells.append(
+            [
+                family,
+                str(len(rows)),
+                spread(predicted),
+                percent(float(column(rows, "randinit_accuracy").mean())),
+                str(len(both)) if both else None,
+                *means,
+            ]
+        )
+    told = (
+        f"At chance ({percent(setting.chance)}; below five quarters of it) without training:"
+        f" {', '.join(near_chance)}."
+        if near_chance
+        else "No family is at chance without training."
+    )
+    header = ["family", "networks", "predicted", "random", "networks", "predicted", "random"]
+    groups = [("", 2), ("without training", 2), ("fine-tuned", 3)]
+    caption = "Mean accuracy by family. A click on a title sorts."
+    table = Table(header, cells, caption, groups=groups, sortable=True)
+    return Section("families", "Results by family", [Text(told, "lead"), table])

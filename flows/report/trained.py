@@ -1,0 +1,57 @@
+"""Section on which networks and images the numbers of the page come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flows.report.blocks import Section, Table
+from flows.report.evaluation import Setting
+from flows.rows.schema import Row
+from flows.settings.train import TrainStageConfig
+
+
+def trained_on(
+    setting: Setting,
+    train: TrainStageConfig,
+    finetuned: Sequence[Row],
+    transferred: Sequence[Row],
+) -> Section:
+    """Which networks and which images each number of the page is from."""
+    seen = train.steps * train.meta_batch_size * train.batch_size
+    rows = [
+        [
+            "the hypernetwork is trained",
+            f"{setting.train_architectures:,} architectures of split {train.split}",
+            f"training images of {setting.images}, {setting.image_size} pixels",
+            f"{train.steps:,} steps of {train.meta_batch_size} networks and {train.batch_size}"
+            f" images: {seen / 1e6:.2g} million network-images",
+        ],
+        [
+            "predicted parameters are measured",
+            "networks that it never saw",
+            f"test images of {setting.images}, which nothing was chosen on",
+            "no training",
+        ],
+    ]
+    for what, found in (("fine-tuning", finetuned), ("transfer", transferred)):
+        chosen = [row for row in found if row["error"] is None and row.get("selected")]
+        if not chosen:
+            continue
+        first, networks = chosen[0], {row["architecture"] for row in chosen}
+        rows.append(
+            [
+                what,
+                f"{len(networks)} of those, chosen by validation accuracy",
+                f"{first['n_train']:,} training images of {first['images']}; {first['n_val']:,} to"
+                f" choose on, {first['n_test']:,} to test on",
+                f"{first['steps']} steps of {first['batch_size']} images, the same for every"
+                " initialisation",
+            ]
+        )
+    header = ["", "networks", "images", "how long"]
+    caption = (
+        "Measured networks are not among those of training, and test images are used for the"
+        " measurement alone."
+    )
+    table = Table(header, rows, caption, wrapped=True)
+    return Section("trained-on", "What was trained on what", [table])

@@ -1,0 +1,38 @@
+"""How initialisations are named, in params.yaml and in the profiles of experiments.
+
+- a name of `BASELINES`;
+- a hypernetwork: a directory of models/, a file, a released name or a models:/ URI;
+- `<hypernetwork>+orth<n>`: its prediction, orthogonalised from the n-th layer on (GHN-orth);
+- `selection=<file>`: what fits of a larger trained network, a state dict.
+"""
+
+from __future__ import annotations
+
+import re
+
+BASELINES = ("randinit", "orthogonal", "gradinit", "nio", "metainit", "fixup")
+
+_SELECTION = "selection="
+_ORTH = re.compile(r"(?P<name>.+)\+orth(?P<layer>\d+)")
+
+
+def is_hypernetwork(init: str) -> bool:
+    """Whether `init` predicts parameters (and so gets noise against symmetry)."""
+    return init not in BASELINES and selected_file(init) is None
+
+
+def hypernetwork_name(init: str) -> str:
+    """The hypernetwork of `init`, without what is done to its predictions."""
+    found = _ORTH.fullmatch(init)
+    return found["name"] if found else init
+
+
+def orthogonal_from(init: str) -> int | None:
+    """The layer, from 1, from which on predictions are orthogonalised; None: they stay."""
+    found = _ORTH.fullmatch(init)
+    return int(found["layer"]) if found else None
+
+
+def selected_file(init: str) -> str | None:
+    """The state dict that weights are selected from, if `init` does so."""
+    return init.removeprefix(_SELECTION) if init.startswith(_SELECTION) else None
