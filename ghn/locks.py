@@ -1,17 +1,15 @@
 """Locks between processes of one machine that end with whoever holds them, however that ends.
 
-(Also between machines, where the file system they share has `flock`; NFS 4 and Lustre do. Windows
-has no such locks: there, everybody gets one.)
+(Also between machines, where the file system they share has `flock`; NFS 4 and Lustre do.)
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -19,7 +17,7 @@ def locked(
     path: Path,
     wait: bool = True,
     poll_seconds: float = 1.0,
-    on_wait: Callable[[], object] | None = None,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> Iterator[int | None]:
     """Holds the lock file `path`, which is made for it and removed at the end.
 
@@ -33,19 +31,21 @@ def locked(
         on_wait: called once, if there is anything to wait for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while (descriptor := _try(path)) is None and wait:
-        if on_wait is not None:
-            on_wait()
-            on_wait = None
-        time.sleep(poll_seconds)  # not within flock: signals must reach us
-    if descriptor is None:
+    descriptors: list[int] = []
+    lock = FileLock(path, poll_interval=poll_seconds, on_acquired=descriptors.append)
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked and not wait:
         yield None
         return
+    if not lock.is_locked:
+        on_wait()
+        lock.acquire()
     try:
-        yield descriptor
+        yield descriptors[0]
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        path.unlink(missing_ok=True)  # while it is held: who waits notices, and makes another
+        lock.release()
 
 
 @contextmanager
@@ -55,20 +55,3 @@ def held(path: Path, busy: Exception) -> Iterator[None]:
         if descriptor is None:
             raise busy
         yield
-
-
-def _try(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if sys.platform == "win32":
-        return descriptor
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before has removed it: then it is no longer what others will lock.
-        if path.stat().st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
