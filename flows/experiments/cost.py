@@ -19,6 +19,7 @@ from flows.experiments.catalogue import (
     GradientsEntry,
     NasEntry,
     Profile,
+    SpeedEntry,
     TrialsEntry,
 )
 from flows.networks.build import forward_gmacs
@@ -110,6 +111,12 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                             + _forward_hours(_gmacs(profile, name), 3 * entry.images)
                         ),
                     )
+        case SpeedEntry():
+            for name, changes in entry.variants.items():
+                config = profile.variant_config(changes)
+                images = (entry.steps + 1) * config.meta_batch_size * config.batch_size
+                hours = _forward_hours(_deepnets_gmacs(profile, "test"), 3 * images)
+                yield f"{entry.steps + 1} training steps of {name}", hours
         case NasEntry():
             truth = profile.experiments[entry.truth]
             if isinstance(truth, TrialsEntry):

@@ -70,3 +70,13 @@ def test_a_variant_keeps_nothing_of_another_s_width(other):
     profile = load_profile("laptop")
     config = profile.variant_config(other).hypernetwork(10)
     assert config.decoder_channels == (64 if other else 16)
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
+def test_every_experiment_that_has_rows_is_in_the_plan(name):
+    from flows.experiments.catalogue import load_profile
+    from flows.experiments.cost import plan
+
+    profile = load_profile(name)
+    with_rows = {name for name, entry in profile.experiments.items() if entry.kind != "derived"}
+    assert {job.experiment for job in plan(profile)} - {"hypernetworks"} == with_rows
