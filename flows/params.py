@@ -7,7 +7,9 @@ paper`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,11 @@ PARAMS_FILE = Path("params.yaml")
 PROFILES = Path("params")
 LAPTOP = "laptop"
 """The profile of params.yaml as committed."""
+
+_HEADER = """\
+# The values of params/{profile}.yaml over those of the laptop profile, for which the comments
+# beside fields were written. `git checkout params.yaml` goes back; `ghn params describe` explains.
+"""
 
 
 class Params(BaseModel):
@@ -160,8 +167,13 @@ def set_params(
                 target[key] = _quoted(value)
 
     put(tree, overlay)
-    with atomic_path(path) as temporary, temporary.open("w") as file:
-        round_trip.dump(tree, file)
+    written = StringIO()
+    round_trip.dump(tree, written)
+    text = written.getvalue()
+    if profile is not None and profile != LAPTOP:
+        text = _HEADER.format(profile=profile) + re.sub(r"\A(#.*\n)*", "", text)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
     return params
 
 

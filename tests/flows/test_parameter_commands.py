@@ -93,6 +93,24 @@ def test_set_checks_before_it_writes(app: typer.Typer, tree: Path) -> None:
     assert load_params().train.steps == 1000
 
 
+def test_a_profile_takes_the_header_of_the_laptop_profile_away(
+    app: typer.Typer, tree: Path
+) -> None:
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["params", "use", "tiny"]).exit_code == 0
+        text = Path("params.yaml").read_text()
+        assert text.startswith("# The values of params/tiny.yaml over")
+        assert "half an hour" not in text
+        assert text.index("base:") < 300
+
+
+def test_words_that_yaml_reads_otherwise_keep_their_quotes(app: typer.Typer, tree: Path) -> None:
+    done = CliRunner().invoke(app, ["params", "set", "train.amp=off", "train.lr=1e-3"])
+    assert done.exit_code == 0, done.output
+    assert load_params().train.amp == "off"
+    assert load_params().train.lr == 1e-3
+
+
 def test_describe_and_schema_name_every_field(app: typer.Typer) -> None:
     said = CliRunner().invoke(app, ["params", "describe", "train"]).stdout
     assert "train.steps: int = 10000\n    optimizer steps" in said
