@@ -13,6 +13,7 @@ Runs of one pipeline execution hang below the run whose id is in `GHN_PARENT_RUN
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -53,6 +54,11 @@ os.register_at_fork(
 WAIT_SECONDS = 2.0
 """How long a stage that is over waits for its log to be sent before it asks whether the store is
 still there.
+"""
+
+INTERRUPTED_SECONDS = 10.0
+"""How long an interrupted stage waits for that; what is not sent then, the next stage sends. Ctrl-C
+within an import may leave Python's lock of imports taken, and the thread that sends with it.
 """
 
 ATTEMPTS = 3
@@ -179,10 +185,11 @@ class StageRun:
         sender.finish()
         self._sent = True
 
-    def _close(self) -> None:
+    def _close(self, seconds: float = math.inf) -> None:
         self._over.set()
         self._unsent.put(None)
-        while self._thread.is_alive():
+        deadline = time.monotonic() + seconds
+        while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(WAIT_SECONDS)
             # An upload may take hours while the store is there; without it nothing is waited for.
             if self._thread.is_alive() and (reason := unreachable()):
@@ -256,4 +263,4 @@ def stage_run(
         if status == "FINISHED":
             run.set_tags({f"dvc.out.{path}": md5 for path in outputs if (md5 := dvc_hash(path))})
         run._do({"op": "end", "status": status})
-        run._close()
+        run._close(INTERRUPTED_SECONDS if status == "KILLED" else math.inf)

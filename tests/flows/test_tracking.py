@@ -465,3 +465,21 @@ def test_a_model_whose_stage_was_killed_before_it_was_named_is_removed(store: Pa
             (spool / "models" / name).mkdir(parents=True)
         send_pending()
         assert [path.name for path in (spool / "models").iterdir()] == [run.log_id]
+
+
+def test_an_interrupted_stage_does_not_wait_for_a_thread_that_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C within an import may leave the lock of imports taken: the thread never ends."""
+    monkeypatch.chdir(tmp_path)
+    stuck = threading.Event()
+    monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 0.5)
+    monkeypatch.setattr(tracking.StageRun, "_background", lambda *_: stuck.wait())
+    monkeypatch.setattr(tracking, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "unreachable", lambda: None)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("evaluate", {}, spool=tmp_path):
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 20
+    assert list(tmp_path.glob("*.jsonl"))  # the next stage sends it
+    stuck.set()
