@@ -25,6 +25,7 @@ from datasets.deepnets.space.cost import multiply_adds
 from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.widths import MetaBatchConfig
 from ghn.errors import ConfigError
+from ghn.graph import Graph
 from ghn.models.batch import GraphBatch
 
 CHANNEL_STEP, FC_STEP = 16, 64
@@ -134,6 +135,11 @@ class MetaBatches(Dataset[MetaBatch]):
         self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
 
     @property
+    def members(self) -> NDArray[np.int64]:
+        """The architectures of the split that are cheap enough."""
+        return self._members
+
+    @property
     def budget(self) -> int | None:
         """Most nodes in a meta-batch."""
         return self.config.max_nodes * max(8, self.size) // 8 if self.size > 1 else None
@@ -169,32 +175,41 @@ class MetaBatches(Dataset[MetaBatch]):
         """Positions of this rank's architectures: dealt out by size, back and forth, so that ranks
         work alike.
         """
-        by_size = np.argsort(-self.n_nodes[indices], kind="stable")
-        rounds = by_size.reshape(-1, self.world)
-        rounds[1::2] = rounds[1::2, ::-1]
-        return np.sort(rounds[:, self.rank])
+        return deal(self.n_nodes[indices], self.rank, self.world)
 
     def __getitem__(self, step: int) -> MetaBatch:
         indices = self.indices(step)
         rng = np.random.default_rng([self.seed, 1, step])
         drawn = rng.random((self.size, 3))
         share = self.share(indices)
-        chosen = indices[share].tolist()
-        architectures = [self.split[index] for index in chosen]
-        n_params = self.split.n_params[chosen, self._column].tolist()
-        scalings = [
-            self._scaling(architecture, n, *uniform)
-            for architecture, n, uniform in zip(
-                architectures, n_params, drawn[share].tolist(), strict=True
-            )
-        ]
-        graphs = self.split.scaled_graphs(chosen, architectures, scalings)
+        graphs, networks = self.made(indices[share], drawn[share])
         batch = GraphBatch.from_graphs(graphs)
         for graph in graphs:
             graph.__dict__.pop(
                 "distance", None
             )  # it is in the batch; sending it twice costs more than the rest
-        return MetaBatch(batch, Networks(architectures, scalings), tuple(chosen))
+        return MetaBatch(batch, networks, tuple(indices[share].tolist()))
+
+    def made(
+        self, indices: NDArray[np.int64], drawn: NDArray[np.float64]
+    ) -> tuple[list[Graph], Networks]:
+        """Graphs and networks of architectures, at widths that follow from `drawn`.
+
+        Args:
+            indices: (n,) of the architectures.
+            drawn: (n, 3) uniform in [0, 1).
+        """
+        chosen = indices.tolist()
+        architectures = [self.split[index] for index in chosen]
+        n_params = self.split.n_params[chosen, self._column].tolist()
+        scalings = [
+            self._scaling(architecture, n, *uniform)
+            for architecture, n, uniform in zip(
+                architectures, n_params, drawn.tolist(), strict=True
+            )
+        ]
+        graphs = self.split.scaled_graphs(chosen, architectures, scalings)
+        return graphs, Networks(architectures, scalings)
 
     @property
     def _wider(self) -> bool:
@@ -249,6 +264,19 @@ class MetaBatches(Dataset[MetaBatch]):
         )
 
 
+def deal(load: NDArray[Any], rank: int, world: int) -> NDArray[np.intp]:
+    """Positions of the items of a rank, ascending: dealt out from the heaviest on, back and forth.
+
+    Args:
+        load: (n,) what each item weighs; n is a multiple of `world`.
+        rank: the process among `world`.
+        world: number of processes.
+    """
+    rounds = np.argsort(-load, kind="stable").reshape(-1, world)
+    rounds[1::2] = rounds[1::2, ::-1]
+    return np.sort(rounds[:, rank])
+
+
 class _From:
     """Step numbers from a given one on."""
 
@@ -263,7 +291,7 @@ class _From:
 
 
 def meta_batches(
-    dataset: MetaBatches, start: int = 0, workers: int = 0, pin_memory: bool = False
+    dataset: Dataset[MetaBatch], start: int = 0, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[MetaBatch]:
     """Meta-batches from step `start` on, without end, in order.
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
 from flows.settings.phases import PhaseConfig, check_phases
+from flows.settings.population import PopulationEntry
 from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ class TrainStageConfig(TrainConfig):
     )
     networks: MetaBatchConfig = Field(
         default_factory=MetaBatchConfig, description="how networks are sized"
+    )
+    population: tuple[PopulationEntry, ...] | None = Field(
+        default=None,
+        description=(
+            "networks to train on, mixed by weights (docs/own-networks.md): names and patterns,"
+            " your own, deepnets1m; null: train.split alone"
+        ),
     )
     phases: tuple[PhaseConfig, ...] = Field(
         default=(),

@@ -36,7 +36,7 @@ from flows.training.outcome import (
     publish,
     thinned,
 )
-from flows.training.phases import phases, resized, settings
+from flows.training.phases import phases, population_of, resized, settings
 from flows.training.start import (
     content,
     emphasize_distance,
@@ -131,6 +131,9 @@ def _train(
         "distance_gain": config.distance_gain,
         "code": code_digest("flows.stages.train"),
     }
+    population = population_of(config)
+    if population is not None:
+        identity["population"] = population.content
     if config.phases:
         identity["stretches"] = [setting.identity() for setting in found]
     if initial is not None:
@@ -139,7 +142,9 @@ def _train(
     with ranks(base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
-        *before, last = phases(found, split, training, recipe.seed, group, config.graph_workers)
+        *before, last = phases(
+            found, split, training, recipe.seed, group, config.graph_workers, population
+        )
         evaluate = None
         if group.is_main:
             held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from datasets.images import ImageStream, ImageTensors
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from datasets.deepnets import MetaBatch, MetaBatchConfig, Split
     from flows.settings.phases import PhaseConfig
     from flows.settings.train import TrainStageConfig
+    from flows.training.population import Population
     from ghn.train import Phase, Ranks
 
 _CHUNK = 4096
@@ -67,6 +70,19 @@ def _setting(phase: PhaseConfig, config: TrainStageConfig, image_size: int) -> S
     )
 
 
+def population_of(config: TrainStageConfig) -> Population | None:
+    """The networks that `train.population` names; None where it is null.
+
+    Raises:
+        GHNError: an entry names nothing.
+    """
+    if config.population is None:
+        return None
+    from flows.training.population import Population
+
+    return Population(config.population)
+
+
 def phases(
     found: Sequence[Setting],
     split: Split,
@@ -74,6 +90,7 @@ def phases(
     seed: int,
     group: Ranks,
     workers: int,
+    population: Population | None = None,
 ) -> list[Phase]:
     """The phases as `ghn.train` takes them; the last one's number of steps is not used.
 
@@ -84,6 +101,7 @@ def phases(
         seed: of the meta-batches.
         group: this process among its peers.
         workers: processes that build graphs ahead.
+        population: networks besides, or instead of, those of `split`.
     """
     from ghn.train import Phase
 
@@ -91,7 +109,7 @@ def phases(
     return [
         Phase(
             setting.steps or 0,
-            _meta_batches(setting, split, images.num_classes, seed, group, workers),
+            _meta_batches(setting, split, images.num_classes, seed, group, workers, population),
             at_size(setting.image_size),
             setting.batch_size,
             setting.meta_batch_size,
@@ -101,22 +119,47 @@ def phases(
 
 
 def _meta_batches(
-    setting: Setting, split: Split, num_classes: int, seed: int, group: Ranks, workers: int
+    setting: Setting,
+    split: Split,
+    num_classes: int,
+    seed: int,
+    group: Ranks,
+    workers: int,
+    population: Population | None,
 ) -> Callable[[int], Iterator[MetaBatch]]:
     """From a step number to this rank's share of the meta-batches from it on."""
     from datasets.deepnets import MetaBatches, meta_batches
 
-    batches = MetaBatches(
-        split,
-        setting.meta_batch_size,
-        num_classes,
-        setting.image_size,
-        seed,
-        group.rank,
-        group.world,
-        setting.networks,
-        setting.max_cost,
-    )
+    def deepnets() -> MetaBatches:
+        return MetaBatches(
+            split,
+            setting.meta_batch_size,
+            num_classes,
+            setting.image_size,
+            seed,
+            group.rank,
+            group.world,
+            setting.networks,
+            setting.max_cost,
+        )
+
+    batches: Dataset[MetaBatch]
+    if population is None:
+        batches = deepnets()
+    else:
+        from flows.training.population import PopulationBatches
+
+        batches = PopulationBatches(
+            population,
+            population.members(num_classes, setting.image_size, seed, setting.max_cost),
+            setting.meta_batch_size,
+            setting.networks,
+            seed,
+            group.rank,
+            group.world,
+            deepnets() if population.has_deepnets else None,
+            group.device,
+        )
     pinned = group.device.type == "cuda"
     return lambda step: meta_batches(batches, step, workers, pin_memory=pinned)
 

@@ -226,7 +226,7 @@ def test_saving_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ghn.checkpoint.files.save_file", fail)
+    monkeypatch.setattr("ghn.models.storage.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(small("ghn2"), path)
     assert path.read_bytes() == before
