@@ -161,8 +161,29 @@ def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
         for name, parameter in module._parameters.items():
             if parameter is not None:  # a shared one stays shared
                 module._parameters[name] = new[id(parameter)]
+    for node, name in enumerate(graph.param):
+        if name and graph.param_shape(node) != (shape := tuple(named[name].shape)):
+            _reshape(model, name, shape)  # a convolution that is the head is a matrix in the graph
     model.register_forward_hook(lambda _module, _inputs, output: first_output(output))
     return model.train()
+
+
+def _reshape(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Has a layer see its parameter, which comes in the shape of its node, in its own shape."""
+    path, _, key = name.rpartition(".")
+    layer = model.get_submodule(path)
+    given: list[Any] = []
+
+    def view(layer: nn.Module, _inputs: Any) -> None:
+        given.append(layer._parameters[key])
+        layer._parameters[key] = given[-1].view(shape)
+
+    def undo(layer: nn.Module, _inputs: Any, _output: Any) -> None:
+        # `functional_call` hands back what it finds, and gradients are asked for of what was given
+        layer._parameters[key] = given.pop()
+
+    layer.register_forward_pre_hook(view)
+    layer.register_forward_hook(undo, always_call=True)
 
 
 def _predicted(graph: Graph) -> set[str]:
@@ -190,7 +211,7 @@ def _write(path: Path, graph: Graph, cost: float) -> None:
 def _read(path: Path, name: str) -> tuple[Graph, float] | None:
     """A graph and a cost from the cache; None where there is none, or a damaged one."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             arrays = {key: file[key] for key in ("primitive", "edges", "shape")}
             note = json.loads(str(file["note"]))
         if note["digest"] != _array_digest(arrays):

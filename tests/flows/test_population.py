@@ -5,11 +5,9 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from datasets.deepnets.loader import MetaBatches, meta_batches
 from datasets.deepnets.space.widths import MetaBatchConfig
 from flows.settings.population import PopulationEntry
 from flows.training import members as members_module

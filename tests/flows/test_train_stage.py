@@ -233,6 +233,43 @@ def test_phases_that_do_not_add_up_are_named() -> None:
             train.TrainStageConfig.model_validate(section | {"phases": phases})
 
 
+def test_a_population_is_mixed_and_resumed_to_the_byte(params: Params) -> None:
+    own = "from torch import nn\n\n\ndef net(num_classes):\n    return nn.Sequential("
+    body = "nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+    Path("own_net.py").write_text(f"{own}{body}nn.Dropout(0.5), nn.Linear(8, num_classes))\n")
+    population = [
+        {"networks": "own_net.py:net", "weight": 2},
+        {"networks": "squeezenet1_1"},
+        {"networks": "deepnets1m"},
+    ]
+    tree = params.model_dump(by_alias=True)
+    tree["train"] |= {"population": population, "checkpoint_every": 1, "curve_architectures": 1}
+    mixed = Params.model_validate(tree)
+
+    class StopError(Exception):
+        pass
+
+    def train_until(stop: int) -> bytes:
+        def report(self: ProgressBar, training: Training, record: StepRecord) -> None:
+            if training.step == stop:
+                raise StopError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ProgressBar, "on_report", report)
+            with stage_run("train", {}, connect_after_seconds=1e9) as run:
+                start(train.run, mixed, run)
+        return paths.weights(params.base.ghn).read_bytes()
+
+    whole = train_until(0)
+    shutil.rmtree(paths.model(params.base.ghn))
+    with pytest.raises(StopError):
+        train_until(2)
+    assert train_until(0) == whole
+    Path("own_net.py").write_text(Path("own_net.py").read_text().replace("(0.5)", "(0.1)"))
+    shutil.rmtree(paths.model(params.base.ghn))
+    assert train_until(0) != whole
+
+
 def test_images_are_resized_by_area(params: Params) -> None:
     from flows.training.phases import resized
 
