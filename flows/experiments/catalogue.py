@@ -1,5 +1,5 @@
 """What the experiments of the paper are: typed entries read from a profile in
-params/experiments/.
+params/experiments/. The stages finetune and transfer are entries too (`flows.settings.trials`).
 
 An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`,
 measures) under the number of the paper's table or figure; hypernetworks that entries name are
@@ -13,89 +13,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.architectures import ArchitecturesConfig, EvaluationSplit
+from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.detect import DetectConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import merge, parse, read_yaml
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from flows.settings.trials import Described, TrialsEntry
 from ghn.errors import ConfigError
-from ghn.finetune.config import FinetuneConfig
 
 PROFILES = Path(__file__).parents[2] / "params" / "experiments"
 """A file per profile: those of params.yaml stand in the folder above."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: str
-    paper: str = Field(description="tables and figures of the paper")
-    difference: str = Field(description="how the setting differs from the paper's, in one line")
-    needs: tuple[str, ...] = Field(
-        default=(), description="experiments whose results this one reads"
-    )
-
-
-class Selection(BaseModel):
-    """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    names: tuple[str, ...] = ()
-    best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
-    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = (
-        "test",
-        "wide",
-        "deep",
-        "dense",
-        "bnfree",
-        "torchvision",
-    )
-    top_k: int | None = Field(default=1, ge=1)
-    max_gmacs: float | None = Field(default=None, gt=0)
-    cheapest: int | None = Field(
-        default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost"
-    )
-    primitive: str | None = Field(
-        default=None, description="with `cheapest`: only networks that have this node type"
-    )
-
-
-class Part(BaseModel):
-    """One training recipe with its grid."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "main"
-    grid: Grid = Grid()
-    train: FinetuneConfig = FinetuneConfig()
-    architectures: tuple[str, ...] | None = Field(
-        default=None, description="only these of the selection"
-    )
-
-
-class TrialsEntry(_Entry):
-    """Trains networks from several initialisations (`flows.trials`)."""
-
-    kind: Literal["trials"] = "trials"
-    select: Selection
-    inits: tuple[str, ...] = Field(min_length=1)
-    seeds: int = Field(default=3, ge=1)
-    parts: tuple[Part, ...] = Field(min_length=1)
-    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
-    source_images: ImagesSpec | None = Field(
-        default=None, description="transfer: what the hypernetworks know"
-    )
-    pretrain: FinetuneConfig | None = None
-    keep_logits: bool = False
-    gradinit: GradInitConfig = GradInitConfig()
-    metainit: MetaInitConfig = MetaInitConfig()
-
-
-class DetectEntry(_Entry):
+class DetectEntry(Described):
     """Trains detectors (`flows.experiments.detect`)."""
 
     kind: Literal["detect"] = "detect"
@@ -106,7 +37,7 @@ class DetectEntry(_Entry):
     )
 
 
-class GeneralisationEntry(_Entry):
+class GeneralisationEntry(Described):
     """Accuracy of predicted parameters without training, per hypernetwork and split."""
 
     kind: Literal["generalisation"] = "generalisation"
@@ -119,7 +50,7 @@ class GeneralisationEntry(_Entry):
     )
 
 
-class DiversityEntry(_Entry):
+class DiversityEntry(Described):
     """Mean absolute cosine distance of equal-shaped tensors."""
 
     kind: Literal["diversity"] = "diversity"
@@ -130,7 +61,7 @@ class DiversityEntry(_Entry):
     max_matched: int = Field(default=12, ge=2, description="of a shape where channels are matched")
 
 
-class ActivationsEntry(_Entry):
+class ActivationsEntry(Described):
     """Variance of activations per layer."""
 
     kind: Literal["activations"] = "activations"
@@ -140,7 +71,7 @@ class ActivationsEntry(_Entry):
     seeds: int = 3
 
 
-class GradientsEntry(_Entry):
+class GradientsEntry(Described):
     """Gradient norm at initialisation."""
 
     kind: Literal["gradients"] = "gradients"
@@ -155,7 +86,7 @@ class GradientsEntry(_Entry):
     )
 
 
-class NasEntry(_Entry):
+class NasEntry(Described):
     """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained
     accuracy.
     """
@@ -170,7 +101,7 @@ class NasEntry(_Entry):
     seeds: int = 1
 
 
-class DerivedEntry(_Entry):
+class DerivedEntry(Described):
     """A table that is computed from the rows of others alone."""
 
     kind: Literal["derived"] = "derived"

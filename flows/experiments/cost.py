@@ -18,12 +18,10 @@ from flows.experiments.catalogue import (
     GeneralisationEntry,
     GradientsEntry,
     NasEntry,
-    Part,
     Profile,
-    Selection,
-    TrialsEntry,
 )
 from flows.networks.build import forward_gmacs
+from flows.settings.trials import Part, Selection, TrialsEntry
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile, TrialsEntry
+from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile
 from flows.experiments.run import RESULTS, path_of
 from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
 from flows.experiments.summaries.common import counted
@@ -21,6 +21,7 @@ from flows.report import Block, Section, Table, Text, render
 from flows.rows.schema import read_rows
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import TrialsEntry
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"

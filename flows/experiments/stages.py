@@ -19,7 +19,6 @@ from flows.experiments import hypernetworks, sources
 from flows.experiments.catalogue import (
     Entry,
     GeneralisationEntry,
-    TrialsEntry,
     load_profile,
     profile_path,
 )
@@ -27,6 +26,7 @@ from flows.experiments.pages import PAGES
 from flows.experiments.run import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
+from flows.settings.trials import TrialsEntry
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")

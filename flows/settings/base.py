@@ -25,6 +25,10 @@ class BaseConfig(BaseModel):
         default="auto", description="auto: a GPU if there is one"
     )
 
+    def named(self, inits: tuple[str, ...]) -> tuple[str, ...]:
+        """Initialisations, `ghn` among them by the name of the pipeline's hypernetwork."""
+        return tuple(self.ghn if init == "ghn" else init for init in inits)
+
     def torch_device(self) -> str:
         """The device by PyTorch's name."""
         import torch

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.networks.content import architecture_content
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import Grid
 from flows.trials.images import images_digest
 from flows.trials.weights import weights_content
 from ghn.baselines.config import GradInitConfig, MetaInitConfig

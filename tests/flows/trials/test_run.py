@@ -9,8 +9,8 @@ from torch import nn
 
 from flows.compute.fanout import FanOut
 from flows.rows.schema import IDENTITY, read_rows, write_rows
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import Grid
 from flows.trials import run as module
 from flows.trials.images import trial_images
 from flows.trials.run import run_trials, with_new_head

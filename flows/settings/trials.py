@@ -1,0 +1,106 @@
+"""Entries that train networks, as data: which networks, from what, how, and on which grid.
+
+The stages finetune and transfer are such entries, made from their sections of params.yaml; the
+others are in the profiles of the experiments (`flows.experiments.catalogue`).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.settings.architectures import TargetSplit
+from flows.settings.images import ImagesSpec
+from ghn.baselines.config import GradInitConfig, MetaInitConfig
+from ghn.finetune.config import FinetuneConfig
+
+
+class Grid(BaseModel):
+    """The points that every initialisation is tuned over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: tuple[float, ...] = (0.1, 0.01)
+    weight_decay: tuple[float, ...] = (3e-5,)
+    optimizer: tuple[str, ...] = ("sgd",)
+
+    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
+        """One configuration per point."""
+        names = ("lr", "weight_decay", "optimizer")
+        values = product(self.lr, self.weight_decay, self.optimizer)
+        return [
+            FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
+            for point in values
+        ]
+
+
+class Described(BaseModel):
+    """What every entry of the catalogue says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    paper: str = Field(description="tables and figures of the paper")
+    difference: str = Field(description="how the setting differs from the paper's, in one line")
+    needs: tuple[str, ...] = Field(
+        default=(), description="experiments whose results this one reads"
+    )
+
+
+class Selection(BaseModel):
+    """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...] = ()
+    best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
+    splits: tuple[TargetSplit, ...] = get_args(TargetSplit)
+    top_k: int | None = Field(default=1, ge=1)
+    max_gmacs: float | None = Field(default=None, gt=0)
+    cheapest: int | None = Field(
+        default=None, ge=1, description="so many of `splits` (DeepNets-1M) of least cost"
+    )
+    primitive: str | None = Field(
+        default=None, description="with `cheapest`: only networks that have this node type"
+    )
+
+
+class Part(BaseModel):
+    """One training recipe with its grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "main"
+    grid: Grid = Grid()
+    train: FinetuneConfig = FinetuneConfig()
+    architectures: tuple[str, ...] | None = Field(
+        default=None, description="only these of the selection"
+    )
+
+
+class TrialsEntry(Described):
+    """Trains networks from several initialisations (`flows.trials`)."""
+
+    kind: Literal["trials"] = "trials"
+    select: Selection
+    inits: tuple[str, ...] = Field(min_length=1)
+    seeds: int = Field(default=3, ge=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
+    source_images: ImagesSpec | None = Field(
+        default=None, description="transfer: what the hypernetworks know"
+    )
+    pretrain: FinetuneConfig | None = Field(
+        default=None, description="transfer: training on the source first"
+    )
+    beta: float = Field(default=1e-5, ge=0, description="noise on predicted parameters")
+    checkpoints: bool = Field(default=False, description="keep the state at every evaluation")
+    optional: bool = Field(
+        default=False,
+        description="where the images are absent: true: rows that say so, false: it fails",
+    )
+    keep_logits: bool = False
+    gradinit: GradInitConfig = GradInitConfig()
+    metainit: MetaInitConfig = MetaInitConfig()
