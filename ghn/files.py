@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,9 @@ from ghn.errors import ConfigError, DamagedFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_TEMPORARY = ".tmp-"
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} is no regular file and would be replaced by one; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
     try:
         temporary.touch()
         permissions = temporary.stat().st_mode
@@ -48,6 +52,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(*paths: Path) -> None:
+    """Removes what writers that were killed left of these files, or of files below these
+    directories (`atomic_path`). The caller must be the only writer of them.
+    """
+    for path in paths:
+        beside = path.parent.glob(f"{_TEMPORARY}*-{glob.escape(path.name)}")
+        for temporary in (*beside, *path.rglob(f"{_TEMPORARY}*")):
+            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

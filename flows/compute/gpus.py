@@ -7,7 +7,6 @@ knowing of each other.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import tempfile
@@ -18,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from flows.compute.locks import locked
 from flows.settings.fanout import FanOut
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -107,7 +107,11 @@ def hold(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
         with ExitStack() as locks:
-            free = (gpu for gpu in gpus if _lock(directory / gpu, locks))
+            free = (
+                gpu
+                for gpu in gpus
+                if locks.enter_context(locked(directory / gpu, wait=False)) is not None
+            )
             held = list(islice(free, at_most or count))
             if len(held) >= count:
                 yield held
@@ -133,14 +137,3 @@ def held_for_us(count: int, gpus: Sequence[str]) -> Iterator[None]:
                 del os.environ[VARIABLE]
             else:
                 os.environ[VARIABLE] = before
-
-
-def _lock(path: Path, locks: ExitStack) -> bool:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    locks.callback(os.close, descriptor)
-    return True

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -18,7 +17,7 @@ def locked(
     path: Path,
     wait: bool = True,
     poll_seconds: float = 1.0,
-    on_wait: Callable[[], object] | None = None,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> Iterator[int | None]:
     """Holds the lock file `path`, which is made for it and removed at the end.
 
@@ -32,29 +31,18 @@ def locked(
         on_wait: called once, if there is anything to wait for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while (descriptor := _try(path)) is None and wait:
-        if on_wait is not None:
-            on_wait()
-            on_wait = None
-        time.sleep(poll_seconds)  # not within flock: signals must reach us
-    if descriptor is None:
+    descriptors: list[int] = []
+    lock = FileLock(path, poll_interval=poll_seconds, on_acquired=descriptors.append)
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked and not wait:
         yield None
         return
+    if not lock.is_locked:
+        on_wait()
+        lock.acquire()
     try:
-        yield descriptor
+        yield descriptors[0]
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _try(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before has removed it: then it is no longer what others will lock.
-        if path.stat().st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
+        path.unlink(missing_ok=True)  # while it is held: who waits notices, and makes another
+        lock.release()

@@ -6,14 +6,15 @@ that nothing damaged is ever taken for a row, each entry has a digest of itself.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
+from flows.compute.locks import locked
 from flows.rows.digest import digest
 from flows.rows.schema import Row
 from ghn.errors import GHNError
@@ -46,15 +47,13 @@ class RowCache:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
+        self._open = ExitStack()
+        lock = locked(self.path.with_name(f".{self.path.name}.lock"), wait=False)
+        if self._open.enter_context(lock) is None:
             raise CacheInUseError(
                 f"{self.path} is in use: the same stage runs already in this tree; wait for it"
-            ) from None
+            )
+        self._file = self._open.enter_context(self.path.open("a+b"))
         self._rows = self._read()
 
     def _read(self) -> dict[str, list[Row]]:
@@ -84,7 +83,7 @@ class RowCache:
 
     def close(self) -> None:
         """Closes the file, and others may open it."""
-        self._file.close()
+        self._open.close()
 
     def __enter__(self) -> RowCache:
         return self

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.compute.locks import locked
 from ghn.errors import GHNError
+from ghn.files import remove_temporaries
 
 
 class StageInUseError(GHNError):
@@ -21,17 +22,8 @@ def alone(label: str, outputs: Iterable[str]) -> Iterator[None]:
     Raises:
         StageInUseError: it runs already, here or in another container.
     """
-    path = Path(".dvc/tmp/stage-locks") / label
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageInUseError(
-                f"stage {label} runs already in this tree; wait until it ends"
-            ) from None
-        for output in map(Path, outputs):
-            leftovers = output.parent.glob(f".tmp-*-{output.name}")
-            for leftover in (*leftovers, *output.rglob(".tmp-*")):
-                leftover.unlink(missing_ok=True)
+    with locked(Path(".dvc/tmp/stage-locks") / label, wait=False) as lock:
+        if lock is None:
+            raise StageInUseError(f"stage {label} runs already in this tree; wait until it ends")
+        remove_temporaries(*map(Path, outputs))
         yield

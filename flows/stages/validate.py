@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.deepnets.generation.workers import MapItems
-from datasets.deepnets.store.files import locked, remove_stale_temporaries, writing
+from datasets.deepnets.store.files import locked, writing
 from datasets.deepnets.validation.config import ValidateConfig
 from datasets.deepnets.validation.report import ValidationReport, as_json
 from datasets.deepnets.validation.validate import validate_splits
 from flows.compute.fanout import fan_out
 from flows.settings import paths
-from ghn.files import atomic_path
+from ghn.files import atomic_path, remove_temporaries
 
 if TYPE_CHECKING:
     from flows.settings.base import BaseConfig
@@ -60,7 +60,7 @@ def run(
 def _write(report: ValidationReport) -> None:
     table = paths.VALIDATION.with_suffix(".csv")
     with locked(paths.VALIDATION.with_name(".validation.lock"), "another process validates"):
-        remove_stale_temporaries(paths.VALIDATION, table)
+        remove_temporaries(paths.VALIDATION, table)
         with writing(paths.VALIDATION), atomic_path(paths.VALIDATION) as temporary:
             temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
         with writing(table), atomic_path(table) as temporary:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.compute.locks import locked
 from ghn.errors import GHNError
 
 
@@ -22,22 +22,10 @@ def only_one(output: Path) -> Iterator[None]:
     Raises:
         BusyError: another process trains it.
     """
-    import fcntl  # not on Windows, where there is nothing of the kind
-
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / ".train.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except BlockingIOError:
-            held = False
-        if not held:  # or the process that held it has just removed it
+    with locked(output / ".train.lock", wait=False) as lock:
+        if lock is None:
             raise BusyError(
                 f"{output}: another process trains this hypernetwork; wait for it, or stop it (the"
                 " same command then continues)"
             )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flows.settings import paths
-from ghn.files import atomic_path
+from ghn.files import atomic_path, remove_temporaries
 
 CURVE_NAME = "curve.json"
 """Evaluations against steps, for `dvc plots`."""
@@ -54,8 +54,7 @@ def clean(output: Path) -> None:
 
     Only for whoever has the lock of `output`.
     """
-    for temporary in output.rglob(".tmp-*"):
-        temporary.unlink()
+    remove_temporaries(output)
     for finished in (output / "checkpoints").glob(f"{_FINISHED}*"):
         shutil.rmtree(finished)
 

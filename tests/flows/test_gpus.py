@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from flows.compute import gpus, ranks
 from flows.compute.fanout import FanOut, fan_out
+from flows.compute.locks import locked
 from ghn.errors import ConfigError
 
 HOLD = """
@@ -104,8 +104,8 @@ def test_a_fan_out_has_a_worker_per_share_and_holds_its_gpus(
 
     work = fan_out(look, range(4 * len(expected)), config)
     seen = {next(work)}
-    with ExitStack() as locks:
-        assert gpus._lock(tmp_path / "0", locks) == (not each and each is not None)
+    with locked(tmp_path / "0", wait=False) as lock:
+        assert (lock is not None) == (not each and each is not None)
     seen.update(work)
     assert sorted(devices for _, devices in seen) == expected
 
@@ -137,8 +137,8 @@ def test_a_training_on_a_machine_with_one_gpu_is_one_rank_that_holds_it(
     seen: list[str] = []
 
     def alone() -> None:
-        with ExitStack() as locks:
-            seen.append(f"{os.environ[gpus.VARIABLE]} {gpus._lock(tmp_path / '3', locks)}")
+        with locked(tmp_path / "3", wait=False) as lock:
+            seen.append(f"{os.environ[gpus.VARIABLE]} {lock is not None}")
 
     assert ranks.run_training(2, 8, "auto", alone, "module") == 0
     assert seen == ["3 False"]

@@ -34,12 +34,12 @@ from datasets.deepnets.store.files import (
     files_of,
     locked,
     paths_of,
-    remove_stale_temporaries,
     writing,
 )
 from datasets.deepnets.store.header import Header
 from datasets.deepnets.store.writer import Block, write_split
 from ghn.errors import DamagedFileError, InvalidGraphError
+from ghn.files import remove_temporaries
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def generate_split(
     all_rules = config.rules()
     rules = rules_of(split, all_rules)
     with _locked(directory, split):
-        remove_stale_temporaries(*files_of(directory, split))
+        remove_temporaries(*files_of(directory, split))
         forbidden = disjoint_hashes(
             directory, rules.disjoint_from, all_rules, seed, config.shard_size
         )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from ghn.errors import DamagedFileError, GHNError
 
@@ -30,21 +27,9 @@ def files_of(directory: Path, split: str) -> tuple[Path, ...]:
     return (*paths_of(directory, split), digest_path(directory, split))
 
 
-def remove_stale_temporaries(*paths: Path) -> None:
-    """Removes what writers of these files left behind that were killed (`ghn.files.atomic_path`).
-
-    The caller must be the only writer of them (`locked`).
-    """
-    for path in paths:
-        for temporary in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
-            temporary.unlink(missing_ok=True)
-
-
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
     """Keeps a second writer out; the lock goes with its process, however that ends.
-
-    On Windows, which has no such locks, there is none.
 
     Args:
         path: the lock's file; removed afterwards.
@@ -53,29 +38,18 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     Raises:
         GHNError: another process holds it, or its file cannot be made.
     """
+    lock = FileLock(path, timeout=0)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        if not _hold(file, path):
-            raise GHNError(f"{path}: {busy}; wait for it or stop it")
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _hold(file: IO[str], path: Path) -> bool:
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
+            lock.acquire()
+        except Timeout:
+            raise GHNError(f"{path}: {busy}; wait for it or stop it") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    # Or the writer that held it has just removed it.
-    return path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
