@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -65,37 +63,36 @@ def dvc_hash(path: str | Path) -> str | None:
     """The MD5 by which DVC knows the file or directory (`….dir`) at `path`; None if it does not
     exist.
 
-    Computed as DVC computes it. For data above `LARGE` the hash recorded in dvc.lock is returned,
+    DVC's own library computes it. For data above `LARGE` the hash recorded in dvc.lock is returned,
     if there is one: while `dvc repro` runs a stage, the entries of the stages before it are up to
     date.
     """
+    from dvc_data.hashfile.hash import file_md5
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
     path = Path(path)
     if path.is_file():
         if path.stat().st_size > LARGE and (known := _locked_hash(path)):
             return known
-        return _md5(path)
+        return str(file_md5(str(path)))
     if not path.is_dir():
         return None
     ignored = _dvcignore()
-    files = sorted(
-        file for file in path.rglob("*") if file.is_file() and not ignored.match_file(file)
-    )
+    files = [file for file in path.rglob("*") if file.is_file() and not ignored.match_file(file)]
     if sum(file.stat().st_size for file in files) > LARGE and (known := _locked_hash(path)):
         return known
-    entries = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    entries.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    tree = Tree()  # type: ignore[no-untyped-call]
+    for file in files:
+        tree.add(file.relative_to(path).parts, None, HashInfo("md5", file_md5(str(file))))
+    tree.digest()
+    return str(tree.oid)
 
 
 def _dvcignore() -> GitIgnoreSpec:
     """What .dvcignore leaves out of every dependency and output."""
     path = Path(".dvcignore")
     return GitIgnoreSpec.from_lines(path.read_text().splitlines() if path.exists() else ())
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _locked_hash(path: Path) -> str | None:

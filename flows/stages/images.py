@@ -39,9 +39,9 @@ SUMMARY_NAME = "about.json"
 _RUN_AGAIN = "run the images stage again (dvc repro images)"
 
 
-def of_params(sections: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
-    """Lets programs outside of the pipeline give a stage's function the whole parameters (the
-    first of its arguments) in place of the sections that it takes.
+def _of_params(sections: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
+    """Lets programs outside of this repository go on calling a function with the whole parameters
+    in place of the sections that it takes. Nothing in here does.
     """
 
     def decorate(function: F) -> F:
@@ -56,7 +56,7 @@ def of_params(sections: Callable[[Any], tuple[Any, ...]]) -> Callable[[F], F]:
     return decorate
 
 
-@of_params(lambda params: (params.base, params.images))
+@_of_params(lambda params: (params.base, params.images))
 def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
     """Writes data/images/<name>/<split>-<size>px.safetensors and a summary.
 
@@ -100,7 +100,7 @@ def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
             path.unlink()  # of other parameters
 
 
-@of_params(lambda params: (params.images, params.base.seed))
+@_of_params(lambda params: (params.images, params.base.seed))
 def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     """A split (train, val, test) as the stage left it, or as trials decoded it with just these
     parameters.
@@ -118,7 +118,6 @@ def load_split(config: ImagesConfig, seed: int, split: str) -> ImageTensors:
     return images
 
 
-@of_params(lambda params: (params.images, params.base.seed))
 def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStream:
     """The training split, in memory or streamed.
 

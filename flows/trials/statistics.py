@@ -101,11 +101,19 @@ def bootstrap_interval(
     values_N: NDArray[np.float64], seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean; of a single value, that value twice."""
+    from scipy.stats import bootstrap
+
     if len(values_N) < 2:
         return float(values_N[0]), float(values_N[0])
-    draw = np.random.default_rng(seed).integers(len(values_N), size=(N_BOOTSTRAP, len(values_N)))
-    low, high = np.quantile(values_N[draw].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    interval = bootstrap(
+        (values_N,),
+        np.mean,
+        n_resamples=N_BOOTSTRAP,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def _signed_rank(difference_N: NDArray[np.float64]) -> float:

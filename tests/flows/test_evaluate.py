@@ -34,7 +34,7 @@ def test_score_counts_first_and_first_five_places_and_averages_the_loss() -> Non
     table[0] = torch.arange(8, 0, -1)  # ranks 0, 1, 2, ...
     found = score(Lookup(table), batches_of([0, 0, 0, 0], [0, 4, 5, 0], 3))
     assert found.accuracy == 0.5
-    assert found.correct == (True, False, False, True)
+    assert found.correct.tolist() == [True, False, False, True]
     assert found.top5 == 0.75
     loss = nn.functional.cross_entropy(table[[0, 0, 0, 0]], torch.tensor([0, 4, 5, 0]))
     assert found.loss == pytest.approx(float(loss))
@@ -50,7 +50,7 @@ def test_logits_that_are_not_finite_are_a_guess_and_not_class_0() -> None:
     table[0, 3] = 1
     table[1] = math.nan
     found = score(Lookup(table), batches_of([0, 1, 1, 1], [3, 0, 0, 0], 4))
-    assert found.correct == (True, False, False, False)
+    assert found.correct.tolist() == [True, False, False, False]
     assert found.nonfinite == 3
     assert found.accuracy == pytest.approx((1 + 3 / 8) / 4)
     assert found.top5 == pytest.approx((1 + 3 * 5 / 8) / 4)

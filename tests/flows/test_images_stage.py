@@ -12,6 +12,7 @@ from datasets.images import ImageStream
 from flows.params import merge, read_yaml, validate
 from flows.settings import paths
 from flows.stages import images
+from flows.stages.runner import start
 from flows.trials.images import ImagesSpec, images_digest, trial_images
 from ghn.errors import ConfigError, DamagedFileError, GHNError
 
@@ -48,7 +49,7 @@ def root(tmp_path, monkeypatch):
 def test_what_the_stage_writes_is_what_later_stages_read(root, name: str) -> None:
     fill(root, name)
     given, metrics = params(root, name), Metrics()
-    images.run(given, metrics)
+    start(images.run, given, metrics)
     lengths = {
         split: len(images.load_split(given.images, given.base.seed, split))
         for split in ("train", "val", "test")
@@ -65,7 +66,7 @@ def test_names_that_are_no_names_are_refused(root, name: str) -> None:
 
 def test_equal_sources_give_equal_bytes(root, tmp_path, monkeypatch) -> None:
     def outputs():
-        images.run(params(root), Metrics())
+        start(images.run, params(root), Metrics())
         return {path.name: path.read_bytes() for path in Path("data/images/pets").iterdir()}
 
     first = outputs()
@@ -77,32 +78,32 @@ def test_a_run_without_changes_decodes_nothing_and_leaves_nothing_of_other_param
     root, monkeypatch
 ) -> None:
     """DVC keeps the outputs and runs the stage every time, to see whether the source changed."""
-    images.run(params(root, image_size=9), Metrics())
-    images.run(params(root), Metrics())
+    start(images.run, params(root, image_size=9), Metrics())
+    start(images.run, params(root), Metrics())
     before = {path: path.read_bytes() for path in Path("data/images/pets").iterdir()}
     assert len(before) == 4
     monkeypatch.setattr("datasets.images.loading.decode_rows", lambda *_: pytest.fail("again"))
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     assert {path: path.read_bytes() for path in Path("data/images/pets").iterdir()} == before
 
 
 def test_without_the_source_the_stage_needs_its_outputs(root) -> None:
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     root.rename(root.with_name("elsewhere"))
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     with pytest.raises(DamagedFileError, match="other parameters"):
-        images.run(params(root, val_fraction=0.3), Metrics())
+        start(images.run, params(root, val_fraction=0.3), Metrics())
     Path("data/images/pets/val-8px.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="run the images stage first"):
-        images.run(params(root), Metrics())
+        start(images.run, params(root), Metrics())
     Path("data/images/pets/about.json").unlink()
     with pytest.raises(ConfigError, match="no images named 'pets'"):
-        images.run(params(root), Metrics())
+        start(images.run, params(root), Metrics())
 
 
 def test_a_changed_source_is_never_answered_by_what_was_decoded(root) -> None:
     given = params(root)
-    images.run(given, Metrics())
+    start(images.run, given, Metrics())
     fill(root, value=100)
     for read in (
         images.load_split,
@@ -110,12 +111,12 @@ def test_a_changed_source_is_never_answered_by_what_was_decoded(root) -> None:
     ):
         with pytest.raises(DamagedFileError, match=r"are not those .*dvc repro images"):
             read(given, "train")
-    images.run(given, Metrics())
+    start(images.run, given, Metrics())
     assert images.load_split(given.images, given.base.seed, "train").images.min() == 100
 
 
 def test_other_parameters_than_the_stage_had_are_not_answered(root) -> None:
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     for changes in ({"val_fraction": 0.3}, {"image_size": 9}, {"test_fraction": 0.5}):
         with pytest.raises((DamagedFileError, FileNotFoundError), match=r"images stage"):
             images.load_split(
@@ -125,7 +126,7 @@ def test_other_parameters_than_the_stage_had_are_not_answered(root) -> None:
 
 def test_a_training_of_other_images_reads_what_trials_decoded(root) -> None:
     """A hypernetwork trained on demand has its own seed and fractions."""
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     given = params(root, val_fraction=0.3)
     trial_images(spec(root, val_fraction=0.3, seed=DEFAULTS["base"]["seed"]))
     assert len(images.load_split(given.images, given.base.seed, "val")) == 12
@@ -137,7 +138,7 @@ def test_a_training_of_other_images_reads_what_trials_decoded(root) -> None:
 
 def test_a_worker_without_the_source_reads_the_outputs(root) -> None:
     given = params(root)
-    images.run(given, Metrics())
+    start(images.run, given, Metrics())
     root.rename(root.with_name("elsewhere"))
     assert len(images.load_split(given.images, given.base.seed, "train")) == 36
 
@@ -146,7 +147,7 @@ def test_a_stream_is_of_the_source_that_the_stage_saw(root) -> None:
     given = params(root, stream=True)
     with pytest.raises(FileNotFoundError, match="run the images stage first"):
         images.training_images(given.images, given.base.seed)
-    images.run(given, Metrics())
+    start(images.run, given, Metrics())
     assert isinstance(images.training_images(given.images, given.base.seed), ImageStream)
     fill(root, value=100)
     with pytest.raises(DamagedFileError, match="dvc repro images"):
@@ -157,7 +158,7 @@ def test_a_damaged_summary_or_one_of_another_run_is_named(root) -> None:
     given = params(root)
     with pytest.raises(FileNotFoundError, match="run the images stage first"):
         images.load_split(given.images, given.base.seed, "val")
-    images.run(given, Metrics())
+    start(images.run, given, Metrics())
     path = Path("data/images/pets/about.json")
     whole = path.read_bytes()
     about = json.loads(whole)
@@ -172,7 +173,7 @@ def spec(root: Path, **changes) -> ImagesSpec:
 
 
 def test_trials_read_the_stages_outputs_and_never_rewrite_them(root) -> None:
-    images.run(params(root), Metrics())
+    start(images.run, params(root), Metrics())
     outputs = Path("data/images/pets")
     before = {path: path.stat().st_mtime_ns for path in outputs.iterdir()}
     same = trial_images(spec(root, seed=DEFAULTS["base"]["seed"]))
@@ -194,3 +195,9 @@ def test_a_trial_sees_changed_images_in_the_same_process(root) -> None:
     fill(root, value=100)
     assert images_digest(one) != before
     assert trial_images(one)[0].images.float().mean() > levels + 40
+
+
+def test_programs_outside_may_give_whole_parameters(root):
+    given = params(root)
+    images.run(given, Metrics())
+    assert len(images.load_split(given, "train")) == 36
