@@ -201,9 +201,10 @@ def use_params(
 @params_app.command("profiles")
 def list_profiles() -> None:
     """List the profiles."""
-    from flows.params import profiles
+    from flows.params import PROFILES
+    from flows.settings.files import profiles
 
-    for name in profiles():
+    for name in profiles(PROFILES):
         typer.echo(name)
 
 

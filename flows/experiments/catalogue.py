@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.detect import DetectConfig
 from flows.settings.evaluate import EvaluateConfig
-from flows.settings.files import merge, parse, read_yaml
+from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import Described, TrialsEntry
@@ -174,7 +174,7 @@ class Profile(BaseModel):
 
 def profile_path(name: str) -> Path:
     """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    return Path(name) if name.endswith((".yaml", ".yml")) else find_profile(PROFILES, name)
 
 
 def load_profile(name: str) -> Profile:
@@ -184,9 +184,6 @@ def load_profile(name: str) -> Profile:
         ConfigError: there is no such profile, or a field is missing, unknown or out of range.
     """
     path = profile_path(name)
-    if not path.exists():
-        names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
-        raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(names)}")
     profile = parse(Profile, read_yaml(path), str(path))
     for ghn, known in profile.hypernetworks.items():
         where = f"{path}: hypernetworks.{ghn}.train over train"

@@ -40,7 +40,7 @@ from flows.settings.trials import TrialsEntry
 from flows.stages import evaluate
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
-from flows.trials.plan import Setting, entry_rows
+from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS
 from flows.trials.weights import weights_content
 from ghn.errors import ConfigError, MissingDataError
@@ -156,7 +156,7 @@ class Runner:
     def trials(self, name: str, entry: TrialsEntry) -> list[Row]:
         """Rows of all parts of an entry."""
         profile = self.profile
-        setting = Setting(
+        setting = TrialSetting(
             profile.images,
             profile.seed,
             self.device,

@@ -12,7 +12,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
-from flows.trials.plan import Setting, entry_rows, summary
+from flows.trials.plan import TrialSetting, entry_rows, metrics_of
 from flows.trials.spec import COLUMNS
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def run(
     """Writes results/finetune.parquet: a row per (architecture, initialisation, lr, seed) with its
     curve.
     """
-    setting = Setting(images.spec(base.seed), base.seed, base.torch_device())
+    setting = TrialSetting(images.spec(base.seed), base.seed, base.torch_device())
     rows = entry_rows(finetune.entry(base, images), setting, fanout, "finetune")["main"]
     write_rows(paths.FINETUNE, rows, COLUMNS)
-    stage.log_metrics(summary(rows, base.ghn, "finetune"))
+    stage.log_metrics(metrics_of(rows, base.ghn, "finetune"))
     stage.log_artifact(paths.FINETUNE)

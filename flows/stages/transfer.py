@@ -14,7 +14,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
-from flows.trials.plan import Setting, entry_rows, summary
+from flows.trials.plan import TrialSetting, entry_rows, metrics_of
 from flows.trials.spec import COLUMNS
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def run(
         MissingDataError: the target's files are absent, and `transfer.optional` is not set. If it
             is, each trial has a row that says so, and the pipeline goes on.
     """
-    setting = Setting(images.spec(base.seed), base.seed, base.torch_device())
+    setting = TrialSetting(images.spec(base.seed), base.seed, base.torch_device())
     entry = transfer.entry(base, images)
     found = entry_rows(entry, setting, fanout, "transfer", field="transfer.optional")
     rows = [row | {"source": images.name} for row in found["main"]]
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
-    stage.log_metrics(summary(rows, base.ghn, "transfer"))
+    stage.log_metrics(metrics_of(rows, base.ghn, "transfer"))
     stage.log_artifact(paths.TRANSFER)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.deepnets.generation.workers import MapItems
-from datasets.deepnets.store.files import locked, writing
+from datasets.deepnets.store.files import sole_writer, writing
 from datasets.deepnets.validation.config import ValidateConfig
 from datasets.deepnets.validation.report import ValidationReport, as_json
 from datasets.deepnets.validation.validate import validate_splits
@@ -59,7 +59,7 @@ def run(
 
 def _write(report: ValidationReport) -> None:
     table = paths.VALIDATION.with_suffix(".csv")
-    with locked(paths.VALIDATION.with_name(".validation.lock"), "another process validates"):
+    with sole_writer(paths.VALIDATION.with_name(".validation.lock"), "another process validates"):
         remove_temporaries(paths.VALIDATION, table)
         with writing(paths.VALIDATION), atomic_path(paths.VALIDATION) as temporary:
             temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")

@@ -24,7 +24,7 @@ from ghn.errors import DamagedFileError, MissingDataError
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialSetting:
     """What the trials of all entries share.
 
     Attributes:
@@ -43,7 +43,7 @@ class Setting:
 
 
 def entry_rows(
-    entry: TrialsEntry, setting: Setting, fanout: FanOut, title: str, field: str | None = None
+    entry: TrialsEntry, setting: TrialSetting, fanout: FanOut, title: str, field: str | None = None
 ) -> dict[str, list[Row]]:
     """Rows of each part of an entry, by its name.
 
@@ -76,31 +76,27 @@ def entry_rows(
     return rows
 
 
-def trials_of(entry: TrialsEntry, setting: Setting) -> dict[str, list[Trial]]:
+def trials_of(entry: TrialsEntry, setting: TrialSetting) -> dict[str, list[Trial]]:
     """The trials of each part of an entry, by its name."""
-    chosen = select(entry.select, setting)
+    chosen = selected(entry.select, setting)
     return {part.name: _of_part(entry, part, chosen, setting) for part in entry.parts}
 
 
 def _of_part(
-    entry: TrialsEntry, part: Part, chosen: Sequence[str], setting: Setting
+    entry: TrialsEntry, part: Part, chosen: Sequence[str], setting: TrialSetting
 ) -> list[Trial]:
+    """The trials of a part; a field that entry and trial have by one name is the same."""
+    both = Trial.model_fields.keys() & TrialsEntry.model_fields.keys()
+    shared = {name: getattr(entry, name) for name in both}
+    shared |= {"images": entry.images or setting.images, "device": setting.device}
     return [
         Trial(
             architecture=architecture,
             init=init,
             seed=setting.seed + seed,
-            images=entry.images or setting.images,
-            source_images=entry.source_images,
-            pretrain=entry.pretrain,
             grid=part.grid,
             finetune=part.train,
-            beta=entry.beta,
-            gradinit=entry.gradinit,
-            metainit=entry.metainit,
-            checkpoints=entry.checkpoints,
-            keep_logits=entry.keep_logits,
-            device=setting.device,
+            **shared,
         )
         for architecture in chosen
         if part.architectures is None or architecture in part.architectures
@@ -116,7 +112,7 @@ def _absent(trial: Trial, error: str) -> Row:
     ) | {"images": trial.images.name}
 
 
-def select(selection: Selection, setting: Setting) -> list[str]:
+def selected(selection: Selection, setting: TrialSetting) -> list[str]:
     """Ids of the architectures of a selection.
 
     Raises:
@@ -183,7 +179,7 @@ def _has(split: str, index: int | None, primitive: str) -> bool:
     return bool((graph.primitive == Primitive[primitive]).any())
 
 
-def summary(rows: Sequence[Row], ghn: str, stage: str) -> Mapping[str, float]:
+def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> Mapping[str, float]:
     """Metrics for MLflow and DVC: mean test accuracy per initialisation, and the paired comparison
     with RandInit.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.deepnets.store.files import locked
+from datasets.deepnets.store.files import sole_writer
 from datasets.deepnets.validation.report import Check, ValidationReport
 from flows.settings import paths
 from flows.stages import validate
@@ -54,7 +54,7 @@ def test_a_full_disk_is_named_and_keeps_what_was_there(here, monkeypatch):
 def test_one_at_a_time_and_a_lock_that_cannot_be_made_is_named(here):
     lock = here / ".validation.lock"
     with (
-        locked(lock, "busy"),
+        sole_writer(lock, "busy"),
         pytest.raises(GHNError, match=r"validation\.lock: another process validates"),
     ):
         validate._write(REPORT)
@@ -62,6 +62,6 @@ def test_one_at_a_time_and_a_lock_that_cannot_be_made_is_named(here):
     (here / "file").write_text("")
     with (
         pytest.raises(GHNError, match="could not be written"),
-        locked(here / "file" / "x.lock", "busy"),
+        sole_writer(here / "file" / "x.lock", "busy"),
     ):
         pass

@@ -32,8 +32,8 @@ from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
 from datasets.deepnets.store.files import (
     files_of,
-    locked,
     paths_of,
+    sole_writer,
     writing,
 )
 from datasets.deepnets.store.header import Header
@@ -259,6 +259,6 @@ def _existing(directory: Path, split: str) -> Split | None:
 
 def _locked(directory: Path, split: str) -> AbstractContextManager[None]:
     """Keeps a second writer of the same split out."""
-    return locked(
+    return sole_writer(
         directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
     )

@@ -28,7 +28,7 @@ def files_of(directory: Path, split: str) -> tuple[Path, ...]:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def sole_writer(path: Path, busy: str) -> Iterator[None]:
     """Keeps a second writer out; the lock goes with its process, however that ends.
 
     Args:

@@ -6,7 +6,7 @@ from flows.params import load_params
 from flows.rows.schema import write_rows
 from flows.settings.trials import Part, Selection, TrialsEntry
 from flows.stages import evaluate
-from flows.trials.plan import Setting, choose, select, trials_of
+from flows.trials.plan import TrialSetting, choose, selected, trials_of
 from ghn.errors import DamagedFileError
 
 
@@ -43,7 +43,7 @@ def test_the_stages_sections_are_entries_that_the_experiments_planner_takes(tmp_
     ]
     evaluation = tmp_path / "evaluation.parquet"
     write_rows(evaluation, rows, evaluate.COLUMNS)
-    setting = Setting(images.spec(base.seed), base.seed, "cpu", evaluation)
+    setting = TrialSetting(images.spec(base.seed), base.seed, "cpu", evaluation)
 
     tuned = trials_of(params.finetune.entry(base, images), setting)["main"]
     names = ["resnet18", "deepnets1m/test/3", "deepnets1m/wide/1"]
@@ -69,7 +69,7 @@ def test_a_part_may_have_some_of_the_networks_only() -> None:
         seeds=1,
         parts=(Part(), Part(name="one", architectures=("b",))),
     )
-    planned = trials_of(entry, Setting(params.images.spec(1), 1, "cpu"))
+    planned = trials_of(entry, TrialSetting(params.images.spec(1), 1, "cpu"))
     found = {name: [trial.architecture for trial in trials] for name, trials in planned.items()}
     assert found == {"main": ["a", "b"], "one": ["b"]}
-    assert select(entry.select, Setting(params.images.spec(1), 1, "cpu")) == ["a", "b"]
+    assert selected(entry.select, TrialSetting(params.images.spec(1), 1, "cpu")) == ["a", "b"]
