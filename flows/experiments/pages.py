@@ -14,7 +14,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from flows.experiments.catalogue import DetectEntry, Entry, NasEntry, Profile
-from flows.experiments.run import RESULTS, path_of
+from flows.experiments.runner import RESULTS, path_of
 from flows.experiments.summaries import SUMMARIES, Rows, Summary, overview, ranking
 from flows.experiments.summaries.common import counted
 from flows.report import Block, Section, Table, Text, render

@@ -23,7 +23,7 @@ from flows.experiments.catalogue import (
     profile_path,
 )
 from flows.experiments.pages import PAGES
-from flows.experiments.run import path_of
+from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
 from flows.settings.trials import TrialsEntry

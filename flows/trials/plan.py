@@ -16,8 +16,8 @@ from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
 from flows.settings.trials import Part, Selection, TrialsEntry
+from flows.trials.execution import run_trials
 from flows.trials.images import data_available
-from flows.trials.run import run_trials
 from flows.trials.spec import Trial
 from flows.trials.statistics import compare
 from ghn.errors import DamagedFileError, MissingDataError

@@ -99,7 +99,7 @@ class Trial(BaseModel):
         apart = {"grid", "finetune", "device", "checkpoints"}
         apart |= {name for name in ("gradinit", "metainit") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
-        common = (settings, data_hash, code_digest("flows.trials.run"))
+        common = (settings, data_hash, code_digest("flows.trials.execution"))
         return {
             digest(*common, point.model_dump(mode="json")): point
             for point in self.grid.points(self.finetune)
