@@ -155,7 +155,7 @@ class Profile(BaseModel):
         return TrainStageConfig(**merge(self.train, self.hypernetworks[name].train))
 
     def images_of(self, name: str) -> ImagesSpec:
-        """What hypernetwork `name` is trained on."""
+        """Returns what hypernetwork `name` is trained on."""
         return self.hypernetworks[name].images or self.images
 
     def hypernetworks_of(self, entry: Entry) -> list[str]:

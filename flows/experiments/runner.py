@@ -65,7 +65,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        """Where networks train."""
+        """The device that networks train on."""
         return self.params.base.torch_device()
 
     def run(self, names: Sequence[str] = (), *, alone: bool = False) -> list[Path]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class BaseConfig(BaseModel):
-    """What all stages share."""
+    """The settings that all stages share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

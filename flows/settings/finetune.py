@@ -11,7 +11,7 @@ from ghn.finetune.config import FinetuneConfig
 
 
 class FinetuneStageConfig(BaseModel):
-    """What is fine-tuned, from what, how, and on which grid; the grid is the same for every
+    """The section says what is fine-tuned, from what, how, and on which grid; the grid is the same for every
     initialisation.
     """
 
@@ -51,7 +51,7 @@ class FinetuneStageConfig(BaseModel):
     )
 
     def entry(self, base: BaseConfig, images: ImagesConfig) -> TrialsEntry:
-        """What the stage trains."""
+        """Describes what the stage trains, as an entry of the catalogue."""
         limits = self.model_dump(include={"max_train", "max_val", "max_test"})
         return TrialsEntry(
             title="Fine-tuning the best networks of each split",

@@ -12,7 +12,7 @@ from ghn.finetune.config import FinetuneConfig
 
 
 class TransferConfig(BaseModel):
-    """Where to transfer to and how; the grid is the same for every initialisation."""
+    """The section says where to transfer to, and how; the grid is the same for every initialisation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class TransferConfig(BaseModel):
         return "digits" if source == "cifar10" else "cifar10"
 
     def entry(self, base: BaseConfig, images: ImagesConfig) -> TrialsEntry:
-        """What the stage trains."""
+        """Describes what the stage trains, as an entry of the catalogue."""
         best = Selection(
             best_of=base.ghn, splits=self.splits, top_k=self.top_k, max_gmacs=self.max_gmacs
         )

@@ -37,7 +37,7 @@ class Grid(BaseModel):
 
 
 class Described(BaseModel):
-    """What every entry of the catalogue says of itself."""
+    """Every entry of the catalogue says this of itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -96,7 +96,7 @@ def _variant(hypernetwork: GHN) -> str:
 
 
 def _describe(hypernetwork: GHN) -> str:
-    """What tells a small hypernetwork of a profile from the variant of the paper that it is derived
+    """Names what tells a small hypernetwork of a profile from the variant of the paper that it is derived
     from.
     """
     config = hypernetwork.config

@@ -89,7 +89,7 @@ def build(
 def setting_of(
     base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
 ) -> Setting:
-    """What the numbers were measured on."""
+    """Says what the numbers were measured on."""
     from datasets.deepnets import open_split
     from flows.stages.images import load_split
     from ghn import from_pretrained
@@ -159,7 +159,7 @@ def tiles(
 
 
 def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) -> dict[str, str]:
-    """What the page was made from."""
+    """Lists what the page was made from."""
     sources = {
         "hypernetwork": paths.weights(base.ghn),
         "training architectures": paths.DEEPNETS / f"{train.split}.h5",
@@ -191,7 +191,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
-    """Its steps."""
+    """Reads the steps of a training from its CSV file."""
     try:
         with path.open(newline="") as file:
             return [

@@ -32,7 +32,7 @@ def is_hypernetwork(init: str) -> bool:
 
 
 def source(init: str) -> str:
-    """What `ghn.from_pretrained` is given for hypernetwork `init`."""
+    """Returns what `ghn.from_pretrained` is given for hypernetwork `init`."""
     local = paths.weights(init) if "/" not in init and ":" not in init else Path(init)
     return str(local) if local.exists() else init
 

@@ -25,7 +25,7 @@ from ghn.errors import DamagedFileError, MissingDataError
 
 @dataclass(frozen=True)
 class TrialSetting:
-    """What the trials of all entries share.
+    """The trials of all entries share this.
 
     Attributes:
         images: of entries that name none.

@@ -48,7 +48,7 @@ COLUMNS: dict[str, pa.DataType] = {
 
 
 class Trial(BaseModel):
-    """All that a trial's rows depend on, but the content of files, which `key` adds."""
+    """A trial says all that its rows depend on, but the content of files, which `key` adds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -121,7 +121,7 @@ any are left.
 def _first_occurrences(
     hashes_of: Callable[[range], Iterable[NDArray[np.uint64]]], size: int, shard_size: int
 ) -> list[NDArray[np.bool_]]:
-    """For each shard that a split needs: which of its architectures are among the first `size`
+    """Finds for each shard that a split needs which of its architectures are among the first `size`
     different ones.
 
     Args:

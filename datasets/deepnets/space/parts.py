@@ -101,7 +101,7 @@ class Part:
 
     @cached_property
     def inner(self) -> list[int]:
-        """Its edges but those from the input, as in `templates`: target * 2^32 + source."""
+        """The part's edges but those from the input, as in `templates`: target * 2^32 + source."""
         return [target << 32 | source for source, target in self.edges if source != INPUT]
 
     @cached_property
