@@ -21,7 +21,7 @@ from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.fanout import FanOut
-from flows.settings.files import merge, parse, read_yaml
+from flows.settings.files import LAPTOP, find_profile, merge, parse, read_yaml
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
 from flows.settings.predict import PredictConfig
@@ -29,7 +29,6 @@ from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
-from ghn.errors import ConfigError
 
 __all__ = [
     "LAPTOP",
@@ -39,8 +38,6 @@ __all__ = [
     "Params",
     "load_params",
     "merge",
-    "profile_path",
-    "profiles",
     "read_yaml",
     "set_params",
     "use_profile",
@@ -49,8 +46,6 @@ __all__ = [
 
 PARAMS_FILE = Path("params.yaml")
 PROFILES = Path("params")
-LAPTOP = "laptop"
-"""The profile of params.yaml as committed."""
 
 _HEADER = """\
 # The values of params/{profile}.yaml over those of the laptop profile, for which the comments
@@ -97,7 +92,7 @@ def load_params(path: str | Path = PARAMS_FILE, profile: str | None = None) -> P
     tree = read_yaml(path)
     source = str(path)
     if profile is not None and profile != LAPTOP:
-        overlay = profile_path(profile)
+        overlay = find_profile(PROFILES, profile)
         tree = merge(tree, read_yaml(overlay))
         source = f"{path} with {overlay}"
     return validate(tree, source)
@@ -108,19 +103,6 @@ def validate(tree: Mapping[str, Any], source: str) -> Params:
     does.
     """
     return parse(Params, tree, source)
-
-
-def profile_path(profile: str) -> Path:
-    """The overlay file of a profile. Raises ConfigError naming the profiles that exist."""
-    path = PROFILES / f"{profile}.yaml"
-    if not path.exists():
-        raise ConfigError(f"unknown profile {profile!r}; there are {', '.join(profiles())}")
-    return path
-
-
-def profiles() -> list[str]:
-    """Names of all profiles."""
-    return [LAPTOP, *sorted(path.stem for path in PROFILES.glob("*.yaml"))]
 
 
 def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
@@ -146,8 +128,9 @@ def set_params(
     overlay: dict[str, Any] = {}
     source = str(path)
     if profile is not None and profile != LAPTOP:
-        overlay = read_yaml(Path(path).parent / profile_path(profile))
-        source = f"{path} with {profile_path(profile)}"
+        profile_path = find_profile(Path(path).parent / PROFILES, profile)
+        overlay = read_yaml(profile_path)
+        source = f"{path} with {profile_path}"
     for name, value in values.items():
         nested: Any = value
         for part in reversed(name.split(".")):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_TEMPORARY = ".tmp-"
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary sibling of `path` to write to; on success it is flushed to disk and
@@ -41,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} is no regular file and would be replaced by one; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid4().hex[:8]}-{path.name}")
     try:
         with writing(path, temporary):
             temporary.touch()
@@ -63,8 +66,8 @@ def remove_leftovers(*paths: Path) -> None:
     Only for whoever keeps other writers out.
     """
     for path in paths:
-        beside = path.parent.glob(f".tmp-*-{glob.escape(path.name)}")
-        for leftover in (*beside, *path.rglob(".tmp-*")):
+        beside = path.parent.glob(f"{_TEMPORARY}*-{glob.escape(path.name)}")
+        for leftover in (*beside, *path.rglob(f"{_TEMPORARY}*")):
             leftover.unlink(missing_ok=True)
 
 

@@ -5,7 +5,6 @@ from .sources.find import (
     data_root,
     find_source,
     source_digest,
-    source_files,
 )
 from .streaming import ImageStream, stream
 from .tensors import ImageTensors
@@ -20,7 +19,6 @@ __all__ = [
     "load",
     "recipe",
     "source_digest",
-    "source_files",
     "split_file",
     "stream",
 ]

@@ -90,7 +90,7 @@ def run(
     where it was.
     """
     from flows.experiments.pages import write_pages
-    from flows.experiments.run import runner
+    from flows.experiments.runner import runner
 
     work = runner(profile, workers)
     for path in work.run(names or (), alone=alone):

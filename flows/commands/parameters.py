@@ -19,9 +19,10 @@ params_app = typer.Typer(
 
 def complete_profile(incomplete: str) -> list[str]:
     """Profiles that begin with what was typed."""
-    from flows.params import profiles
+    from flows.params import PROFILES
+    from flows.settings.files import profiles
 
-    return [name for name in profiles() if name.startswith(incomplete)]
+    return [name for name in profiles(PROFILES) if name.startswith(incomplete)]
 
 
 def complete_field(incomplete: str) -> list[str]:
@@ -126,9 +127,11 @@ def assignments(values: list[str]) -> dict[str, Any]:
 @params_app.command("profiles")
 def list_profiles(as_json: options.Json = False) -> None:
     """List the profiles."""
-    from flows.params import profiles
+    from flows.params import PROFILES
+    from flows.settings.files import profiles
 
-    for line in [json.dumps(profiles())] if as_json else profiles():
+    names = profiles(PROFILES)
+    for line in [json.dumps(names)] if as_json else names:
         typer.echo(line)
 
 

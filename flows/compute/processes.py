@@ -112,7 +112,7 @@ def _pool(function: Callable[[Any], Any], threads: int, visible: list[str]) -> I
 
 
 def _environment(threads: int, devices: str) -> dict[str, str]:
-    """Of a worker: this process's import path, its threads and its GPUs."""
+    """A worker's environment: this process's import path, its threads and its GPUs."""
     numbers = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
     )

@@ -1,5 +1,5 @@
 """What the experiments of the paper are: typed entries read from a profile in
-params/experiments/.
+params/experiments/. The stages finetune and transfer are entries too (`flows.settings.trials`).
 
 An entry is a configuration of one of a few kinds of work (`trials`, `detect`, `generalisation`,
 measures) under the number of the paper's table or figure; hypernetworks that entries name are
@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.detect import DetectConfig
 from flows.settings.evaluate import EvaluateConfig
-from flows.settings.files import merge, parse, read_yaml
+from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from flows.settings.trials import TrialsConfig
+from flows.settings.trials import Described, TrialsEntry
 from flows.trials.inits import hypernetwork_name
 from ghn.errors import ConfigError
 
@@ -28,24 +28,7 @@ PROFILES = Path(__file__).parents[2] / "params" / "experiments"
 """A file per profile: those of params.yaml stand in the folder above."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: str
-    paper: str = Field(description="tables and figures of the paper")
-    difference: str = Field(description="how the setting differs from the paper's, in one line")
-    needs: tuple[str, ...] = Field(
-        default=(), description="experiments whose results this one reads"
-    )
-
-
-class TrialsEntry(_Entry, TrialsConfig):
-    """Trains networks from several initialisations (`flows.trials`)."""
-
-    kind: Literal["trials"] = "trials"
-
-
-class DetectEntry(_Entry):
+class DetectEntry(Described):
     """Trains detectors (`flows.experiments.detect`)."""
 
     kind: Literal["detect"] = "detect"
@@ -56,7 +39,7 @@ class DetectEntry(_Entry):
     )
 
 
-class GeneralisationEntry(_Entry):
+class GeneralisationEntry(Described):
     """Accuracy of predicted parameters without training, per hypernetwork and split."""
 
     kind: Literal["generalisation"] = "generalisation"
@@ -69,7 +52,7 @@ class GeneralisationEntry(_Entry):
     )
 
 
-class DiversityEntry(_Entry):
+class DiversityEntry(Described):
     """Mean absolute cosine distance of equal-shaped tensors."""
 
     kind: Literal["diversity"] = "diversity"
@@ -80,7 +63,7 @@ class DiversityEntry(_Entry):
     max_matched: int = Field(default=12, ge=2, description="of a shape where channels are matched")
 
 
-class ActivationsEntry(_Entry):
+class ActivationsEntry(Described):
     """Variance of activations per layer."""
 
     kind: Literal["activations"] = "activations"
@@ -90,7 +73,7 @@ class ActivationsEntry(_Entry):
     seeds: int = 3
 
 
-class GradientsEntry(_Entry):
+class GradientsEntry(Described):
     """Gradient norm at initialisation."""
 
     kind: Literal["gradients"] = "gradients"
@@ -105,7 +88,7 @@ class GradientsEntry(_Entry):
     )
 
 
-class NasEntry(_Entry):
+class NasEntry(Described):
     """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained
     accuracy.
     """
@@ -120,7 +103,7 @@ class NasEntry(_Entry):
     seeds: int = 1
 
 
-class SpeedEntry(_Entry):
+class SpeedEntry(Described):
     """Steps a second of training hypernetworks of several kinds, beside the accuracy of those that
     an entry of `needs` measured.
     """
@@ -130,7 +113,7 @@ class SpeedEntry(_Entry):
     steps: int = Field(default=5, ge=1, description="that are timed, after one that is not")
 
 
-class DerivedEntry(_Entry):
+class DerivedEntry(Described):
     """A table that is computed from the rows of others alone."""
 
     kind: Literal["derived"] = "derived"
@@ -197,7 +180,7 @@ class Profile(BaseModel):
         return self.hypernetworks[name].meta_batch or self.train_config(name).meta_batch_size
 
     def images_of(self, name: str) -> ImagesSpec:
-        """What hypernetwork `name` is trained on."""
+        """Returns what hypernetwork `name` is trained on."""
         return self.hypernetworks[name].images or self.images
 
     def hypernetworks_of(self, entry: Entry) -> list[str]:
@@ -217,7 +200,7 @@ class Profile(BaseModel):
 
 def profile_path(name: str) -> Path:
     """The file of the profile `laptop` or `paper`, or `name` itself if it is a YAML file's."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    return Path(name) if name.endswith((".yaml", ".yml")) else find_profile(PROFILES, name)
 
 
 def load_profile(name: str) -> Profile:
@@ -227,9 +210,6 @@ def load_profile(name: str) -> Profile:
         ConfigError: there is no such profile, or a field is missing, unknown or out of range.
     """
     path = profile_path(name)
-    if not path.exists():
-        names = sorted(file.stem for file in PROFILES.glob("*.yaml"))
-        raise ConfigError(f"no profile of experiments {name!r}; there are {', '.join(names)}")
     profile = parse(Profile, read_yaml(path), str(path))
     for ghn, known in profile.hypernetworks.items():
         where = f"{path}: hypernetworks.{ghn}.train over train"

@@ -20,10 +20,9 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
     SpeedEntry,
-    TrialsEntry,
 )
 from flows.networks.build import forward_gmacs
-from flows.settings.trials import Part, Selection
+from flows.settings.trials import Part, Selection, TrialsEntry
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09

@@ -20,9 +20,8 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
     SpeedEntry,
-    TrialsEntry,
 )
-from flows.experiments.run import RESULTS, path_of
+from flows.experiments.runner import RESULTS, path_of
 from flows.experiments.summaries import (
     SUMMARIES,
     Rows,
@@ -38,6 +37,7 @@ from flows.report.evaluation import column
 from flows.rows.schema import read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import TrialsEntry
 from flows.trials import samples
 from ghn.files import atomic_path
 

@@ -20,14 +20,14 @@ from flows.experiments.catalogue import (
     Entry,
     GeneralisationEntry,
     SpeedEntry,
-    TrialsEntry,
     load_profile,
     profile_path,
 )
 from flows.experiments.pages import PAGES
-from flows.experiments.run import path_of
+from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
+from flows.settings.trials import TrialsEntry
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")

@@ -131,7 +131,7 @@ def experiment(
 
 
 def _key(root: Path, overrides: Mapping[str, Any], profile: str | None) -> str:
-    """Of the parameters: those of the tree, with the profile, and what overrides them."""
+    """Identifies the parameters: those of the tree, with the profile, and what overrides them."""
     tree = load_params(root / PARAMS_FILE, profile).model_dump(mode="json", by_alias=True)
     text = json.dumps([tree, overrides], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

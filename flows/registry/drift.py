@@ -48,7 +48,7 @@ class Drift:
         return abs(c.difference) > c.noise or self.failed > self.failed_then
 
     def row(self) -> dict[str, Any]:
-        """For a table, and as tags."""
+        """The numbers as a table and tags take them."""
         c = self.comparison
         return {
             "architectures": c.architectures,

@@ -90,7 +90,7 @@ def dvc_hash(path: str | Path) -> str | None:
 
 
 def _dvcignore() -> GitIgnoreSpec:
-    """What .dvcignore leaves out of every dependency and output."""
+    """Reads what .dvcignore leaves out of every dependency and output."""
     path = Path(".dvcignore")
     return GitIgnoreSpec.from_lines(path.read_text().splitlines() if path.exists() else ())
 

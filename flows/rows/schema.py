@@ -90,7 +90,7 @@ def write_rows(path: str | Path, rows: Iterable[Row], columns: Mapping[str, pa.D
 
 
 def timings_path(path: Path) -> Path:
-    """Where the times of the rows in a results file are."""
+    """The file that holds the times of the rows in the results file `path`."""
     return path.parent / "timings" / path.name
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
+TargetSplit = Literal["test", "wide", "deep", "dense", "bnfree", "torchvision"]
 
 
 class ArchitecturesConfig(BaseModel):

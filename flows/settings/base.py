@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class BaseConfig(BaseModel):
-    """What all stages share."""
+    """The settings that all stages share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,6 +24,10 @@ class BaseConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: a GPU if there is one"
     )
+
+    def named(self, inits: tuple[str, ...]) -> tuple[str, ...]:
+        """Initialisations, `ghn` among them by the name of the pipeline's hypernetwork."""
+        return tuple(self.ghn if init == "ghn" else init for init in inits)
 
     def torch_device(self) -> str:
         """The device by PyTorch's name."""

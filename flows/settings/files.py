@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ghn.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+LAPTOP = "laptop"
+"""The profile of params.yaml as committed."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -27,6 +29,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must be a mapping of sections, not {type(tree).__name__}")
     return tree
+
+
+def find_profile(folder: Path, name: str) -> Path:
+    """The file of profile `name` in `folder`. Raises ConfigError naming those that there are."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        names = ", ".join(profiles(folder))
+        raise ConfigError(f"unknown profile {name!r}; in {folder} there are {names}")
+    return path
+
+
+def profiles(folder: Path) -> list[str]:
+    """Names of the profiles in `folder`, and `laptop`, which params.yaml itself is."""
+    return sorted({LAPTOP, *(path.stem for path in folder.glob("*.yaml"))})
 
 
 def merge(tree: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

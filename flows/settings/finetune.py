@@ -1,36 +1,18 @@
-"""Section `finetune` of params.yaml, and the grid that it shares with others."""
+"""Section `finetune` of params.yaml, and the entry of the catalogue that it is."""
 
 from __future__ import annotations
 
-from itertools import product
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.settings.base import BaseConfig
+from flows.settings.images import ImagesConfig
+from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
 
 
-class Grid(BaseModel):
-    """The points that every initialisation is tuned over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lr: tuple[float, ...] = (0.1, 0.01)
-    weight_decay: tuple[float, ...] = (3e-5,)
-    optimizer: tuple[str, ...] = ("sgd",)
-
-    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
-        """One configuration per point."""
-        names = ("lr", "weight_decay", "optimizer")
-        values = product(self.lr, self.weight_decay, self.optimizer)
-        return [
-            FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
-            for point in values
-        ]
-
-
 class FinetuneStageConfig(BaseModel):
-    """What is fine-tuned, from what, how, and on which grid; the grid is the same for every
-    initialisation.
+    """The section says what is fine-tuned, from what, how, and on which grid; the grid is the same
+    for every initialisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,3 +58,20 @@ class FinetuneStageConfig(BaseModel):
     checkpoints: bool = Field(
         default=False, description="long runs: keep the state at every evaluation"
     )
+
+    def entry(self, base: BaseConfig, images: ImagesConfig) -> TrialsEntry:
+        """Describes what the stage trains, as an entry of the catalogue."""
+        limits = self.model_dump(include={"max_train", "max_val", "max_test"})
+        return TrialsEntry(
+            title="Fine-tuning the best networks of each split",
+            paper="table 2, fig. 6",
+            difference="the networks and the budget are those of section `finetune`",
+            select=Selection(best_of=base.ghn, top_k=self.top_k, max_gmacs=self.max_gmacs),
+            inits=base.named(self.inits),
+            seeds=self.seeds,
+            parts=(Part(grid=self.grid, train=self.train),),
+            images=images.spec(base.seed, **limits),
+            beta=self.beta,
+            checkpoints=self.checkpoints,
+            samples=self.samples,
+        )

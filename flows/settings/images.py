@@ -42,6 +42,12 @@ class ImagesConfig(BaseModel):
         """The splits that are decoded."""
         return ("val", "test") if self.stream else ("train", "val", "test")
 
+    def spec(self, seed: int, **limits: int | None) -> ImagesSpec:
+        """These images, split by `seed`, as a trial sees them; `limits` such as `max_test` cut
+        them down.
+        """
+        return ImagesSpec.model_validate(self.model_dump() | {"seed": seed} | limits)
+
 
 class ImagesSpec(BaseModel):
     """Which images a trial trains, chooses and tests on."""

@@ -1,18 +1,20 @@
-"""Section `transfer` of params.yaml."""
+"""Section `transfer` of params.yaml, and the entry of the catalogue that it is."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.architectures import EvaluationSplit
-from flows.settings.finetune import Grid
+from flows.settings.architectures import TargetSplit
+from flows.settings.base import BaseConfig
+from flows.settings.images import ImagesConfig, ImagesSpec
+from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
 
 
 class TransferConfig(BaseModel):
-    """Where to transfer to and how; the grid is the same for every initialisation."""
+    """The section says where to transfer to, and how; the grid is the same for all
+    initialisations.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +31,7 @@ class TransferConfig(BaseModel):
     architectures: tuple[str, ...] | None = Field(
         default=None, description="ids; null: the best by accuracy without fine-tuning"
     )
-    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = Field(
+    splits: tuple[TargetSplit, ...] = Field(
         default=("test", "torchvision"), description="where the best are looked for"
     )
     top_k: int = Field(default=1, ge=1, description="so many of each split")
@@ -57,3 +59,32 @@ class TransferConfig(BaseModel):
         if self.target != "auto":
             return self.target
         return "digits" if source == "cifar10" else "cifar10"
+
+    def entry(self, base: BaseConfig, images: ImagesConfig) -> TrialsEntry:
+        """Describes what the stage trains, as an entry of the catalogue."""
+        best = Selection(
+            best_of=base.ghn, splits=self.splits, top_k=self.top_k, max_gmacs=self.max_gmacs
+        )
+        return TrialsEntry(
+            title="Transfer to another data set from few labels",
+            paper="table 7",
+            difference="the networks, the target and the budget are those of section `transfer`",
+            select=Selection(names=self.architectures) if self.architectures else best,
+            inits=base.named(self.inits),
+            seeds=self.seeds,
+            parts=(Part(grid=self.grid, train=self.train),),
+            images=ImagesSpec(
+                name=self.target_name(images.name),
+                image_size=images.image_size,
+                root=images.root,
+                seed=base.seed,
+                few_shot=self.labels,
+                few_shot_held_out=self.held_out,
+                max_test=self.max_test,
+            ),
+            source_images=images.spec(base.seed),
+            pretrain=self.pretrain,
+            beta=self.beta,
+            checkpoints=self.checkpoints,
+            optional=self.optional,
+        )

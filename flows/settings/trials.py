@@ -1,20 +1,52 @@
-"""Work on trials, described: networks trained over a grid from several initialisations.
+"""Entries that train networks, as data: which networks, from what, how, and on which grid.
 
-Stages finetune and transfer and the experiments of the paper are such descriptions;
-`flows.trials.plan` makes trials of them.
+The stages finetune and transfer are such entries, made from their sections of params.yaml; the
+others are in the profiles of the experiments (`flows.experiments.catalogue`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import product
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.settings.architectures import EvaluationSplit
-from flows.settings.finetune import Grid
+from flows.settings.architectures import TargetSplit
 from flows.settings.images import ImagesSpec
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
+
+
+class Grid(BaseModel):
+    """The points that every initialisation is tuned over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: tuple[float, ...] = (0.1, 0.01)
+    weight_decay: tuple[float, ...] = (3e-5,)
+    optimizer: tuple[str, ...] = ("sgd",)
+
+    def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
+        """One configuration per point."""
+        names = ("lr", "weight_decay", "optimizer")
+        values = product(self.lr, self.weight_decay, self.optimizer)
+        return [
+            FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
+            for point in values
+        ]
+
+
+class Described(BaseModel):
+    """Every entry of the catalogue says this of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    paper: str = Field(description="tables and figures of the paper")
+    difference: str = Field(description="how the setting differs from the paper's, in one line")
+    needs: tuple[str, ...] = Field(
+        default=(), description="experiments whose results this one reads"
+    )
 
 
 class Selection(BaseModel):
@@ -24,14 +56,7 @@ class Selection(BaseModel):
 
     names: tuple[str, ...] = ()
     best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
-    splits: tuple[EvaluationSplit | Literal["torchvision"], ...] = (
-        "test",
-        "wide",
-        "deep",
-        "dense",
-        "bnfree",
-        "torchvision",
-    )
+    splits: tuple[TargetSplit, ...] = get_args(TargetSplit)
     top_k: int | None = Field(default=1, ge=1)
     max_gmacs: float | None = Field(default=None, gt=0)
     cheapest: int | None = Field(
@@ -55,11 +80,10 @@ class Part(BaseModel):
     )
 
 
-class TrialsConfig(BaseModel):
-    """Which networks are trained, from what, on what and how."""
+class TrialsEntry(Described):
+    """Trains networks from several initialisations (`flows.trials`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    kind: Literal["trials"] = "trials"
     select: Selection
     inits: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(default=3, ge=1)
@@ -68,7 +92,15 @@ class TrialsConfig(BaseModel):
     source_images: ImagesSpec | None = Field(
         default=None, description="transfer: what the hypernetworks know"
     )
-    pretrain: FinetuneConfig | None = None
+    pretrain: FinetuneConfig | None = Field(
+        default=None, description="transfer: training on the source first"
+    )
+    beta: float = Field(default=1e-5, ge=0, description="noise on predicted parameters")
+    checkpoints: bool = Field(default=False, description="keep the state at every evaluation")
+    optional: bool = Field(
+        default=False,
+        description="where the images are absent: true: rows that say so, false: it fails",
+    )
     keep_logits: bool = False
     samples: int = Field(
         default=0, ge=0, description="test images whose answers are kept, with first-layer filters"
@@ -76,9 +108,3 @@ class TrialsConfig(BaseModel):
     gradinit: GradInitConfig = GradInitConfig()
     metainit: MetaInitConfig = MetaInitConfig()
     nio: NIOConfig = NIOConfig()
-    beta: float = Field(
-        default=1e-5, ge=0, description="noise on predicted parameters (section 5.2)"
-    )
-    checkpoints: bool = Field(
-        default=False, description="long runs: keep the state at every evaluation"
-    )

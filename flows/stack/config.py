@@ -56,7 +56,7 @@ class StackConfig:
 
     @property
     def prefect_url(self) -> str:
-        """Of the web pages; the API is below `/api`."""
+        """The address of the web pages; the API is below `/api`."""
         return f"http://{self._reachable}:{self.prefect_port}"
 
     @property
@@ -66,7 +66,7 @@ class StackConfig:
 
     @property
     def mlflow_url(self) -> str:
-        """Of the web pages and the API."""
+        """The address of the web pages and the API."""
         return f"http://{self._reachable}:{self.mlflow_port}"
 
     @property
@@ -75,7 +75,7 @@ class StackConfig:
 
     @property
     def password(self) -> str:
-        """Of the database user: GHN_STACK_PASSWORD, or a random one kept in the stack's directory
+        """The database user's: GHN_STACK_PASSWORD, or a random one kept in the stack's directory
         (mode 600).
         """
         if given := os.environ.get("GHN_STACK_PASSWORD"):

@@ -111,7 +111,7 @@ def service(config: StackConfig) -> Service:
     )
 
 
-def initialise(config: StackConfig) -> None:
+def create_cluster(config: StackConfig) -> None:
     """Makes the data directory, if it is not there; idempotent.
 
     Raises:

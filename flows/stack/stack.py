@@ -41,7 +41,7 @@ def up(config: StackConfig, report: Callable[[str], None]) -> None:
     config.directory.mkdir(parents=True, exist_ok=True)
     if all(service.process() is None for service in services(config)):
         config.check_ports()
-    postgres.initialise(config)
+    postgres.create_cluster(config)
     for service in services(config):
         if service.name == f"worker-{POOLS[0]}":
             _create_pools(config)

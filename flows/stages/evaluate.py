@@ -113,7 +113,7 @@ class Evaluate:
         }
 
     def settings(self) -> str:
-        """What the row depends on besides hypernetwork and architecture, as JSON."""
+        """Describes what the row depends on besides hypernetwork and architecture, as JSON."""
         chosen = self.config.model_dump(include={"batch_size", "max_gmacs", "min_images"})
         images = {"images": len(self.images), "image_digest": self.images.digest[:16]}
         return json.dumps({**chosen, **images, "seed": self.seed}, sort_keys=True)

@@ -138,7 +138,9 @@ def beside_published(evaluated: Sequence[Row], setting: Setting) -> list[Block]:
 def setting_of(
     base: BaseConfig, images: ImagesConfig, train: TrainStageConfig, evaluated: Sequence[Row]
 ) -> tuple[Setting, Sequence[str], list[Graph]]:
-    """What the numbers were measured on, the names of its classes, and some training graphs."""
+    """Returns what the numbers were measured on, the names of its classes, and some training
+    graphs.
+    """
     from datasets.deepnets import open_split
     from flows.stages.images import load_split
     from ghn import from_pretrained
@@ -204,7 +206,7 @@ def tiles(
 
 
 def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) -> dict[str, str]:
-    """What the page was made from."""
+    """Lists what the page was made from."""
     sources = {
         "hypernetwork": paths.weights(base.ghn),
         "training architectures": paths.DEEPNETS / f"{train.split}.h5",
@@ -237,7 +239,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
-    """Its steps."""
+    """Reads the steps of a training from its CSV file."""
     try:
         with path.open(newline="") as file:
             return [

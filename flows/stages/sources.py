@@ -34,7 +34,7 @@ def write(images: ImagesConfig, transfer: TransferConfig) -> None:
 
 
 def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:
-    """By stored split, what changes with its files; None where there are none.
+    """Returns, by stored split, what changes with its files; None where there are none.
 
     Raises:
         DamagedFileError: a file is broken.

@@ -56,7 +56,7 @@ class Curve:
 
 
 def curve(config: TrainStageConfig, images: ImageTensors, seed: int) -> Curve | None:
-    """What evaluates the hypernetwork along the way, or None if nothing is to be.
+    """Makes what evaluates the hypernetwork along the way, or None if nothing is to be.
 
     Args:
         config: which architectures, and how many images.

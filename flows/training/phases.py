@@ -24,7 +24,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Setting:
-    """What a phase takes, all of it filled in.
+    """A phase takes this, all of it filled in.
 
     Attributes:
         steps: how many; None for the rest of the run.
@@ -43,7 +43,7 @@ class Setting:
     max_cost: float | None
 
     def identity(self) -> dict[str, Any]:
-        """What it is, for the digest of a run."""
+        """Describes the phase for the digest of a run."""
         return {**vars(self), "networks": self.networks.model_dump(mode="json")}
 
 
@@ -127,7 +127,7 @@ def _meta_batches(
     workers: int,
     population: Population | None,
 ) -> Callable[[int], Iterator[MetaBatch]]:
-    """From a step number to this rank's share of the meta-batches from it on."""
+    """Makes what leads from a step number to this rank's share of the meta-batches from it on."""
     from datasets.deepnets import MetaBatches, meta_batches
 
     def deepnets() -> MetaBatches:

@@ -94,7 +94,7 @@ def data_available(spec: ImagesSpec) -> str | None:
 
 
 def images_digest(spec: ImagesSpec) -> str:
-    """Of all images of `spec`."""
+    """The digest of all images of `spec`."""
     return _digest_of(spec, _content(spec))
 
 

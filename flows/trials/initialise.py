@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def source(init: str) -> str:
-    """What `ghn.from_pretrained` is given for hypernetwork `init`."""
+    """Returns what `ghn.from_pretrained` is given for hypernetwork `init`."""
     name = hypernetwork_name(init)
     local = paths.weights(name) if "/" not in name and ":" not in name else Path(name)
     return str(local) if local.exists() else name

@@ -1,61 +1,151 @@
-"""From a description of work to its trials, and from rows to the architectures that are trained."""
+"""From an entry of the catalogue to its trials and their rows: for the stages finetune and transfer
+as for the experiments.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from flows.rows.schema import Row
+from flows.networks.build import forward_gmacs
+from flows.networks.targets import open_split, split_of, targets
+from flows.rows.schema import Row, identity, read_rows
 from flows.settings import paths
+from flows.settings.architectures import ArchitecturesConfig
+from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
-from flows.settings.trials import TrialsConfig
+from flows.settings.trials import Part, Selection, TrialsEntry
+from flows.trials.execution import run_trials
+from flows.trials.images import data_available
 from flows.trials.spec import Trial
-from ghn.errors import DamagedFileError
+from flows.trials.statistics import compare
+from ghn.errors import DamagedFileError, MissingDataError
 
 
-def plan(
-    work: TrialsConfig,
-    architectures: Sequence[str],
-    *,
-    seed: int,
-    images: ImagesSpec,
-    device: str,
-) -> dict[str, list[Trial]]:
-    """The trials of each part of `work`, by its name: for each of `architectures` (ids), then each
-    initialisation, then each seed from `seed` on.
+@dataclass(frozen=True)
+class TrialSetting:
+    """The trials of all entries share this.
+
+    Attributes:
+        images: of entries that name none.
+        seed: the first of an entry's seeds.
+        device: where networks train.
+        evaluation: rows of accuracies without training, by which the best are chosen.
+        num_classes: of the networks whose costs are compared where the cheapest are chosen.
+    """
+
+    images: ImagesSpec
+    seed: int
+    device: str
+    evaluation: Path = paths.EVALUATION
+    num_classes: int = 10
+
+
+def entry_rows(
+    entry: TrialsEntry, setting: TrialSetting, fanout: FanOut, title: str, field: str | None = None
+) -> dict[str, list[Row]]:
+    """Rows of each part of an entry, by its name.
 
     Args:
-        images: where `work` names none.
+        entry: of the catalogue.
+        setting: what it shares with others.
+        fanout: where the trials run.
+        title: names the work in messages.
+        field: where `optional` can be set, if anywhere, for messages.
+
+    Raises:
+        MissingDataError: the images are absent, and the entry is not `optional`. If it is, each
+            trial has a row that says so.
+        GHNError: as `run_trials`.
     """
-    return {
-        part.name: [
-            Trial(
-                architecture=architecture,
-                init=init,
-                seed=seed + repetition,
-                images=work.images or images,
-                source_images=work.source_images,
-                pretrain=work.pretrain,
-                grid=part.grid,
-                finetune=part.train,
-                beta=work.beta,
-                gradinit=work.gradinit,
-                metainit=work.metainit,
-                nio=work.nio,
-                checkpoints=work.checkpoints,
-                keep_logits=work.keep_logits,
-                samples=work.samples,
-                device=device,
-            )
-            for architecture in architectures
-            if part.architectures is None or architecture in part.architectures
-            for init in work.inits
-            for repetition in range(work.seeds)
+    images = entry.images or setting.images
+    missing = data_available(images) if entry.optional or field else None
+    if missing and not entry.optional:
+        raise MissingDataError(
+            f"the images of {images.name} are not there ({missing}). Put them there, name others,"
+            f" or set {field}: true to go on without these results"
+        )
+    rows: dict[str, list[Row]] = {}
+    for name, trials in trials_of(entry, setting).items():
+        if missing:
+            rows[name] = [_absent(trial, missing) for trial in trials]
+        else:
+            label = title if len(entry.parts) == 1 else f"{title} {name}"
+            rows[name] = run_trials(trials, fanout, title=label)
+    return rows
+
+
+def trials_of(entry: TrialsEntry, setting: TrialSetting) -> dict[str, list[Trial]]:
+    """The trials of each part of an entry, by its name."""
+    chosen = selected(entry.select, setting)
+    return {part.name: _of_part(entry, part, chosen, setting) for part in entry.parts}
+
+
+def _of_part(
+    entry: TrialsEntry, part: Part, chosen: Sequence[str], setting: TrialSetting
+) -> list[Trial]:
+    """The trials of a part; a field that entry and trial have by one name is the same."""
+    both = Trial.model_fields.keys() & TrialsEntry.model_fields.keys()
+    shared = {name: getattr(entry, name) for name in both}
+    shared |= {"images": entry.images or setting.images, "device": setting.device}
+    return [
+        Trial(
+            architecture=architecture,
+            init=init,
+            seed=setting.seed + seed,
+            grid=part.grid,
+            finetune=part.train,
+            **shared,
+        )
+        for architecture in chosen
+        if part.architectures is None or architecture in part.architectures
+        for init in entry.inits
+        for seed in range(entry.seeds)
+    ]
+
+
+def _absent(trial: Trial, error: str) -> Row:
+    """The row of a trial whose data is not there."""
+    return identity(
+        trial.architecture, split_of(trial.architecture), trial.init, trial.seed, "", error
+    ) | {"images": trial.images.name}
+
+
+def selected(selection: Selection, setting: TrialSetting) -> list[str]:
+    """Ids of the architectures of a selection.
+
+    Raises:
+        DamagedFileError: the best are asked for, and no architecture has an accuracy.
+    """
+    chosen = list(selection.names)
+    if selection.best_of is not None:
+        rows = [
+            row
+            for row in read_rows(setting.evaluation)
+            if row["ghn"] == selection.best_of and row["split"] in selection.splits
         ]
-        for part in work.parts
-    }
+        chosen += choose(rows, selection.top_k, selection.max_gmacs, setting.evaluation)
+    if selection.cheapest is not None:
+        splits = tuple(split for split in selection.splits if split != "torchvision")
+        candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
+        if selection.primitive is not None:
+            candidates = [c for c in candidates if _has(c.split, c.index, selection.primitive)]
+        size = setting.images.image_size
+        ranked = sorted(
+            (forward_gmacs(c, setting.num_classes, size), place)
+            for place, c in enumerate(candidates)
+        )
+        chosen += [candidates[place].id for _, place in ranked[: selection.cheapest]]
+    return chosen
 
 
-def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> list[str]:
+def choose(
+    rows: Sequence[Row],
+    top_k: int | None,
+    max_gmacs: float | None,
+    source: Path = paths.EVALUATION,
+) -> list[str]:
     """Ids of the architectures to fine-tune: of each split the `top_k` best by accuracy without
     fine-tuning, on validation images: the test images are for what comes out.
 
@@ -63,26 +153,48 @@ def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> l
     several networks rather than on one.
 
     Raises:
-        DamagedFileError: no row has an accuracy.
+        DamagedFileError: no row of `source` has an accuracy.
     """
-    chosen: list[str] = []
+    chosen: dict[str, None] = {}
     usable = [row for row in rows if row["error"] is None]
     if not usable:
-        raise DamagedFileError(
-            f"{paths.EVALUATION}: no architecture has an accuracy; see its column `error`"
-        )
+        raise DamagedFileError(f"{source}: no architecture has an accuracy; see its column `error`")
     for split in dict.fromkeys(row["split"] for row in usable):
-        ranked = sorted(
-            (row for row in usable if row["split"] == split), key=lambda row: -row["val_accuracy"]
+        within = (
+            row["architecture"]
+            for row in sorted(usable, key=lambda row: -row["val_accuracy"])
+            if row["split"] == split and (max_gmacs is None or row["gmacs"] <= max_gmacs)
         )
-        taken = 0
-        for row in ranked:
-            if top_k is not None and taken == top_k:
-                break
-            identifier = row["architecture"]
-            if max_gmacs is not None and row["gmacs"] > max_gmacs:
-                continue
-            if identifier not in chosen:
-                chosen.append(identifier)
-                taken += 1
-    return chosen
+        new = [name for name in dict.fromkeys(within) if name not in chosen]
+        chosen |= dict.fromkeys(new[:top_k])
+    return list(chosen)
+
+
+def _has(split: str, index: int | None, primitive: str) -> bool:
+    from ghn.graph import Primitive
+
+    if index is None:
+        return False
+    graph = open_split(paths.DEEPNETS, split).graph(index)
+    return bool((graph.primitive == Primitive[primitive]).any())
+
+
+def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> Mapping[str, float]:
+    """Metrics for MLflow and DVC: mean test accuracy per initialisation, and the paired comparison
+    with RandInit.
+    """
+    metrics: dict[str, float] = {}
+    for init in dict.fromkeys(row["ghn"] for row in rows):
+        tested = [
+            row["test_accuracy"]
+            for row in rows
+            if row["ghn"] == init and row.get("test_accuracy") is not None
+        ]
+        if tested:
+            name = "ghn" if init == ghn else init
+            metrics[f"{stage}_{name}_test_accuracy"] = sum(tested) / len(tested)
+    metrics[f"{stage}_failed"] = float(sum(row["error"] is not None for row in rows))
+    if (comparison := compare(rows, ghn, "randinit")) is not None:
+        metrics[f"{stage}_gain_over_randinit"] = comparison.mean_difference
+        metrics[f"{stage}_wins_over_randinit"] = comparison.wins
+    return metrics

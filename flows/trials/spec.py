@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.networks.content import architecture_content
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import Grid
 from flows.trials import samples
 from flows.trials.images import images_digest
 from flows.trials.weights import weights_content
@@ -50,7 +50,7 @@ COLUMNS: dict[str, pa.DataType] = {
 
 
 class Trial(BaseModel):
-    """All that a trial's rows depend on, but the content of files, which `key` adds."""
+    """A trial says all that its rows depend on, but the content of files, which `key` adds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,7 +107,7 @@ class Trial(BaseModel):
         apart = {"grid", "finetune", "device", "checkpoints"}
         apart |= {name for name in ("gradinit", "metainit", "nio") if name != self.init}
         settings = self.model_dump(mode="json", exclude=apart)
-        common = (settings, data_hash, code_digest("flows.trials.run"))
+        common = (settings, data_hash, code_digest("flows.trials.execution"))
         return {
             digest(*common, point.model_dump(mode="json")): point
             for point in self.grid.points(self.finetune)

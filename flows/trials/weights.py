@@ -14,7 +14,7 @@ from ghn.errors import ConfigError, GHNError
 
 
 class ChangedInputError(GHNError):
-    """What a row is made from is not any more what its key says."""
+    """A row is made from something else by now than its key says."""
 
 
 def weights_content(init: str) -> str:

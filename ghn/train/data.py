@@ -50,7 +50,7 @@ class Phase:
         return -(-self.steps // max(1, self.images.n_batches(self.batch_size)))
 
     def recipe(self) -> dict[str, int]:
-        """Its numbers; what the images and networks are, the caller knows."""
+        """The numbers of the phase; what the images and networks are, the caller knows."""
         names = ("steps", "batch_size", "meta_batch_size")
         return {name: getattr(self, name) for name in names}
 

@@ -40,7 +40,7 @@ class MetaBatch(Protocol):
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        """On the meta device; parameter names are those of the graphs."""
+        """They are on the meta device; parameter names are those of the graphs."""
 
     @property
     def index(self) -> Sequence[int]:

@@ -21,7 +21,7 @@ _CODE = (
 
 
 def fingerprint(header: Header, forbidden: Iterable[str]) -> str:
-    """Of the settings of a split.
+    """Identifies the settings of a split.
 
     Args:
         header: what its files would say, or say, about themselves.
@@ -41,7 +41,7 @@ def fingerprint(header: Header, forbidden: Iterable[str]) -> str:
 
 @cache
 def code_digest(folders: tuple[Path, ...] = _CODE) -> str:
-    """Of the code that makes shards, and of the library that draws the random numbers."""
+    """Identifies the code that makes shards, and of the library that draws the random numbers."""
     sources = sorted(
         (f"{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         for folder in folders

@@ -144,7 +144,7 @@ class _Walk:
         if key not in self._known:
             edges = architecture.genotype.reduce if reduction else architecture.genotype.normal
             halves, preproc = architecture.halves(cell), architecture.preproc
-            kind = _Kind(edges, route, halves, halve, preproc, self._bn)
+            kind = _CellShape(edges, route, halves, halve, preproc, self._bn)
             self._known[key] = kind.stretches()
         return self._known[key]
 
@@ -159,7 +159,7 @@ class _Walk:
         return [_Stretch(bn + "o" if cell == -1 else "", back=cell - _RELU)]
 
 
-class _Kind(NamedTuple):
+class _CellShape(NamedTuple):
     """What the walk through a cell depends on.
 
     Attributes:

@@ -30,7 +30,7 @@ P: tuple[Size, Size] = ((0, 2, 0), (0, 0, 2))
 _Key = tuple[int, tuple[Size, ...]]
 
 
-class _Kinds:
+class _NodeTable:
     """Every combination of primitive and shape rule that has come up, numbered as it comes."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _Kinds:
         return number
 
 
-_KINDS = _Kinds()
+_KINDS = _NodeTable()
 
 
 def primitives_of(kind: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -101,7 +101,7 @@ class Part:
 
     @cached_property
     def inner(self) -> list[int]:
-        """Its edges but those from the input, as in `templates`: target * 2^32 + source."""
+        """The part's edges but those from the input, as in `templates`: target * 2^32 + source."""
         return [target << 32 | source for source, target in self.edges if source != INPUT]
 
     @cached_property

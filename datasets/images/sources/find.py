@@ -69,16 +69,6 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
     )
 
 
-def source_files(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The files that a data set is read from, sorted; none if it comes with a library.
-
-    Raises:
-        GHNError: as `find_source`.
-    """
-    tables = find_source(name, root).values()
-    return sorted({file for table in tables for file in table.files})
-
-
 def source_digest(tables: Mapping[str, Table]) -> str:
     """SHA-256 of the content of all splits."""
     parts = [(split, tables[split].digest) for split in sorted(tables)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.images import find_source, load, source_files
+from datasets.images import find_source, load
 from ghn.errors import ConfigError
 
 
@@ -65,11 +65,3 @@ def test_without_a_training_split_the_classes_are_those_of_all(tmp_path, folder)
     folder(tmp_path / "tree", "test", "b")
     folder(tmp_path / "tree", "val", "a")
     assert load("tree", tmp_path, "test").classes == ("a", "b")
-
-
-def test_the_files_of_a_data_set(tmp_path, folder, parquet) -> None:
-    path = folder(tmp_path / "tree", "train", "cat", [3, 1])
-    assert source_files("tree", tmp_path) == [path / "001.png", path / "003.png"]
-    files = [parquet(tmp_path / f"pets-{split}.parquet") for split in ("test", "train")]
-    assert source_files("pets", tmp_path) == files
-    assert source_files("digits") == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.experiments.catalogue import load_profile
-from flows.experiments.run import Runner, path_of
+from flows.experiments.runner import Runner, path_of
 from flows.experiments.sources import write_sources
 from flows.params import load_params
 from flows.rows.schema import read_rows

@@ -4,7 +4,7 @@ import pytest
 
 from flows.experiments.catalogue import load_profile
 from flows.experiments.pages import write_pages
-from flows.experiments.run import TRIAL_COLUMNS, path_of
+from flows.experiments.runner import TRIAL_COLUMNS, path_of
 from flows.rows.schema import identity, write_rows
 
 PROFILE = """

@@ -16,8 +16,8 @@ from flows.rows import engine
 from flows.settings import paths
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.fanout import FanOut
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
+from flows.settings.trials import Grid
 from flows.stages import evaluate
 from flows.trials import spec as trial_spec
 from flows.trials.initialise import forget_hypernetworks

@@ -28,24 +28,21 @@ from flows.experiments.catalogue import (
     NasEntry,
     Profile,
     SpeedEntry,
-    TrialsEntry,
     load_profile,
 )
 from flows.experiments.hypernetworks import obtain
 from flows.networks.build import forward_gmacs
-from flows.networks.targets import open_split, targets
+from flows.networks.targets import targets
 from flows.params import Params, load_params
 from flows.rows.schema import Row, read_rows, write_rows
 from flows.settings import paths
-from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.fanout import FanOut
-from flows.settings.trials import Selection
+from flows.settings.trials import TrialsEntry
 from flows.stages import evaluate
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
-from flows.trials.plan import choose, plan
-from flows.trials.run import run_trials
-from flows.trials.spec import COLUMNS, Trial
+from flows.trials.plan import TrialSetting, entry_rows
+from flows.trials.spec import COLUMNS
 from flows.trials.weights import weights_content
 from ghn.errors import ConfigError, MissingDataError
 
@@ -69,7 +66,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        """Where networks train."""
+        """The device that networks train on."""
         return self.params.base.torch_device()
 
     def run(self, names: Sequence[str] = (), *, alone: bool = False) -> list[Path]:
@@ -117,7 +114,7 @@ class Runner:
         path = path_of(name)
         match entry:
             case TrialsEntry():
-                write_rows(path, self.trials(entry, name), TRIAL_COLUMNS)
+                write_rows(path, self.trials(name, entry), TRIAL_COLUMNS)
             case DetectEntry():
                 ghn = next(iter(self.profile.hypernetworks_of(entry)), self.params.base.ghn)
                 seed = self.profile.seed
@@ -159,47 +156,19 @@ class Runner:
             )
         )
 
-    def trials(self, entry: TrialsEntry, title: str) -> list[Row]:
+    def trials(self, name: str, entry: TrialsEntry) -> list[Row]:
         """Rows of all parts of an entry."""
-        rows: list[Row] = []
-        for part in entry.parts:
-            found = run_trials(
-                self.plan_trials(entry)[part.name], self.fanout, title=f"{title} {part.name}"
-            )
-            rows += [row | {"part": part.name} for row in found]
-        return rows
-
-    def plan_trials(self, entry: TrialsEntry) -> dict[str, list[Trial]]:
-        """The trials of each part."""
-        return plan(
-            entry,
-            self.select(entry.select),
-            seed=self.profile.seed,
-            images=self.profile.images,
-            device=self.device,
+        profile = self.profile
+        setting = TrialSetting(
+            profile.images,
+            profile.seed,
+            self.device,
+            path_of("generalisation"),
+            profile.num_classes,
         )
-
-    def select(self, select: Selection) -> list[str]:
-        """Ids of the architectures of a selection."""
-        chosen = list(select.names)
-        size, classes = self.profile.images.image_size, self.profile.num_classes
-        if select.best_of is not None:
-            rows = [
-                row
-                for row in read_rows(path_of("generalisation"))
-                if row["ghn"] == select.best_of and row["split"] in select.splits
-            ]
-            chosen += choose(rows, select.top_k, select.max_gmacs)
-        if select.cheapest is not None:
-            splits = tuple(split for split in select.splits if split != "torchvision")
-            candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
-            if select.primitive is not None:
-                candidates = [c for c in candidates if _has(c.split, c.index, select.primitive)]
-            ranked = sorted(
-                (forward_gmacs(c, classes, size), place) for place, c in enumerate(candidates)
-            )
-            chosen += [candidates[place].id for _, place in ranked[: select.cheapest]]
-        return chosen
+        field = f"experiments.{name}.optional"
+        parts = entry_rows(entry, setting, self.fanout, name, field)
+        return [row | {"part": part} for part, rows in parts.items() for row in rows]
 
     def generalisation(self, entry: GeneralisationEntry) -> list[Row]:
         """Accuracy of each hypernetwork's predictions for each architecture."""
@@ -241,12 +210,3 @@ def runner(profile_name: str, workers: int | None = None) -> Runner:
     if workers is not None:
         fanout = fanout.model_copy(update={"workers": workers})
     return Runner(profile_name, load_profile(profile_name), params, fanout)
-
-
-def _has(split: str, index: int | None, primitive: str) -> bool:
-    from ghn.graph import Primitive
-
-    if index is None:
-        return False
-    graph = open_split(paths.DEEPNETS, split).graph(index)
-    return bool((graph.primitive == Primitive[primitive]).any())

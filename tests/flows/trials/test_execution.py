@@ -10,11 +10,11 @@ from torch import nn
 
 from flows.compute.fanout import FanOut
 from flows.rows.schema import IDENTITY, read_rows, write_rows
-from flows.settings.finetune import Grid
 from flows.settings.images import ImagesSpec
-from flows.trials import run as module
+from flows.settings.trials import Grid
+from flows.trials import execution as module
+from flows.trials.execution import run_trials, with_new_head
 from flows.trials.images import trial_images
-from flows.trials.run import run_trials, with_new_head
 from flows.trials.spec import COLUMNS, Trial
 from ghn.architectures import build
 from ghn.errors import ConfigError
