@@ -11,8 +11,8 @@ from ghn.finetune.config import FinetuneConfig
 
 
 class FinetuneStageConfig(BaseModel):
-    """The section says what is fine-tuned, from what, how, and on which grid; the grid is the same for every
-    initialisation.
+    """The section says what is fine-tuned, from what, how, and on which grid; the grid is the same
+    for every initialisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -46,7 +46,7 @@ class ImagesConfig(BaseModel):
         """These images, split by `seed`, as a trial sees them; `limits` such as `max_test` cut
         them down.
         """
-        return ImagesSpec(**self.model_dump(), seed=seed, **limits)
+        return ImagesSpec.model_validate(self.model_dump() | {"seed": seed} | limits)
 
 
 class ImagesSpec(BaseModel):

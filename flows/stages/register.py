@@ -96,8 +96,8 @@ def _variant(hypernetwork: GHN) -> str:
 
 
 def _describe(hypernetwork: GHN) -> str:
-    """Names what tells a small hypernetwork of a profile from the variant of the paper that it is derived
-    from.
+    """Names what tells a small hypernetwork of a profile from the variant of the paper that it is
+    derived from.
     """
     config = hypernetwork.config
     return f"{config.message_passing} d{config.hidden} l{config.layers} h{config.heads}"
