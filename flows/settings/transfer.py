@@ -12,8 +12,8 @@ from ghn.finetune.config import FinetuneConfig
 
 
 class TransferConfig(BaseModel):
-    """The section says where to transfer to, and how; the grid is the same for all
-    initialisations.
+    """The section says where to transfer to, and how; the grid is the same for every
+    initialisation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

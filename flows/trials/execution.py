@@ -102,8 +102,8 @@ class Job:
 
 
 def run_trial(job: Job) -> list[Row]:
-    """Trains all grid points of one trial; returns their rows in the order of their learning rates,
-    the chosen one tested.
+    """Trains all grid points of one trial; returns their rows in the order of their learning
+    rates, the chosen one tested.
 
     Raises:
         ChangedInputError: the data are not those of the job any more.
