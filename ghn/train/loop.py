@@ -30,6 +30,7 @@ from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
 from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
+from ghn.train.precision import tensor_float
 from ghn.train.prefetch import Prefetched
 from ghn.train.step import MetaBatch
 from ghn.train.stopping import stop_requests
@@ -150,6 +151,7 @@ class _Run:
             if start < self.config.steps and not self.training.stopping:
                 with (
                     deterministic_algorithms(self.config.deterministic),
+                    tensor_float(self.config.tf32, self.ranks.device),
                     stop_requests() as stop,
                     closing(Prefetched(data(start))) as prefetched,
                 ):

@@ -6,8 +6,7 @@ devices raise, and so does what turns values of the card into NumPy arrays. Wher
 value, it gets 1 and the reading is noted: on a card it would wait there for all that is queued.
 
 What is not as on a card is autograd's engine, which asks CUDA for a stream: its walk backwards is
-replaced by one that hands out gradients of the right shape, type and device. What it dispatches can
-be counted on tensors without values of a CPU (`nowhere`).
+replaced by one that hands out gradients of the right shape, type and device.
 """
 
 from __future__ import annotations
@@ -75,8 +74,9 @@ class _Counting(TorchDispatchMode):
         if not str(function).startswith(("prim.", "profiler.")):
             self.count.operations[str(function)] += 1
         first = next((arg for arg in args if isinstance(arg, Tensor)), None)
-        if function in _READS and first is not None and first.device.type == "cuda":
-            self.count.waits.append(f"{function} {_caller()}")
+        if function in _READS and isinstance(first, FakeTensor):
+            if first.device.type == "cuda":
+                self.count.waits.append(f"{function} {_caller()}")
             if function is _ATEN._local_scalar_dense.default:
                 return 1.0 if first.is_floating_point() else 1
         out = function(*args, **(kwargs or {}))
@@ -99,6 +99,7 @@ def card() -> Iterator[Move]:
 
     state = torch.zeros(16, dtype=torch.uint8)
     with (
+        mock.patch.object(nn.Module, "to", lambda self, *_, **__: self),  # refuses such parameters
         mock.patch("torch.autograd.grad", _grad),
         mock.patch("torch.autograd.backward", _backward),
         mock.patch("torch.cuda.get_rng_state", lambda device=None: state),
@@ -106,13 +107,6 @@ def card() -> Iterator[Move]:
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         yield partial(_emptied, device=CUDA)
-
-
-@contextlib.contextmanager
-def nowhere() -> Iterator[Move]:
-    """Inside, tensors have no values, and autograd works: those of the CPU."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield partial(_emptied, device=torch.device("cpu"))
 
 
 def _emptied(module: nn.Module, device: torch.device) -> nn.Module:

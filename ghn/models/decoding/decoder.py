@@ -158,9 +158,7 @@ class VectorDecoder(nn.Module):
         norms = [group for group in plan.vectors if group.kind is Kind.norm]
         biases = [group for group in plan.vectors if group.kind is not Kind.norm]
         hidden_PF = F.relu(
-            self.hidden(
-                h_ND[send_list([n for g in norms + biases for n in g.nodes], h_ND.device)]
-            )
+            self.hidden(h_ND[send_list([n for g in norms + biases for n in g.nodes], h_ND.device)])
         )
         n_norms = sum(len(group) for group in norms)
         grid = (2, self.channels)
