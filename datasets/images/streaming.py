@@ -138,8 +138,7 @@ class ImageStream:
                 continue
             images, labels = batch
             if device is not None:
-                images = images.to(device, non_blocking=True)
-                labels = labels.to(device, non_blocking=True)
+                images, labels = to_device(images, labels, device)
             yield normalize(images, self.traits.mean, self.traits.std), labels
 
     def _slots(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ghn.graph.graph import Graph
+from ghn.models.sending import send
 
 MAX_DEGREE = 100
 
@@ -86,9 +87,11 @@ class GraphBatch:
         )
         return GraphBatch((self.graphs[index],), *tensors)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
-        """The same batch with its tensors on `device`."""
-        moved = [tensor.to(device, non_blocking=non_blocking) for tensor in self._tensors]
+    def to(self, device: torch.device | str) -> GraphBatch:
+        """The same batch with its tensors on `device`; a GPU is not waited for."""
+        if self.device == torch.device(device):
+            return self
+        moved = [send(tensor, torch.device(device)) for tensor in self._tensors]
         return GraphBatch(self.graphs, *moved)
 
     def pin_memory(self) -> GraphBatch:

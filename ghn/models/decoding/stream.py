@@ -97,7 +97,8 @@ def _blocks(
         dtype=hidden_PF.dtype,
     )
     counts = torch.tensor([len(group) * group.positions for group in bucket.groups])
-    scale_P1 = send(scale_P.repeat_interleave(counts)[:, None], hidden_PF.device)
+    scale_P = scale_P.repeat_interleave(counts, output_size=positions)
+    scale_P1 = send(scale_P[:, None], hidden_PF.device)
     hidden_PF = hidden_PF * scale_P1
     weight_OIF = decoder.block.weight.view(decoder.channels, decoder.channels, -1)
     bias_OI = decoder.block.bias.view(decoder.channels, decoder.channels)
