@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.images.augment import normalize, random_resized_crop
+from datasets.images.augment import normalize, random_resized_crop, to_device
 from datasets.images.order import Order
 from datasets.images.pixels import fit
 from datasets.images.sources.find import find_source

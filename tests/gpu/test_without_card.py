@@ -1,4 +1,4 @@
-"""What is known of a card without one: no devices are mixed, nothing waits, little is dispatched."""
+"""What is known of a card without one: devices are not mixed, nothing waits, calls are few."""
 
 from __future__ import annotations
 
