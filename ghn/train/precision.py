@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from ghn.train.config import TrainConfig
+from ghn.train.determinism import deterministic_algorithms
+
 
 @contextmanager
 def tensor_float(enabled: bool, device: torch.device) -> Iterator[None]:
@@ -28,3 +31,10 @@ def tensor_float(enabled: bool, device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def arithmetic(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """What a recipe says of the arithmetic of its device."""
+    with deterministic_algorithms(config.deterministic), tensor_float(config.tf32, device):
+        yield
