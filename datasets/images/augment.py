@@ -5,6 +5,8 @@ Shape legend: B images, C channels, H x W pixels, S the side of a crop.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from PIL import Image
@@ -54,13 +56,26 @@ def normalize(images_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ..
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
     """
-    device = images_BCHW.device
-    scale_C11 = (1 / (255 * torch.tensor(std, device=device)))[:, None, None]
-    shift_C11 = (torch.tensor(mean, device=device) / torch.tensor(std, device=device))[
-        :, None, None
-    ]
+    scale_C11, shift_C11 = _constants(tuple(mean), tuple(std), images_BCHW.device)
     images = images_BCHW.to(torch.float32, memory_format=torch.channels_last)
     return images.mul_(scale_C11).sub_(shift_C11)
+
+
+@functools.cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of `normalize`, sent to a device once: sending waits for a GPU."""
+    scale_C11 = (1 / (255 * torch.tensor(std)))[:, None, None]
+    shift_C11 = (torch.tensor(mean) / torch.tensor(std))[:, None, None]
+    return scale_C11.to(device), shift_C11.to(device)
+
+
+def to_device(images: Tensor, labels: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """A batch on `device`. From page-locked memory the copy goes on while others compute."""
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        images, labels = images.pin_memory(), labels.pin_memory()
+    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def random_resized_crop(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.images.augment import normalize, random_resized_crop
+from datasets.images.augment import normalize, random_resized_crop, to_device
 from datasets.images.order import Order
 from datasets.images.pixels import fit
 from datasets.images.sources.find import find_source
@@ -138,8 +138,7 @@ class ImageStream:
                 continue
             images, labels = batch
             if device is not None:
-                images = images.to(device, non_blocking=True)
-                labels = labels.to(device, non_blocking=True)
+                images, labels = to_device(images, labels, device)
             yield normalize(images, self.traits.mean, self.traits.std), labels
 
     def _slots(

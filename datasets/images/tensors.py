@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from datasets.images.augment import crop_and_flip, normalize
+from datasets.images.augment import crop_and_flip, normalize, to_device
 from datasets.images.file import read_images, write_images
 from datasets.images.traits import Channels
 from ghn.errors import ConfigError
@@ -120,10 +120,7 @@ class ImageTensors:
             index = order[k * batch_size : (k + 1) * batch_size]
             images, labels = self.images[index], self.labels[index]
             if device is not None:
-                images, labels = (
-                    images.to(device, non_blocking=True),
-                    labels.to(device, non_blocking=True),
-                )
+                images, labels = to_device(images, labels, device)
             if augment:
                 images = crop_and_flip(
                     images, _generator(seed, epoch, k + 1), self.image_size // 8, self.flip

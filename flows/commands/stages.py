@@ -99,6 +99,7 @@ def train() -> None:
         params.base.device,
         lambda: run_stage("train"),
         "flows.stages.train",
+        per_gpu=params.train.ranks_per_gpu,
     )
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt

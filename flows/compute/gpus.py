@@ -71,17 +71,19 @@ def shares(gpus: Sequence[str], each: float) -> list[str]:
     ]
 
 
-def ranks(processes: int, meta_batch_size: int, gpus: int) -> int:
-    """How many ranks train: `processes`, but never two on one GPU.
+def ranks(processes: int, meta_batch_size: int, gpus: int, per_gpu: int = 1) -> int:
+    """How many ranks train: `processes`, but no more on one GPU than `per_gpu`.
 
     Args:
         processes: `train.processes`.
         meta_batch_size: architectures per step, which the ranks share evenly.
         gpus: to train on; 0 is a training on processors.
+        per_gpu: `train.ranks_per_gpu`.
     """
-    if gpus == 0 or processes <= slots(gpus, 1):
+    room = slots(gpus, 1 / per_gpu)
+    if gpus == 0 or processes <= room:
         return processes
-    return max(count for count in range(1, slots(gpus, 1) + 1) if meta_batch_size % count == 0)
+    return max(count for count in range(1, room + 1) if meta_batch_size % count == 0)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Ctrl-C, which is less than a step may take, and cannot be told to wait.)
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -36,8 +37,9 @@ def run_training(
     alone: Callable[[], object],
     module: str,
     *arguments: str,
+    per_gpu: int = 1,
 ) -> int:
-    """Trains with `processes` ranks, or as many as there are GPUs, which are held meanwhile.
+    """Trains with `processes` ranks, or as many as GPUs have room for, which are held meanwhile.
 
     Args:
         processes: `train.processes`.
@@ -45,15 +47,19 @@ def run_training(
         device: `base.device`; "cpu" leaves GPUs alone.
         alone: trains in this process, if one rank is enough.
         module: what several ranks run, and its `arguments`: see `run_ranks`.
+        per_gpu: `train.ranks_per_gpu`.
 
     Returns:
         The exit code.
     """
     found = gpus.visible() if device != "cpu" else []
-    count = gpus.ranks(processes, meta_batch_size, len(found))
+    count = gpus.ranks(processes, meta_batch_size, len(found), per_gpu)
     if count < processes:
-        print(f"train.processes = {processes}, but {len(found)} GPUs here: {count} ranks")
-    with gpus.held_for_us(count, found):
+        print(
+            f"train.processes = {processes}, but {len(found)} GPUs here"
+            f" (train.ranks_per_gpu = {per_gpu}): {count} ranks"
+        )
+    with gpus.held_for_us(math.ceil(count / per_gpu), found):
         if count > 1:
             return run_ranks(count, module, *arguments)
         alone()
@@ -75,6 +81,8 @@ def run_ranks(processes: int, module: str, *arguments: str) -> int:
     """
     command = [sys.executable, "-m", "flows.compute.rank", str(os.getpid()), module, *arguments]
     common = {
+        # Architectures of all sizes take turns: segments that grow leave fewer gaps.
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
         "WORLD_SIZE": str(processes),

@@ -64,6 +64,7 @@ def obtain(profile_name: str, name: str) -> None:
             __name__,
             profile_name,
             name,
+            per_gpu=config.ranks_per_gpu,
         ):
             if code == 128 + signal.SIGINT:
                 raise KeyboardInterrupt

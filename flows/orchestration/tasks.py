@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import time
@@ -136,7 +137,10 @@ def _training_slots(workspace: Workspace) -> int:
     """
     params = load_params(workspace.directory / PARAMS_FILE)
     found = 0 if params.base.device == "cpu" else len(gpus.visible())
-    taken = gpus.ranks(params.train.processes, params.train.meta_batch_size, found) if found else 1
+    train, taken = params.train, 1
+    if found:
+        count = gpus.ranks(train.processes, train.meta_batch_size, found, train.ranks_per_gpu)
+        taken = math.ceil(count / train.ranks_per_gpu)
     if taken == 1:
         return 1
     try:

@@ -68,6 +68,14 @@ class TrainStageConfig(TrainConfig):
             " core of a CPU; under torchrun its own count holds"
         ),
     )
+    ranks_per_gpu: int = Field(
+        default=1,
+        ge=1,
+        description=(
+            "of `processes`, how many may share a GPU: 3 or 4 for networks of CIFAR's size, which"
+            " cannot fill one (gradients are then averaged through gloo); 1 for ImageNet's (NCCL)"
+        ),
+    )
     graph_workers: int = Field(
         default=0, ge=0, description="processes that build graphs ahead, per rank"
     )

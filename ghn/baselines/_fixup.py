@@ -21,10 +21,10 @@ from ghn.errors import ConfigError
 class ScaleAndShift(nn.Module):
     """A scalar multiplier and a scalar bias, in the place of a batch norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.shift = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.ones((), device=device))
+        self.shift = nn.Parameter(torch.zeros((), device=device))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """x * scale + shift."""
@@ -41,10 +41,11 @@ def without_norm(model: nn.Module, *, scalars: bool = True) -> nn.Module:
     Returns:
         the model.
     """
+    device = next((parameter.device for parameter in model.parameters()), None)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(module, name, ScaleAndShift() if scalars else nn.Identity())
+                setattr(module, name, ScaleAndShift(device) if scalars else nn.Identity())
     return model
 
 

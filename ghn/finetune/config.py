@@ -32,7 +32,10 @@ class FinetuneConfig(BaseModel):
         default=5.0, gt=0, description="largest norm of the gradient; null: none"
     )
     augment: bool = False
-    amp: bool = Field(default=False, description="bfloat16 autocast")
+    amp: bool | Literal["bf16", "fp16"] = Field(
+        default=False,
+        description="mixed precision: bf16 (or true), fp16 with a loss scale, or false",
+    )
     evaluate_at: tuple[int, ...] = Field(
         default=(),
         description="steps after which validation accuracy is measured, besides the last",

@@ -13,17 +13,28 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ghn.errors import ConfigError, DamagedFileError
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.curve import Curve
-from ghn.finetune.evaluation import evaluate, heads, lacks_statistics, track_running_statistics
+from ghn.finetune.evaluation import (
+    autocast,
+    evaluate,
+    heads,
+    lacks_statistics,
+    track_running_statistics,
+)
+from ghn.finetune.progress import Progress
 from ghn.images import Images, endless_batches
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the auxiliary heads' losses of GoogLeNet and Inception-v3, as in the DARTS recipe."""
+
+LOOK_EVERY = 50
+"""Steps after which a loss is read from a GPU, which waits for all that it has been given to do."""
 
 
 def finetune(
@@ -83,6 +94,7 @@ class _Run:
         self.model, self.train, self.val, self.config, self.seed = model, train, val, config, seed
         self.device = next(model.parameters()).device
         self.optimizer = _optimizer(model, config)
+        self.scaler = GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
         self.curve, self.done = Curve(), 0
         self.started, self.training_seconds = time.perf_counter(), 0.0
@@ -114,24 +126,54 @@ class _Run:
         on_step: Callable[[int], None] | None,
     ) -> None:
         """Trains up to step `stop`, or until the loss is not finite, and measures."""
-        losses, seen, first = 0.0, 0, self.done
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)  # read once, at the end
+        progress, seen, first = Progress(self.device), 0, self.done
         tick = time.perf_counter()
         self.model.train()
         while self.done < stop and not self.curve.diverged:
             x_BCHW, y_B = next(batches)
-            loss, logits_BK = _update(self.model, self.optimizer, x_BCHW, y_B, self.config)
+            loss, logits_BK = self._loss(x_BCHW, y_B)
+            look = self.device.type == "cpu" or (self.done + 1 - first) % LOOK_EVERY == 0
+            self.curve.diverged = progress.add(loss, logits_BK, y_B, look)
+            if not self.curve.diverged:
+                self._apply(loss, progress)
             self.scheduler.step()
             self.done += 1
-            losses += loss
-            correct += (logits_BK.argmax(1) == y_B).sum()
             seen += len(y_B)
             if on_step is not None:
                 on_step(self.done)
-            self.curve.diverged = not math.isfinite(loss)
+        mean, correct, good = progress.read()
         self.training_seconds += time.perf_counter() - tick
         self.curve.steps_per_second = self.done / self.training_seconds
-        self.measure(losses / (self.done - first), int(correct) / seen)
+        if good < self.done - first:  # the step that diverged is the last that counts
+            self.curve.diverged = True
+            seen, self.done = round(seen * (good + 1) / (self.done - first)), first + good + 1
+        self.measure(mean, correct / seen)
+
+    def _loss(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch and the main head's logits, before the step."""
+        config = self.config
+        with autocast(config, self.device):
+            logits_BK, *auxiliary = heads(self.model(x_BCHW))
+            loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
+            for other_BK in auxiliary:
+                loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(
+                    other_BK, y_B, label_smoothing=config.label_smoothing
+                )
+        return loss, logits_BK.detach()
+
+    def _apply(self, loss: Tensor, progress: Progress) -> None:
+        """The step. On a GPU it does not happen if a loss was not finite, though no one looks: the
+        optimizer, fused, is told so there.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.config.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        if self.device.type != "cpu" and not self.scaler.is_enabled():
+            self.optimizer.found_inf = progress.bad  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""
@@ -144,6 +186,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "estimates": self.estimates,
+            "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -167,6 +210,7 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
@@ -177,33 +221,6 @@ class _Run:
         if self.curve.steps_per_second:
             self.training_seconds = self.done / self.curve.steps_per_second
         return True
-
-
-def _update(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    x_BCHW: Tensor,
-    y_B: Tensor,
-    config: FinetuneConfig,
-) -> tuple[float, Tensor]:
-    """One optimiser step; the loss and the logits are those before it. A loss that is not finite is
-    not applied.
-    """
-    with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.amp):
-        logits_BK, *auxiliary = heads(model(x_BCHW))
-        loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
-        for other_BK in auxiliary:
-            loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(
-                other_BK, y_B, label_smoothing=config.label_smoothing
-            )
-    value = float(loss.detach())
-    if math.isfinite(value):
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        optimizer.step()
-    return value, logits_BK.detach()
 
 
 def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ Shape legend: B images of a batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,27 @@ def evaluate(
     """
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
+    return accuracies(model, images, config, (1,))[0]
+
+
+@torch.no_grad()
+def accuracies(
+    model: nn.Module, images: Images, config: FinetuneConfig, top: Sequence[int] = (1, 5)
+) -> list[float]:
+    """For each k of `top` the share of images whose label is among the k largest logits, in
+    evaluation mode. Waits for a GPU once.
+    """
     device = next(model.parameters()).device
-    correct, total = torch.zeros((), dtype=torch.int64, device=device), 0
+    correct, total = torch.zeros(len(top), dtype=torch.int64, device=device), 0
     for logits_BK, y_B in _outputs(model, images, config):
-        correct += (logits_BK.argmax(1) == y_B).sum()
+        for place, k in enumerate(top):
+            if k == 1:
+                correct[place] += (logits_BK.argmax(1) == y_B).sum()
+            else:
+                best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
+                correct[place] += (best_BJ == y_B[:, None]).sum()
         total += len(y_B)
-    return int(correct) / total
+    return [count / total for count in correct.tolist()]
 
 
 @torch.no_grad()
@@ -52,9 +67,15 @@ def _outputs(
     for x_BCHW, y_B in images.batches(
         config.evaluation_batch, shuffle=False, drop_last=False, device=device
     ):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
+        with autocast(config, device):
             logits_BK = heads(model(x_BCHW))[0]
         yield logits_BK, y_B
+
+
+def autocast(config: FinetuneConfig, device: torch.device) -> torch.autocast:
+    """The precision of forward passes: `amp` is "bf16" (or true), "fp16" or false."""
+    half = torch.float16 if config.amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=bool(config.amp))
 
 
 def heads(output: Any) -> list[Tensor]:
@@ -82,12 +103,12 @@ def lacks_statistics(model: nn.Module) -> bool:
     network whose parameters were predicted or freshly drawn, not of a trained one.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return any(
-        norm.running_mean is None
-        or norm.running_var is None
-        or not (norm.running_mean.any() or (norm.running_var != 1).any())
-        for norm in norms
-    )
+    fresh = []
+    for norm in norms:
+        if norm.running_mean is None or norm.running_var is None:
+            return True
+        fresh.append(~(norm.running_mean.any() | (norm.running_var != 1).any()))
+    return bool(fresh) and bool(torch.stack(fresh).any())  # waits for a GPU once
 
 
 def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> None:

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ghn.graph.graph import Graph
+from ghn.models.sending import send
+
+MAX_DEGREE = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,7 @@ class GraphBatch:
         shape_BN4: int32, parameter shapes, padded on the right with zeros.
         distance_BNN: uint8, entry (b, i, j) the shortest path from i to j, 0 for none.
         mask_BN: bool, True for real nodes.
+        degree_2BN: int64, in-degrees and out-degrees, clipped to `MAX_DEGREE`.
     """
 
     graphs: Sequence[Graph]
@@ -33,6 +38,7 @@ class GraphBatch:
     shape_BN4: Tensor
     distance_BNN: Tensor
     mask_BN: Tensor
+    degree_2BN: Tensor
 
     @classmethod
     def from_graphs(cls, graphs: Sequence[Graph]) -> GraphBatch:
@@ -42,18 +48,21 @@ class GraphBatch:
         shape = np.zeros((b, n, 4), dtype=np.int32)
         distance = np.zeros((b, n, n), dtype=np.uint8)
         mask = np.zeros((b, n), dtype=bool)
+        degree = np.zeros((2, b, n), dtype=np.int64)
         for i, graph in enumerate(graphs):
             k = graph.n_nodes
             primitive[i, :k] = graph.primitive
             shape[i, :k] = graph.shape
             distance[i, :k, :k] = graph.distance
             mask[i, :k] = True
+            degree[:, i] = _degrees(graph, n)
         return cls(
             tuple(graphs),
             torch.from_numpy(primitive),
             torch.from_numpy(shape),
             torch.from_numpy(distance),
             torch.from_numpy(mask),
+            torch.from_numpy(degree),
         )
 
     @property
@@ -74,16 +83,36 @@ class GraphBatch:
             self.shape_BN4[b, :n],
             self.distance_BNN[b, :n, :n],
             self.mask_BN[b, :n],
+            self.degree_2BN[:, b, :n],
         )
         return GraphBatch((self.graphs[index],), *tensors)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
-        """The same batch with its tensors on `device`."""
-        tensors = (self.primitive_BN, self.shape_BN4, self.distance_BNN, self.mask_BN)
-        moved = [tensor.to(device, non_blocking=non_blocking) for tensor in tensors]
+    def to(self, device: torch.device | str) -> GraphBatch:
+        """The same batch with its tensors on `device`; a GPU is not waited for."""
+        if self.device == torch.device(device):
+            return self
+        moved = [send(tensor, torch.device(device)) for tensor in self._tensors]
         return GraphBatch(self.graphs, *moved)
 
     def pin_memory(self) -> GraphBatch:
         """The same batch in page-locked memory (called by a `DataLoader`)."""
-        tensors = (self.primitive_BN, self.shape_BN4, self.distance_BNN, self.mask_BN)
-        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in tensors))
+        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in self._tensors))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (
+            self.primitive_BN,
+            self.shape_BN4,
+            self.distance_BNN,
+            self.mask_BN,
+            self.degree_2BN,
+        )
+
+
+def _degrees(graph: Graph, n: int) -> NDArray[np.int64]:
+    """(2, n) in-degrees and out-degrees, counted from the edges, which are far fewer than pairs."""
+    edges = graph.edges
+    source, target = np.divmod(np.unique(edges[:, 0].astype(np.int64) * n + edges[:, 1]), n)
+    return np.stack([np.bincount(end, minlength=n) for end in (target, source)]).clip(
+        max=MAX_DEGREE
+    )

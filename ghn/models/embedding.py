@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ghn.graph import N_PRIMITIVES, Primitive
-from ghn.models.batch import GraphBatch
+from ghn.models.batch import MAX_DEGREE, GraphBatch
 from ghn.models.config import GHNConfig
 
-MAX_DEGREE = 100
 MAX_INPUT_DISTANCE = 1000
 MAX_CHANNELS = 8192
 
@@ -65,27 +64,11 @@ class NodeEmbedding(nn.Module):
         )
         h_BND: Tensor = self.primitive(batch.primitive_BN) + shape_BND
         if self.in_degree is not None and self.out_degree is not None:
-            in_degree_BN, out_degree_BN = degrees(batch)
+            in_degree_BN, out_degree_BN = batch.degree_2BN.unbind()
             h_BND = h_BND + self.in_degree(in_degree_BN) + self.out_degree(out_degree_BN)
         if self.input_distance is not None:
             h_BND = h_BND + self.input_distance(batch.distance_BNN[:, 0].int())
         return h_BND
-
-
-def degrees(batch: GraphBatch) -> tuple[Tensor, Tensor]:
-    """(B, N) int64 in-degrees and out-degrees, clipped; counted from the edges, which are far fewer
-    than pairs.
-    """
-    b, n = batch.primitive_BN.shape
-    degree = np.zeros((2, b, n), dtype=np.int64)
-    for i, graph in enumerate(batch.graphs):
-        source, target = np.divmod(
-            np.unique(graph.edges[:, 0].astype(np.int64) * n + graph.edges[:, 1]), n
-        )
-        degree[0, i] = np.bincount(target, minlength=n)
-        degree[1, i] = np.bincount(source, minlength=n)
-    in_degree_BN, out_degree_BN = torch.from_numpy(degree.clip(max=MAX_DEGREE)).to(batch.device)
-    return in_degree_BN, out_degree_BN
 
 
 def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
@@ -100,11 +83,10 @@ def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
     has_shape = shape[..., :1] > 0
     size = torch.where(has_shape, shape.clamp(min=1), 0)
     is_sequence = (primitive_BN == Primitive.pos_enc) & (shape[..., 2] > 1) & (shape[..., 3] == 0)
-    if bool(is_sequence.any()):
-        one, positions, channels, _ = shape[is_sequence].unbind(-1)
-        side = positions.double().sqrt().long()
-        size[is_sequence] = torch.stack((one, channels, side, side), dim=-1)
-    return size
+    one, positions, channels, _ = shape.unbind(-1)
+    side = positions.double().sqrt().long()
+    grid = torch.stack((one, channels, side, side), dim=-1)
+    return torch.where(is_sequence[..., None], grid, size)
 
 
 def channel_steps(num_classes: int) -> NDArray[np.int64]:

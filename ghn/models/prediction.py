@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ghn.models.decoding.plan import Group, Kind
 from ghn.models.decoding.tiling import repeats_evenly, tile
+from ghn.models.sending import send_list
 from ghn.predict.protocol import Skipped
 
 Penalty = Literal["norm", "square"]
@@ -75,9 +76,7 @@ class Prediction:
         total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
         if not values:
             return total
-        return total.index_add(
-            0, torch.tensor(graphs, device=total.device), torch.cat(values).float()
-        )
+        return total.index_add(0, send_list(graphs, total.device), torch.cat(values).float())
 
 
 def bias_name(weight_name: str) -> str:

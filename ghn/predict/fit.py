@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ghn.graph import Graph
@@ -58,7 +58,9 @@ def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
 
 
 def _statistics(model: nn.Module) -> str:
-    n = sum(_has_run(norm) for norm in norms_with_statistics(model))
+    flags = [flag for norm in norms_with_statistics(model) if (flag := _has_run(norm)) is not None]
+    # Read together: each reading waits for a GPU.
+    n = int(torch.stack([flag.to(flags[0].device) for flag in flags]).sum()) if flags else 0
     if not n:
         return ""
     return (
@@ -67,8 +69,9 @@ def _statistics(model: nn.Module) -> str:
     )
 
 
-def _has_run(norm: _NormBase) -> bool:
+def _has_run(norm: _NormBase) -> Tensor | None:
+    """Whether the statistics are not those of a new norm, as a tensor; None if there are none."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None or mean.is_meta:
-        return False
-    return bool(torch.any(mean != 0)) or bool(torch.any(variance != 1))
+        return None
+    return (mean != 0).any() | (variance != 1).any()

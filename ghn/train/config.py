@@ -75,6 +75,12 @@ class TrainConfig(BaseModel):
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="0.1 on ImageNet")
     amp: Literal["off", "fp16", "bf16"] = Field(default="off", description="mixed precision")
+    tf32: bool = Field(
+        default=True,
+        description=(
+            "on a GPU, TF32 for what is computed in float32; false for products as exact as a CPU's"
+        ),
+    )
     amp_scale_floor: float = Field(
         default=1024, gt=0, description="fp16: the loss scale does not go below"
     )
@@ -139,6 +145,8 @@ class TrainConfig(BaseModel):
             "log_every",
             "max_skipped",
         }
+        if self.tf32:
+            no_matter.add("tf32")  # runs from before it was a field go on
         if self.schedule == "constant":
             no_matter |= {"steps", "decay_steps"}
         return self.model_dump(mode="json", exclude=no_matter)

@@ -115,4 +115,4 @@ def on_device(batch: MetaBatch, device: torch.device) -> MetaBatch:
     """The meta-batch with its graphs on `device`."""
     if batch.graphs.device == device:
         return batch
-    return _Moved(batch.graphs.to(device, non_blocking=True), batch.networks, batch.index)
+    return _Moved(batch.graphs.to(device), batch.networks, batch.index)

@@ -37,12 +37,15 @@ class Ranks:
         world: number of processes.
         device: where this process computes.
         patient: a group to wait in for what rank 0 does alone, however long it takes.
+        host: a group for what is known on the CPU; None is the group of all else. Agreeing on it
+            through NCCL would wait for the GPU.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: dist.ProcessGroup | None = None
+    host: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -59,7 +62,8 @@ class Ranks:
         """For each flag whether it is set on any rank."""
         if self.world == 1:
             return flags
-        counts = self.sum(torch.tensor([float(flag) for flag in flags], device=self.device))
+        counts = torch.tensor([float(flag) for flag in flags])
+        dist.all_reduce(counts, group=self.host)
         return tuple(count > 0 for count in counts.tolist())
 
     def broadcast(self, module: nn.Module) -> None:
@@ -122,9 +126,7 @@ class Ranks:
         for parameter in parameters:
             if parameter.grad is None or failed:
                 parameter.grad = torch.zeros_like(parameter)
-        any_failed = torch.tensor(float(failed), device=self.device)
-        dist.all_reduce(any_failed)
-        if any_failed > 0:
+        if self.any(failed)[0]:
             return True
         bucket: list[Tensor] = []
         size = 0
@@ -191,8 +193,15 @@ def ranks(device: str = "auto", timeout_minutes: float = 30) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if alone else "gloo", timeout=timedelta(minutes=timeout_minutes))
     try:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        host = None
+        if alone:
+            host = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
         yield Ranks(
-            dist.get_rank(), dist.get_world_size(), target, cast(dist.ProcessGroup, patient)
+            dist.get_rank(),
+            dist.get_world_size(),
+            target,
+            cast(dist.ProcessGroup, patient),
+            cast(dist.ProcessGroup | None, host),
         )
     finally:
         dist.destroy_process_group()

@@ -25,11 +25,11 @@ from ghn.train.callbacks import Callback, StepRecord, Training
 from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.config import TrainConfig
 from ghn.train.data import Phase, StepData, check_phases, step_data
-from ghn.train.determinism import deterministic_algorithms
 from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
 from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
+from ghn.train.precision import arithmetic
 from ghn.train.prefetch import Prefetched
 from ghn.train.step import MetaBatch
 from ghn.train.stopping import stop_requests
@@ -149,7 +149,7 @@ class _Run:
             start = self.training.step
             if start < self.config.steps and not self.training.stopping:
                 with (
-                    deterministic_algorithms(self.config.deterministic),
+                    arithmetic(self.config, self.ranks.device),
                     stop_requests() as stop,
                     closing(Prefetched(data(start))) as prefetched,
                 ):

@@ -25,6 +25,9 @@ def make_optimizer(ghn: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 class LossScaler:
     """Loss scaling for fp16 with a floor; without fp16 it does nothing.
 
+    Attributes:
+        scale: the factor on the loss. A number, so that it is not read from a device in each step.
+
     A scale that fell far, after a run of overflows, would flush small gradients to zero for
     thousands of steps; the floor of 1024 and growth every 100 steps keep training of large
     hypernetworks stable.
@@ -38,17 +41,14 @@ class LossScaler:
             growth_interval=config.amp_growth_interval,
             enabled=config.amp == "fp16",
         )
-        self._scaler.scale(
-            torch.zeros((), device=device)
-        )  # creates the scale, so that it can be read before a step
-
-    @property
-    def scale(self) -> float:
-        """The factor on the loss."""
-        return self._scaler.get_scale()
+        self._one = torch.ones((), device=device)
+        self._scaler.scale(self._one)  # creates the scale on the device
+        self.scale = self._scaler.get_scale()
 
     def step(self, optimizer: torch.optim.Optimizer, clip: float) -> float:
         """Unscales and clips the gradients, takes a step unless they overflowed, adjusts the scale.
+
+        Waits for the device once.
 
         Returns:
             The norm of the gradient before clipping; not finite if the step was not taken.
@@ -57,15 +57,19 @@ class LossScaler:
         parameters = [
             parameter for group in optimizer.param_groups for parameter in group["params"]
         ]
-        norm = float(nn.utils.clip_grad_norm_(parameters, clip, foreach=True))
-        if self._scaler.is_enabled():
-            self._scaler.step(optimizer)
-            self._scaler.update()
-            if self._scaler.get_scale() < self._floor:
-                self._scaler.update(self._floor)
-        elif math.isfinite(norm):
-            optimizer.step()
-        return norm
+        norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+        if not self._scaler.is_enabled():
+            found = float(norm)
+            if math.isfinite(found):
+                optimizer.step()
+            return found
+        self._scaler.step(optimizer)  # a fused optimizer looks for overflows on the device
+        self._scaler.update()
+        found, self.scale = torch.stack((norm, self._scaler.scale(self._one))).tolist()
+        if self.scale < self._floor:
+            self._scaler.update(self._floor)
+            self.scale = self._floor
+        return found
 
     def state_dict(self) -> dict[str, float]:
         """Scale and growth counter."""
@@ -75,3 +79,4 @@ class LossScaler:
         """Restores what `state_dict` gave."""
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(state)
+            self.scale = self._scaler.get_scale()

@@ -26,6 +26,7 @@ from torch.profiler import record_function
 
 from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
+from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
 
 
@@ -57,14 +58,15 @@ class Losses:
         cross_entropy: of the images.
         penalty: before gamma.
         accuracy: on the images.
-        left_out: architectures that do not take part: their loss or gradient is not finite.
+        takes_part_M: which architectures take part: those whose loss and gradient are finite; None
+            if all do, whatever they are.
     """
 
     loss: Tensor
     cross_entropy: Tensor
     penalty: Tensor
     accuracy: Tensor
-    left_out: int = 0
+    takes_part_M: Tensor | None = None
 
     def stack(self) -> Tensor:
         """(4,) float32."""
@@ -75,15 +77,50 @@ class Losses:
 class PendingBackward:
     """Outputs of the hypernetwork and the gradient of the loss with respect to each: what is left
     is its own part.
+
+    Attributes:
+        penalty_M: penalties of the networks.
+        weight: of each penalty in the loss.
+        sent: what each network sends into the hypernetwork.
+        takes_part_M: as in `Losses`.
+    """
+
+    penalty_M: Tensor
+    weight: float
+    sent: Sequence[Sent]
+    takes_part_M: Tensor | None = None
+
+    def run(self, takes_part: Sequence[bool] | None = None) -> None:
+        """Accumulates the gradients of the hypernetwork's parameters.
+
+        Args:
+            takes_part: `takes_part_M`, if it has been read: reading it waits for the device.
+        """
+        if takes_part is None and self.takes_part_M is not None:
+            takes_part = self.takes_part_M.tolist()
+        weight_M = torch.full_like(self.penalty_M, self.weight)
+        chosen = self.sent
+        if takes_part is not None and not all(takes_part):
+            weight_M *= send_list(list(takes_part), weight_M.device)
+            chosen = [own for own, takes in zip(self.sent, takes_part, strict=True) if takes]
+        with record_function("predict backward"):
+            torch.autograd.backward(
+                [self.penalty_M, *(tensor for own in chosen for tensor in own.outputs)],
+                [weight_M, *(gradient for own in chosen for gradient in own.gradients)],
+            )
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one network sends into the hypernetwork: the gradients of its loss with respect to its
+    predicted parameters, and their norm where it is bounded.
     """
 
     outputs: list[Tensor]
-    gradients: list[Tensor]
-
-    def run(self) -> None:
-        """Accumulates the gradients of the hypernetwork's parameters."""
-        with record_function("predict backward"):
-            torch.autograd.backward(self.outputs, self.gradients)
+    gradients: Sequence[Tensor]
+    norm: Tensor | None
+    loss: Tensor
+    accuracy: Tensor
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -124,34 +161,17 @@ def meta_batch_losses(
     with autocast(config, device), record_function("predict"):
         prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
-    sent: list[_Sent] = []
+    sent: list[Sent] = []
     for index, network, parameters in zip(
         batch.index, batch.networks, prediction.parameters, strict=True
     ):
         torch.manual_seed(_dropout_seed(config.seed, step, index))
         sent.append(_through(network, parameters, images_BCHW, labels_B, config, scale / m))
-    takes_part = _takes_part(sent, config, scale)
-    weights_M = torch.full_like(penalty_M, config.gamma * scale / m)
-    if not all(takes_part):
-        weights_M *= torch.tensor(takes_part, device=device)
-    chosen = [own for own, takes in zip(sent, takes_part, strict=True) if takes]
-    return _means(sent, penalty_M.detach(), takes_part, config), PendingBackward(
-        [penalty_M, *(tensor for own in chosen for tensor in own.outputs)],
-        [weights_M, *(gradient for own in chosen for gradient in own.gradients)],
+    takes_part_M = _takes_part(sent, config, scale)
+    return (
+        _means(sent, penalty_M.detach(), takes_part_M, config),
+        PendingBackward(penalty_M, config.gamma * scale / m, sent, takes_part_M),
     )
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """What one network sends into the hypernetwork: the gradients of its loss with respect to its
-    predicted parameters, and their norm where it is bounded.
-    """
-
-    outputs: list[Tensor]
-    gradients: Sequence[Tensor]
-    norm: Tensor | None
-    loss: Tensor
-    accuracy: Tensor
 
 
 def _through(
@@ -161,7 +181,7 @@ def _through(
     labels_B: Tensor,
     config: TrainConfig,
     factor: float,
-) -> _Sent:
+) -> Sent:
     """One network forward and backward; `factor` is on all gradients."""
     device = images_BCHW.device
     leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
@@ -177,42 +197,41 @@ def _through(
     ]
     gradients, norm = _clipped([gradient for _, gradient in used], config.network_clip, factor)
     accuracy = (logits_BK.argmax(1) == labels_B).float().mean()
-    return _Sent([tensor for tensor, _ in used], gradients, norm, loss.detach(), accuracy)
+    return Sent([tensor for tensor, _ in used], gradients, norm, loss.detach(), accuracy)
 
 
-def _takes_part(sent: Sequence[_Sent], config: TrainConfig, scale: float) -> list[bool]:
-    """Which networks take part in the step: all, unless `network_clip` bounds what each may do.
+def _takes_part(sent: Sequence[Sent], config: TrainConfig, scale: float) -> Tensor | None:
+    """(M,) which networks take part in the step: all, unless `network_clip` bounds what each may
+    do.
 
-    One synchronisation with the device. A gradient that overflows with a loss scale that can still
-    shrink is no fault of its network: the step is skipped, and the scale halved.
+    A gradient that overflows with a loss scale that can still shrink is no fault of its network:
+    the step is skipped, and the scale halved.
     """
     if config.network_clip is None:
-        return [True] * len(sent)
+        return None
     finite_M = torch.stack([own.loss for own in sent]).isfinite()
     if config.amp != "fp16" or scale <= config.amp_scale_floor:
         finite_M &= torch.stack([own.norm for own in sent if own.norm is not None]).isfinite()
-    flags: list[bool] = finite_M.tolist()
-    return flags
+    return finite_M
 
 
 def _means(
-    sent: Sequence[_Sent], penalty_M: Tensor, takes_part: Sequence[bool], config: TrainConfig
+    sent: Sequence[Sent], penalty_M: Tensor, takes_part_M: Tensor | None, config: TrainConfig
 ) -> Losses:
-    losses_M = torch.stack([own.loss for own in sent])
-    accuracies_M = torch.stack([own.accuracy for own in sent])
-    if not all(takes_part):
-        chosen = torch.tensor(takes_part, device=penalty_M.device)
-        losses_M, penalty_M, accuracies_M = (
-            values_M[chosen] for values_M in (losses_M, penalty_M, accuracies_M)
+    values_3M = torch.stack(
+        (
+            torch.stack([own.loss for own in sent]),
+            penalty_M.float(),
+            torch.stack([own.accuracy for own in sent]),
         )
-    entropy, penalty = losses_M.mean(), penalty_M.mean()
-    return Losses(
-        entropy + config.gamma * penalty,
-        entropy,
-        penalty,
-        accuracies_M.mean(),
-        takes_part.count(False),
     )
+    if takes_part_M is None:
+        means_3 = values_3M.mean(1)
+    else:  # NaN if none takes part
+        means_3 = torch.where(takes_part_M, values_3M, 0.0).sum(1) / takes_part_M.sum()
+    entropy, penalty, accuracy = means_3.unbind()
+    loss = entropy + config.gamma * penalty
+    return Losses(loss, entropy, penalty, accuracy, takes_part_M)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ghn.models.hypernetwork import GHN
+from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
 from ghn.train.data import StepData, on_device
 from ghn.train.distributed import Ranks
@@ -59,11 +61,11 @@ class Updates:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         losses, pending, failure = self._forward(step, data)
-        means, failed, left_out = self._agree(losses, len(data.batch.networks))
+        means, failed, left_out, takes_part = self._agree(losses, len(data.batch.networks))
         norm = math.nan
         if not failed:
             assert pending is not None
-            failure = _run(pending)
+            failure = _run(pending, takes_part)
             del losses, pending  # activations of the hypernetwork
             failed = self.ranks.average_gradients(self.ghn.parameters(), bool(failure))
             if not failed:
@@ -94,30 +96,41 @@ class Updates:
             return None, None, out_of_memory(error)
         return losses, pending, ""
 
-    def _agree(self, losses: Losses | None, m: int) -> tuple[list[float], bool, int]:
+    def _agree(
+        self, losses: Losses | None, m: int
+    ) -> tuple[list[float], bool, int, list[bool] | None]:
         """Mean losses over the architectures of all ranks that take part, whether any rank failed
-        or a mean is not finite, and how many architectures are left out.
+        or a mean is not finite, how many architectures are left out, and which of this rank's take
+        part (None: all).
+
+        Waits for the device once.
 
         Args:
             losses: of this rank's `m` architectures; None if it ran out of memory.
         """
         device = self.ranks.device
-        left_out = losses.left_out if losses is not None else 0
-        share = (m - left_out) / m
-        numbers = torch.zeros(4, device=device)
-        if losses is not None and share:
-            numbers = losses.stack() * share
-        verdict = torch.tensor([losses is None, share, left_out], device=device).float()
-        total = self.ranks.sum(torch.cat((numbers, verdict))).tolist()
-        shares = total[5]
-        means = [value / shares if shares else math.nan for value in total[:4]]
-        return means, total[4] > 0 or not math.isfinite(means[0]), int(total[6])
+        numbers = send_list([0.0] * 4 + [float(losses is None), 1.0, 0.0], device)
+        own: Tensor | None = None
+        if losses is not None:
+            numbers[:4] = losses.stack()
+            own = losses.takes_part_M
+        if own is not None:
+            count = own.sum()
+            share = count / m
+            means = torch.where(count > 0, numbers[:4] * share, 0.0)
+            numbers = torch.cat((means, numbers[4:5], torch.stack((share, m - count))))
+        total = self.ranks.sum(numbers)
+        read = (total if own is None else torch.cat((total, own.float()))).tolist()
+        shares = read[5]
+        mean = [value / shares if shares else math.nan for value in read[:4]]
+        takes_part = None if own is None else [flag > 0 for flag in read[7:]]
+        return mean, read[4] > 0 or not math.isfinite(mean[0]), int(read[6]), takes_part
 
 
-def _run(pending: PendingBackward) -> str:
+def _run(pending: PendingBackward, takes_part: list[bool] | None) -> str:
     """The backward pass through the hypernetwork; why it failed for want of memory, or nothing."""
     try:
-        pending.run()
+        pending.run(takes_part)
     except RuntimeError as error:
         return out_of_memory(error)
     return ""

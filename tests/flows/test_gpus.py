@@ -127,6 +127,33 @@ def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(
     assert gpus.ranks(processes, 8, found) == expected
 
 
+@pytest.mark.parametrize(
+    ("processes", "found", "per_gpu", "expected", "held"),
+    [(4, 1, 4, 4, ["0"]), (4, 1, 3, 2, ["0"]), (8, 3, 4, 8, ["0", "1"]), (2, 4, 4, 2, ["0"])],
+)
+def test_ranks_share_gpus_where_they_may(
+    processes: int,
+    found: int,
+    per_gpu: int,
+    expected: int,
+    held: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: [str(gpu) for gpu in range(found)])
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
+    seen: list[str] = []
+
+    def run_ranks(count: int, *_command: str) -> int:
+        seen.append(os.environ[gpus.VARIABLE])
+        return 100 + count
+
+    monkeypatch.setattr(ranks, "run_ranks", run_ranks)
+    code = ranks.run_training(processes, 8, "auto", list, "module", per_gpu=per_gpu)
+    assert code == 100 + expected
+    assert seen == [",".join(held)]
+
+
 def test_a_training_on_a_machine_with_one_gpu_is_one_rank_that_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ def test_committed_parameters_are_valid(tree: Path) -> None:
     assert params.architectures.splits == ("test", "wide", "deep", "dense", "bnfree")
 
 
-@pytest.mark.parametrize("profile", ["paper", "tiny"])
+@pytest.mark.parametrize("profile", ["paper", "gpu", "tiny"])
 def test_profiles_are_valid_and_change_something(tree: Path, profile: str) -> None:
     assert load_params(profile=profile) != load_params()
 

@@ -27,6 +27,7 @@ from ghn.models.config import GHNConfig
 from ghn.models.decoding.buckets import Bucket, buckets
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import leading, sliced_linear
+from ghn.models.sending import send_list
 
 
 class TensorDecoder(nn.Module):
@@ -52,7 +53,7 @@ class TensorDecoder(nn.Module):
         for i, group in enumerate(groups):
             by_window.setdefault(group.window, []).append(i)
         nodes = [n for members in by_window.values() for i in members for n in groups[i].nodes]
-        h_PD = h_ND[torch.tensor(nodes, device=h_ND.device)]
+        h_PD = h_ND[send_list(nodes, h_ND.device)]
         counts = [sum(len(groups[i]) for i in members) for members in by_window.values()]
         grids = sliced_linear(
             self.spatial.weight,
@@ -157,9 +158,7 @@ class VectorDecoder(nn.Module):
         norms = [group for group in plan.vectors if group.kind is Kind.norm]
         biases = [group for group in plan.vectors if group.kind is not Kind.norm]
         hidden_PF = F.relu(
-            self.hidden(
-                h_ND[torch.tensor([n for g in norms + biases for n in g.nodes], device=h_ND.device)]
-            )
+            self.hidden(h_ND[send_list([n for g in norms + biases for n in g.nodes], h_ND.device)])
         )
         n_norms = sum(len(group) for group in norms)
         grid = (2, self.channels)

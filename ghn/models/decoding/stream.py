@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ghn.models.decoding.buckets import Bucket, buckets
 from ghn.models.decoding.decoder import TensorDecoder, assemble
 from ghn.models.decoding.plan import Group, Kind, Plan
+from ghn.models.sending import send, send_list
 
 Box = tuple[tuple[int, int], tuple[int, int]]
 """A window of the grid, as `Group.window` has it: ((y0, y1), (x0, x1))."""
@@ -91,13 +92,13 @@ def _blocks(
     """
     outputs, inputs = bucket.channels
     positions = len(hidden_PF)
-    scale_P = hidden_PF.new_tensor(
-        [1.0 if g.kind is Kind.class_weight else g.scale for g in bucket.groups]
+    scale_P = torch.tensor(
+        [1.0 if g.kind is Kind.class_weight else g.scale for g in bucket.groups],
+        dtype=hidden_PF.dtype,
     )
-    counts = torch.tensor(
-        [len(group) * group.positions for group in bucket.groups], device=scale_P.device
-    )
-    scale_P1 = scale_P.repeat_interleave(counts)[:, None]
+    counts = torch.tensor([len(group) * group.positions for group in bucket.groups])
+    scale_P = scale_P.repeat_interleave(counts, output_size=positions)
+    scale_P1 = send(scale_P[:, None], hidden_PF.device)
     hidden_PF = hidden_PF * scale_P1
     weight_OIF = decoder.block.weight.view(decoder.channels, decoder.channels, -1)
     bias_OI = decoder.block.bias.view(decoder.channels, decoder.channels)
@@ -126,8 +127,8 @@ def _features(decoder: TensorDecoder, h_ND: Tensor, groups: Sequence[Group]) -> 
             range(first, first + len(group) * group.positions, group.positions)
         )
     windows = list(nodes)
-    h_WND = [h_ND[torch.tensor(nodes[window], device=h_ND.device)] for window in windows]
-    row_WN = [torch.tensor(rows[window], device=h_ND.device) for window in windows]
+    h_WND = [h_ND[send_list(nodes[window], h_ND.device)] for window in windows]
+    row_WN = [send_list(rows[window], h_ND.device) for window in windows]
     weight_FYXD = decoder.spatial.weight.view(decoder.features, decoder.grid, decoder.grid, -1)
     bias_FYX = decoder.spatial.bias.view(weight_FYXD.shape[:3])
     for y, x0, x1, members in _runs(windows):

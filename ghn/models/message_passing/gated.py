@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ghn.graph import VIRTUAL_EDGE_CUTOFF, Graph
 from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
+from ghn.models.sending import send
 
 
 class MLP(nn.Module):
@@ -125,9 +126,10 @@ class Levels:
             place = offset_L[level] + rank
             slots[b, place] = order
             position[b, order] = place
-        flat = torch.from_numpy(slots).to(device)
+        flat = send(torch.from_numpy(slots), device)
         return cls(
-            list(torch.split(flat, width_L.tolist(), dim=1)), torch.from_numpy(position).to(device)
+            list(torch.split(flat, width_L.tolist(), dim=1)),
+            send(torch.from_numpy(position), device),
         )
 
 

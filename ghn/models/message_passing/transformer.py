@@ -92,10 +92,10 @@ class Attention(nn.Module):
         q_BHNd, k_BHNd, v_BHNd = qkv.permute(2, 0, 3, 1, 4)
         if edge_BHNN is not None:
             edge_BHNN = edge_BHNN.to(q_BHNd.dtype)  # under autocast
-        if edge_BHNN is not None and edge_BHNN.requires_grad:
-            # No fused kernel has a gradient for the edge term, and PyTorch's fallback guards
-            # against rows without any finite logit, which do not occur: every node sees the
-            # input.
+        if edge_BHNN is not None and edge_BHNN.requires_grad and edge_BHNN.device.type == "cpu":
+            # No fused kernel of a CPU has a gradient for the edge term, and PyTorch's fallback
+            # guards against rows without any finite logit, which do not occur: every node sees the
+            # input. (A GPU's memory-efficient one has.)
             logit_BHNN = (q_BHNd * (d // self.heads) ** -0.5) @ k_BHNd.mT + edge_BHNN
             m_BHNd = torch.softmax(logit_BHNN, dim=-1) @ v_BHNd
         else:

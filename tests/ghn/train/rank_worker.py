@@ -13,25 +13,26 @@ from train_setting import Batch, make_ghn, meta_batches
 
 from datasets.images import load
 from ghn.train import TrainConfig, meta_batch_losses, ranks, train
+from ghn.train.data import on_device
 
 
-def main(output: Path, poisoned: bool) -> None:
+def main(output: Path, poisoned: bool, device: str) -> None:
     torch.set_num_threads(1)
     images = load("digits", cache=None)
     m = 4
     config = TrainConfig(
         steps=4, meta_batch_size=m, batch_size=16, warmup_steps=1, lr=1e-3, gamma=1e-3
     )
-    with ranks("cpu") as group:
+    with ranks(device) as group:
         own = meta_batches(m, group.rank, group.world)
-        ghn = make_ghn(seed=group.rank)  # training starts from rank 0's weights
+        ghn = make_ghn(seed=group.rank).to(group.device)  # training starts from rank 0's weights
         group.broadcast(ghn)
-        batch = next(own(0))
-        x, y = next(images.batches(config.batch_size, config.seed, 0, True))
+        batch = on_device(next(own(0)), group.device)
+        x, y = next(images.batches(config.batch_size, config.seed, 0, True, device=group.device))
         _, pending = meta_batch_losses(ghn, batch, x, y, config)
         pending.run()
         assert not group.average_gradients(ghn.parameters(), failed=False)
-        gradients = {name: p.grad for name, p in ghn.named_parameters()}
+        gradients = {name: p.grad.cpu() for name, p in ghn.named_parameters()}
         torch.save(gradients, output / f"gradients-{group.world}-{group.rank}.pt")
         ghn.zero_grad()
 
@@ -52,4 +53,4 @@ def main(output: Path, poisoned: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "poisoned")
+    main(Path(sys.argv[1]), sys.argv[2] == "poisoned", (*sys.argv[3:], "cpu")[0])

@@ -87,15 +87,19 @@ def test_network_clip_bounds_what_each_network_sends() -> None:
     _, pending = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01)
     )
-    sizes = [len(parameters) for parameters in ghn(batch.graphs).parameters]
-    for own in (pending.gradients[1 : 1 + sizes[0]], pending.gradients[1 + sizes[0] :]):
-        norm = torch.stack([gradient.norm() for gradient in own]).norm()
+    assert [len(own.outputs) for own in pending.sent] == [
+        len(parameters) for parameters in ghn(batch.graphs).parameters
+    ]
+    for own in pending.sent:
+        norm = torch.stack([gradient.norm() for gradient in own.gradients]).norm()
         assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks
     free = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2))[1]
     loose = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6)
     )[1]
-    assert all(torch.equal(a, b) for a, b in zip(free.gradients, loose.gradients, strict=True))
+    for own, other in zip(free.sent, loose.sent, strict=True):
+        pairs = zip(own.gradients, other.gradients, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_bf16_is_close_to_full_precision() -> None:

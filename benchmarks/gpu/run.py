@@ -1,0 +1,159 @@
+"""Everything that is to be measured on a GPU, in one command of at most eight minutes.
+
+    python benchmarks/gpu/run.py --out results/gpu
+    python benchmarks/gpu/run.py --device cpu --tiny --out /tmp/gpu     # to try the script itself
+
+It needs the library and DeepNets-1M, PyTorch 2.11 or newer and no network; CIFAR-10 (under
+GHN_DATA_ROOT) is trained on if it is there, scikit-learn's digits if not. Each part is a process
+with a time of its own; what it found is in `results.json` as soon as it has ended, however it did,
+and what it said in `log.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = (
+    "torch", "torchvision", "numpy", "pydantic", "safetensors", "typer", "lazy_loader", "h5py",
+    "pyarrow", "tqdm", "PIL", "pytest",
+)  # fmt: skip
+PARTS = (  # name, seconds at most, ranks
+    ("step-cifar", 60, 1),
+    ("step-imagenet", 60, 1),
+    ("predict", 45, 1),
+    ("finetune", 45, 1),
+    ("ranks-1", 25, 1),
+    ("ranks-2", 25, 2),
+    ("ranks-4", 25, 4),
+)
+TESTS_SECONDS = 110
+
+
+class Log:
+    """Results and what was said, on disk as they come."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = {}
+        self._json, self._text = directory / "results.json", directory / "log.txt"
+        self._text.write_text("")
+
+    def say(self, text: str) -> None:
+        """Prints a line and keeps it."""
+        print(text, flush=True)
+        with self._text.open("a") as file:
+            file.write(text + "\n")
+
+    def add(self, name: str, found: object) -> None:
+        """Keeps what a part found."""
+        self.results[name] = found
+        temporary = self._json.with_suffix(".part")
+        temporary.write_text(json.dumps(self.results, indent=1))
+        temporary.replace(self._json)
+        self.say(f"{name}: {json.dumps(found)[:400]}")
+
+
+def missing() -> list[str]:
+    """Packages that are needed and not here."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def command(name: str, options: argparse.Namespace, ranks: int, seconds: float) -> list[str]:
+    """How a part is started."""
+    part = [str(ROOT / "benchmarks" / "gpu" / "parts.py"), name, "--device", options.device]
+    part += ["--out", str(options.out), "--seconds", str(seconds)]
+    part += ["--tiny"] if options.tiny else []
+    if ranks == 1:
+        return [sys.executable, *part]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [sys.executable, *launcher, *part]
+
+
+def run(log: Log, name: str, arguments: list[str], seconds: float) -> None:
+    """Runs a part; its last line of JSON is what it found."""
+    begin = time.perf_counter()
+    environment = {
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+    }
+    # A group of its own, so that ranks end with their launcher when the time is over.
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, code = process.communicate(timeout=seconds)[0], process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, code = process.communicate()[0], 124
+    log.say(f"--- {name}, {time.perf_counter() - begin:.0f} s, exit code {code}\n{said[-6000:]}")
+    found: dict[str, Any] = {}
+    for line in said.splitlines():
+        if line.startswith('{"found"'):
+            found |= json.loads(line)["found"]
+    log.add(name, found | {"exit_code": code, "seconds": round(time.perf_counter() - begin, 1)})
+
+
+def best_ranks(results: dict[str, Any]) -> int:
+    """The number of ranks that processed most network-images in a second."""
+    speeds = {
+        ranks: results.get(f"ranks-{ranks}", {}).get("network_images_per_second", 0.0)
+        for ranks in (1, 2, 4)
+    }
+    return max(speeds, key=lambda ranks: speeds[ranks])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: to try the script")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all of it")
+    parser.add_argument("--only", nargs="*", default=None, help="parts; all by default")
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    end = time.perf_counter() + 60 * options.minutes - 10
+    log = Log(options.out)
+    absent = missing()
+    log.add("environment", {"python": platform.python_version(), "missing": absent})
+    if absent:
+        sys.exit(f"packages that are missing: {', '.join(absent)}")
+
+    def wanted(name: str) -> bool:
+        return options.only is None or name in options.only
+
+    if wanted("tests"):
+        environment = {"GHN_GPU_TESTS": options.device}
+        os.environ.update(environment)
+        tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]
+        run(log, "tests", [*tests, "-p", "no:cacheprovider"], TESTS_SECONDS)
+    for name, seconds, ranks in PARTS:
+        left = end - time.perf_counter()
+        if wanted(name) and left > 15:
+            limit = min(seconds * (4 if options.tiny else 1), left)  # a CPU is slow to start
+            run(log, name, command(name, options, ranks, limit - 12), limit)
+    left = end - time.perf_counter()
+    if wanted("train") and left > 20:
+        ranks = best_ranks(log.results)
+        run(log, "train", command("train", options, ranks, left - 15), left)
+
+
+if __name__ == "__main__":
+    main()
