@@ -13,6 +13,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig, ImagesSpec
+from flows.trials.outcome import write_curves, write_outcome
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
 from flows.trials.statistics import compare
@@ -52,6 +53,8 @@ def run(
     ]
     rows = run_trials(trials, fanout, title="finetune")
     write_rows(paths.FINETUNE, rows, COLUMNS)
+    write_curves(paths.FINETUNE_CURVES, rows, base.ghn)
+    write_outcome("finetune", rows, base.ghn)
     stage.log_metrics(summary(rows, base.ghn))
     stage.log_artifact(paths.FINETUNE)
 

@@ -17,6 +17,7 @@ from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.settings.transfer import TransferConfig
 from flows.stages.finetune import choose, images_spec, summary
 from flows.trials.images import data_available
+from flows.trials.outcome import write_outcome
 from flows.trials.run import run_trials
 from flows.trials.spec import COLUMNS, Trial
 from ghn.errors import MissingDataError
@@ -57,6 +58,7 @@ def run(
     for row in rows:
         row["source"] = images.name
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
+    write_outcome("transfer", rows, base.ghn)
     stage.log_metrics(summary(rows, base.ghn, "transfer"))
     stage.log_artifact(paths.TRANSFER)
 
