@@ -56,7 +56,8 @@ def run(
     write_curves(paths.FINETUNE_CURVES, rows, base.ghn)
     write_outcome("finetune", rows, base.ghn)
     stage.log_metrics(summary(rows, base.ghn))
-    stage.log_artifact(paths.FINETUNE)
+    for path in (paths.FINETUNE, paths.FINETUNE_CURVES):
+        stage.log_artifact(path)
 
 
 def choose(rows: Sequence[Row], top_k: int | None, max_gmacs: float | None) -> list[str]:
