@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run experiments test test-slow chaos lint docs notebooks clean up down deploy
+.PHONY: help setup lock run experiments test test-slow chaos lint docs notebooks clean up down deploy
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+lock: ## resolve the dependencies anew (needs uv); make lock UPGRADE=--upgrade takes newer versions
+	.ci/lock $(UPGRADE)
 
 run: setup ## the pipeline on this machine: data, training, evaluation, report (ghn run)
 	$(BIN)/ghn run

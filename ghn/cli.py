@@ -1,7 +1,7 @@
 """The command line of the library, `ghn`: initialise a network, look at graphs and hypernetworks.
 
-A checkout adds the pipeline's stages through the entry point group `ghn.commands`; a wheel, which
-ships the library alone, does without. Libraries that take long to import are imported inside the
+A checkout adds the pipeline's stages, other packages theirs through the entry point group
+`ghn.commands`; a wheel, which ships the library alone, names neither. Libraries that take long to import are imported inside the
 commands, so that `--help` is quick.
 """
 
@@ -21,6 +21,7 @@ from ghn import names, options
 from ghn.errors import ConfigError, GHNError
 
 COMMAND_GROUP = "ghn.commands"
+_CHECKOUT = metadata.EntryPoint("pipeline", "flows.commands.stages:register", COMMAND_GROUP)
 _DISTRIBUTION = "ghn3-pipeline"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -257,10 +258,11 @@ def convert(
 
 
 def add_commands(target: typer.Typer) -> None:
-    """Adds the commands of installed extensions; one whose package is absent (a wheel has no
-    `flows`) is left out.
+    """Adds the commands of the checkout, if this is one, and of installed extensions; one whose
+    package is absent (a wheel has no `flows`) is left out.
     """
-    for entry_point in metadata.entry_points(group=COMMAND_GROUP):
+    installed = set(metadata.entry_points(group=COMMAND_GROUP)) - {_CHECKOUT}
+    for entry_point in (_CHECKOUT, *sorted(installed, key=lambda found: found.name)):
         try:
             register = entry_point.load()
         except ModuleNotFoundError as error:

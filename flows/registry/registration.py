@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.registry.evaluation import EVALUATION_RUN, read_evaluation
+from flows.registry.logged import LOGGED_MODEL, link, log_model, log_table, note_version
 from flows.registry.lookup import RegistryError, versions
 from flows.registry.promotion import promote
 from flows.rows.provenance import dvc_hash
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 WEIGHTS_HASH = "weights.md5"
 """Tag of a version: the DVC hash of its weights, whatever the file was called."""
 
+_ABOUT = """Graph hypernetworks that predict the parameters of neural networks
+([GHN-3](https://arxiv.org/abs/2303.04143)). `ghn.from_pretrained("models:/{name}@champion")` and
+`mlflow.pytorch.load_model` give the hypernetwork, `mlflow.pyfunc.load_model` answers requests.
+@champion is the best so far, @challenger the last; each version's tags say why.
+"""
+"""Description of the registered model."""
+
 
 def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
     """Makes the model in directory `op["path"]` a version, points the alias to it and decides
@@ -37,19 +45,20 @@ def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
 
     name, path = op["name"], Path(op["path"])
     try:
-        mlflow_client.create_registered_model(name)
+        mlflow_client.create_registered_model(name, description=_ABOUT.format(name=name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = op["tags"] | _content(path)
+    evaluation = path / "artifacts" / paths.EVALUATION.name
+    if evaluation.exists():
+        upload(mlflow_client, run_id, evaluation, "model/artifacts")
+        log_table(mlflow_client, run_id, evaluation)
     if (known := _of_same_weights(mlflow_client, name, run_id, tags)) is None:
-        upload(mlflow_client, run_id, path, "model")
         number = _new_version(mlflow_client, run_id, op, tags)
     else:
         number = str(known.version)
-        evaluation = path / "artifacts" / paths.EVALUATION.name
         if evaluation.exists():
-            upload(mlflow_client, run_id, evaluation, "model/artifacts")
             tags |= {EVALUATION_RUN: run_id}
         for key, value in tags.items():
             mlflow_client.set_model_version_tag(name, number, key, value)
@@ -98,13 +107,16 @@ def _new_version(mlflow_client: MlflowClient, run_id: str, op: Op, tags: Mapping
     made = mlflow_client.search_model_versions(f"name = '{op['name']}' and run_id = '{run_id}'")
     if made:
         return str(made[0].version)
+    model = log_model(mlflow_client, run_id, op["name"], Path(op["path"]), tags)
     version = mlflow_client.create_model_version(
         op["name"],
-        source=f"{mlflow_client.get_run(run_id).info.artifact_uri}/model",
+        source=model.artifact_location,
         run_id=run_id,
-        tags=dict(tags),
-        description=op["description"],
+        tags=dict(tags) | {LOGGED_MODEL: model.model_id},
+        description=f"{op['description']}. {link(model)}",
+        model_id=model.model_id,  # kept by some stores only: hence the tag
     )
+    note_version(mlflow_client, model, op["name"], str(version.version))
     return str(version.version)
 
 

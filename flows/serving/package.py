@@ -9,13 +9,21 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from flows.serving import LIMITS
 from flows.settings import paths
 from ghn.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ghn.models import GHN
+
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("ghn", "datasets", "flows")
+CODE = ("ghn", "datasets")
+"""Packages that the model carries, whole."""
+
+SERVING = ("__init__.py", "model.py", "network.py")
+"""What it has of `flows.serving` beside them: what answers a request, no pipeline."""
 REQUIREMENTS = (
     *(
         "torch",
@@ -106,14 +114,42 @@ def package(
         mlflow.pyfunc.save_model(
             directory,
             python_model=str(Path(__file__).with_name("model.py")),
-            code_paths=[str(ROOT / name) for name in CODE],
+            code_paths=[*(str(ROOT / name) for name in CODE), str(_serving(Path(staged)))],
             artifacts=artifacts,
             signature=signature,
             input_example=example,
             model_config=LIMITS,
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
+        _add_pytorch(hypernetwork, directory, Path(staged) / "pytorch")
     return directory
+
+
+def _serving(staged: Path) -> Path:
+    """A package `flows` with `SERVING` alone."""
+    package = staged / "flows"
+    (package / "serving").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for name in SERVING:
+        shutil.copyfile(Path(__file__).with_name(name), package / "serving" / name)
+    return package
+
+
+def _add_pytorch(hypernetwork: GHN, directory: Path, staged: Path) -> None:
+    """Adds MLflow's flavor of PyTorch to the model, so that `mlflow.pytorch.load_model` gives the
+    hypernetwork. It needs the module as a pickle, so the weights are there twice.
+    """
+    import mlflow.pytorch
+    from mlflow.models import Model
+
+    mlflow.pytorch.save_model(
+        hypernetwork, staged, serialization_format="pickle", pip_requirements=[]
+    )
+    shutil.move(staged / "data", directory / "data")
+    model = Model.load(directory)
+    flavor = Model.load(staged).flavors[mlflow.pytorch.FLAVOR_NAME]
+    model.add_flavor(mlflow.pytorch.FLAVOR_NAME, **{**flavor, "code": "code"})
+    model.save(directory / "MLmodel")
 
 
 def _staged(source: str | Path, file: Path) -> str:

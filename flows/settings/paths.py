@@ -45,7 +45,11 @@ EVALUATION = RESULTS / "evaluation.parquet"
 EVALUATION_SUMMARY = RESULTS / "evaluation.json"
 """Accuracy per split, for `dvc metrics`."""
 
+METRICS = RESULTS / "metrics"
+"""A file per stage, for `dvc metrics` (`flows.rows.metrics`)."""
+
 FINETUNE = RESULTS / "finetune.parquet"
+FINETUNE_CURVES = RESULTS / "finetune_curves.csv"
 TRANSFER = RESULTS / "transfer.parquet"
 
 

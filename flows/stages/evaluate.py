@@ -32,6 +32,7 @@ from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
 from flows.rows.engine import Work, failures
+from flows.rows.metrics import write_metrics
 from flows.rows.schema import Row, identity, write_rows
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
@@ -163,6 +164,16 @@ def run(
     write_rows(paths.EVALUATION, rows, COLUMNS)
     summary = summarise(rows, 1 / measure.images.num_classes)
     write_summary(summary, rows, evaluate.bins)
+    good = [row for row in rows if row["error"] is None]
+    write_metrics(
+        "evaluate",
+        {
+            "networks": len(rows),
+            "failed": len(failures(rows)),
+            "predicted": float(np.mean([row["accuracy"] for row in good])) if good else None,
+            "random": float(np.mean([row["randinit_accuracy"] for row in good])) if good else None,
+        },
+    )
     stage.log_metrics(
         {
             f"{split}/{key}": value

@@ -12,6 +12,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
+from flows.trials.outcome import write_curves, write_outcome
 from flows.trials.plan import TrialSetting, entry_rows, metrics_of
 from flows.trials.spec import COLUMNS
 
@@ -32,5 +33,8 @@ def run(
     setting = TrialSetting(images.spec(base.seed), base.seed, base.torch_device())
     rows = entry_rows(finetune.entry(base, images), setting, fanout, "finetune")["main"]
     write_rows(paths.FINETUNE, rows, COLUMNS)
+    write_curves(paths.FINETUNE_CURVES, rows, base.ghn)
+    write_outcome("finetune", rows, base.ghn)
     stage.log_metrics(metrics_of(rows, base.ghn, "finetune"))
-    stage.log_artifact(paths.FINETUNE)
+    for path in (paths.FINETUNE, paths.FINETUNE_CURVES):
+        stage.log_artifact(path)

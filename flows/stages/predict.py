@@ -25,6 +25,7 @@ from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
 from flows.rows.engine import Work, failures
+from flows.rows.metrics import write_metrics
 from flows.rows.schema import Row, identity, write_rows
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
@@ -144,6 +145,16 @@ def run(
             "predict_seconds": sum(row["predict_seconds"] for row in good),
             "parameters_predicted": sum(row["predicted"] for row in good),
         }
+    )
+    total = sum(row["parameters"] for row in good)
+    predicted = sum(row["predicted"] for row in good)
+    write_metrics(
+        "predict",
+        {
+            "networks": len(rows),
+            "failed": len(failures(rows)),
+            "share": predicted / total if total else None,
+        },
     )
     stage.log_artifact(paths.PREDICTIONS)
 

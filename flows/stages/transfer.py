@@ -15,6 +15,7 @@ from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
 from flows.trials.initialise import hypernetwork, source
+from flows.trials.outcome import write_outcome
 from flows.trials.plan import TrialSetting, entry_rows, metrics_of
 from flows.trials.spec import COLUMNS
 
@@ -46,6 +47,7 @@ def run(
     learned = learned_from(base.ghn, images.name) if measured else [images.name]
     rows = [row | {"source": " and ".join(learned)} for row in found["main"]]
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
+    write_outcome("transfer", rows, base.ghn)
     stage.log_metrics(metrics_of(rows, base.ghn, "transfer"))
     stage.log_artifact(paths.TRANSFER)
 

@@ -86,7 +86,7 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
     assert ran == ["sources"]  # it looks outside of the tree, each time
     print(f"dvc repro without changes: {seconds:.1f} s")
     metrics = json.loads(clone.run("-m", "dvc", "metrics", "show", "--json").stdout)
-    assert "results/evaluation.json" in str(metrics)
+    assert "results/metrics/evaluate.json" in str(metrics)
 
 
 def test_a_changed_parameter_reruns_what_depends_on_it_only(clone: Clone) -> None:

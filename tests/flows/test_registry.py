@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -417,3 +418,31 @@ def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monke
         log.write_text(text)
         assert send_pending() == 1
     assert [v.version for v in lookup.versions("twice")] == [1]
+
+
+def test_a_version_is_a_logged_model_with_metrics_parameters_and_data_sets(store, tmp_path):
+    artifacts = tmp_path / "model" / "artifacts"
+    artifacts.mkdir(parents=True)
+    write_rows(artifacts / "evaluation.parquet", rows_of(evaluation(0.4, 7)), COLUMNS)
+    (artifacts / "ghn.safetensors").write_bytes(b"logged")
+    tags = {"variant": "ghn3-t", "parameters": 7, "metrics.test.mean": 0.5,
+            "dvc.data/deepnets1m/test.h5": "c" * 32}  # fmt: skip
+    with stage_run("register", {}, connect_after_seconds=0) as run:
+        run.register_model("logged", tmp_path / "model", tags, "challenger", "what it is")
+    version = lookup.find("logged", "1")
+    model = store.get_logged_model(version.tags["logged_model"])
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "logged", "version": "1"}]
+    assert model.status == "READY"
+    assert model.params == {"variant": "ghn3-t", "parameters": "7"}
+    (metric,) = model.metrics
+    assert (metric.key, metric.value) == ("test/mean", 0.5)
+    assert (metric.dataset_name, metric.dataset_digest) == ("data/deepnets1m/test.h5", "c" * 32)
+    assert version.description.startswith("what it is. [Metrics, parameters and data sets](#/exp")
+    assert "models:/logged@champion" in store.get_registered_model("logged").description
+    outputs = store.get_run(version.run_id).outputs.model_outputs
+    assert [output.model_id for output in outputs] == [model.model_id]
+    file = store.download_artifacts(version.run_id, "evaluation.json", str(tmp_path))
+    table = json.loads(Path(file).read_text())
+    assert {"architecture", "split", "accuracy"} <= set(table["columns"])
+    assert len(table["data"]) == 50
+    assert lookup.download("logged", "1", tmp_path / "weights").read_bytes() == b"logged"

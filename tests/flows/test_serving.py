@@ -102,11 +102,33 @@ def test_what_is_packaged(model_directory):
         "mlflow",
         "safetensors",
     }
-    assert {path.name for path in (model_directory / "code").iterdir()} == {
-        "ghn",
-        "datasets",
-        "flows",
-    }
+    code = model_directory / "code"
+    assert {path.name for path in code.iterdir()} == {"ghn", "datasets", "flows"}
+    of_flows = {path.relative_to(code).as_posix() for path in (code / "flows").rglob("*.py")}
+    serving = {f"flows/serving/{name}.py" for name in ("__init__", "model", "network")}
+    assert of_flows == {"flows/__init__.py", *serving}
+
+
+def test_in_a_process_without_this_code_pytorch_gives_the_hypernetwork(model_directory):
+    """With the code that the model carries, and no other."""
+    program = (
+        "import sys, mlflow.pytorch\n"
+        f"model = mlflow.pytorch.load_model({str(model_directory)!r})\n"
+        "import ghn; assert 'mlflow/code' in ghn.__file__, ghn.__file__\n"
+        f"answer = mlflow.pyfunc.load_model({str(model_directory)!r})\n"
+        "import flows; assert 'mlflow/code' in flows.__file__, flows.__file__\n"
+        "print(type(model).__name__, model.config.hidden)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=model_directory.parent,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "GHN 16"
 
 
 def test_artifacts_have_their_names_where_dvc_keeps_links_into_its_cache(tmp_path):
