@@ -27,6 +27,8 @@ SMALL = {"hidden": 16, "num_classes": 5, "decoder_channels": 16, "decoder_kernel
 def small(name: str = "ghn3-t") -> GHN:
     torch.manual_seed(0)
     fields = VARIANTS[name] | SMALL
+    if fields.get("decoder") == "low-rank":
+        fields |= {"rank": 4, "factor_length": 64}
     return GHN(GHNConfig(**fields))
 
 
@@ -50,7 +52,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [n for n, f in VARIANTS.items() if "decoder" not in f])
 def test_released_names_round_trip_and_the_configuration_is_inferred(
     name: str, tmp_path: Path
 ) -> None:
