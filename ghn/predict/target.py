@@ -15,6 +15,7 @@ from ghn.predict.fit import misfits, norms_with_statistics
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
+from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
 from ghn.tracing.run import follow
 
@@ -110,7 +111,9 @@ class Target:
             shape, parameter = tuple(size for size in padded if size), self.parameters.get(name)
             if parameter is None:
                 problem = f"has no parameter {name!r}"
-            elif primitive != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
+            elif primitive != Primitive.pos_enc and _sizes(
+                folded(tuple(parameter.shape))
+            ) != _sizes(shape):
                 problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
             else:
                 continue

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
+from ghn.models.decoding.decoder import as_kernel
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import sliced_linear
 
@@ -164,4 +165,4 @@ def _product(group: Group, factors: Factors) -> Tensor:
     w_GOIYX = w_GOYIX.transpose(2, 3)
     if group.kind is Kind.position and len(group.shape) == 3:
         return w_GOIYX[:, 0].flatten(2).mT[:, None]
-    return w_GOIYX[..., 0] if len(group.shape) == 3 else w_GOIYX
+    return as_kernel(group, w_GOIYX)

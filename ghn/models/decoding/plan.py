@@ -157,6 +157,8 @@ def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
     if kind is Kind.position and len(shape) < 4:
         side = math.isqrt(shape[-2])
         return side, side
+    if len(shape) == 5:  # depth and height as one, as the node has them
+        return shape[2] * shape[3], shape[4]
     height, width = (*shape[2:], 1, 1)[:2]
     return height, width
 
