@@ -4,6 +4,7 @@ from .graph import Graph, Primitive
 from .initialize import load_initialized
 from .models import GHN, VARIANTS, GHNConfig
 from .models.batch import GraphBatch
+from .models.coverage import coverage
 from .predict import Report, batch_statistics, reestimate_batch_norm
 from .tracing.run import trace
 
@@ -17,6 +18,7 @@ __all__ = [
     "Primitive",
     "Report",
     "batch_statistics",
+    "coverage",
     "from_pretrained",
     "load_checkpoint",
     "load_initialized",

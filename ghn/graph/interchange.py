@@ -1,4 +1,4 @@
-"""Graphs from and to other forms: JSON, networkx and DOT. `Graph` has the methods.
+"""Graphs from other forms, JSON and networkx, and to DOT; `Graph` itself gives the first two.
 
 What comes from outside is checked: a wrong field is named, and a graph that breaks a rule
 (`Graph.validate`) is refused.

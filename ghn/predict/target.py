@@ -111,9 +111,7 @@ class Target:
             shape, parameter = tuple(size for size in padded if size), self.parameters.get(name)
             if parameter is None:
                 problem = f"has no parameter {name!r}"
-            elif primitive != Primitive.pos_enc and _sizes(
-                folded(tuple(parameter.shape))
-            ) != _sizes(shape):
+            elif primitive != Primitive.pos_enc and _sizes(parameter.shape) != _sizes(shape):
                 problem = f"has {name!r} of shape {tuple(parameter.shape)}, the graph of {shape}"
             else:
                 continue
@@ -299,4 +297,4 @@ def _overlaps(tensor: Tensor) -> bool:
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
+    return [size for size in folded(tuple(shape)) if size != 1]
