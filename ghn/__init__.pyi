@@ -5,6 +5,7 @@ from .init import init_
 from .initialize import load_initialized
 from .models import GHN, VARIANTS, GHNConfig
 from .models.batch import GraphBatch
+from .models.coverage import coverage
 from .predict import Report, batch_statistics, reestimate_batch_norm
 from .tracing.run import trace
 
@@ -18,6 +19,7 @@ __all__ = [
     "Primitive",
     "Report",
     "batch_statistics",
+    "coverage",
     "from_pretrained",
     "init_",
     "load_checkpoint",

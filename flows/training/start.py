@@ -18,11 +18,12 @@ def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
     import torch
 
     from ghn.models import GHN
+    from ghn.models.decoding.decoders import last_layers
 
     torch.manual_seed(seed)
     ghn = GHN(config)
     with torch.no_grad():
-        for last in (ghn.tensors.block, ghn.tensors.classes, ghn.vectors.out):
+        for last in last_layers(ghn.tensors, ghn.vectors):
             last.weight *= output_gain
     return ghn
 

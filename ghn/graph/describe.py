@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ghn.files import atomic_path
 from ghn.graph.graph import Graph
+from ghn.graph.interchange import to_dot
 from ghn.graph.primitives import Primitive
 
 
@@ -25,7 +26,8 @@ def describe(graph: Graph) -> str:
 
 
 def write(graph: Graph, path: Path, labels: bool | None = None) -> None:
-    """Writes a graph as JSON (`.json`) or as a picture (`.png`, `.svg`, `.pdf`).
+    """Writes a graph as JSON (`.json`), for Graphviz (`.dot`, `.gv`) or as a picture (`.png`,
+    `.svg`, `.pdf`).
 
     Args:
         graph: which.
@@ -38,5 +40,8 @@ def write(graph: Graph, path: Path, labels: bool | None = None) -> None:
     if path.suffix == ".json":
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(graph.to_json_dict()) + "\n")
+    elif path.suffix in (".dot", ".gv"):
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_dot(graph))
     else:
         graph.draw(path, title=graph.name, labels=labels)

@@ -17,6 +17,7 @@ from ghn.errors import ConfigError
 MessagePassing = Literal["transformer", "gated", "mlp"]
 EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
+Decoder = Literal["tiled", "low-rank"]
 
 SMALL_IMAGES, LARGE_IMAGES = 32, 224  # pixels
 SMALL_DECODER = 11
@@ -99,6 +100,22 @@ class GHNConfig(BaseModel):
             " (GHN-2)"
         ),
     )
+    decoder: Decoder = Field(
+        default="tiled",
+        description=(
+            "how tensors are made: tiled (a block of decoder_channels, repeated) or low-rank (the"
+            " product of two factors: LoGAH)"
+        ),
+    )
+    rank: int = Field(default=32, ge=1, description="rank of the factors (low-rank only)")
+    factor_length: int = Field(
+        default=32768,
+        ge=2,
+        description=(
+            "largest number of rows of a factor, output channels times kernel height; larger"
+            " tensors are tiled (low-rank only)"
+        ),
+    )
 
     def __init__(self, **values: Any) -> None:
         """Checks names, types, ranges and combinations.
@@ -119,6 +136,12 @@ class GHNConfig(BaseModel):
             raise ValueError(
                 f"GHNConfig.hidden is {self.hidden}; it must be a multiple of heads = {self.heads}"
             )
+        for name in _LOW_RANK if self.decoder == "tiled" else ():
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"GHNConfig.{name} is {value}, which the tiled decoder does not have; leave it"
+                    " out or set decoder to low-rank"
+                )
         return self
 
     @classmethod
@@ -149,12 +172,17 @@ class GHNConfig(BaseModel):
         return SMALL_IMAGES if self.decoder_kernel <= SMALL_DECODER else LARGE_IMAGES
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON types."""
-        return self.model_dump()
+        """All fields, as JSON types; without those of the low-rank decoder where there is none, so
+        that files are those of before it existed.
+        """
+        return self.model_dump(exclude={"decoder", *_LOW_RANK} if self.decoder == "tiled" else None)
 
     def to_json(self) -> str:
         """All fields, as one line of JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
+
+
+_LOW_RANK = ("rank", "factor_length")
 
 
 def _in_words(error: ValidationError) -> str:
@@ -184,6 +212,10 @@ def _ghn3(hidden: int, layers: int, heads: int, **changes: Any) -> dict[str, Any
         "heads": heads,
         "decoder_channels": hidden,
     } | changes
+
+
+def _logah(rank: int, *sizes: int) -> dict[str, Any]:
+    return _ghn3(*sizes, decoder="low-rank", rank=rank, decoder_kernel=16)
 
 
 def _ghn2(hidden: int, **changes: Any) -> dict[str, Any]:
@@ -228,5 +260,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ghn3-t-no-structure": _ghn3(*_T, **_NO_EDGES, centrality=False, input_distance=False),
     "ghn2-128": _ghn2(128, decoder_channels=128),
     "ghn3-t-wide-decoder": _ghn3(*_T, decoder_channels=256),
+    # LoGAH (arXiv 2405.16287, table 1): rank r beside d, L and k
+    "logah-t": _logah(32, *_T),
+    "logah-s": _logah(90, 128, 5, 16),
+    "logah-b": _logah(128, 256, 5, 16),
+    "logah-l": _logah(256, 256, 12, 16),
 }
 """Names to fields of `GHNConfig`; `GHNConfig.variant` completes them."""

@@ -15,7 +15,7 @@ from ghn.graph import Graph
 from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
-from ghn.models.decoding.decoder import TensorDecoder, VectorDecoder
+from ghn.models.decoding.decoders import decoders, last_layers
 from ghn.models.decoding.plan import Group, plan
 from ghn.models.decoding.stream import stream
 from ghn.models.decoding.tiling import write_all
@@ -60,8 +60,7 @@ class GHN(nn.Module, Hub):
         self.embedding = NodeEmbedding(config)
         self.message_passing = _message_passing(config)
         self.norm = nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
-        self.tensors = TensorDecoder(config)
-        self.vectors = VectorDecoder(config)
+        self.tensors, self.vectors = decoders(config)
         if config.window == "center":
             self._initialize_ghn3()
 
@@ -82,7 +81,7 @@ class GHN(nn.Module, Hub):
             if isinstance(module, EdgeTerm):
                 module.reset_distance()
         with torch.no_grad():
-            for last in (self.tensors.block, self.tensors.classes, self.vectors.out):
+            for last in last_layers(self.tensors, self.vectors):
                 last.weight /= 5.0
                 last.bias.zero_()
 
@@ -107,7 +106,7 @@ class GHN(nn.Module, Hub):
     @property
     def device(self) -> torch.device:
         """Where the hypernetwork is."""
-        return self.vectors.out.weight.device
+        return self.tensors.block.weight.device
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """(B, N, D) node embeddings after message passing and normalisation; those of padding are

@@ -15,6 +15,7 @@ from ghn.predict.fit import misfits, norms_with_statistics
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
+from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
 from ghn.tracing.run import follow
 
@@ -296,4 +297,4 @@ def _overlaps(tensor: Tensor) -> bool:
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
+    return [size for size in folded(tuple(shape)) if size != 1]

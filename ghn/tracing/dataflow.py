@@ -39,6 +39,7 @@ class DataFlow:
         params: the network's parameters by name; a shared one once.
 
     Attributes:
+        marks: what rules note of tensors, by their identities.
         operations: in the order of the pass; operation 0 is the input.
         touched: names of the parameters that the pass used, whether or not they make a node.
         hidden: operations that stand for something that was not seen, and what met its result.
@@ -51,6 +52,7 @@ class DataFlow:
         self.touched: set[str] = set()
         self.hidden: dict[int, str] = {}
         self.map_side: int | None = None
+        self.marks: dict[int, str] = {}
         self._params = {id(param): (name, tuple(param.shape)) for name, param in params.items()}
         self._shapes = dict(self._params.values())
         self._source: dict[int, int] = {}  # tensor -> operation
@@ -206,7 +208,7 @@ class DataFlow:
         ):
             sources.append(computed)  # a weight that depends on the data
         if name := self.param(weight):
-            operation = self.add(kind, sources, name, self._shapes[name])
+            operation = self.add(kind, sources, name, folded(self._shapes[name]))
         elif sources:
             operation = sources[0] if len(sources) == 1 else self.add("junction", sources)
         else:
@@ -223,6 +225,13 @@ class DataFlow:
         before = self.source(base)
         if before != operation:
             self.tag(base, self.add("junction", [before, operation]))
+
+
+def folded(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as a node has it, which has room for four sizes: of a three-dimensional kernel depth
+    and height are one.
+    """
+    return (*shape[:2], shape[2] * shape[3], shape[4]) if len(shape) == 5 else shape
 
 
 def _memory(tensor: Tensor) -> int | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ghn.errors import TraceError
+from ghn.tracing.recorder import NodeRule
 from ghn.tracing.snapshot import Snapshot
 
 
@@ -30,9 +34,11 @@ class Network:
         params: by name; a shared one once, under its first name.
         buffers: all of them.
         snapshot: of the model, once it is followed.
+        rules: by which it is followed.
     """
 
     snapshot: Snapshot
+    rules: Mapping[Callable[..., Any], NodeRule]
 
     def __init__(self, model: nn.Module):
         self.inner = unwrap(model)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ghn.errors import TraceError
 from ghn.graph.graph import Graph
 from ghn.tracing import quirks
+from ghn.tracing.extensions import Extensions, rules
 from ghn.tracing.inputs import default_inputs, own_image_size
 from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.network import Network
-from ghn.tracing.node_rules import NODE_RULES
 from ghn.tracing.recorder import Recorder
 from ghn.tracing.reduce import ancestors, reduce, with_linear_head
 from ghn.tracing.snapshot import Snapshot
@@ -37,6 +37,7 @@ def trace(
     *,
     reference_compatible: bool = True,
     image_size: int | None = None,
+    extensions: Extensions = (),
 ) -> Graph:
     """The computational graph of `model` (paper section 3.1; `docs/graphs.md` has the rules).
 
@@ -54,13 +55,16 @@ def trace(
         reference_compatible: True gives the graph that the released checkpoints know, quirks
             included (listed in `ghn.tracing.quirks`); False the graph as the rules have it.
         image_size: side of the images to try first where the network does not say its own.
+        extensions: names of layers that get nodes although the released checkpoints do not know
+            them (`ghn.tracing.extensions` lists them), or "all".
 
     Raises:
+        ConfigError: there is no such extension.
         TraceError: the forward pass fails on these inputs, or has control flow that depends on
             activations while the parameters are on the meta device, or hides how its outputs come
             about.
     """
-    return follow(model, example_inputs, reference_compatible, image_size).graph
+    return follow(model, example_inputs, reference_compatible, image_size, extensions).graph
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,11 @@ def follow(
     example_inputs: Any = None,
     reference_compatible: bool = True,
     image_size: int | None = None,
+    extensions: Extensions = (),
 ) -> Traced:
     """`trace`, with what else is to be known of the forward pass."""
     network = Network(model)
+    network.rules = rules(extensions)
     network.refuse_opaque()
     given = example_inputs is not None
     candidates = [example_inputs] if given else default_inputs(network.inner, image_size)
@@ -220,7 +226,7 @@ def _run(
     """One forward pass; the network is put back as it was, however it ends."""
     device = next((p.device for p in network.params.values() if not p.is_meta), torch.device("cpu"))
     constants = list(network.snapshot.tensors.values())
-    recorder = Recorder(network.params, network.buffers, NODE_RULES, symbolic, device, constants)
+    recorder = Recorder(network.params, network.buffers, network.rules, symbolic, device, constants)
     place = torch.device("meta") if symbolic else device
     args, kwargs = map_tensors(lambda tensor: _placed(tensor, place), inputs)
     for tensor in tensors_of((args, kwargs)):

@@ -132,6 +132,13 @@ def assemble(group: Group, w_POI: Tensor) -> Tensor:
     if group.kind is Kind.position and len(group.shape) < 4:
         w = w_GOIYX[:, 0].flatten(2).mT  # (G, positions, channels)
         return w[:, None] if len(group.shape) == 3 else w
+    return as_kernel(group, w_GOIYX)
+
+
+def as_kernel(group: Group, w_GOIYX: Tensor) -> Tensor:
+    """Kernels of one, two or three dimensions, as the group's shape has them."""
+    if len(group.shape) == 5:
+        return w_GOIYX.unflatten(3, group.shape[2:4])
     return w_GOIYX[..., 0] if len(group.shape) == 3 else w_GOIYX
 
 

@@ -119,6 +119,8 @@ def plan(
                 skipped.append(Skipped(b, name, shape, "class head, kept on request"))
                 continue
             kind = _kind(primitive[node], shape, node in head)
+            if kind is Kind.position and len(shape) == 2 and config.decoder == "low-rank":
+                kind = Kind.tensor  # a table of embeddings: factors need no square of positions
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))
             else:
@@ -155,6 +157,8 @@ def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
     if kind is Kind.position and len(shape) < 4:
         side = math.isqrt(shape[-2])
         return side, side
+    if len(shape) == 5:  # depth and height as one, as the node has them
+        return shape[2] * shape[3], shape[4]
     height, width = (*shape[2:], 1, 1)[:2]
     return height, width
 
@@ -163,17 +167,25 @@ def _group(
     kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig
 ) -> Group:
     nodes, graphs, names = (list(column) for column in zip(*members, strict=True))
-    limit = config.decoder_channels
+    low_rank = config.decoder == "low-rank"
+    height, width = kernel_size(kind, shape) if kind in TENSOR_KINDS else (2, 1)
+    # Rows and columns that a decoder has: of a factor, which a vector shares with another, or of a
+    # block.
+    limit, limit_in = (
+        (max(1, config.factor_length // height), max(1, config.factor_length // width))
+        if low_rank
+        else (config.decoder_channels, config.decoder_channels)
+    )
     window = ((0, 1), (0, 1))
     channels = (min(shape[0], limit), 1)
     scale = 1.0
     if kind in TENSOR_KINDS:
         inputs = shape[-1] if kind is Kind.position and len(shape) < 4 else shape[1]
-        outputs = {Kind.class_weight: limit, Kind.position: 1 if len(shape) < 4 else shape[0]}.get(
+        whole = shape[0] if low_rank else limit  # tiled decoders map all channels to classes
+        outputs = {Kind.class_weight: whole, Kind.position: 1 if len(shape) < 4 else shape[0]}.get(
             kind, shape[0]
         )
-        channels = (min(outputs, limit), min(inputs, limit))
-        height, width = kernel_size(kind, shape)
+        channels = (min(outputs, limit), min(inputs, limit_in))
         window = (_span(height, config), _span(width, config))
         if config.normalize and kind is not Kind.position:
             # No ReLU follows depthwise convolutions nor the first of a pair of 1 x k and k x 1

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ghn.models.decoding.buckets import Bucket, buckets
 from ghn.models.decoding.decoder import TensorDecoder, assemble
+from ghn.models.decoding.low_rank import LowRankDecoder
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.sending import send, send_list
 
@@ -45,13 +46,16 @@ output channels.
 
 @torch.no_grad()
 def stream(
-    decoder: TensorDecoder, h_ND: Tensor, plan: Plan
+    decoder: TensorDecoder | LowRankDecoder, h_ND: Tensor, plan: Plan
 ) -> Iterator[tuple[Group, int | None, Tensor]]:
     """Yields (group, first output channel, (G, ...) scaled blocks of some output channels) until
     all is decoded.
 
     The first output channel is None where the blocks are whole.
     """
+    if isinstance(decoder, LowRankDecoder):
+        yield from decoder.stream(h_ND, plan)
+        return
     if not plan.tensors:
         return
     decoded = buckets(plan.tensors, decoder.config, copied=False)

@@ -55,7 +55,7 @@ def test_counts_for_ten_classes() -> None:
 def test_configurations_survive_json(name: str) -> None:
     config = GHNConfig.variant(name, 10)
     assert GHNConfig.from_dict(config.to_dict()) == config
-    assert config.decoder_kernel == 11
+    assert config.decoder_kernel == (16 if config.decoder == "low-rank" else 11)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Layers that need an extension: unknown without it, a node and a prediction with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ghn
+from ghn.errors import ConfigError
+from ghn.graph import Primitive
+from ghn.models import GHN, GHNConfig
+from ghn.tracing import trace
+from ghn.tracing.extensions import EXTENSIONS
+
+
+class AddMM(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(8, 12)), nn.Parameter(torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+class MatMul(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class HandWrittenRMSNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.to(torch.float32)
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * y.to(x.dtype)
+
+
+class Scale(nn.Module):
+    """A layer scale: no norm, whatever came before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) * self.weight
+
+
+CASES = [
+    ("addmm", AddMM, (2, 8), ["conv", "bias"]),
+    ("matmul", MatMul, (2, 5, 8), ["conv"]),
+    ("rms_norm", HandWrittenRMSNorm, (2, 5, 8), ["ln"]),
+    ("rms_norm", lambda: nn.RMSNorm(8), (2, 5, 8), ["ln"]),
+    ("group_norm", lambda: nn.GroupNorm(2, 8), (2, 8, 4, 4), ["ln"]),
+    ("conv1d", lambda: nn.Conv1d(8, 12, 3), (2, 8, 9), ["conv", "bias"]),
+    ("conv1d", lambda: nn.Conv1d(8, 8, 3, groups=8), (2, 8, 9), ["sep_conv", "bias"]),
+    ("conv3d", lambda: nn.Conv3d(8, 12, (3, 5, 2)), (2, 8, 9, 9, 9), ["conv", "bias"]),
+    ("conv_transpose", lambda: nn.ConvTranspose1d(8, 12, 3), (2, 8, 9), ["conv", "bias"]),
+    ("conv_transpose", lambda: nn.ConvTranspose2d(8, 12, 3), (2, 8, 9, 9), ["conv", "bias"]),
+    ("conv_transpose", lambda: nn.ConvTranspose3d(8, 12, 3), (2, 8, 4, 4, 4), ["conv", "bias"]),
+]
+IDS = [f"{extension}-{index}" for index, (extension, *_) in enumerate(CASES)]
+
+
+def kinds(model: nn.Module, inputs: Tensor, **options: object) -> list[str]:
+    graph = trace(model, inputs, **options)  # type: ignore[arg-type]
+    graph.validate()
+    nodes = zip(graph.primitive, graph.param, strict=True)
+    return [Primitive(kind).name for kind, name in nodes if name]
+
+
+def test_every_extension_has_a_case() -> None:
+    assert {extension for extension, *_ in CASES} == set(EXTENSIONS)
+
+
+@pytest.mark.parametrize(("extension", "build", "shape", "expected"), CASES, ids=IDS)
+def test_nodes_only_with_the_extension(
+    extension: str, build: type[nn.Module], shape: tuple[int, ...], expected: list[str]
+) -> None:
+    model, inputs = build(), torch.zeros(shape)
+    assert kinds(model, inputs) == []
+    others = [name for name in EXTENSIONS if name != extension]
+    assert kinds(model, inputs, extensions=others) == []
+    assert kinds(model, inputs, extensions=[extension]) == expected
+
+
+@pytest.mark.parametrize("fields", [{}, {"decoder": "low-rank", "rank": 4, "factor_length": 64}])
+@pytest.mark.parametrize(("extension", "build", "shape", "expected"), CASES, ids=IDS)
+def test_predicted_with_the_extension(
+    extension: str,
+    build: type[nn.Module],
+    shape: tuple[int, ...],
+    expected: list[str],
+    fields: dict,
+) -> None:
+    torch.manual_seed(0)
+    small = {"hidden": 16, "layers": 1, "num_classes": 5, "decoder_channels": 8}
+    hypernetwork = GHN(GHNConfig(**small, decoder_kernel=11, **fields))
+    model, inputs = build(), torch.randn(shape)
+    before = [parameter.clone() for parameter in model.parameters()]
+    graph = trace(model, inputs, extensions=[extension])
+    planned = ghn.coverage(model, hypernetwork, graph)
+    hypernetwork(model, graph)
+    assert planned == hypernetwork.reports[0]
+    assert planned.complete
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert not torch.equal(old, new)
+    assert torch.isfinite(model(inputs)).all()
+
+
+def test_a_scale_is_no_norm() -> None:
+    assert kinds(Scale(), torch.zeros(2, 5, 8), extensions="all") == []
+
+
+def test_extensions_leave_other_networks_alone() -> None:
+    """The graph of an attention, whose products have no parameters."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    inputs = torch.zeros(2, 5, 8)
+    plain, extended = (trace(layer, inputs, extensions=names) for names in ((), "all"))
+    assert plain.to_json_dict() == extended.to_json_dict()
+
+
+def test_unknown_extensions_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"no extension 'rope' of tracing; use 'all' or some of"):
+        trace(nn.Linear(3, 4), extensions=["rope"])
