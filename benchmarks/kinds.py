@@ -5,7 +5,8 @@ training, mean over networks of a kind, from which reports of predictions tell w
     python benchmarks/kinds.py models/ghn3 --write to.safetensors
 
 The second form also writes the hypernetwork with the table in its metadata (`accuracy`). Images are
-of the data set that it was trained on, at its size; batch norm uses the statistics of batches of 64.
+of the data set that it was trained on, at its size, in batches of 64 whose statistics batch norm
+uses.
 """
 
 from __future__ import annotations
