@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ghn.models import GHN
 
 BATCH = 64
+"""Images per batch, if there are so many."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,6 @@ def curve(config: TrainStageConfig, images: ImageTensors, seed: int) -> Curve | 
     targets += [Target(name, TORCHVISION) for name in config.curve_torchvision]
     if not targets:
         return None
-    batches = list(images.batches(BATCH, seed, drop_last=True))
+    batches = list(images.batches(min(BATCH, len(images)), seed, drop_last=True))
     batches = batches[: max(1, config.curve_images // BATCH)]
     return Curve(targets, batches, images.num_classes, images.image_size)

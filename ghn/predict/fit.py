@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ghn.graph import Graph
+from ghn.graph import Graph, Primitive
 from ghn.predict.protocol import Hypernetwork
 from ghn.tracing.inputs import own_image_size
 from ghn.tracing.run import Traced
 
 SMALL_IMAGE = 64
 """Largest side of what counts as a small image, in pixels."""
+
+AT_CHANCE = 1.25
+"""Accuracies below so many times chance are those of networks that are not helped: of ten classes,
+three networks and 256 images, two standard errors above it.
+"""
 
 
 def misfits(
@@ -49,6 +56,34 @@ def _images(ghn: Hypernetwork, model: nn.Module, traced: Traced | None) -> str:
     if size is None or (size <= SMALL_IMAGE) == (known <= SMALL_IMAGE):
         return ""
     return f"it takes images of {size} pixels, the hypernetwork was trained on {known} pixels"
+
+
+def kind(graph: Graph) -> str:
+    """The kind of a network, as far as it decides whether predictions help: attention, batch norm,
+    layer norm or no norm.
+    """
+    found = set(graph.primitive.tolist())
+    kinds = {"attention": Primitive.msa, "batch norm": Primitive.bn, "layer norm": Primitive.ln}
+    return next((name for name, one in kinds.items() if one in found), "no norm")
+
+
+def not_helped(ghn: Hypernetwork, graph: Graph) -> list[str]:
+    """What was measured of networks of this kind, where that is no better than chance.
+
+    The hypernetwork's metadata has the accuracies of predicted parameters without training, as
+    fractions by kind, under `accuracy` (`benchmarks/kinds.py` measures them); without it nothing is
+    known.
+    """
+    measured = ghn.metadata.get("accuracy")
+    value = measured.get(kind(graph)) if isinstance(measured, Mapping) else None
+    chance = 1 / ghn.num_classes
+    if not isinstance(value, float) or value >= AT_CHANCE * chance:
+        return []
+    return [
+        f"networks of its kind ({kind(graph)}) were measured at {value:.1%} with this hypernetwork,"
+        f" chance is {chance:.1%}: predicted parameters are not known to help; compare with random"
+        " ones"
+    ]
 
 
 def norms_with_statistics(model: nn.Module) -> list[_NormBase]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,10 @@ class Hypernetwork(Protocol):
     @property
     def image_size(self) -> int:
         """Side of the images that it was trained on, in pixels."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Where it comes from, how it was trained, and what was measured of it."""
 
     @property
     def heads(self) -> int:

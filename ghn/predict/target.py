@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghn.errors import ConfigError, InvalidGraphError
 from ghn.graph import Graph, Primitive
-from ghn.predict.fit import misfits, norms_with_statistics
+from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
@@ -99,6 +99,7 @@ class Target:
                 " strict out to predict it all the same"
             )
         target._look_at_parameters()
+        target._notes += not_helped(ghn, graph)
         return target
 
     def _check_graph(self) -> None:

@@ -63,6 +63,26 @@ def test_better_than_random_on_a_folder_of_images(tmp_path: Path, folder: Path) 
     assert all(0 <= float(value) <= 100 for _, *values in rows for value in values)
 
 
+def test_own_network_own_images(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label in ("dark", "light"):  # 120 images
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(60):
+            pixels = random.integers(0, 150, (20, 24, 3), dtype=np.uint8) + 100 * (label == "light")
+            Image.fromarray(pixels.astype(np.uint8)).save(
+                tmp_path / "images" / label / f"{number}.png"
+            )
+    said = run("own_network_own_images.py", tmp_path / "images", 6, 2, cwd=tmp_path)
+    assert "SmallCNN: predicted 28,898 of 28,898 numbers" in said
+    assert "warning: it has 2 classes, the hypernetwork was trained for 10" in said
+    assert "86 training and 24 test images, 2 classes" in said
+    rows = re.findall(r"^(predicted|random|orthogonal) +(\S+)% untrained", said, re.MULTILINE)
+    assert [kind for kind, _ in rows] == ["predicted", "random", "orthogonal"]
+    assert re.search(
+        r"predicted .*random (parameters|ones) \(.* points, standard error", said, re.I
+    )
+
+
 def test_adapt_a_hypernetwork(tmp_path: Path) -> None:
     run("adapt_a_hypernetwork.py", "digits", 6, "adapted", cwd=tmp_path)
     again = run("adapt_a_hypernetwork.py", "digits", 6, "adapted", cwd=tmp_path)

@@ -14,6 +14,11 @@ from flows.settings import paths
 from flows.stages import generate, images, train
 from flows.stages.runner import start
 from flows.tracking import stage_run
+<<<<<<< HEAD
+=======
+from flows.training import outcome
+from flows.training.curve import curve as train_curve
+>>>>>>> nets
 from flows.training.lock import BusyError, only_one
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
@@ -268,6 +273,12 @@ def test_a_population_is_mixed_and_resumed_to_the_byte(params: Params) -> None:
     Path("own_net.py").write_text(Path("own_net.py").read_text().replace("(0.5)", "(0.1)"))
     shutil.rmtree(paths.model(params.base.ghn))
     assert train_until(0) != whole
+
+
+def test_a_curve_of_few_images_is_one_batch(params: Params) -> None:
+    few = images.load_split(params.images, params.base.seed, "val").subset(range(10))
+    found = train_curve(params.train, few, 0)
+    assert [len(labels) for _, labels in found.batches] == [10]
 
 
 def test_images_are_resized_by_area(params: Params) -> None:
