@@ -14,11 +14,7 @@ from flows.settings import paths
 from flows.stages import generate, images, train
 from flows.stages.runner import start
 from flows.tracking import stage_run
-<<<<<<< HEAD
-=======
-from flows.training import outcome
 from flows.training.curve import curve as train_curve
->>>>>>> nets
 from flows.training.lock import BusyError, only_one
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
