@@ -65,7 +65,8 @@ class LossScaler:
             return found
         self._scaler.step(optimizer)  # a fused optimizer looks for overflows on the device
         self._scaler.update()
-        found, self.scale = torch.stack((norm, self._scaler.scale(self._one))).tolist()
+        values: list[float] = torch.stack((norm, self._scaler.scale(self._one))).tolist()
+        found, self.scale = values
         if self.scale < self._floor:
             self._scaler.update(self._floor)
             self.scale = self._floor

@@ -9,6 +9,7 @@ import torch
 from pretended import CUDA, card, counted
 from torch import Tensor, nn
 from torchvision import models
+from train_setting import make_batch
 
 import ghn as ghn_package
 from datasets.deepnets import GenerateConfig, MetaBatchConfig, MetaBatches, generate_split
@@ -60,22 +61,23 @@ def _step(
 
 
 @pytest.mark.parametrize("recipe", [{}, {"network_clip": 0.5}], ids=str)
-def test_a_step_waits_twice(cifar: MetaBatch, recipe: dict[str, object]) -> None:
-    ghn = _hypernetwork()
+def test_a_step_waits_twice(recipe: dict[str, object]) -> None:
+    ghn, batch = _hypernetwork(), make_batch([0, 1, 2])
     with card() as move:
         move(ghn)
         with counted(TAKEN) as count:
-            _step(ghn, cifar, CUDA, **recipe)
+            _step(ghn, batch, CUDA, **recipe)
     assert len(count.waits) == 2, count.waits  # means and verdict; the norm of the gradient
     assert count.sent == []
 
 
-def test_a_step_of_the_gated_hypernetwork_waits_twice(cifar: MetaBatch) -> None:
+def test_a_step_of_the_gated_hypernetwork_waits_twice() -> None:
     ghn = _hypernetwork(message_passing="gated", layer_norm=False, edge_embedding="none")
+    batch = make_batch([0, 2])
     with card() as move:
         move(ghn)
         with counted(TAKEN) as count:
-            _step(ghn, cifar, CUDA)
+            _step(ghn, batch, CUDA)
     assert len(count.waits) == 2, count.waits
     assert count.sent == []
 
@@ -83,11 +85,11 @@ def test_a_step_of_the_gated_hypernetwork_waits_twice(cifar: MetaBatch) -> None:
 def test_a_step_dispatches_no_more_than_before(cifar: MetaBatch) -> None:
     with counted() as count:  # on a CPU: their number does not hang on that of images
         _step(_hypernetwork(), cifar, torch.device("cpu"), images=2)
-    # 23,170 for these 2,065 parameters, of which 9,700 are the backward pass of the networks
-    assert count.total < 23_500, count.operations.most_common(20)
+    # 25,600 for 2,065 parameters: 23,200, and in the first step the optimizer's memory
+    assert count.total < 26_000, count.operations.most_common(20)
 
 
-SOME = ("resnet18", "vit_b_16", "swin_t", "googlenet", "densenet121", "mobilenet_v3_small")
+SOME = ("resnet18", "vit_b_16", "googlenet")
 
 
 @pytest.mark.parametrize(
