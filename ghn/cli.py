@@ -1,8 +1,8 @@
 """The command line of the library, `ghn`: initialise a network, look at its graph.
 
 A checkout adds the pipeline's stages, other packages theirs through the entry point group
-`ghn.commands`; a wheel, which ships the library alone, names neither. Libraries that take long to import are imported inside the
-commands, so that `--help` is quick.
+`ghn.commands`; a wheel, which ships the library alone, names neither. Libraries that take long to
+import are imported inside the commands, so that `--help` is quick.
 """
 
 from __future__ import annotations

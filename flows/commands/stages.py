@@ -103,7 +103,8 @@ def train() -> None:
 def predict() -> None:
     """Predict the parameters of all evaluation architectures.
 
-    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet.
+    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet and
+    metrics/predict.json.
     """
     run_stage("predict")
 
@@ -112,7 +113,7 @@ def evaluate() -> None:
     """Measure the accuracy of predicted parameters without training.
 
     params.yaml: `evaluate`, `architectures` and `images`. Writes results/evaluation.parquet,
-    evaluation.json and evaluation_histogram.csv.
+    evaluation.json, evaluation_histogram.csv and metrics/evaluate.json.
     """
     run_stage("evaluate")
 
@@ -120,7 +121,8 @@ def evaluate() -> None:
 def finetune() -> None:
     """Fine-tune predicted and random parameters of the top architectures.
 
-    params.yaml: `finetune` and `images`. Writes results/finetune.parquet.
+    params.yaml: `finetune` and `images`. Writes results/finetune.parquet,
+    finetune_curves.csv and metrics/finetune.json.
     """
     run_stage("finetune")
 
@@ -128,7 +130,8 @@ def finetune() -> None:
 def transfer() -> None:
     """Transfer to another data set from few labels.
 
-    params.yaml: `transfer` and `images`. Writes results/transfer.parquet.
+    params.yaml: `transfer` and `images`. Writes results/transfer.parquet and
+    metrics/transfer.json.
     """
     run_stage("transfer")
 
