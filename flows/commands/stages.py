@@ -112,7 +112,8 @@ def train() -> None:
 def predict() -> None:
     """Predict the parameters of all evaluation architectures.
 
-    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet.
+    params.yaml: `predict`, `architectures`, `images`. Writes results/predictions.parquet and
+    metrics/predict.json.
     """
     run_stage("predict")
 
@@ -146,7 +147,7 @@ def evaluate(
     """Measure the accuracy of predicted parameters without training; with FILE, that of a network.
 
     The stage: params.yaml: `evaluate`, `architectures` and `images`. Writes
-    results/evaluation.parquet, evaluation.json and evaluation_histogram.csv.
+    results/evaluation.parquet, evaluation.json, evaluation_histogram.csv and metrics/evaluate.json.
 
     `ghn evaluate FILE --images DIR`: the accuracy of one network of yours; writes nothing.
     """
@@ -163,7 +164,8 @@ def evaluate(
 def finetune() -> None:
     """Fine-tune predicted and random parameters of the top architectures.
 
-    params.yaml: `finetune` and `images`. Writes results/finetune.parquet.
+    params.yaml: `finetune` and `images`. Writes results/finetune.parquet,
+    finetune_curves.csv and metrics/finetune.json.
     """
     run_stage("finetune")
 
@@ -171,7 +173,8 @@ def finetune() -> None:
 def transfer() -> None:
     """Transfer to another data set from few labels.
 
-    params.yaml: `transfer` and `images`. Writes results/transfer.parquet.
+    params.yaml: `transfer` and `images`. Writes results/transfer.parquet and
+    metrics/transfer.json.
     """
     run_stage("transfer")
 

@@ -83,6 +83,10 @@ class _Planner:
         return self.config.num_classes
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        return {} if isinstance(self.of, GHNConfig) else self.of.metadata
+
+    @property
     def image_size(self) -> int:
         return self.of.image_size
 

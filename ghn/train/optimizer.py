@@ -70,7 +70,7 @@ class LossScaler:
         if self.scale < self._floor:
             self._scaler.update(self._floor)
             self.scale = self._floor
-        return found
+        return float(found)
 
     def state_dict(self) -> dict[str, float]:
         """Scale and growth counter."""
