@@ -27,6 +27,7 @@ from flows.training.members import Member, member, member_content, on_device
 from ghn import names
 from ghn.architectures.own import is_own
 from ghn.errors import ConfigError, GHNError
+from ghn.graph import Graph
 from ghn.models.batch import GraphBatch
 
 if TYPE_CHECKING:

@@ -94,15 +94,15 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
                 the paper see `ghn.from_pretrained`).
             DamagedFileError: its file is not what was written.
         """
-        options = {
-            "revision": revision,
-            "token": token,
-            "local_files_only": local_files_only,
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-        }
         try:
-            return super().from_pretrained(os.fspath(source), **options)
+            return super().from_pretrained(
+                os.fspath(source),
+                revision=revision,
+                token=token,
+                local_files_only=local_files_only,
+                cache_dir=cache_dir,
+                force_download=force_download,
+            )
         except json.JSONDecodeError as error:
             raise DamagedFileError(f"{source}: its config.json is not JSON ({error})") from error
         except (OSError, ValueError) as error:  # those of the hub are either
@@ -151,6 +151,6 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
         """
         from huggingface_hub import ModelCard, ModelCardData
 
-        known = self._hub_mixin_info.model_card_data.to_dict()
+        known = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
         data = ModelCardData(**(known | fields))
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(self.config, self.metadata)}")
