@@ -100,7 +100,7 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
                 revision=revision,
                 token=token,
                 local_files_only=local_files_only,
-                cache_dir=cache_dir,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 force_download=force_download,
             )
         except json.JSONDecodeError as error:
