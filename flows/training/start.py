@@ -39,7 +39,7 @@ def trained_hypernetwork(source: str, config: GHNConfig) -> GHN:
     from ghn import from_pretrained
 
     ghn = from_pretrained(source)
-    found, wanted = ghn.config.to_dict(), config.to_dict()
+    found, wanted = ghn.config.model_dump(), config.model_dump()
     if differing := [name for name in found if found[name] != wanted[name]]:
         has, asked = (
             ", ".join(f"{name} = {fields[name]}" for name in differing)
