@@ -44,7 +44,7 @@ def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
         metadata = ghn.metadata
         ghn = for_classes(ghn, config.num_classes, seed=seed)
         ghn.metadata = metadata
-    found, wanted = ghn.config.to_dict(), config.to_dict()
+    found, wanted = ghn.config.model_dump(), config.model_dump()
     if differing := [name for name in found if found[name] != wanted[name]]:
         has, asked = (
             ", ".join(f"{name} = {fields[name]}" for name in differing)

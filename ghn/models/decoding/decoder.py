@@ -138,7 +138,7 @@ def assemble(group: Group, w_POI: Tensor) -> Tensor:
 def as_kernel(group: Group, w_GOIYX: Tensor) -> Tensor:
     """Kernels of one, two or three dimensions, as the group's shape has them."""
     if len(group.shape) == 5:
-        return w_GOIYX.reshape(*w_GOIYX.shape[:3], *group.shape[2:4], w_GOIYX.shape[4])
+        return torch.unflatten(w_GOIYX, 3, group.shape[2:4])
     return w_GOIYX[..., 0] if len(group.shape) == 3 else w_GOIYX
 
 
