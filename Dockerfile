@@ -8,7 +8,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends git tini && rm 
 
 WORKDIR /app
 COPY requirements.lock pyproject.toml ./
-RUN pip install --no-cache-dir -r requirements.lock
+RUN pip install --no-cache-dir --no-deps -r requirements.lock
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
  && git config --system user.name ghn && git config --system user.email ghn@localhost \

@@ -12,11 +12,12 @@ help: ## this list
 
 setup: $(VENV)/.installed ## install everything into .venv (7 GB)
 
-# The stamp is younger than the lock file exactly when the environment is up to date, so a second
+# The lock is whole, so nothing is left to resolve (--no-deps): older pips refuse hashes where an
+# extra of a package is asked for. The stamp is younger than the lock file exactly when the environment is up to date, so a second
 # call installs nothing.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
