@@ -161,8 +161,10 @@ def _product(group: Group, factors: Factors) -> Tensor:
     w_GNM = a_GNR @ b_GMR.mT
     if len(group.shape) == 2:
         return w_GNM
-    w_GOYIX = w_GNM.reshape(len(w_GNM), -1, height, w_GNM.shape[2] // width, width)
+    w_GOYM = torch.unflatten(w_GNM, 1, (-1, height))
+    w_GOYIX = torch.unflatten(w_GOYM, 3, (-1, width))
     w_GOIYX = w_GOYIX.transpose(2, 3)
     if group.kind is Kind.position and len(group.shape) == 3:
-        return w_GOIYX[:, 0].flatten(2).mT[:, None]
+        w_GTC: Tensor = w_GOIYX[:, 0].flatten(2).mT
+        return w_GTC[:, None]
     return as_kernel(group, w_GOIYX)
