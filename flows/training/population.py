@@ -27,6 +27,7 @@ from flows.training.members import Member, member, member_content, on_device
 from ghn import names
 from ghn.architectures.own import is_own
 from ghn.errors import ConfigError, GHNError
+from ghn.graph import Graph
 from ghn.models.batch import GraphBatch
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ class PopulationBatches(Dataset[MetaBatch]):
         drawn = np.random.default_rng([self.seed, 1, step]).random((self.size, 3))[share]
         mine = [slots[place] for place in share]
         ours = [k for k, slot in enumerate(mine) if slot.member is None]
-        graphs, networks = [], []
+        graphs: list[Graph] = []
+        networks: Sequence[nn.Module] = ()
         if ours and self.deepnets is not None:
             indices: NDArray[np.int64] = np.array([mine[k].index for k in ours])
             graphs, networks = self.deepnets.made(indices, drawn[ours])

@@ -94,7 +94,7 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
                 the paper see `ghn.from_pretrained`).
             DamagedFileError: its file is not what was written.
         """
-        options = {
+        options: dict[str, Any] = {
             "revision": revision,
             "token": token,
             "local_files_only": local_files_only,
@@ -151,6 +151,6 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
         """
         from huggingface_hub import ModelCard, ModelCardData
 
-        known = self._hub_mixin_info.model_card_data.to_dict()
+        known = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
         data = ModelCardData(**(known | fields))
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(self.config, self.metadata)}")
