@@ -34,7 +34,17 @@ from ghn import GHN, from_pretrained
 from ghn.architectures import TORCHVISION_74
 from ghn.train import ProgressBar, TrainConfig, train
 
-HELD_OUT = ("densenet", "vgg", "googlenet", "inception", "swin", "convnext", "vit")
+HELD_OUT = (
+    "alexnet",
+    "squeezenet",
+    "densenet",
+    "vgg",
+    "googlenet",
+    "inception",
+    "swin",
+    "convnext",
+    "vit",
+)
 
 
 def family(name: str) -> str:
@@ -56,10 +66,10 @@ def accuracies(ghn: GHN, names: list[str], size: int, batches: list) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--size", type=int, default=16, help="side of the images, in pixels")
     parser.add_argument("--max-gmacs", type=float, default=0.7, help="of evaluated networks")
-    parser.add_argument("--train-gmacs", type=float, default=0.15, help="of trained networks")
+    parser.add_argument("--train-gmacs", type=float, default=0.03, help="of trained networks")
     parser.add_argument("--images", type=int, default=128, help="test images")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -86,7 +96,7 @@ def main() -> None:
 
     recipe = TrainConfig(
         steps=asked.steps, warmup_steps=asked.steps // 10, meta_batch_size=4, batch_size=32,
-        lr=1e-3, network_clip=0.5, seed=asked.seed,
+        lr=3e-4, network_clip=0.5, seed=asked.seed,
     )  # fmt: skip
     population = Population([PopulationEntry(networks=name) for name in trained])
     members = population.members(10, asked.size, asked.seed)

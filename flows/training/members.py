@@ -198,8 +198,8 @@ def _predicted(graph: Graph) -> set[str]:
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Moves what has values to a device, in place."""
     move: Callable[[Tensor], Tensor] = lambda t: t if t.is_meta else t.to(device)  # noqa: E731
-    moved: nn.Module = model._apply(move)  # type: ignore[no-untyped-call]
-    return moved
+    model._apply(move)  # type: ignore[no-untyped-call]
+    return model
 
 
 def _write(path: Path, graph: Graph, cost: float) -> None:

@@ -254,8 +254,8 @@ class PopulationBatches(Dataset[MetaBatch]):
         drawn = np.random.default_rng([self.seed, 1, step]).random((self.size, 3))[share]
         mine = [slots[place] for place in share]
         ours = [k for k, slot in enumerate(mine) if slot.member is None]
-        graphs: Sequence[Graph] = []
-        networks: Sequence[nn.Module] = []
+        graphs: list[Graph] = []
+        networks: Sequence[nn.Module] = ()
         if ours and self.deepnets is not None:
             indices: NDArray[np.int64] = np.array([mine[k].index for k in ours])
             graphs, networks = self.deepnets.made(indices, drawn[ours])

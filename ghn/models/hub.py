@@ -94,15 +94,15 @@ class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork
                 the paper see `ghn.from_pretrained`).
             DamagedFileError: its file is not what was written.
         """
+        options: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "local_files_only": local_files_only,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+        }
         try:
-            return super().from_pretrained(
-                os.fspath(source),
-                revision=revision,
-                token=token,
-                local_files_only=local_files_only,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                force_download=force_download,
-            )
+            return super().from_pretrained(os.fspath(source), **options)
         except json.JSONDecodeError as error:
             raise DamagedFileError(f"{source}: its config.json is not JSON ({error})") from error
         except (OSError, ValueError) as error:  # those of the hub are either
