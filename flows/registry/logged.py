@@ -99,9 +99,13 @@ def _log_metrics(
         metric = key.removeprefix(_METRICS)
         file = paths.DEEPNETS / f"{metric.split('.')[0]}.h5"
         digest = tags.get(f"dvc.{file.as_posix()}")
-        data = {"dataset_name": file.as_posix(), "dataset_digest": digest[:36]} if digest else {}
         mlflow_client.log_metric(
-            run_id, metric.replace(".", "/"), float(value), model_id=model_id, **data
+            run_id,
+            metric.replace(".", "/"),
+            float(value),
+            dataset_name=file.as_posix() if digest else None,
+            dataset_digest=digest[:36] if digest else None,
+            model_id=model_id,
         )
 
 
