@@ -103,9 +103,9 @@ def _log_metrics(
             run_id,
             metric.replace(".", "/"),
             float(value),
-            model_id=model_id,
             dataset_name=file.as_posix() if digest else None,
             dataset_digest=digest[:36] if digest else None,
+            model_id=model_id,
         )
 
 
