@@ -12,6 +12,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,10 +233,11 @@ def _run(
     for tensor in tensors_of((args, kwargs)):
         recorder.mark_input(tensor)
     try:
+        network.snapshot.lend()
         for module in network.modules:
             module.training = training
         with _eager(), torch.no_grad(), recorder:
-            result = network.inner(*args, **kwargs)
+            result = copy_context().run(network.inner, *args, **kwargs)
         for tensor in tensors_of(result):
             recorder.check_output(tensor)
     finally:

@@ -10,17 +10,20 @@ containers that their methods name as globals.
 from __future__ import annotations
 
 import functools
-import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from opcode import opmap
 from operator import is_
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ghn.tracing.iterators import Lent, is_iterator
+from ghn.tracing.undo import Undo, undo_of, undo_of_process, undo_of_tensor
 
 _ATOMS = frozenset(
     (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type)
@@ -28,6 +31,11 @@ _ATOMS = frozenset(
 _FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
 """Packages whose objects, functions and classes are not followed; their containers are."""
 
+_CONTAINERS = {"collections", "weakref", "_weakrefset", "queue", "types", "_thread"}
+_CONTAINERS |= {"torch.quasirandom"}
+"""Modules of the libraries whose objects are followed all the same: what they hold is ours."""
+
+_STORE_GLOBAL = opmap["STORE_GLOBAL"]
 _MISSING = object()
 _CACHE: type = type(functools.lru_cache(len))
 
@@ -48,17 +56,25 @@ class Snapshot:
         self._empty: list[dict[Any, Any]] = []
         self._modules: list[tuple[nn.Module, type]] = []
         self._seen_classes: set[type] = set()
-        self._undo: list[Callable[[], None]] = []
-        self._values: list[Callable[[], None]] = []
+        self._undo: list[Undo] = []
+        self._values: list[Undo] = []
+        self._lists: list[list[Any] | deque[Any]] = []
+        self._iterators: dict[int, Lent] = {}
         self._walk(root)
         for tensor in self._registered:
             if vars(tensor):
                 self._walk(vars(tensor))
-        self._undo += [_random_state(), *map(_device_random_state, _devices(self._registered))]
+        self._find_iterators()
+        self._undo += undo_of_process(self._registered)
+
+    def lend(self) -> None:
+        """Puts stand-ins in the places of iterators, which cannot be rewound, for a pass."""
+        for lent in self._iterators.values():
+            lent.lend()
 
     def keep_values(self) -> None:
         """Copies the values of parameters and buffers, for a pass that computes with them."""
-        self._values = [undo for t in self._registered if (undo := _value(t)) is not None]
+        self._values = [undo for t in self._registered if (undo := undo_of_tensor(t)) is not None]
 
     def restore(self) -> None:
         """Puts everything back; what has not changed is not touched."""
@@ -72,6 +88,8 @@ class Snapshot:
             _restore_dict(current, before)
         for undo in (*self._undo, *self._values):
             undo()
+        for lent in self._iterators.values():
+            lent.settle()
 
     def _walk(self, root: Any) -> None:
         stack = [root]
@@ -101,35 +119,46 @@ class Snapshot:
     def _note_tensor(self, tensor: Tensor) -> None:
         if id(tensor) not in self.tensors:
             self.tensors[id(tensor)] = tensor
-            if (undo := _value(tensor)) is not None:
+            if (undo := undo_of_tensor(tensor)) is not None:
                 self._undo.append(undo)
 
     def _note(self, value: Any, stack: list[Any]) -> None:
         """Notes a container, a generator of random numbers or an object, and what it holds."""
         if isinstance(value, (list, deque)):
+            self._lists.append(value)
             self._undo.append(functools.partial(_restore_list, value, list(value)))
             stack.extend(value)
-        elif isinstance(value, (set, bytearray)):
-            self._undo.append(functools.partial(_restore_whole, value, value.copy()))
+        elif isinstance(value, set):
+            self._undo.append(functools.partial(_restore_set, value, value.copy()))
         elif isinstance(value, (tuple, frozenset)):
             stack.extend(value)
-        elif isinstance(value, np.ndarray):
-            if value.flags.writeable:
-                self._undo.append(functools.partial(_restore_array, value, value.copy()))
-        elif (undo := _generator(value)) is not None:
+        elif isinstance(value, MappingProxyType):
+            stack.extend(value.values())
+        elif (undo := undo_of(value)) is not None:
             self._undo.append(undo)
+            if isinstance(value, np.ndarray) and value.dtype.hasobject:
+                stack.extend(value.flat)
         elif isinstance(value, FunctionType):
             self._note_function(value, stack)
         elif isinstance(value, MethodType):
             stack += (value.__self__, value.__func__)
+        elif isinstance(value, (staticmethod, classmethod)):
+            stack.append(value.__func__)
+        elif isinstance(value, property):
+            stack.append(value.fget)
         elif isinstance(value, functools.partial):
             stack += (value.func, value.args, value.keywords)
         elif isinstance(value, _CACHE):
             self._undo.append(functools.partial(_forget, value, value.cache_info()))  # type: ignore[attr-defined]
             stack.append(value.__wrapped__)  # type: ignore[attr-defined]
-        elif not _is_foreign(type(value)) or isinstance(value, SimpleNamespace):
+        elif is_iterator(value):
+            self._iterators.setdefault(id(value), Lent(value))
+        elif not _is_foreign(kind := type(value)) or kind.__module__ in _CONTAINERS:
+            if kind not in self._seen_classes:
+                self._seen_classes.add(kind)
+                self._note_class(kind, stack)
             stack.append(getattr(value, "__dict__", None))
-            for name in _slots(type(value)):
+            for name in _slots(kind):
                 item = getattr(value, name, _MISSING)
                 self._undo.append(functools.partial(_restore_slot, value, name, item))
                 stack.append(None if item is _MISSING else item)
@@ -143,6 +172,7 @@ class Snapshot:
                 if not name.startswith("__") and not isinstance(item, type):
                     stack.append(item)
                     self._undo.append(_class_item(base, name, item))
+                    self._hold(item, functools.partial(setattr, base, name))
 
     def _note_function(self, function: FunctionType, stack: list[Any]) -> None:
         if _is_foreign(function):
@@ -153,12 +183,33 @@ class Snapshot:
                 content = cell.cell_contents
             except ValueError:  # not yet filled
                 continue
+            self._hold(content, functools.partial(setattr, cell, "cell_contents"))
             self._undo.append(functools.partial(setattr, cell, "cell_contents", content))
             stack.append(content)
+        scope, sets = function.__globals__, _STORE_GLOBAL in function.__code__.co_code[::2]
         for name in function.__code__.co_names:
-            named = function.__globals__.get(name)
-            if isinstance(named, (list, dict, set, deque, Tensor, torch.Generator, _CACHE)):
+            named = scope.get(name)
+            if named is not None and not isinstance(named, (type, ModuleType)):
                 stack.append(named)
+                self._hold(named, functools.partial(scope.__setitem__, name))
+            if sets and name in scope:
+                self._undo.append(functools.partial(scope.__setitem__, name, named))
+
+    def _hold(self, value: Any, put: Callable[[Any], object]) -> None:
+        """Notes a place outside of lists and dictionaries, if an iterator is there."""
+        if is_iterator(value):
+            self._iterators.setdefault(id(value), Lent(value)).places.append(put)
+
+    def _find_iterators(self) -> None:
+        """Notes the lists and dictionaries that iterators are in."""
+        for mapping, _ in self._dicts if self._iterators else ():
+            for key, item in mapping.items():
+                if (lent := self._iterators.get(id(item))) is not None:
+                    lent.places.append(functools.partial(mapping.__setitem__, key))
+        for items in self._lists if self._iterators else ():
+            for k, item in enumerate(items):
+                if (lent := self._iterators.get(id(item))) is not None:
+                    lent.places.append(functools.partial(items.__setitem__, k))
 
 
 def _is_foreign(thing: Any) -> bool:
@@ -186,15 +237,10 @@ def _restore_list(current: list[Any] | deque[Any], before: list[Any]) -> None:
         current.extend(before)
 
 
-def _restore_whole(current: Any, before: Any) -> None:
+def _restore_set(current: set[Any], before: set[Any]) -> None:
     if current != before:
         current.clear()
-        (current.update if isinstance(current, set) else current.extend)(before)
-
-
-def _restore_array(current: Any, before: Any) -> None:
-    if current.tobytes() != before.tobytes():
-        current[...] = before
+        current.update(before)
 
 
 def _restore_slot(target: Any, name: str, before: Any) -> None:
@@ -218,64 +264,3 @@ def _class_item(kind: type, name: str, before: Any) -> Callable[[], None]:
 def _forget(cache: Any, before: Any) -> None:
     if cache.cache_info().misses != before.misses:
         cache.cache_clear()
-
-
-def _value(tensor: Tensor) -> Callable[[], None] | None:
-    """What puts a tensor's values, storage, gradient and flag back; None if it has no values.
-
-    The values go through `Tensor.data`, which leaves the version alone that autograd looks at.
-    """
-    if tensor.is_meta or tensor.layout is not torch.strided or type(tensor.data) is not Tensor:
-        return None
-    values = tensor.data
-    before, leaf = values.clone(), tensor.is_leaf
-    grad, wanted = (tensor.grad if leaf else None), tensor.requires_grad
-
-    def undo() -> None:
-        moved = tensor.data_ptr() != values.data_ptr() or tensor.shape != values.shape
-        if moved or tensor.stride() != values.stride():
-            tensor.data = values
-        if not torch.equal(values, before):
-            values.copy_(before)
-        if leaf and tensor.requires_grad is not wanted:
-            tensor.requires_grad_(wanted)
-        if leaf and tensor.grad is not grad:
-            tensor.grad = grad
-
-    return undo
-
-
-def _generator(value: Any) -> Callable[[], None] | None:
-    """What puts the state of a generator of random numbers back; None if `value` is none."""
-    if isinstance(value, torch.Generator):
-        state = value.get_state()
-        return lambda: (value.set_state(state), None)[1]
-    if isinstance(value, random.Random):
-        return functools.partial(value.setstate, value.getstate())
-    if isinstance(value, np.random.RandomState):
-        return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-    return None
-
-
-def _random_state() -> Callable[[], None]:
-    """What puts the global random states of PyTorch (CPU), Python and NumPy back."""
-    legacy = np.random.mtrand._rand  # what `np.random.rand` and the like draw from
-    states = torch.get_rng_state(), random.getstate(), legacy.get_state()
-
-    def undo() -> None:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        legacy.set_state(states[2])
-
-    return undo
-
-
-def _device_random_state(device: torch.device) -> Callable[[], None]:
-    backend = torch.get_device_module(device)
-    return functools.partial(backend.set_rng_state, backend.get_rng_state(device), device)
-
-
-def _devices(tensors: Iterable[Tensor]) -> set[torch.device]:
-    return {tensor.device for tensor in tensors} - {torch.device("cpu"), torch.device("meta")}

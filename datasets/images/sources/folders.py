@@ -18,7 +18,12 @@ from datasets.images.sources.table import Reader
 from ghn.errors import ConfigError, DamagedFileError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-_NO_CLASSES = {"__MACOSX", "__pycache__"}
+_NO_CLASSES = {
+    "__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
+    "lost+found",
+}  # fmt: skip
+"""Folders that file systems, archives and tools leave."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -97,8 +102,8 @@ def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
     splits, without one).
 
     Raises:
-        ConfigError: another split has a class that the training split lacks, or a class has no
-            training images.
+        ConfigError: another split has a class that the training split lacks, a class has no
+            training images, or the classes lie one folder deeper.
     """
     found = {split: class_folders(path) for split, path in splits.items()}
     every = {name for names in found.values() for name in names}
@@ -109,6 +114,9 @@ def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
                 f"{splits[split]} has folders that {splits['train']} lacks:"
                 f" {', '.join(unknown[:5])}; every split needs the folders of the same classes"
             )
+    for split, names in found.items():
+        if len(classes) == 1 and names:
+            _check_wrapped(splits[split] / names[0])
     tables = {split: FolderTable(path, classes) for split, path in splits.items()}
     for split, table in tables.items():
         counts = np.bincount(table.labels, minlength=len(classes))
@@ -121,6 +129,16 @@ def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
         if empty:
             _log.warning("%s has no images of %d classes (%s)", table.path, len(empty), empty[0])
     return tables
+
+
+def _check_wrapped(only: Path) -> None:
+    """Refuses a single class whose images lie in folders of their own: those are the classes."""
+    inner = [name for name in class_folders(only) if has_images(only / name)]
+    if len(inner) > 1 and not any(_is_image(file) for file in only.iterdir()):
+        raise ConfigError(
+            f"{only} would be the only class, but has {len(inner)} folders with images"
+            f" ({', '.join(inner[:3])}); move these up, or name {only} as the data set"
+        )
 
 
 def _is_image(file: Path) -> bool:

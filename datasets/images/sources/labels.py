@@ -35,6 +35,7 @@ def check_labels(values: Any, where: str, n_classes: int | None = None) -> NDArr
         raise UnsupportedFormatError(
             f"{where}: labels are {what}; expected is one integer per image, its class's number"
         )
+    array = array.astype(np.float64) if array.dtype == np.float16 else array  # limits are larger
     limit = MAX_CLASSES if n_classes is None else n_classes
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero(~((array >= 0) & (array < limit) & (np.floor(array) == array)))

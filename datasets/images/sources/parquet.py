@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from datasets.images.sources.digest import content_digest
 from datasets.images.sources.labels import check_labels, numbered
 from datasets.images.sources.table import Reader
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,14 @@ def open_parquet(files: Mapping[str, Sequence[Path]]) -> dict[str, ParquetTable]
     for split, paths in files.items():
         for path in paths:
             _check_schema(path)
-            if found := _class_names(path):
+            for found in _class_names(path):
                 names.setdefault(found, path)
         if not sum(_footer(path).num_rows for path in paths):
             raise ConfigError(f"{paths[0]}: split {split!r} has no images; remove it or fill it")
     if len(names) > 1:
         one, other = list(names.values())[:2]
+        if one == other:
+            raise ConfigError(f"{one}: class_names and huggingface name the classes differently")
         raise ConfigError(
             f"{one} and {other} name the classes differently, so that their labels mean different"
             " things; write both with the same names"
@@ -113,7 +118,11 @@ def open_parquet(files: Mapping[str, Sequence[Path]]) -> dict[str, ParquetTable]
     if names:
         classes = next(iter(names))
     else:
-        classes = numbered([_labels(path) for paths in files.values() for path in paths])
+        labels = [_labels(path) for paths in files.values() for path in paths]
+        classes = numbered(labels)
+        if empty := len(classes) - len(np.unique(np.concatenate(labels))):
+            first = next(iter(files.values()))[0]
+            _log.warning("%s: %d of %d classes have no images", first, empty, len(classes))
     return {split: ParquetTable(tuple(paths), classes) for split, paths in files.items()}
 
 
@@ -124,6 +133,8 @@ def _check_schema(path: Path) -> None:
             f"{path}: lacks column {', '.join(sorted(missing))}; expected are image:"
             f" struct<bytes, path> and label: int64, found {', '.join(schema.names)}"
         )
+    if twice := {name for name in ("image", "label") if schema.names.count(name) > 1}:
+        raise UnsupportedFormatError(f"{path}: has column {', '.join(twice)} twice; keep one")
     kind = schema.field("image").type
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else pa.null()
@@ -139,16 +150,27 @@ def _image_columns(footer: pq.FileMetaData) -> list[str]:
     return ["image.bytes"] if pa.types.is_struct(image) else ["image"]
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
+def _class_names(path: Path) -> list[tuple[str, ...]]:
+    """The names of classes that a schema has, by each of the ways to give them."""
     metadata = _footer(path).schema.to_arrow_schema().metadata or {}
     try:
-        if names := metadata.get(b"class_names"):
-            return tuple(names.decode().split(","))
+        ours = metadata.get(b"class_names", b"").decode()
         info = json.loads(metadata.get(b"huggingface", b"{}"))
         label = info.get("info", {}).get("features", {}).get("label", {})
-        return tuple(str(name) for name in label.get("names") or ())
+        theirs = label.get("names") or ()
     except (ValueError, AttributeError, TypeError) as error:
         raise _damaged(path, error) from error
+    if not isinstance(theirs, (list, tuple)):
+        raise UnsupportedFormatError(f"{path}: the names of the classes are no list: {theirs!r}")
+    found = [["" if name is None else str(name) for name in theirs]] if theirs else []
+    if ours and ours not in map(",".join, found):  # names may have commas
+        found.append(ours.split(","))
+    for names in found:
+        if "" in names:
+            raise UnsupportedFormatError(
+                f"{path}: class {names.index('')} has an empty name; give every class one"
+            )
+    return [tuple(names) for names in found]
 
 
 def _labels(path: Path, n_classes: int | None = None) -> NDArray[np.int64]:

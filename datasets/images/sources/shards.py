@@ -16,6 +16,7 @@ SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
 }
 """From the names of folders and files, in any case, to ours."""
 

@@ -92,7 +92,7 @@ def test_a_directory_that_cannot_be_written_is_named(images, tmp_path) -> None:
     (tmp_path / "file").write_text("no directory")
     with pytest.raises(OSError, match=r"Not a directory|File exists") as error:
         images.save(tmp_path / "file" / "train.safetensors")
-    assert error.value.filename == str(tmp_path / "file" / "train.safetensors")
+    assert str(error.value.filename).startswith(str(tmp_path / "file"))
 
 
 def test_it_prints_in_one_line(images) -> None:

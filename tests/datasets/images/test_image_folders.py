@@ -39,7 +39,9 @@ def test_a_class_without_training_images_is_refused(tmp_path, folder, split: str
         find_source("tree", tmp_path)
 
 
-@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".git", "__MACOSX"])
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"]
+)
 def test_hidden_folders_and_files_are_not_looked_at(tmp_path, folder, name: str) -> None:
     for split in ("train", "test"):
         for of_class in ("cat", "dog"):
@@ -53,7 +55,7 @@ def test_hidden_folders_and_files_are_not_looked_at(tmp_path, folder, name: str)
 
 
 def test_splits_go_by_their_usual_names(tmp_path, folder) -> None:
-    for split in ("Training", "Testing", "valid"):
+    for split in ("Training", "Testing", "dev"):
         folder(tmp_path / "tree", split, "cat")
     assert set(find_source("tree", tmp_path)) == {"train", "test", "val"}
     folder(tmp_path / "tree", "validation", "cat")
@@ -65,3 +67,29 @@ def test_without_a_training_split_the_classes_are_those_of_all(tmp_path, folder)
     folder(tmp_path / "tree", "test", "b")
     folder(tmp_path / "tree", "val", "a")
     assert load("tree", tmp_path, "test").classes == ("a", "b")
+<<<<<<< HEAD
+=======
+
+
+def test_the_files_of_a_data_set(tmp_path, folder, parquet) -> None:
+    path = folder(tmp_path / "tree", "train", "cat", [3, 1])
+    assert source_files("tree", tmp_path) == [path / "001.png", path / "003.png"]
+    files = [parquet(tmp_path / f"pets-{split}.parquet") for split in ("test", "train")]
+    assert source_files("pets", tmp_path) == files
+    assert source_files("digits") == []
+
+
+def test_classes_that_lie_deeper_are_no_single_class(tmp_path, folder) -> None:
+    """An archive that was unpacked into a folder of its own."""
+    for name in ("cat", "dog"):
+        folder(tmp_path / "tree", "archive", name)
+    with pytest.raises(ConfigError, match=r"tree/archive would be the only class.*\(cat, dog\)"):
+        find_source("tree", tmp_path)
+    assert find_source("archive", tmp_path / "tree")["all"].classes == ("cat", "dog")
+    folder(tmp_path / "one", "train", "cat/left")
+    folder(tmp_path / "one", "train", "cat/right")
+    (tmp_path / "one/train/cat/0.png").write_bytes(
+        (tmp_path / "one/train/cat/left/000.png").read_bytes()
+    )
+    assert find_source("one", tmp_path)["train"].classes == ("cat",)
+>>>>>>> trust2

@@ -1,7 +1,10 @@
 """Labels and class names as they are stored: one numbering for all splits, or a refusal."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,9 +47,9 @@ def test_a_number_that_is_no_class_does_not_fill_the_memory(tmp_path, parquet) -
         find_source("pets", tmp_path)
 
 
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float32(), pa.bool_()])
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float16(), pa.bool_()])
 def test_whole_numbers_of_any_type_are_labels(tmp_path, parquet, kind) -> None:
-    values = [bool(v) if kind == pa.bool_() else v for v in [0, 1] * 5]
+    values = np.array([0, 1] * 5).astype(kind.to_pandas_dtype())
     parquet(tmp_path / "pets.parquet", labels=values, kind=kind)
     assert load("pets", tmp_path, "all").labels.tolist() == [0, 1] * 5
 
@@ -91,3 +94,39 @@ def test_any_list_gives_labels_or_the_projects_errors(values) -> None:
     assert labels.dtype == np.int64
     assert set(labels.tolist()) <= {0, 1, 2}
     assert not message or message.startswith("here")
+
+
+def test_names_that_are_no_names_are_refused(tmp_path, parquet) -> None:
+    path = tmp_path / "pets.parquet"
+    for names in (["cat", ""], ["cat", None]):
+        parquet(path, names=None, huggingface=names)
+        with pytest.raises(UnsupportedFormatError, match=r"pets\.parquet: class 1 has an empty"):
+            find_source("pets", tmp_path)
+    text = pq.read_table(path)
+    info = {"info": {"features": {"label": {"names": "ab"}}}}
+    pq.write_table(text.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
+    with pytest.raises(UnsupportedFormatError, match=r"the names of the classes are no list: 'ab'"):
+        find_source("pets", tmp_path)
+
+
+def test_two_ways_to_name_classes_have_to_agree(tmp_path, parquet) -> None:
+    path = parquet(tmp_path / "pets.parquet", names="cat,dog", huggingface=["dog", "cat"])
+    with pytest.raises(ConfigError, match="class_names and huggingface name the classes diff"):
+        find_source("pets", tmp_path)
+    parquet(path, names="cat, tabby,dog", huggingface=["cat, tabby", "dog"])
+    assert load("pets", tmp_path, "all").classes == ("cat, tabby", "dog")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path, parquet) -> None:
+    path = parquet(tmp_path / "pets.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("label", table["label"]), path)
+    with pytest.raises(UnsupportedFormatError, match=r"pets\.parquet: has column label twice"):
+        find_source("pets", tmp_path)
+
+
+def test_numbers_without_images_are_said(tmp_path, parquet, caplog) -> None:
+    """A mark of 255 for what is to be ignored makes 256 classes, and counting from 1 one more."""
+    parquet(tmp_path / "pets.parquet", labels=[0, 255] * 5, kind=pa.uint8(), names=None)
+    assert load("pets", tmp_path, "all").num_classes == 256
+    assert "254 of 256 classes have no images" in caplog.text
