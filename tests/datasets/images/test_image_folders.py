@@ -67,16 +67,6 @@ def test_without_a_training_split_the_classes_are_those_of_all(tmp_path, folder)
     folder(tmp_path / "tree", "test", "b")
     folder(tmp_path / "tree", "val", "a")
     assert load("tree", tmp_path, "test").classes == ("a", "b")
-<<<<<<< HEAD
-=======
-
-
-def test_the_files_of_a_data_set(tmp_path, folder, parquet) -> None:
-    path = folder(tmp_path / "tree", "train", "cat", [3, 1])
-    assert source_files("tree", tmp_path) == [path / "001.png", path / "003.png"]
-    files = [parquet(tmp_path / f"pets-{split}.parquet") for split in ("test", "train")]
-    assert source_files("pets", tmp_path) == files
-    assert source_files("digits") == []
 
 
 def test_classes_that_lie_deeper_are_no_single_class(tmp_path, folder) -> None:
@@ -92,4 +82,3 @@ def test_classes_that_lie_deeper_are_no_single_class(tmp_path, folder) -> None:
         (tmp_path / "one/train/cat/left/000.png").read_bytes()
     )
     assert find_source("one", tmp_path)["train"].classes == ("cat",)
->>>>>>> trust2
