@@ -5,11 +5,13 @@ Completion looks names up in `ghn.names`, which imports no PyTorch.
 
 from __future__ import annotations
 
+import functools
 import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from ghn import names
@@ -51,8 +53,12 @@ def torch_device(device: Device) -> str:
 
 
 def say_once() -> None:
-    """Silences the log of warnings of predictions, for commands that print them themselves."""
-    logging.getLogger("ghn.predict").setLevel(logging.ERROR)
+    """Silences the log of warnings of predictions until the command ends, which prints them
+    itself.
+    """
+    logger = logging.getLogger("ghn.predict")
+    click.get_current_context().call_on_close(functools.partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.ERROR)
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
