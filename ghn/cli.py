@@ -146,22 +146,22 @@ def initialise(
         raise ConfigError(f"{out}: the directory {out.parent} does not exist; make it first")
     from ghn.initialize import save_initialized
 
-    options.say_once()
     where = options.torch_device(device)
     kind = None if dtype is options.Dtype.float32 else options.torch_dtype(dtype)
-    typer.echo(
-        save_initialized(
-            network,
-            source,
-            out,
-            classes,
-            image_size,
-            seed,
-            device=where,
-            dtype=kind,
-            images=images,
+    with options.said_once():
+        typer.echo(
+            save_initialized(
+                network,
+                source,
+                out,
+                classes,
+                image_size,
+                seed,
+                device=where,
+                dtype=kind,
+                images=images,
+            )
         )
-    )
 
 
 @app.command("list")

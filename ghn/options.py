@@ -5,13 +5,13 @@ Completion looks names up in `ghn.names`, which imports no PyTorch.
 
 from __future__ import annotations
 
-import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from ghn import names
@@ -52,13 +52,16 @@ def torch_device(device: Device) -> str:
     return device.value
 
 
-def say_once() -> None:
-    """Silences the log of warnings of predictions until the command ends, which prints them
-    itself.
-    """
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Silences the log of warnings of predictions, for commands that print them themselves."""
     logger = logging.getLogger("ghn.predict")
-    click.get_current_context().call_on_close(functools.partial(logger.setLevel, logger.level))
+    before = logger.level
     logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:

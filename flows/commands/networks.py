@@ -119,7 +119,6 @@ def compare(
     from ghn.compare import compare as run
     from ghn.finetune import FinetuneConfig
 
-    options.say_once()
     if is_own(network):
         find_factory(network)  # a wrong name is said before images are decoded
     where = options.torch_device(device)
@@ -139,19 +138,21 @@ def compare(
         done += 1
         typer.echo(f"[{done}/{total}] {kind}, seed {seed}, learning rate {rate}", err=True)
 
-    found = run(
-        lambda: make(network, train.num_classes, size),
-        train,
-        val,
-        test,
-        hypernetwork,
-        FinetuneConfig(steps=steps, batch_size=batch_size),
-        lrs=rates,
-        seeds=seeds,
-        name=network.rpartition("/")[2],
-        device=where,
-        on_training=progress,
-    )
+    with options.said_once():
+        found = run(
+            lambda: make(network, train.num_classes, size),
+            train,
+            val,
+            test,
+            hypernetwork,
+            FinetuneConfig(steps=steps, batch_size=batch_size),
+            lrs=rates,
+            seeds=seeds,
+            name=network.rpartition("/")[2],
+            device=where,
+            on_training=progress,
+        )
+
     found.draw(out)
     if as_json:
         typer.echo(json.dumps(found.to_dict()))

@@ -20,4 +20,4 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def send_list(values: list[int] | list[float] | list[bool], device: torch.device) -> Tensor:
     """The numbers as a tensor on `device`, without waiting for it."""
-    return send(torch.tensor(values), device)
+    return send(torch.tensor(values, device="cpu"), device)

@@ -62,7 +62,7 @@ class Ranks:
         """For each flag whether it is set on any rank."""
         if self.world == 1:
             return flags
-        counts = torch.tensor([float(flag) for flag in flags])
+        counts = torch.tensor([float(flag) for flag in flags], device="cpu")
         dist.all_reduce(counts, group=self.host)
         return tuple(count > 0 for count in counts.tolist())
 

@@ -100,7 +100,7 @@ def _blocks(
         [1.0 if g.kind is Kind.class_weight else g.scale for g in bucket.groups],
         dtype=hidden_PF.dtype,
     )
-    counts = torch.tensor([len(group) * group.positions for group in bucket.groups])
+    counts = torch.tensor([len(group) * group.positions for group in bucket.groups], device="cpu")
     scale_P = scale_P.repeat_interleave(counts, output_size=positions)
     scale_P1 = send(scale_P[:, None], hidden_PF.device)
     hidden_PF = hidden_PF * scale_P1
