@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.graph import Graph
 from ghn.predict.protocol import Hypernetwork
@@ -51,24 +51,33 @@ def _images(ghn: Hypernetwork, model: nn.Module, traced: Traced | None) -> str:
     return f"it takes images of {size} pixels, the hypernetwork was trained on {known} pixels"
 
 
-def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
-    """The norms of a network that keep running statistics."""
-    norms = (module for module in model.modules() if isinstance(module, _NormBase))
-    return [norm for norm in norms if norm.running_mean is not None]
+def norms_with_statistics(model: nn.Module) -> list[nn.Module]:
+    """The norms of a network that keep running statistics: those of PyTorch, and others that name
+    their buffers in the same way (`FrozenBatchNorm2d` of torchvision).
+    """
+    return [module for module in model.modules() if _running(module)[0] is not None]
 
 
 def _statistics(model: nn.Module) -> str:
-    n = sum(_has_run(norm) for norm in norms_with_statistics(model))
-    if not n:
+    run = [norm for norm in norms_with_statistics(model) if _has_run(norm)]
+    if not run:
         return ""
+    own = {type(norm).__name__ for norm in run if not isinstance(norm, _BatchNorm)}
+    advice = "ghn.reestimate_batch_norm(model, batches) replaces them"
+    if own:
+        advice += f", but not those of {', '.join(sorted(own))}"
     return (
-        f"the running statistics of {n} norms are those of the old parameters and stay:"
-        " ghn.reestimate_batch_norm(model, batches) replaces them"
+        f"the running statistics of {len(run)} norms are those of the old parameters and stay:"
+        f" {advice}"
     )
 
 
-def _has_run(norm: _NormBase) -> bool:
-    mean, variance = norm.running_mean, norm.running_var
+def _running(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    return module._buffers.get("running_mean"), module._buffers.get("running_var")
+
+
+def _has_run(norm: nn.Module) -> bool:
+    mean, variance = _running(norm)
     if mean is None or variance is None or mean.is_meta:
         return False
     return bool(torch.any(mean != 0)) or bool(torch.any(variance != 1))
