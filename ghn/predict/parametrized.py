@@ -49,7 +49,7 @@ class Computed:
         before = [dict(module._buffers) for module in modules]
         known = {id(buffer) for buffer in self.module.buffers()}
         start = f"{self.prefix}." if self.prefix else ""
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         try:
             with torch.random.fork_rng(devices):
                 torch.manual_seed(0)
