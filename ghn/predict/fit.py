@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.graph import Graph, Primitive
 from ghn.predict.protocol import Hypernetwork
@@ -86,27 +86,42 @@ def not_helped(ghn: Hypernetwork, graph: Graph) -> list[str]:
     ]
 
 
-def norms_with_statistics(model: nn.Module) -> list[_NormBase]:
-    """The norms of a network that keep running statistics."""
-    norms = (module for module in model.modules() if isinstance(module, _NormBase))
-    return [norm for norm in norms if norm.running_mean is not None]
+def norms_with_statistics(model: nn.Module) -> list[nn.Module]:
+    """The norms of a network that keep running statistics: those of PyTorch, and others that name
+    their buffers in the same way (`FrozenBatchNorm2d` of torchvision).
+    """
+    return [module for module in model.modules() if _running(module)[0] is not None]
 
 
 def _statistics(model: nn.Module) -> str:
-    flags = [flag for norm in norms_with_statistics(model) if (flag := _has_run(norm)) is not None]
+    norms = [
+        (norm, flag)
+        for norm in norms_with_statistics(model)
+        if (flag := _has_run(norm)) is not None
+    ]
     # Read together: each reading waits for a GPU.
-    n = int(torch.stack([flag.to(flags[0].device) for flag in flags]).sum()) if flags else 0
-    if not n:
+    flags = [flag.to(norms[0][1].device) for _, flag in norms]
+    read = torch.stack(flags).tolist() if flags else []
+    run = [norm for (norm, _), has in zip(norms, read, strict=True) if has]
+    if not run:
         return ""
+    own = {type(norm).__name__ for norm in run if not isinstance(norm, _BatchNorm)}
+    advice = "ghn.reestimate_batch_norm(model, batches) replaces them"
+    if own:
+        advice += f", but not those of {', '.join(sorted(own))}"
     return (
-        f"the running statistics of {n} norms are those of the old parameters and stay:"
-        " ghn.reestimate_batch_norm(model, batches) replaces them"
+        f"the running statistics of {len(run)} norms are those of the old parameters and stay:"
+        f" {advice}"
     )
 
 
-def _has_run(norm: _NormBase) -> Tensor | None:
+def _running(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    return module._buffers.get("running_mean"), module._buffers.get("running_var")
+
+
+def _has_run(norm: nn.Module) -> Tensor | None:
     """Whether the statistics are not those of a new norm, as a tensor; None if there are none."""
-    mean, variance = norm.running_mean, norm.running_var
+    mean, variance = _running(norm)
     if mean is None or variance is None or mean.is_meta:
         return None
     return (mean != 0).any() | (variance != 1).any()

@@ -136,6 +136,7 @@ def predict_state_dict(
     target.allocate = allocate
     _run(ghn, [target], keep_head)
     state = StateDict({name: new[id(target.parameters[name])] for name in target.written})
+    state |= target.buffers
     state.report = target.report()
     state._metadata = getattr(model.state_dict(), "_metadata", {})
     return state

@@ -38,6 +38,28 @@ class Computed:
     prefix: str
     inverse: Callable[[Tensor], dict[str, Tensor]]
 
+    def invert(self, weight: Tensor, aside: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """`inverse`, and the buffers that it set (an orthogonal weight has one) if it is to be done
+        `aside`, without a change of the network.
+
+        What it draws (to complete an orthogonal weight) is the same each time, and leaves the
+        global random state alone.
+        """
+        modules = list(self.module.modules()) if aside else []
+        before = [dict(module._buffers) for module in modules]
+        known = {id(buffer) for buffer in self.module.buffers()}
+        start = f"{self.prefix}." if self.prefix else ""
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+        try:
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(0)
+                values = self.inverse(weight)
+            new = self.module.named_buffers()
+            return values, {f"{start}{key}": b for key, b in new if id(b) not in known}
+        finally:
+            for module, buffers in zip(modules, before, strict=True):
+                module._buffers.update(buffers)
+
     def settle(self, wanted: Tensor) -> float:
         """Has power iterations look at the new values; returns how far the weight is from
         `wanted`, relative to its norm.

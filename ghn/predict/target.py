@@ -35,6 +35,7 @@ class Target:
         skip: parameters that keep their values, and why.
         written: how many entries of each parameter were predicted.
         allocate: makes a tensor for the prediction of a parameter; None writes in place.
+        buffers: that computed weights need besides.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Target:
     skip: dict[str, str] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     allocate: Callable[[Tensor], Tensor] | None = None
+    buffers: dict[str, Tensor] = field(default_factory=dict)
     _computed: dict[str, Computed] = field(default_factory=dict)
     _padding: dict[str, int] = field(default_factory=dict)
     _partial: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
@@ -203,7 +205,7 @@ class Target:
             self.skip[name] = f"computed from {min(held)}, which keeps its values"
             return
         try:
-            values = computed.inverse(weight)
+            values, buffers = computed.invert(weight, aside=self.allocate is not None)
         except Exception as error:  # a parametrization is any code
             self.skip[name] = f"its parametrization cannot be inverted: {error}"
             return
@@ -212,6 +214,7 @@ class Target:
         }:
             self.skip[name] = "its parametrization gives other shapes than it has"
             return
+        self.buffers |= buffers
         for key, value in values.items():
             parameter = self.parameters[key]
             target = parameter.detach() if self.allocate is None else self.allocate(parameter)
@@ -262,13 +265,10 @@ class Target:
         ]
 
     def _reason(self, name: str) -> str:
+        owner = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
         return self.skip.get(name) or (
-            "no node in the graph: not part of the forward pass, or not a primitive (in a"
-            f" {self._owner(name)})"
+            f"no node in the graph: not part of the forward pass, or not a primitive (in a {owner})"
         )
-
-    def _owner(self, name: str) -> str:
-        return type(self.model.get_submodule(name.rpartition(".")[0])).__name__
 
 
 def _unwritable(parameter: Tensor, kept: bool) -> str:

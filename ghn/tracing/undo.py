@@ -75,8 +75,7 @@ def _undo_of_generator(value: Any) -> Undo | None:
 def _undo_of_file(file: io.IOBase) -> Undo | None:
     """Of a file in memory all is put back, of others the place."""
     if isinstance(file, (io.StringIO, io.BytesIO)) and not file.closed:
-        restore: Callable[[Any], None] = file.__setstate__  # type: ignore[union-attr]
-        return functools.partial(restore, file.__getstate__())
+        return functools.partial(file.__setstate__, file.__getstate__())  # type: ignore[union-attr]
     with suppress(OSError, ValueError):  # a pipe, or closed
         place = file.tell()
         return lambda: file.seek(place)

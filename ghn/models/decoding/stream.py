@@ -99,6 +99,7 @@ def _blocks(
     scale_P = torch.tensor(
         [1.0 if g.kind is Kind.class_weight else g.scale for g in bucket.groups],
         dtype=hidden_PF.dtype,
+        device="cpu",
     )
     counts = torch.tensor([len(group) * group.positions for group in bucket.groups], device="cpu")
     scale_P = scale_P.repeat_interleave(counts, output_size=positions)

@@ -156,3 +156,15 @@ def test_a_default_device_does_not_matter(hypernetwork: GHN) -> None:
     finally:
         torch.set_default_device(None)
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+
+
+def test_statistics_of_all_norms_count(hypernetwork: GHN) -> None:
+    """Also of those that are not PyTorch's: frozen ones are never estimated anew."""
+    norm = torchvision.ops.FrozenBatchNorm2d(8)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    hypernetwork(model, strict=True)
+    norm.running_mean.fill_(0.3)  # type: ignore[operator, union-attr]
+    with pytest.raises(ConfigError, match=r"of 1 norms .* but not those of FrozenBatchNorm2d"):
+        hypernetwork(model, strict=True)

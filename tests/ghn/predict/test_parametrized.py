@@ -102,3 +102,23 @@ def test_what_cannot_be_inverted_is_kept_and_listed(hypernetwork: GHN) -> None:
     before = frozen[0].weight.detach().clone()
     hypernetwork(frozen)
     assert torch.equal(frozen[0].weight, before)
+
+
+def test_an_orthogonal_weight_is_predicted_aside(hypernetwork: GHN) -> None:
+    """Its inverse sets a buffer, and draws random numbers."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(parametrizations.orthogonal(nn.Linear(16, 10)), nn.Linear(10, 10))
+
+    model, inputs = network(), torch.randn(2, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    one, other = (hypernetwork.predict(model, example_inputs=inputs) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    written = network()
+    hypernetwork(written, example_inputs=inputs)
+    model.load_state_dict(one, strict=False)
+    assert torch.equal(model[0].weight, written[0].weight)  # type: ignore[index, arg-type]
