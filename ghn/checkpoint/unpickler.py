@@ -65,15 +65,7 @@ def load_untrusted(path: str | os.PathLike[str]) -> Any:
         RuntimeError,
     ) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint: {error}") from error
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        UnicodeDecodeError,
-        OverflowError,
-    ) as error:
+    except Exception as error:  # torch.load and pickle raise whatever damage leads them to
         raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error}") from error
 
 

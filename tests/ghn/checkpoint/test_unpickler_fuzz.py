@@ -36,8 +36,15 @@ WORDS = st.sampled_from(
 )
 
 
+class Samples(dict[str, bytes]):
+    """Files by name, which no failure prints."""
+
+    def __repr__(self) -> str:
+        return "samples"
+
+
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     """The same weights in each format."""
     directory = tmp_path_factory.mktemp("samples")
     torch.manual_seed(0)
@@ -51,7 +58,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     (directory / "pickle").write_bytes(
         pickle.dumps({name: tensor.numpy() for name, tensor in state.items()})
     )
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    return Samples({path.name: path.read_bytes() for path in sorted(directory.iterdir())})
 
 
 def loads(path: Path, content: bytes) -> None:
@@ -65,21 +72,36 @@ def loads(path: Path, content: bytes) -> None:
 KINDS = ["compressed", "joblib", "legacy", "pickle", "safetensors", "torch"]
 
 
+# the beginning and the end have what there is besides numbers
+PLACES = st.one_of(st.integers(0, 2000), st.integers(-3000, -1), st.integers(0, 10**9))
+
+
 @FUZZ
-@given(kind=st.sampled_from(KINDS), data=st.data())
+@given(
+    kind=st.sampled_from(KINDS),
+    changes=st.lists(st.tuples(PLACES, st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+)
 def test_damaged_files(
-    samples: dict[str, bytes],
+    samples: Samples,
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
-    data: st.DataObject,
+    changes: list[tuple[int, int]],
+    cut: float | None,
 ) -> None:
     content = bytearray(samples[kind])
-    # the beginning and the end have what there is besides numbers
-    place = st.one_of(st.integers(0, 2000), st.integers(-3000, -1), st.integers(0, 10**9))
-    for at in data.draw(st.lists(place, min_size=1, max_size=4)):
-        content[at % len(content)] = data.draw(st.integers(0, 255))
-    end = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
+    for at, byte in changes:
+        content[at % len(content)] = byte
+    end = None if cut is None else int(cut * len(content))
     loads(tmp_path_factory.mktemp("fuzz") / "weights.pt", bytes(content[:end]))
+
+
+def test_lengths_that_no_file_has(tmp_path: Path) -> None:
+    for opcode in (pickle.BYTEARRAY8, pickle.BINBYTES8):
+        content = opcode + b"os\nsystem\n" + b"."
+        loads(tmp_path / "weights.pt", content)
+        with pytest.raises(GHNError, match=r"weights\.pt"):
+            load_checkpoint(tmp_path / "weights.pt")
 
 
 @FUZZ
