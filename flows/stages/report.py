@@ -231,11 +231,13 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     """The evaluations along the training of the hypernetwork."""
     try:
         curve: list[dict[str, float]] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return [
+            {key: float(entry[key]) for key in ("step", "val_mean", "val_best")} for entry in curve
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
         ) from None
-    return curve
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
@@ -243,9 +245,10 @@ def read_steps(path: Path) -> list[dict[str, float]]:
     try:
         with path.open(newline="") as file:
             return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+                {name: float(row[name]) for name in ("step", "cross_entropy", "accuracy")}
+                for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
         ) from None

@@ -158,6 +158,8 @@ def test_a_flipped_bit_of_a_cache_costs_time_only(tree: Tree, name: str, pattern
 def test_a_flipped_bit_of_a_checkpoint_costs_steps_only(tree: Tree) -> None:
     draw = random.Random(1)
     with tree.kept("train"):
+        tree.clear("train")
+        tree.finish(STAGES["train"].arguments)  # cases before this one took its checkpoints away
         for suffix in ("state", "safetensors", "sha256"):
             (path,) = tree.path.glob(f"models/ghn3/checkpoints/.finished-*/checkpoints/*.{suffix}")
             _flip(path, path.read_bytes(), draw)
