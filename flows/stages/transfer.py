@@ -14,6 +14,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
+from flows.training.start import lineage
 from flows.trials.initialise import hypernetwork, source
 from flows.trials.outcome import write_outcome
 from flows.trials.plan import TrialSetting, entry_rows, metrics_of
@@ -44,16 +45,10 @@ def run(
     entry = transfer.entry(base, images)
     found = entry_rows(entry, setting, fanout, "transfer", field="transfer.optional")
     measured = any(row["error"] is None for row in found["main"])
-    learned = learned_from(base.ghn, images.name) if measured else [images.name]
+    ghn = hypernetwork(source(base.ghn)) if measured else None
+    learned = lineage(ghn, images.name)
     rows = [row | {"source": " and ".join(learned)} for row in found["main"]]
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
     write_outcome("transfer", rows, base.ghn)
     stage.log_metrics(metrics_of(rows, base.ghn, "transfer"))
     stage.log_artifact(paths.TRANSFER)
-
-
-def learned_from(ghn: str, images: str) -> list[str]:
-    """The data sets that hypernetwork `ghn` was trained on, in order; where its file does not say,
-    `images`.
-    """
-    return list(hypernetwork(source(ghn)).metadata.get("lineage", [images]))

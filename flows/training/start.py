@@ -41,9 +41,7 @@ def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
 
     ghn = from_pretrained(source)
     if ghn.config.num_classes != config.num_classes:
-        metadata = ghn.metadata
         ghn = for_classes(ghn, config.num_classes, seed=seed)
-        ghn.metadata = metadata
     found, wanted = ghn.config.model_dump(), config.model_dump()
     if differing := [name for name in found if found[name] != wanted[name]]:
         has, asked = (
@@ -58,8 +56,8 @@ def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
 
 
 def lineage(initial: GHN | None, images: str) -> list[str]:
-    """Names of all data sets that the weights have seen when the training has ended, in order:
-    those of `initial`, of what that one was trained from, and `images`.
+    """Names of all data sets that weights have seen after a training on `images`, in order: those
+    of `initial` (which may be these weights), of what that one was trained from, and `images`.
     """
     known = {} if initial is None else initial.metadata
     before = known.get("lineage") or [known[name] for name in ("images",) if name in known]

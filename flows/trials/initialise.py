@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from flows.settings import paths
@@ -32,8 +31,9 @@ from ghn.baselines import (
 )
 from ghn.errors import ConfigError
 from ghn.files import file_stamp
-from ghn.finetune import break_symmetry, track_running_statistics
+from ghn.finetune import track_running_statistics
 from ghn.images import Images
+from ghn.init import init_
 
 if TYPE_CHECKING:
     from ghn.graph import Graph
@@ -94,9 +94,7 @@ def initialise(
     if is_hypernetwork(init):
         ghn = hypernetwork(source(init))
         started = time.perf_counter()
-        with torch.no_grad():
-            ghn(model, graph)
-        break_symmetry(model, beta, seed=seed)
+        init_(model, ghn, graph=graph, noise=beta, seed=seed)
         if (layer := orthogonal_from(init)) is not None:
             orthogonalise(model, from_layer=layer)
         return time.perf_counter() - started

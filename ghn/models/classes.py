@@ -15,7 +15,8 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
 
     All weights are those of `ghn` but for the two layers that make class heads and their biases:
     they have a row per class, and are drawn anew. The embedding of channel counts has an entry for
-    the number of classes; it takes what `ghn` has learned for its own number.
+    the number of classes; it takes what `ghn` has learned for its own number. The metadata stay,
+    but for the names of the classes.
 
     Args:
         ghn: of any variant.
@@ -36,6 +37,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
         known["embedding.channel.weight"], old.num_classes, num_classes
     )
     fresh.load_state_dict(state)
+    fresh.metadata = {key: value for key, value in ghn.metadata.items() if key != "classes"}
     return fresh.train(ghn.training)
 
 

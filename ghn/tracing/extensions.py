@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.errors import ConfigError
-from ghn.tracing.node_rules import NODE_RULES
+from ghn.tracing.node_rules import NODE_RULES, convolution
 from ghn.tracing.recorder import NodeRule, Recorder
 
 Extensions = Iterable[str] | Literal["all"]
@@ -150,21 +150,6 @@ def _mul(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
 # Convolutions
 
 
-def _convolution(
-    rec: Recorder,
-    out: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    dilation: Any,
-) -> None:
-    dilations = (dilation,) if isinstance(dilation, int) else tuple(dilation)
-    kind = "conv" if groups == 1 else "dil_conv" if min(dilations) > 1 else "sep_conv"
-    operation = rec.layer(kind, [rec.source(input)], weight, bias)
-    rec.tag(out, operation)
-
-
 @_rule("conv1d", torch.conv1d)
 @_rule("conv3d", torch.conv3d)
 def _conv(
@@ -178,7 +163,7 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> None:
-    _convolution(rec, out, input, weight, bias, groups, dilation)
+    convolution(rec, out, input, weight, bias, dilation, groups)
 
 
 @_rule("conv_transpose", torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
@@ -194,4 +179,4 @@ def _conv_transpose(
     groups: int = 1,
     dilation: Any = 1,
 ) -> None:
-    _convolution(rec, out, input, weight, bias, groups, dilation)
+    convolution(rec, out, input, weight, bias, dilation, groups)

@@ -7,7 +7,7 @@ PyTorch gives them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,21 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> None:
-    kind = "conv" if groups == 1 else "dil_conv" if min(pair(dilation)) > 1 else "sep_conv"
+    convolution(rec, out, input, weight, bias, dilation, groups)
+
+
+def convolution(
+    rec: Recorder,
+    out: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: int | Sequence[int],
+    groups: int,
+) -> None:
+    """The node of a convolution of any dimension."""
+    dilations = (dilation,) if isinstance(dilation, int) else dilation
+    kind = "conv" if groups == 1 else "dil_conv" if min(dilations) > 1 else "sep_conv"
     rec.tag(out, rec.layer(kind, [rec.source(input)], weight, bias))
 
 

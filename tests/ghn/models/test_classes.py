@@ -39,6 +39,14 @@ def test_all_but_the_heads_stay_as_they_are() -> None:
     assert after["fc.weight"].shape == (7, 512)
 
 
+def test_the_metadata_stay_but_for_the_names_of_classes() -> None:
+    ghn = hypernetwork()
+    ghn.metadata = {"images": "digits", "image_size": 16, "classes": list("0123456789")}
+    other = for_classes(ghn, 7)
+    assert other.metadata == {"images": "digits", "image_size": 16}
+    assert other.image_size == 16
+
+
 def test_each_count_of_channels_keeps_its_embedding() -> None:
     ghn = hypernetwork()
     for classes in (2, 7, 10, 16, 1000):
