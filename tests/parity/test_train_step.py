@@ -1,7 +1,7 @@
 """One training step against reference outputs: losses, penalty, predicted norms and gradients.
 
 The reference ran the networks in training mode without dropout, on the graphs in its own node
-order, and with its rows of a padded batch (`ghn.models.quirks`).
+order, and with its rows of a padded batch (`reference_batching`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference_batching import decode_as_reference
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,7 +24,6 @@ from ghn.checkpoint.names import from_released, infer_config, to_released
 from ghn.graph import Graph, Primitive
 from ghn.models import GHN, Prediction
 from ghn.models.batch import GraphBatch
-from ghn.models.quirks import decode_as_reference
 from ghn.train import TrainConfig, meta_batch_losses
 
 pytestmark = pytest.mark.golden

@@ -5,8 +5,8 @@ Released checkpoints are unaffected when they predict for one network at a time.
 reference pads graphs to the largest, lets padding take part in the Transformer as nodes of their
 own, flattens the result, and then looks up the nodes of graph b at the sum of the *unpadded* sizes
 before it: all graphs but the first read embeddings of other graphs' nodes or of padding. Training
-with `GHN.forward` reads the right ones; this module exists so that a test can hold loss and
-gradients of a whole step against reference outputs, in the reference's node order.
+with `GHN.forward` reads the right ones; `test_train_step` holds loss and gradients of a
+whole step against reference outputs with it, in the reference's node order.
 
 Shape legend: B graphs, N nodes, D hidden features, H heads.
 """
@@ -14,19 +14,15 @@ Shape legend: B graphs, N nodes, D hidden features, H heads.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.errors import ConfigError
+from ghn.models import GHN, Prediction
 from ghn.models.batch import GraphBatch
 from ghn.models.message_passing.transformer import Attention, Layer, Transformer
-
-if TYPE_CHECKING:
-    from ghn.models.hypernetwork import GHN
-    from ghn.models.prediction import Prediction
 
 
 def decode_as_reference(ghn: GHN, batch: GraphBatch) -> Prediction:
