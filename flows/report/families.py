@@ -10,6 +10,7 @@ from flows.report.blocks import Section, Table, Text
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent, spread
 from flows.report.torchvision import best_finetuned
 from flows.rows.schema import Row
+from flows.trials.inits import RANDOM
 
 
 def family_of(row: Row) -> str:
@@ -41,10 +42,10 @@ def families(
         if predicted.mean() < 1.25 * setting.chance:
             near_chance.append(family)
         names = [row["architecture"] for row in rows]
-        both = [name for name in names if (name, ghn) in tuned and (name, "randinit") in tuned]
+        both = [name for name in names if (name, ghn) in tuned and (name, RANDOM) in tuned]
         means = [
             percent(sum(tuned[name, init] for name in both) / len(both)) if both else None
-            for init in (ghn, "randinit")
+            for init in (ghn, RANDOM)
         ]
         cells.append(
             [

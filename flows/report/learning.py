@@ -14,11 +14,9 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
+from flows.report.inits import init_name, init_order, seen_before
 from flows.rows.schema import Row
 from flows.trials.statistics import compare, held
-
-COLOURS = {"ghn": 0, "randinit": 1, "orthogonal": 2}
-NAMES = {"ghn": "predicted", "randinit": "random", "orthogonal": "orthogonal"}
 
 
 def learning_curve(
@@ -278,11 +276,6 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
     )
 
 
-def seen_before(row: Row) -> bool:
-    """Whether the images of a transfer are among those that the hypernetwork was trained on."""
-    return row["images"] in str(row.get("source") or "").split(" and ")
-
-
 def _warning(row: Row) -> list[Text]:
     """A warning where the target is among what the hypernetwork was trained on."""
     if not seen_before(row):
@@ -295,16 +288,6 @@ def _warning(row: Row) -> list[Text]:
             "warning",
         )
     ]
-
-
-def init_order(init: str) -> int:
-    """Where an initialisation stands among others: predicted parameters first."""
-    return COLOURS.get(init, 0 if init not in ("gradinit", "nio", "metainit", "fixup") else 3)
-
-
-def init_name(init: str) -> str:
-    """What the page calls an initialisation."""
-    return NAMES.get(init, "predicted" if init_order(init) == 0 else init)
 
 
 def _series(values: Sequence[Sequence[float]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Picture, Pictures, Section, Text
-from flows.report.learning import init_name, init_order
+from flows.report.inits import init_name, init_order
 from flows.report.pictures import filter_grid, png
 from flows.rows.schema import Row
 from ghn.graph import Graph

@@ -11,6 +11,7 @@ import numpy as np
 from flows.report.blocks import Block, Section, Table, Text
 from flows.report.evaluation import Setting, column, good, percent, spread
 from flows.rows.schema import Row
+from flows.trials.inits import RANDOM
 from ghn.analysis import kendall_tau
 
 
@@ -41,7 +42,7 @@ def torchvision_table(
                 "error" if failed else percent(row["accuracy"]),
                 None if failed else percent(row["randinit_accuracy"]),
                 percent(tuned.get((name, ghn))),
-                percent(tuned.get((name, "randinit"))),
+                percent(tuned.get((name, RANDOM))),
                 percent(facts["ghn3"] / 100, 2),
                 percent(facts["ghn3_1ep"] / 100, 2),
                 percent(facts["ghn3_10ep"] / 100, 2),
@@ -123,7 +124,7 @@ def _last_rows(
         f"{setting.images}, predicted": {r["architecture"]: r["accuracy"] for r in shared},
         f"{setting.images}, random": {r["architecture"]: r["randinit_accuracy"] for r in shared},
         f"{setting.images}, predicted, fine-tuned": _of(tuned, ghn, models),
-        f"{setting.images}, random, fine-tuned": _of(tuned, "randinit", models),
+        f"{setting.images}, random, fine-tuned": _of(tuned, RANDOM, models),
     } | {
         f"published, {title}": {name: facts[key] / 100 for name, facts in models.items()}
         for title, key in PUBLISHED.items()

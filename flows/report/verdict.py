@@ -13,13 +13,13 @@ import numpy as np
 from flows.registry.comparison import standard_error
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent
-from flows.report.learning import seen_before
+from flows.report.inits import seen_before
 from flows.rows.answers import matrix
 from flows.rows.schema import Row
 from flows.settings.report import Targets
+from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held
 
-RANDOM = "randinit"
 NO_DIFFERENCE = "made no clear difference to"
 CLEAR = 0.05
 """Largest p-value of a difference that is called clear."""

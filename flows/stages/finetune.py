@@ -12,8 +12,8 @@ from flows.settings.base import BaseConfig
 from flows.settings.fanout import FanOut
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
-from flows.trials.outcome import write_curves, write_outcome
-from flows.trials.plan import TrialSetting, entry_rows, metrics_of
+from flows.trials.outcome import metrics_of, write_curves, write_outcome
+from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS
 
 if TYPE_CHECKING:

@@ -16,15 +16,15 @@ from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
 from flows.training.start import lineage
 from flows.trials.initialise import hypernetwork, source
-from flows.trials.outcome import write_outcome
-from flows.trials.plan import TrialSetting, entry_rows, metrics_of
+from flows.trials.outcome import metrics_of, write_outcome
+from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS
 
 if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
-TRANSFER_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "source": pa.string()}
-"""`source`: the data sets that the hypernetwork was trained on, in order."""
+TRANSFER_COLUMNS: dict[str, pa.DataType] = {**COLUMNS, "lineage": pa.list_(pa.string())}
+"""`lineage`: the data sets that the hypernetwork was trained on, in order."""
 
 
 def run(
@@ -46,8 +46,8 @@ def run(
     found = entry_rows(entry, setting, fanout, "transfer", field="transfer.optional")
     measured = any(row["error"] is None for row in found["main"])
     ghn = hypernetwork(source(base.ghn)) if measured else None
-    learned = lineage(ghn, images.name)
-    rows = [row | {"source": " and ".join(learned)} for row in found["main"]]
+    learned = list(lineage(ghn, images.name))
+    rows = [row | {"lineage": learned} for row in found["main"]]
     write_rows(paths.TRANSFER, rows, TRANSFER_COLUMNS)
     write_outcome("transfer", rows, base.ghn)
     stage.log_metrics(metrics_of(rows, base.ghn, "transfer"))

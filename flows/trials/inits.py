@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import re
 
-BASELINES = ("randinit", "orthogonal", "gradinit", "nio", "metainit", "fixup")
+RANDOM = "randinit"
+"""What networks are built with, against which predicted parameters are held."""
+
+BASELINES = (RANDOM, "orthogonal", "gradinit", "nio", "metainit", "fixup")
 
 _SELECTION = "selection="
 _ORTH = re.compile(r"(?P<name>.+)\+orth(?P<layer>\d+)")

@@ -1,21 +1,20 @@
-"""What trials come to in a few numbers and lines, for DVC."""
+"""What trials come to in a few numbers and lines, for DVC and MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flows.rows.metrics import write_metrics
-from flows.trials.statistics import held, per_architecture
+from flows.rows.schema import Row
+from flows.trials.inits import RANDOM
+from flows.trials.statistics import compare, held, per_architecture
 from ghn.files import atomic_path
 
-RANDOM = "randinit"
 
-
-def write_outcome(stage: str, rows: Sequence[dict[str, Any]], ghn: str) -> None:
+def write_outcome(stage: str, rows: Sequence[Row], ghn: str) -> None:
     """Writes results/metrics/<stage>.json: test accuracy from predicted and from random parameters,
     the mean over networks.
 
@@ -24,8 +23,6 @@ def write_outcome(stage: str, rows: Sequence[dict[str, Any]], ghn: str) -> None:
         rows: of the trials.
         ghn: the hypernetwork, as the rows name it.
     """
-    means = [list(per_architecture(rows, init).values()) for init in (ghn, RANDOM)]
-    predicted, random = (float(np.mean(values)) if values else None for values in means)
     networks = {row["architecture"] for row in rows}
     failed = {row["architecture"] for row in rows if row["error"] is not None}
     write_metrics(
@@ -33,13 +30,27 @@ def write_outcome(stage: str, rows: Sequence[dict[str, Any]], ghn: str) -> None:
         {
             "networks": len(networks),
             "failed": len(failed),
-            "predicted": predicted,
-            "random": random,
+            "predicted": _mean(rows, ghn),
+            "random": _mean(rows, RANDOM),
         },
     )
 
 
-def write_curves(file: Path, rows: Sequence[dict[str, Any]], ghn: str) -> None:
+def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> dict[str, float]:
+    """Metrics of a stage's trials for MLflow: test accuracy per initialisation, the mean over
+    networks, and the paired comparison with random parameters.
+    """
+    metrics = {f"{stage}_failed": float(sum(row["error"] is not None for row in rows))}
+    for init in dict.fromkeys(row["ghn"] for row in rows):
+        if (tested := _mean(rows, init)) is not None:
+            metrics[f"{stage}_{'ghn' if init == ghn else init}_test_accuracy"] = tested
+    if (comparison := compare(rows, ghn, RANDOM)) is not None:
+        metrics[f"{stage}_gain_over_randinit"] = comparison.mean_difference
+        metrics[f"{stage}_wins_over_randinit"] = comparison.wins
+    return metrics
+
+
+def write_curves(file: Path, rows: Sequence[Row], ghn: str) -> None:
     """Writes a table for `dvc plots`: validation accuracy at each step that all chosen runs reach,
     the mean over them, from predicted and from random parameters.
 
@@ -57,3 +68,9 @@ def write_curves(file: Path, rows: Sequence[dict[str, Any]], ghn: str) -> None:
             lines.append(",".join([str(step), *(f"{found.mean():.5f}" for found in values)]))
     with atomic_path(file) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
+
+
+def _mean(rows: Sequence[Row], init: str) -> float | None:
+    """Test accuracy from an initialisation, the mean over networks that have one."""
+    values = list(per_architecture(rows, init).values())
+    return float(np.mean(values)) if values else None

@@ -4,7 +4,7 @@ as for the experiments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from flows.settings.trials import Part, Selection, TrialsEntry
 from flows.trials.execution import run_trials
 from flows.trials.images import data_available
 from flows.trials.spec import Trial
-from flows.trials.statistics import compare
 from ghn.errors import DamagedFileError, MissingDataError
 
 
@@ -177,24 +176,3 @@ def _has(split: str, index: int | None, primitive: str) -> bool:
         return False
     graph = open_split(paths.DEEPNETS, split).graph(index)
     return bool((graph.primitive == Primitive[primitive]).any())
-
-
-def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> Mapping[str, float]:
-    """Metrics for MLflow and DVC: mean test accuracy per initialisation, and the paired comparison
-    with RandInit.
-    """
-    metrics: dict[str, float] = {}
-    for init in dict.fromkeys(row["ghn"] for row in rows):
-        tested = [
-            row["test_accuracy"]
-            for row in rows
-            if row["ghn"] == init and row.get("test_accuracy") is not None
-        ]
-        if tested:
-            name = "ghn" if init == ghn else init
-            metrics[f"{stage}_{name}_test_accuracy"] = sum(tested) / len(tested)
-    metrics[f"{stage}_failed"] = float(sum(row["error"] is not None for row in rows))
-    if (comparison := compare(rows, ghn, "randinit")) is not None:
-        metrics[f"{stage}_gain_over_randinit"] = comparison.mean_difference
-        metrics[f"{stage}_wins_over_randinit"] = comparison.wins
-    return metrics

@@ -212,15 +212,15 @@ def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> N
 
 def test_a_transfer_to_images_seen_before_is_said_to_be_one() -> None:
     rows = [
-        finetuned(init, 0.1, [0.1, 0.2, 0.3], True, 0.3) | {"images": "cifar10", "source": source}
+        finetuned(init, 0.1, [0.1, 0.2, 0.3], True, 0.3)
+        | {"images": "cifar10", "lineage": ["cifar10", "digits and letters"]}
         for init in ("ghn3", "randinit")
-        for source in ("cifar10 and digits",)
     ]
     section = learning.transfer(rows, PAPER)
     assert [block.text for block in section.blocks if isinstance(block, Text)][1].startswith(
         "Images of cifar10 are among those that the hypernetwork"
     )
     assert "images it has been trained on before" in first_sentence("ghn3", [], rows, [])
-    fresh = [row | {"source": "digits"} for row in rows]
+    fresh = [row | {"lineage": ["digits", "digits and cifar10"]} for row in rows]
     assert "among those" not in str(learning.transfer(fresh, PAPER).blocks)
     assert "trained on before" not in first_sentence("ghn3", [], fresh, [])

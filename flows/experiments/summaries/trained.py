@@ -18,9 +18,10 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
+from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held, per_architecture
 
-REFERENCE = "randinit"
+REFERENCE = RANDOM
 """The initialisation that others are compared with."""
 
 
