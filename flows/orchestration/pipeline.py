@@ -30,7 +30,7 @@ from flows.orchestration import artifacts
 from flows.orchestration.crashes import end_with_worker, refuse_after_crashes
 from flows.orchestration.errors import StageFailedError
 from flows.orchestration.order import needed, upstream
-from flows.orchestration.tasks import TRAINING, Outcome, delegate_stage, run_stage
+from flows.orchestration.tasks import TRAINING, Outcome, delegate_stage, stage_task
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
@@ -84,10 +84,14 @@ def _run(
 ) -> dict[str, str]:
     params = load_params(workspace.directory / PARAMS_FILE)
     tree = params.model_dump(mode="json", by_alias=True)
-    before = upstream(read_stages(tree, workspace.directory / "dvc.yaml"))
+    stages = read_stages(tree, workspace.directory / "dvc.yaml")
+    before = upstream(stages)
     order = needed(before, targets)
     if only:
         order = [name for name in order if name in targets or name.split("@")[0] in targets]
+    label = params.base.experiment  # what an experiment writes is not what the tree has
+    if workspace.directory != Path.cwd():
+        label = f"{label}@{flow_run.name}"
     futures: dict[str, PrefectFuture[Any]] = {}
     with pipeline_run("pipeline (Prefect)", tree, params.base.experiment) as parent_run:
         try:
@@ -101,7 +105,7 @@ def _run(
                     included = all(
                         reader in order for reader, sources in before.items() if name in sources
                     )
-                    futures[name] = run_stage.submit(
+                    futures[name] = stage_task(stages, name, label).submit(
                         name, workspace, included, wait_for=first, return_state=False
                     )
             for future in futures.values():
