@@ -30,7 +30,7 @@ from prefect.tasks import MaterializingTask, exponential_backoff
 from flows.compute import gpus, shell
 from flows.orchestration import assets
 from flows.orchestration.errors import StageFailedError
-from flows.orchestration.limits import TRAINING_LIMIT
+from flows.orchestration.limits import SLOT_SECONDS, TRAINING_LIMIT
 from flows.orchestration.progress import Progress
 from flows.orchestration.workspace import Workspace
 from flows.params import PARAMS_FILE, load_params
@@ -44,11 +44,6 @@ STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
 TRAINING = "train"
 """The stage that occupies GPUs, each a slot of the limit `TRAINING_LIMIT`, which `ghn stack up`
 makes.
-"""
-
-SLOT_SECONDS = 90
-"""A slot is renewed while the stage runs; that of a machine that is gone is free again after so
-long.
 """
 
 MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Restored"}

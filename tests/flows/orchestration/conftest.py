@@ -15,6 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import (
     PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
     PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
@@ -28,6 +29,7 @@ def server() -> Iterator[SyncPrefectClient]:
     settings = {
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
         PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
+        PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS: 0.2,
     }
     with (
         temporary_settings(settings),
@@ -35,13 +37,6 @@ def server() -> Iterator[SyncPrefectClient]:
         get_client(sync_client=True) as client,
     ):
         yield client
-
-
-@pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow is away, which costs flows nothing."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.delenv("GHN_PARENT_RUN_ID", raising=False)
 
 
 def make_tree(directory: Path, dvc_yaml: str) -> Path:

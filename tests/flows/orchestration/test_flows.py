@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +19,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 
 from flows.orchestration.pipeline import pipeline
@@ -167,6 +170,37 @@ def test_what_has_not_changed_is_skipped_and_makes_no_assets(
     emit_event("test.last", ours, related=[{**ours, "prefect.resource.role": "flow-run"}])
     wait_for("the last event", lambda: events(server, "test.last", again))
     assert not events(server, "prefect.asset", again)
+
+
+def test_runs_of_several_stages_take_turns_in_a_tree(
+    server: SyncPrefectClient, first: UUID, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = re.sub(r"[^\w.]+", "-", f"tree{tree}")
+    monkeypatch.setattr("flows.orchestration.pipeline._PATIENCE_SECONDS", 0.1)
+    limit = server.read_global_concurrency_limit_by_name(name)
+    assert (limit.limit, limit.active_slots) == (1, 0)  # the first run has given it back
+    begun: list[UUID] = []
+
+    def other() -> None:
+        """A run that would write the same files."""
+        query = server.read_flow_runs  # this thread's own run is among them
+        before = {run.id for run in query()}
+        with pytest.MonkeyPatch.context() as patch:
+            run(patch, tree, targets=["no such stage"])
+        begun.extend({run.id for run in query()} - before)
+
+    thread = threading.Thread(target=other)
+    with concurrency(name, lease_duration=60):
+        thread.start()
+        waiting = "another run works in this tree; waiting until it has ended"
+        wait_for("the other run says that it waits", lambda: logs(server, waiting))
+        assert not begun
+    thread.join(60)
+    assert len(begun) == 1
+
+
+def logs(server: SyncPrefectClient, text: str) -> list[str]:
+    return [log.message for log in server.read_logs(LogFilter(), limit=200) if text in log.message]
 
 
 def test_a_stage_that_fails_says_so_and_is_not_tried_again(
