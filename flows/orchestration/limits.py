@@ -5,6 +5,9 @@ from __future__ import annotations
 POOLS = ("cpu", "gpu")
 """Work pools."""
 
+DELEGATED = "gpu"
+"""Deployment (of the flow pipeline) to which other runs leave stages that need a GPU."""
+
 TRAINING_LIMIT = "training"
 """Global concurrency limit of Prefect with a slot per GPU."""
 

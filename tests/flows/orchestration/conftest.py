@@ -16,6 +16,7 @@ from prefect.settings import (
     PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS,
+    PREFECT_UI_URL,
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
@@ -30,6 +31,7 @@ def server() -> Iterator[SyncPrefectClient]:
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
         PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 0.2,
         PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS: 0.2,
+        PREFECT_UI_URL: "http://prefect.example.org",
     }
     with (
         temporary_settings(settings),
