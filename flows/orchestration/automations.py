@@ -2,7 +2,7 @@
 
     python -m flows.orchestration.automations  # on the server at PREFECT_API_URL
 
-`ghn stack deploy` does this too.
+`ghn stack deploy` does this too. Messages (`flows.orchestration.notifications`) are among them.
 
 A flow run whose machine is gone (no power, evicted, `kill -9` of everything) can report nothing
 more, so nobody would ever know. Flow runs send a heartbeat every `HEARTBEAT_SECONDS`; one that
@@ -20,6 +20,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from flows.orchestration import notifications
 from flows.orchestration.limits import HEARTBEAT_SECONDS
 
 MISSED = 3
@@ -53,8 +54,12 @@ def lost_runs() -> AutomationCore:
 
 
 def apply(client: SyncPrefectClient) -> None:
-    """Creates the automations, or brings them up to date."""
-    for automation in (lost_runs(),):
+    """Creates the automations on the present server, or brings them up to date.
+
+    Without an address for notifications those that are there stay: a deployment from another shell
+    silences nothing.
+    """
+    for automation in (lost_runs(), *notifications.automations()):
         if found := client.read_automations_by_name(automation.name):
             client.update_automation(found[0].id, automation)
         else:

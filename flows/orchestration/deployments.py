@@ -17,6 +17,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.orchestration.artifacts import mlflow_links
 from flows.orchestration.crashes import end_with_worker
+from flows.orchestration.menus import Profile, Stage
 from flows.orchestration.pipeline import pipeline
 from flows.orchestration.tasks import run_stage
 from flows.orchestration.workspace import experiment
@@ -31,22 +32,38 @@ from flows.tracking.client import client
 from flows.tracking.events import champion_drifted
 from ghn.errors import UnreachableError
 
+Variant = Literal[
+    "ghn3-t",
+    "ghn3-s",
+    "ghn3-l",
+    "ghn3-xl",
+    "ghn2",
+    "ghn2-s",
+    "ghn1",
+    "mlp",
+    "logah-t",
+    "logah-s",
+    "logah-b",
+    "logah-l",
+]
+"""Those variants that have a name in a paper, as a menu."""
+
 
 @flow(
     name="train", log_prints=True, flow_run_name="train-{variant}-{data_set}", persist_result=False
 )
 def train(
-    variant: Literal["ghn3-t", "ghn3-s", "ghn3-l", "ghn3-xl", "ghn2", "ghn1", "mlp"] = "ghn3-t",
+    variant: Variant = "ghn3-t",
     data_set: str = "digits",
-    profile: str = "laptop",
+    profile: Profile = "laptop",
     overrides: dict[str, Any] | None = None,
-    targets: list[str] | None = None,
+    targets: list[Stage] | None = None,
 ) -> dict[str, str]:
     """Trains a hypernetwork with parameters of its own, evaluates and registers it; kept as a DVC
     experiment.
 
     Args:
-        variant: Of the paper: GHN-3 of four sizes, GHN-2, GHN-1, MLP.
+        variant: GHN-3 of four sizes, GHN-2, GHN-1, MLP; LoGAH of four sizes.
         data_set: `digits`, `cifar10`, `cifar100`, `imagenet`, or a Parquet file or folder tree.
         profile: Overlay of params.yaml: `laptop` (none), `paper`, ...
         overrides: Further parameters by dotted name, such as {"train.steps": 5000}.

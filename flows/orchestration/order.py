@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from flows.orchestration.errors import StageFailedError
 from flows.settings.dvcfile import Declaration
+
+
+def touched(dependency: Path, outputs: Iterable[Path]) -> list[Path]:
+    """Those outputs that a dependency is, lies in, or holds."""
+    return [
+        out
+        for out in outputs
+        if dependency == out or out in dependency.parents or dependency in out.parents
+    ]
 
 
 def upstream(stages: Mapping[str, Declaration]) -> dict[str, set[str]]:
@@ -17,11 +26,7 @@ def upstream(stages: Mapping[str, Declaration]) -> dict[str, set[str]]:
     producers = {Path(out): name for name, stage in stages.items() for out in stage.outputs}
 
     def reads(dependency: Path) -> set[str]:
-        return {
-            name
-            for out, name in producers.items()
-            if dependency == out or out in dependency.parents or dependency in out.parents
-        }
+        return {producers[out] for out in touched(dependency, producers)}
 
     return {
         name: {source for dep in stage.inputs for source in reads(Path(dep))} - {name}

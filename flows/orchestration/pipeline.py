@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
@@ -29,8 +32,10 @@ from flows.compute import shell
 from flows.orchestration import artifacts
 from flows.orchestration.crashes import end_with_worker, refuse_after_crashes
 from flows.orchestration.errors import StageFailedError
+from flows.orchestration.limits import SLOT_SECONDS, TREE_LIMIT
+from flows.orchestration.menus import Profile, Stage
 from flows.orchestration.order import needed, upstream
-from flows.orchestration.tasks import TRAINING, Outcome, delegate_stage, run_stage
+from flows.orchestration.tasks import TRAINING, Outcome, delegate_stage, stage_task
 from flows.orchestration.workspace import Workspace, experiment
 from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
@@ -38,12 +43,15 @@ from flows.settings.dvcfile import read_stages
 from flows.tracking import pipeline_run
 from ghn.locks import locked
 
+_PATIENCE_SECONDS = 5.0
+"""How long a run waits for its turn before it says so."""
+
 
 @flow(name="pipeline", log_prints=True, flow_run_name=lambda: _run_name(), persist_result=False)
 def pipeline(
-    targets: list[str] | None = None,
+    targets: list[Stage] | None = None,
     overrides: dict[str, Any] | None = None,
-    profile: str | None = None,
+    profile: Profile | None = None,
     only: bool = False,
     train_in: str | None = None,
     continues: bool = False,
@@ -67,12 +75,30 @@ def pipeline(
     if continues:
         refuse_after_crashes()
     if not overrides and profile is None:
-        # A single stage is guarded by DVC's own locks, and may be part of a run that holds this.
-        with nullcontext() if only else locked(paths.TREE_LOCK, on_wait=_say_waiting) as lock:
+        # A single stage is guarded by DVC's own locks, and may be part of a run that holds these.
+        with nullcontext() if only else _tree() as lock:
             return _run(Workspace(Path.cwd(), lock=lock), targets or [], only, train_in)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", str(flow_run.name))
     with experiment(name, overrides or {}, profile) as workspace:
         return _run(workspace, targets or [], only, None)
+
+
+@contextmanager
+def _tree() -> Iterator[int | None]:
+    """Waits until no other run works in the tree: no flow run, by a limit of the server, whatever
+    deployment it is of; and no `ghn run`, by the lock in the tree, whose descriptor this yields.
+    """
+    name = re.sub(r"[^\w.]+", "-", f"{TREE_LIMIT}{Path.cwd()}")
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+    with ExitStack() as stack:
+        slot = partial(concurrency, name, lease_duration=SLOT_SECONDS)
+        try:
+            stack.enter_context(slot(timeout_seconds=_PATIENCE_SECONDS))
+        except TimeoutError:
+            _say_waiting()
+            stack.enter_context(slot())
+        yield stack.enter_context(locked(paths.TREE_LOCK, on_wait=_say_waiting))
 
 
 def _say_waiting() -> None:
@@ -84,10 +110,14 @@ def _run(
 ) -> dict[str, str]:
     params = load_params(workspace.directory / PARAMS_FILE)
     tree = params.model_dump(mode="json", by_alias=True)
-    before = upstream(read_stages(tree, workspace.directory / "dvc.yaml"))
+    stages = read_stages(tree, workspace.directory / "dvc.yaml")
+    before = upstream(stages)
     order = needed(before, targets)
     if only:
         order = [name for name in order if name in targets or name.split("@")[0] in targets]
+    label = params.base.experiment  # what an experiment writes is not what the tree has
+    if workspace.directory != Path.cwd():
+        label = f"{label}@{flow_run.name}"
     futures: dict[str, PrefectFuture[Any]] = {}
     with pipeline_run("pipeline (Prefect)", tree, params.base.experiment) as parent_run:
         try:
@@ -101,7 +131,7 @@ def _run(
                     included = all(
                         reader in order for reader, sources in before.items() if name in sources
                     )
-                    futures[name] = run_stage.submit(
+                    futures[name] = stage_task(stages, name, label).submit(
                         name, workspace, included, wait_for=first, return_state=False
                     )
             for future in futures.values():

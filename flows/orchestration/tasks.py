@@ -6,12 +6,13 @@ import math
 import re
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -24,13 +25,16 @@ from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
-from prefect.tasks import exponential_backoff
+from prefect.tasks import MaterializingTask, exponential_backoff
 
 from flows.compute import gpus, shell
+from flows.orchestration import assets
 from flows.orchestration.errors import StageFailedError
-from flows.orchestration.limits import TRAINING_LIMIT
+from flows.orchestration.limits import SLOT_SECONDS, TRAINING_LIMIT
+from flows.orchestration.progress import Progress
 from flows.orchestration.workspace import Workspace
 from flows.params import PARAMS_FILE, load_params
+from flows.settings.dvcfile import Declaration
 from flows.tracking.events import outputs_changed
 from flows.tracking.origin import PARENT_VARIABLE
 
@@ -40,11 +44,6 @@ STAGE_TIMEOUT_SECONDS = 14 * 24 * 3600
 TRAINING = "train"
 """The stage that occupies GPUs, each a slot of the limit `TRAINING_LIMIT`, which `ghn stack up`
 makes.
-"""
-
-SLOT_SECONDS = 90
-"""A slot is renewed while the stage runs; that of a machine that is gone is free again after so
-long.
 """
 
 MARKS = {"didn't change, skipping": "Unchanged", "is cached - skipping run": "Restored"}
@@ -76,6 +75,24 @@ _RETRIED: dict[str, Any] = {
 """Options of the tasks that run a stage, here or in another pool."""
 
 
+def stage_task(
+    stages: Mapping[str, Declaration], stage: str, tree: str
+) -> Task[[str, Workspace, bool], State[Outcome]]:
+    """`run_stage` for a stage, whose outputs are assets of tree `tree` then
+    (`flows.orchestration.assets`).
+    """
+    written, read = assets.lineage(stages, stage, tree)
+    return MaterializingTask(
+        run_stage.fn,
+        assets=written,
+        asset_deps=list(read),
+        materialized_by=assets.TOOL,
+        name=run_stage.name,
+        task_run_name=run_stage.task_run_name,
+        **_RETRIED,
+    )
+
+
 @task(name="stage", task_run_name="{stage}", **_RETRIED)
 def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> State[Outcome]:
     """Runs one stage through DVC; the state's name says whether it was Completed, Unchanged or
@@ -90,10 +107,13 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     logger = get_run_logger()
     started = time.perf_counter()
     lines: list[str] = []
+    progress = Progress(stage)
+    assets.begin()
 
     def on_line(line: str) -> None:
         lines.append(line)
         logger.info(line)
+        progress.line(line)
 
     slots: AbstractContextManager[None] = nullcontext()
     if stage == TRAINING:
@@ -123,6 +143,8 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     status = next(
         (name for mark, name in MARKS.items() if any(mark in line for line in lines)), "Completed"
     )
+    progress.end()
+    assets.note(stage, workspace.directory, written=status != "Unchanged")
     if (
         status != "Unchanged" and workspace.directory == Path.cwd()
     ):  # an experiment changes nothing in the tree

@@ -129,6 +129,7 @@ def _prefect(config: StackConfig) -> Service:
             **prefect_environment(config),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": config.database("prefect", "asyncpg"),
             "PREFECT_SERVER_UI_API_URL": f"{config.prefect_url}/api",
+            "PREFECT_UI_URL": config.prefect_url,  # of the links in messages
         },
         cwd=ROOT,
     )
