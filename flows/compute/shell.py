@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from ghn.errors import GHNError
+
 PROGRESS_SECONDS = 30.0
 """Between two states of a progress bar in a log."""
 
@@ -26,69 +28,106 @@ def environment() -> dict[str, str]:
     }
 
 
-def stream(
-    command: Sequence[str],
-    on_line: Callable[[str], None],
-    *,
-    cwd: Path | None = None,
-    extra: Mapping[str, str] | None = None,
-    timeout_seconds: float | None = None,
-    keep_open: Sequence[int] = (),
-) -> int:
-    """Runs `command`, gives each line of its output to `on_line`, and returns its exit code.
+class EndedError(GHNError):
+    """A command was ended, or not begun, because what it is part of was cancelled."""
 
-    Whatever exception ends the waiting (a cancelled task), the command and its children are ended
-    too, and likewise if this process is killed: see `flows.compute.supervise`.
+    def __init__(self, command: Sequence[str]) -> None:
+        super().__init__(f"{' '.join(command)}: cancelled")
 
-    Args:
-        command: program and arguments.
-        on_line: called with each line, the last state of a progress bar included.
-        cwd: directory to run in.
-        extra: environment variables on top of this process's.
-        timeout_seconds: ends the command after so long.
-        keep_open: descriptors that stay open until the command has ended, even if this process is
-            killed before (locks).
 
-    Raises:
-        TimeoutError: the time is over.
+class Commands:
+    """Commands that end together, as the stages of a flow run that is cancelled do.
+
+    Once ended, it begins no other: a thread that comes to its next command finds out so.
     """
-    process = subprocess.Popen(
-        [sys.executable, str(SUPERVISOR), *command],
-        env={**environment(), **(extra or {})},
-        cwd=cwd,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=keep_open,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with _lock:
-        _running.add(process)
-    over = threading.Event()
 
-    def time_is_over() -> None:
-        over.set()
-        _end(process)
+    def __init__(self) -> None:
+        self.ended = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
 
-    timer = threading.Timer(timeout_seconds, time_is_over) if timeout_seconds else None
-    if timer is not None:
-        timer.start()
-    try:
-        for text in _lines(process.stdout):
-            on_line(text)
-        code = process.wait()
-    finally:
+    def stream(
+        self,
+        command: Sequence[str],
+        on_line: Callable[[str], None],
+        *,
+        cwd: Path | None = None,
+        extra: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+        keep_open: Sequence[int] = (),
+    ) -> int:
+        """Runs `command`, gives each line of its output to `on_line`, and returns its exit code.
+
+        Whatever exception ends the waiting (a cancelled task), the command and its children are
+        ended too, and likewise if this process is killed: see `flows.compute.supervise`.
+
+        Args:
+            command: program and arguments.
+            on_line: called with each line, the last state of a progress bar included.
+            cwd: directory to run in.
+            extra: environment variables on top of this process's.
+            timeout_seconds: ends the command after so long.
+            keep_open: descriptors that stay open until the command has ended, even if this process
+                is killed before (locks).
+
+        Raises:
+            EndedError: the group was ended, before or meanwhile.
+            TimeoutError: the time is over.
+        """
+        if self.ended:
+            raise EndedError(command)
+        process = subprocess.Popen(
+            [sys.executable, str(SUPERVISOR), *command],
+            env={**environment(), **(extra or {})},
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._add(process)
+        over = threading.Event()
+
+        def time_is_over() -> None:
+            over.set()
+            _end(process)
+
+        timer = threading.Timer(timeout_seconds, time_is_over) if timeout_seconds else None
         if timer is not None:
-            timer.cancel()
-        _end(process)
-        process.wait()
-        with _lock:
-            _running.discard(process)
-    if over.is_set():
-        raise TimeoutError(f"{' '.join(command)} took longer than {timeout_seconds:.0f} s")
-    return code
+            timer.start()
+        try:
+            for text in _lines(process.stdout):
+                on_line(text)
+            code = process.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            _end(process)
+            process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if over.is_set():
+            raise TimeoutError(f"{' '.join(command)} took longer than {timeout_seconds:.0f} s")
+        if self.ended:
+            raise EndedError(command)
+        return code
+
+    def end(self) -> None:
+        """Ends every command that any thread runs, and refuses others from now on."""
+        with self._lock:
+            self.ended = True
+            processes = list(self._running)
+        for process in processes:
+            _end(process)
+
+    def _add(self, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._running.add(process)
+        if self.ended:  # between the question and here
+            _end(process)
 
 
 def _lines(output: IO[bytes]) -> Iterator[str]:
@@ -106,20 +145,6 @@ def _lines(output: IO[bytes]) -> Iterator[str]:
             yield text
     if held:
         yield held
-
-
-def end_all() -> None:
-    """Ends every command that `stream` runs in any thread of this process (a flow run that is
-    cancelled).
-    """
-    with _lock:
-        processes = list(_running)
-    for process in processes:
-        _end(process)
-
-
-_running: set[subprocess.Popen[bytes]] = set()
-_lock = threading.Lock()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

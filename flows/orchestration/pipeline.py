@@ -28,7 +28,6 @@ from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
-from flows.compute import shell
 from flows.orchestration import artifacts
 from flows.orchestration.crashes import end_with_worker, refuse_after_crashes
 from flows.orchestration.errors import StageFailedError
@@ -137,7 +136,7 @@ def _run(
             for future in futures.values():
                 future.wait()
         except BaseException:  # a cancelled flow run: its threads wait for their stages
-            shell.end_all()
+            workspace.commands.end()
             raise
         states = {name: future.state for name, future in futures.items()}
         artifacts.leave(_rows(futures), workspace.directory, parent_run, params.base.experiment)

@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 from prefect.tasks import MaterializingTask, exponential_backoff
 
-from flows.compute import gpus, shell
+from flows.compute import gpus
 from flows.orchestration import assets
 from flows.orchestration.errors import StageFailedError
 from flows.orchestration.limits import SLOT_SECONDS, TRAINING_LIMIT
@@ -119,7 +119,7 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     if stage == TRAINING:
         slots = concurrency(TRAINING_LIMIT, _training_slots(workspace), lease_duration=SLOT_SECONDS)
     with slots:
-        code = shell.stream(
+        code = workspace.commands.stream(
             [
                 "dvc",
                 "--wait-for-lock",

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.compute.shell import Commands
 from flows.params import PARAMS_FILE, load_params, set_params
 from flows.settings.dvcfile import read_stages
 from ghn.errors import ConfigError, GHNError
@@ -51,12 +52,14 @@ class Workspace:
         done: the stages that were brought up to date there; whoever does so notes them.
         lock: descriptor that commands there inherit, so that nobody else takes the directory
             before the last of them has ended.
+        commands: what runs stages there; ended when the run is cancelled.
     """
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     lock: int | None = None
+    commands: Commands = field(default_factory=Commands, compare=False)
 
     def run(self, *command: str) -> str:
         """Runs a command there to its end and returns its output; raises WorkspaceError."""

@@ -46,9 +46,10 @@ def gone(directory: Path) -> bool:
 
 def test_lines_and_exit_codes(tmp_path):
     lines: list[str] = []
-    assert shell.stream(["sh", "-c", "echo a; printf '1%%\\r100%%\\n'; pwd; echo $X >&2; exit 3"],
-                        lines.append,
-                        cwd=tmp_path, extra={"X": "y"}) == 3  # fmt: skip
+    script = "echo a; printf '1%%\\r100%%\\n'; pwd; echo $X >&2; exit 3"
+    command = ["sh", "-c", script]
+    code = shell.Commands().stream(command, lines.append, cwd=tmp_path, extra={"X": "y"})
+    assert code == 3
     assert lines == ["a", "100%", str(tmp_path), "y"]
 
 
@@ -56,7 +57,7 @@ def test_a_progress_bar_reaches_a_log_before_its_end(monkeypatch):
     monkeypatch.setattr(shell, "PROGRESS_SECONDS", 0.3)
     lines: list[str] = []
     bar = r"for i in 1 2 3; do printf '\r'$i'0%%'; sleep 0.4; done; printf '\r40%%\n'; echo end"
-    shell.stream(["sh", "-c", bar], lines.append)
+    shell.Commands().stream(["sh", "-c", bar], lines.append)
     assert lines[-2:] == ["40%", "end"]
     assert {"10%", "20%", "30%"} >= set(lines[:-2]) >= {"20%"}
 
@@ -64,9 +65,9 @@ def test_a_progress_bar_reaches_a_log_before_its_end(monkeypatch):
 def test_a_lock_is_held_until_the_command_has_ended_also_if_its_starter_is_killed(tmp_path):
     script = (
         "from pathlib import Path; from ghn.locks import locked\n"
-        "from flows.compute.shell import stream\n"
+        "from flows.compute.shell import Commands\n"
         "with locked(Path('lock')) as lock:\n"
-        "    stream(['sh', '-c', 'trap : INT; touch begun; sleep 4'], print, keep_open=[lock])\n"
+        "    Commands().stream(['sh', '-c', 'trap : INT; touch begun; sleep 4'], print, keep_open=[lock])\n"
     )
     root = Path(__file__).parents[2]
     starter = subprocess.Popen(
@@ -86,7 +87,7 @@ def test_a_lock_is_held_until_the_command_has_ended_also_if_its_starter_is_kille
 
 
 def test_a_signal_shows_in_the_exit_code():
-    assert shell.stream(["sh", "-c", "kill -KILL $$"], print) == 128 + signal.SIGKILL
+    assert shell.Commands().stream(["sh", "-c", "kill -KILL $$"], print) == 128 + signal.SIGKILL
 
 
 def test_an_exception_ends_the_command_and_its_children(tmp_path):
@@ -94,30 +95,40 @@ def test_an_exception_ends_the_command_and_its_children(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        shell.stream(SLEEPER, refuse, cwd=tmp_path)
+        shell.Commands().stream(SLEEPER, refuse, cwd=tmp_path)
     assert gone(tmp_path)
 
 
 def test_a_timeout_ends_them(tmp_path):
     with pytest.raises(TimeoutError, match="took longer than 1 s"):
-        shell.stream(SLEEPER, lambda line: None, cwd=tmp_path, timeout_seconds=1.0)
+        shell.Commands().stream(SLEEPER, lambda line: None, cwd=tmp_path, timeout_seconds=1.0)
     assert gone(tmp_path)
 
 
-def test_end_all_ends_those_of_other_threads(tmp_path):
-    thread = threading.Thread(
-        target=shell.stream, args=(SLEEPER, lambda line: None), kwargs={"cwd": tmp_path}
-    )
+def test_commands_of_all_threads_end_together_and_no_other_begins(tmp_path):
+    commands, ended = shell.Commands(), []
+
+    def command() -> None:
+        try:
+            commands.stream(SLEEPER, lambda line: None, cwd=tmp_path)
+        except shell.EndedError as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=command)
     thread.start()
     pids(tmp_path)
-    shell.end_all()
+    commands.end()
     thread.join(25)
     assert not thread.is_alive()
     assert gone(tmp_path)
+    assert ended[0].endswith(": cancelled")
+    with pytest.raises(shell.EndedError):  # what a cancelled run comes to next
+        commands.stream(["touch", str(tmp_path / "begun")], print)
+    assert not (tmp_path / "begun").exists()
 
 
 def test_a_killed_starter_takes_them_along(tmp_path):
-    script = f"from flows.compute.shell import stream; stream({SLEEPER!r}, print)"
+    script = f"from flows.compute.shell import Commands; Commands().stream({SLEEPER!r}, print)"
     root = Path(__file__).parents[2]
     starter = subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}
