@@ -52,7 +52,15 @@ class GeneralisationEntry(Described):
     )
 
 
-class DiversityEntry(Described):
+class MeasuredEntry(Described):
+    """A measure of networks, as jobs that run beside each other."""
+
+    workers: int | None = Field(
+        default=None, ge=1, description="jobs at once; null: as many as the machine takes"
+    )
+
+
+class DiversityEntry(MeasuredEntry):
     """Mean absolute cosine distance of equal-shaped tensors."""
 
     kind: Literal["diversity"] = "diversity"
@@ -63,7 +71,7 @@ class DiversityEntry(Described):
     max_matched: int = Field(default=12, ge=2, description="of a shape where channels are matched")
 
 
-class ActivationsEntry(Described):
+class ActivationsEntry(MeasuredEntry):
     """Variance of activations per layer."""
 
     kind: Literal["activations"] = "activations"
@@ -73,7 +81,7 @@ class ActivationsEntry(Described):
     seeds: int = 3
 
 
-class GradientsEntry(Described):
+class GradientsEntry(MeasuredEntry):
     """Gradient norm at initialisation."""
 
     kind: Literal["gradients"] = "gradients"
@@ -84,11 +92,11 @@ class GradientsEntry(Described):
     chunk: int = 4
     seeds: int = 1
     workers: int | None = Field(
-        default=None, ge=1, description="at once; the largest networks take 10 GB each"
+        default=None, ge=1, description="jobs at once; the largest networks take 10 GB each"
     )
 
 
-class NasEntry(Described):
+class NasEntry(MeasuredEntry):
     """Scores of architectures, hypernetworks' accuracies among them, to be ranked against trained
     accuracy.
     """
@@ -103,7 +111,7 @@ class NasEntry(Described):
     seeds: int = 1
 
 
-class SpeedEntry(Described):
+class SpeedEntry(MeasuredEntry):
     """Steps a second of training hypernetworks of several kinds, beside the accuracy of those that
     an entry of `needs` measured.
     """
@@ -111,6 +119,7 @@ class SpeedEntry(Described):
     kind: Literal["speed"] = "speed"
     variants: dict[str, dict[str, Any]] = Field(description="what differs from `train`, by name")
     steps: int = Field(default=5, ge=1, description="that are timed, after one that is not")
+    workers: int | None = Field(default=1, ge=1, description="jobs at once: others take its time")
 
 
 class DerivedEntry(Described):

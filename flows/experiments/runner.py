@@ -132,18 +132,13 @@ class Runner:
             case (
                 DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry() | SpeedEntry()
             ):
-                jobs = measurements.jobs(
-                    entry, self.profile, self.truth(entry) if isinstance(entry, NasEntry) else ()
-                )
-                workers = getattr(entry, "workers", 1 if isinstance(entry, SpeedEntry) else None)
-                fanout = (
-                    self.fanout
-                    if workers is None
-                    else self.fanout.model_copy(update={"workers": workers})
-                )
-                write_rows(
-                    path, measures.measure(jobs, fanout, name), measurements.COLUMNS[entry.kind]
-                )
+                truth = self.truth(entry) if isinstance(entry, NasEntry) else ()
+                jobs = measurements.jobs(entry, self.profile, truth)
+                fanout = self.fanout
+                if entry.workers is not None:
+                    fanout = fanout.model_copy(update={"workers": entry.workers})
+                found = measures.measure(jobs, fanout, name)
+                write_rows(path, found, measurements.COLUMNS[entry.kind])
             case _:
                 return None
         return path
