@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from flows.settings.files import read_yaml
 from ghn.errors import ConfigError
+from ghn.files import file_stamp
 
 LARGE = 2 * 1024**3
 """Bytes from which a hash is looked up in dvc.lock instead of being computed."""
@@ -67,26 +68,37 @@ def dvc_hash(path: str | Path) -> str | None:
     if there is one: while `dvc repro` runs a stage, the entries of the stages before it are up to
     date.
     """
+    path = Path(path)
+    files = [path] if path.is_file() else _files(path)
+    if sum(file.stat().st_size for file in files) > LARGE and (known := locked_hash(path)):
+        return known
+    return computed_hash(path)
+
+
+def computed_hash(path: str | Path) -> str | None:
+    """`dvc_hash` from the content, however large that is."""
     from dvc_data.hashfile.hash import file_md5
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
     path = Path(path)
     if path.is_file():
-        if path.stat().st_size > LARGE and (known := _locked_hash(path)):
-            return known
         return str(file_md5(str(path)))
     if not path.is_dir():
         return None
-    ignored = _dvcignore()
-    files = [file for file in path.rglob("*") if file.is_file() and not ignored.match_file(file)]
-    if sum(file.stat().st_size for file in files) > LARGE and (known := _locked_hash(path)):
-        return known
     tree = Tree()  # type: ignore[no-untyped-call]
-    for file in files:
+    for file in _files(path):
         tree.add(file.relative_to(path).parts, None, HashInfo("md5", file_md5(str(file))))
     tree.digest()
     return str(tree.oid)
+
+
+def _files(directory: Path) -> list[Path]:
+    """What DVC sees of a directory."""
+    ignored = _dvcignore()
+    return [
+        file for file in directory.rglob("*") if file.is_file() and not ignored.match_file(file)
+    ]
 
 
 def _dvcignore() -> GitIgnoreSpec:
@@ -95,13 +107,17 @@ def _dvcignore() -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(path.read_text().splitlines() if path.exists() else ())
 
 
-def _locked_hash(path: Path) -> str | None:
+def locked_hash(path: str | Path) -> str | None:
+    """The hash that dvc.lock has of an output; None if it has none."""
     lock = Path("dvc.lock")
     if not lock.exists():
         return None
+    return _locked(lock.resolve(), file_stamp(lock)).get(Path(path).as_posix())
+
+
+@lru_cache(maxsize=4)
+def _locked(lock: Path, _stamp: tuple[int, ...]) -> dict[str, str]:
+    """The hash of each output in dvc.lock."""
     stages = read_yaml(lock).get("stages") or {}
-    for stage in stages.values():
-        for out in stage.get("outs", []):
-            if Path(out["path"]) == path:
-                return str(out["md5"])
-    return None
+    outs = (out for stage in stages.values() for out in stage.get("outs", []))
+    return {Path(out["path"]).as_posix(): str(out["md5"]) for out in outs}

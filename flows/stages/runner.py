@@ -38,12 +38,14 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         MissingInputError: the stage failed without something that dvc.yaml says it reads.
         ConfigError: params.yaml is wrong, or this is another checkout than the code's.
         StageInUseError: it runs already in this tree.
+        DamagedFileError: a file that the stage reads is not as another stage wrote it.
         GHNError: the stage failed.
     """
     from flows.compute import gpus
     from flows.params import load_params
     from flows.rows.provenance import require_own_code
     from flows.settings.dvcfile import read_stages
+    from flows.stages import outputs
     from flows.stages.lock import alone
     from flows.tracking.run import CONNECT_AFTER_SECONDS, stage_run
 
@@ -57,21 +59,25 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         params = params.model_copy(update={"base": base, "fanout": fanout})
     stages = read_stages(tree)
     declared = stages.get(label or name)
-    outputs = declared.outputs if declared else ()
+    written = declared.outputs if declared else ()
     module = importlib.import_module(f"flows.stages.{name}")
     try:
         with (
-            alone(label or name, outputs),
+            alone(label or name, written),
             stage_run(
                 label or name,
                 declared.used_params(tree) if declared else tree,
                 inputs=declared.inputs if declared else (),
-                outputs=outputs,
+                outputs=written,
                 experiment=params.base.experiment,
                 connect_after_seconds=0.0 if name in IMMEDIATE else CONNECT_AFTER_SECONDS,
             ) as run,
         ):
+            if declared is not None:
+                outputs.verify(declared, stages)
             start(module.run, params, run, **options)
+            if declared is not None:
+                outputs.note(declared, stages)
     except (GHNError, FileNotFoundError) as error:
         if declared is not None and (missing := _missing(declared.inputs, stages)):
             raise MissingInputError(f"{error}\n{missing}") from error

@@ -27,6 +27,7 @@ from ghn.tracing.extensions import Extensions, rules
 from ghn.tracing.inputs import default_inputs, own_image_size
 from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.network import Network
+from ghn.tracing.process import own_settings
 from ghn.tracing.recorder import Recorder
 from ghn.tracing.reduce import ancestors, reduce, with_linear_head
 from ghn.tracing.snapshot import Snapshot
@@ -236,7 +237,7 @@ def _run(
         network.snapshot.lend()
         for module in network.modules:
             module.training = training
-        with _eager(), torch.no_grad(), recorder:
+        with own_settings(), _eager(), torch.no_grad(), recorder:
             result = copy_context().run(network.inner, *args, **kwargs)
         for tensor in tensors_of(result):
             recorder.check_output(tensor)

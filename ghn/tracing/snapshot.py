@@ -3,18 +3,22 @@
 A forward pass may leave anything behind: tables and features in attributes, lists and dictionaries,
 hooks that it installs, values of parameters that it clips, random numbers that it draws. A snapshot
 follows everything that can be reached from a network's modules: their attributes, containers and
-plain objects in these, closures of hooks, attributes and caches of the modules' classes and
-containers that their methods name as globals.
+plain objects in these, closures of hooks, classes, and what methods and functions name as globals,
+the attributes of modules among them. What belongs to the process is in `process`.
+
+What is out of reach: what C extensions keep to themselves (cursors of data bases, writers of CSV),
+what was written to pipes and sockets, other threads, and what a pass imports.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections import OrderedDict, deque
+import threading
+import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
-from opcode import opmap
-from operator import is_
+from contextlib import suppress
+from contextvars import ContextVar
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
@@ -22,22 +26,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghn.tracing.iterators import Lent, is_iterator
-from ghn.tracing.undo import Undo, undo_of, undo_of_process, undo_of_tensor
+from ghn.tracing import code
+from ghn.tracing.iterators import (
+    Lent,
+    LentIterator,
+    find_places,
+    is_iterator,
+    is_method_of_iterator,
+    lend_holders,
+)
+from ghn.tracing.process import process_state, undo_of_process
+from ghn.tracing.undo import (
+    CACHE,
+    Undo,
+    forget,
+    own_methods,
+    restore_dict,
+    restore_list,
+    restore_set,
+    set_arguments,
+    undo_of,
+    undo_of_hooks,
+    undo_of_tensor,
+)
 
 _ATOMS = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type)
+    (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 )
-_FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
-"""Packages whose objects, functions and classes are not followed; their containers are."""
+_CONTAINERS = (dict, list, set, deque, Tensor, np.ndarray)
+"""What is noted of modules and classes that are only named."""
 
-_CONTAINERS = {"collections", "weakref", "_weakrefset", "queue", "types", "_thread"}
-_CONTAINERS |= {"torch.quasirandom"}
-"""Modules of the libraries whose objects are followed all the same: what they hold is ours."""
-
-_STORE_GLOBAL = opmap["STORE_GLOBAL"]
-_MISSING = object()
-_CACHE: type = type(functools.lru_cache(len))
+_Put = Callable[[Any], object]
 
 
 class Snapshot:
@@ -54,22 +73,28 @@ class Snapshot:
         self._seen: dict[int, Any] = {}
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._empty: list[dict[Any, Any]] = []
-        self._modules: list[tuple[nn.Module, type]] = []
-        self._seen_classes: set[type] = set()
+        self._objects: list[tuple[Any, type, dict[str, Any] | None]] = []
+        self._classes: set[type] = set()
         self._undo: list[Undo] = []
         self._values: list[Undo] = []
         self._lists: list[list[Any] | deque[Any]] = []
-        self._iterators: dict[int, Lent] = {}
+        self._holders: list[Any] = []
+        self._places: list[tuple[Any, _Put]] = []
+        self._lent: dict[int, Lent] = {}
         self._walk(root)
         for tensor in self._registered:
-            if vars(tensor):
-                self._walk(vars(tensor))
-        self._find_iterators()
+            self._note_attributes(tensor)
+        for state in process_state():
+            self._walk(state)
+        dicts = [(found.__setitem__, before.items()) for found, before in self._dicts]
+        lists = [(found.__setitem__, enumerate(found)) for found in self._lists]
+        lend_holders(self._holders, self._lent)
+        find_places(self._places, [*dicts, *lists], self._lent)
         self._undo += undo_of_process(self._registered)
 
     def lend(self) -> None:
         """Puts stand-ins in the places of iterators, which cannot be rewound, for a pass."""
-        for lent in self._iterators.values():
+        for lent in self._lent.values():
             lent.lend()
 
     def keep_values(self) -> None:
@@ -78,17 +103,19 @@ class Snapshot:
 
     def restore(self) -> None:
         """Puts everything back; what has not changed is not touched."""
-        for module, kind in self._modules:
-            if type(module) is not kind:  # lazy modules become others
-                module.__class__ = kind
+        for thing, kind, attributes in self._objects:
+            if type(thing) is not kind:  # lazy modules become others
+                object.__setattr__(thing, "__class__", kind)
+            if attributes is not None and vars(thing) is not attributes:
+                object.__setattr__(thing, "__dict__", attributes)
         for empty in self._empty:
             if empty:
-                empty.clear()
+                own_methods(empty).clear(empty)
         for current, before in self._dicts:
-            _restore_dict(current, before)
+            restore_dict(current, before)
         for undo in (*self._undo, *self._values):
             undo()
-        for lent in self._iterators.values():
+        for lent in self._lent.values():
             lent.settle()
 
     def _walk(self, root: Any) -> None:
@@ -102,82 +129,137 @@ class Snapshot:
                 self._empty.append(value)
                 continue
             self._seen[id(value)] = value
-            if isinstance(value, Tensor):
-                self._note_tensor(value)
+            if isinstance(value, nn.Module):
+                self._note_object(value, kind, stack)
             elif isinstance(value, dict):
-                self._dicts.append((value, value.copy() if kind is dict else dict(value)))
-                stack.extend(value.values())
-            elif isinstance(value, nn.Module):
-                self._modules.append((value, kind))
-                if kind not in self._seen_classes:
-                    self._seen_classes.add(kind)
-                    self._note_class(kind, stack)
-                stack.append(vars(value))
+                self._note_dict(value, kind, stack)
+            elif isinstance(value, Tensor):
+                self._note_tensor(value)
             else:
-                self._note(value, stack)
+                self._note(value, kind, stack)
 
     def _note_tensor(self, tensor: Tensor) -> None:
         if id(tensor) not in self.tensors:
             self.tensors[id(tensor)] = tensor
             if (undo := undo_of_tensor(tensor)) is not None:
                 self._undo.append(undo)
+            self._note_attributes(tensor)
 
-    def _note(self, value: Any, stack: list[Any]) -> None:
-        """Notes a container, a generator of random numbers or an object, and what it holds."""
+    def _note_attributes(self, tensor: Tensor) -> None:
+        """Notes what Python keeps with a tensor."""
+        self._undo.append(undo_of_hooks(tensor))
+        for kept in (vars(tensor), tensor._backward_hooks):
+            if kept:
+                self._walk(kept)
+            elif kept is not None:
+                self._empty.append(kept)
+
+    def _note_dict(self, value: dict[Any, Any], kind: type, stack: list[Any]) -> None:
+        before = value.copy() if kind is dict else dict(own_methods(value).items(value))
+        self._dicts.append((value, before))
+        stack.extend(before.values())
+        stack.extend(key for key in before if type(key) is not str)
+        if isinstance(value, defaultdict):
+            self._hold(value.default_factory, functools.partial(setattr, value, "default_factory"))
+            stack.append(value.default_factory)
+        if kind not in (dict, OrderedDict, defaultdict):
+            self._note_object(value, kind, stack)
+
+    def _note(self, value: Any, kind: type, stack: list[Any]) -> None:
+        """Notes a container, something that moves or an object, and what it holds."""
         if isinstance(value, (list, deque)):
+            before = list.copy(value) if isinstance(value, list) else list(deque.__iter__(value))
             self._lists.append(value)
-            self._undo.append(functools.partial(_restore_list, value, list(value)))
-            stack.extend(value)
+            self._undo.append(functools.partial(restore_list, value, before))
+            stack.extend(before)
         elif isinstance(value, set):
-            self._undo.append(functools.partial(_restore_set, value, value.copy()))
-        elif isinstance(value, (tuple, frozenset)):
+            self._undo.append(functools.partial(restore_set, value, set(value)))
             stack.extend(value)
-        elif isinstance(value, MappingProxyType):
-            stack.extend(value.values())
+        elif isinstance(value, (tuple, frozenset)):
+            self._holders.append(value)
+            stack.extend(value)
+        elif isinstance(value, type):
+            self._note_class(value, stack, whole=False)
+            return
         elif (undo := undo_of(value)) is not None:
             self._undo.append(undo)
             if isinstance(value, np.ndarray) and value.dtype.hasobject:
                 stack.extend(value.flat)
-        elif isinstance(value, FunctionType):
+        elif self._note_callable(value, stack):
+            return
+        elif isinstance(value, MappingProxyType):
+            stack.extend(value.values())
+        elif isinstance(value, weakref.ReferenceType):
+            stack.append(value())
+        elif isinstance(value, ContextVar):
+            with suppress(LookupError):  # not set here, and without a default
+                stack.append(value.get())
+        elif is_iterator(value):
+            self._lent[id(value)] = LentIterator(value)
+            return
+        self._note_object(value, kind, stack)
+
+    def _note_callable(self, value: Any, stack: list[Any]) -> bool:
+        if isinstance(value, FunctionType):
             self._note_function(value, stack)
         elif isinstance(value, MethodType):
             stack += (value.__self__, value.__func__)
         elif isinstance(value, (staticmethod, classmethod)):
             stack.append(value.__func__)
         elif isinstance(value, property):
-            stack.append(value.fget)
+            stack += (value.fget, value.fset, value.fdel)
         elif isinstance(value, functools.partial):
+            self._hold(value.args, functools.partial(set_arguments, value))
             stack += (value.func, value.args, value.keywords)
-        elif isinstance(value, _CACHE):
-            self._undo.append(functools.partial(_forget, value, value.cache_info()))  # type: ignore[attr-defined]
+        elif isinstance(value, CACHE):
+            self._undo.append(functools.partial(forget, value, value.cache_info()))  # type: ignore[attr-defined]
             stack.append(value.__wrapped__)  # type: ignore[attr-defined]
-        elif is_iterator(value):
-            self._iterators.setdefault(id(value), Lent(value))
-        elif not _is_foreign(kind := type(value)) or kind.__module__ in _CONTAINERS:
-            if kind not in self._seen_classes:
-                self._seen_classes.add(kind)
-                self._note_class(kind, stack)
-            stack.append(getattr(value, "__dict__", None))
-            for name in _slots(kind):
-                item = getattr(value, name, _MISSING)
-                self._undo.append(functools.partial(_restore_slot, value, name, item))
-                stack.append(None if item is _MISSING else item)
+        elif is_method_of_iterator(value):
+            self._holders.append(value)
+            stack.append(value.__self__)
+        else:
+            return False
+        return True
 
-    def _note_class(self, kind: type, stack: list[Any]) -> None:
-        for base in kind.__mro__:
-            if id(base) in self._seen or _is_foreign(base):
+    def _note_object(self, value: Any, kind: type, stack: list[Any]) -> None:
+        """Notes class and attributes of an object, if it is of the network's own kinds."""
+        own = isinstance(value, (nn.Module, threading.Event, threading.Semaphore))
+        if not (own or code.is_followed(kind)):
+            return
+        attributes = getattr(value, "__dict__", None)
+        attributes = attributes if type(attributes) is dict else None  # a class's is no dictionary
+        self._objects.append((value, kind, attributes))
+        self._note_class(kind, stack)
+        stack.append(attributes)
+        for name in code.slots_of(kind):
+            self._undo.append(code.undo_of_slot(value, name))
+            item = getattr(value, name, None)
+            self._hold(item, functools.partial(object.__setattr__, value, name))
+            stack.append(item)
+
+    def _note_class(self, kind: type, stack: list[Any], whole: bool = True) -> None:
+        """Notes the attributes of a class; of one that only has a name, maybe fewer."""
+        if kind in self._classes:
+            return
+        if whole:
+            self._classes.add(kind)
+        for base in (*kind.__mro__, *type.mro(type(kind))):
+            key = id(base) if whole else -id(base)
+            if key in self._seen or code.is_foreign(base):
                 continue
-            self._seen[id(base)] = base
+            self._seen[key] = base
+            self._undo.append(code.undo_of_class(base))
+            noted: Any = object if whole or not code.is_installed(base) else _CONTAINERS
             for name, item in list(vars(base).items()):
-                if not name.startswith("__") and not isinstance(item, type):
+                if isinstance(item, noted):
                     stack.append(item)
-                    self._undo.append(_class_item(base, name, item))
                     self._hold(item, functools.partial(setattr, base, name))
 
     def _note_function(self, function: FunctionType, stack: list[Any]) -> None:
-        if _is_foreign(function):
+        if code.is_foreign(function):
             return
         stack += (function.__dict__, function.__defaults__, function.__kwdefaults__)
+        self._hold(function.__defaults__, functools.partial(setattr, function, "__defaults__"))
         for cell in function.__closure__ or ():
             try:
                 content = cell.cell_contents
@@ -186,81 +268,30 @@ class Snapshot:
             self._hold(content, functools.partial(setattr, cell, "cell_contents"))
             self._undo.append(functools.partial(setattr, cell, "cell_contents", content))
             stack.append(content)
-        scope, sets = function.__globals__, _STORE_GLOBAL in function.__code__.co_code[::2]
-        for name in function.__code__.co_names:
+        used = code.used_by(function.__code__)
+        for name in used.names:
+            scope = function.__globals__
+            if used.sets_globals:
+                self._undo.append(code.undo_of_item(scope, name))
             named = scope.get(name)
-            if named is not None and not isinstance(named, (type, ModuleType)):
+            if isinstance(named, ModuleType):
+                self._note_module(named, used, stack)
+            elif named is not None:
                 stack.append(named)
                 self._hold(named, functools.partial(scope.__setitem__, name))
-            if sets and name in scope:
-                self._undo.append(functools.partial(scope.__setitem__, name, named))
 
-    def _hold(self, value: Any, put: Callable[[Any], object]) -> None:
-        """Notes a place outside of lists and dictionaries, if an iterator is there."""
-        if is_iterator(value):
-            self._iterators.setdefault(id(value), Lent(value)).places.append(put)
+    def _note_module(self, module: ModuleType, used: code.Used, stack: list[Any]) -> None:
+        """Notes the attributes of a module that a function names."""
+        scope, installed = vars(module), code.is_installed(module)
+        for name in used.names:
+            if used.sets_attributes:
+                self._undo.append(code.undo_of_item(scope, name))
+            item = scope.get(name)
+            if not code.is_foreign(module) and (not installed or isinstance(item, _CONTAINERS)):
+                stack.append(None if isinstance(item, ModuleType) else item)
+                self._hold(item, functools.partial(scope.__setitem__, name))
 
-    def _find_iterators(self) -> None:
-        """Notes the lists and dictionaries that iterators are in."""
-        for mapping, _ in self._dicts if self._iterators else ():
-            for key, item in mapping.items():
-                if (lent := self._iterators.get(id(item))) is not None:
-                    lent.places.append(functools.partial(mapping.__setitem__, key))
-        for items in self._lists if self._iterators else ():
-            for k, item in enumerate(items):
-                if (lent := self._iterators.get(id(item))) is not None:
-                    lent.places.append(functools.partial(items.__setitem__, k))
-
-
-def _is_foreign(thing: Any) -> bool:
-    return str(getattr(thing, "__module__", "")).partition(".")[0] in _FOREIGN
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    names: list[str] = []
-    for base in kind.__mro__:
-        slots = vars(base).get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else slots
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
-
-
-def _restore_dict(current: dict[Any, Any], before: dict[Any, Any]) -> None:
-    same = len(current) == len(before) and all(map(is_, current, before))
-    if not (same and all(map(is_, current.values(), before.values()))):
-        current.clear()
-        current.update(before)
-
-
-def _restore_list(current: list[Any] | deque[Any], before: list[Any]) -> None:
-    if len(current) != len(before) or any(a is not b for a, b in zip(current, before, strict=True)):
-        current.clear()
-        current.extend(before)
-
-
-def _restore_set(current: set[Any], before: set[Any]) -> None:
-    if current != before:
-        current.clear()
-        current.update(before)
-
-
-def _restore_slot(target: Any, name: str, before: Any) -> None:
-    now = getattr(target, name, _MISSING)
-    if now is before:
-        return
-    if before is _MISSING:
-        object.__delattr__(target, name)
-    else:
-        object.__setattr__(target, name, before)
-
-
-def _class_item(kind: type, name: str, before: Any) -> Callable[[], None]:
-    def undo() -> None:
-        if vars(kind).get(name, _MISSING) is not before:
-            setattr(kind, name, before)
-
-    return undo
-
-
-def _forget(cache: Any, before: Any) -> None:
-    if cache.cache_info().misses != before.misses:
-        cache.cache_clear()
+    def _hold(self, value: Any, put: _Put) -> None:
+        """Notes a place outside of lists and dictionaries, if there may be an iterator in it."""
+        if isinstance(value, tuple) or is_iterator(value) or is_method_of_iterator(value):
+            self._places.append((value, put))

@@ -1,14 +1,18 @@
-"""What puts single values back: of tensors, arrays, generators of random numbers and files."""
+"""What puts single values back: of tensors, arrays, queues, generators of random numbers, files."""
 
 from __future__ import annotations
 
 import array
 import functools
 import io
+import mmap
 import os
+import queue
 import random
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 Undo = Callable[[], object]
+CACHE: type = type(functools.lru_cache(len))
 
 
 def undo_of_tensor(tensor: Tensor) -> Undo | None:
@@ -47,6 +52,19 @@ def undo_of_tensor(tensor: Tensor) -> Undo | None:
     return undo
 
 
+def undo_of_hooks(tensor: Tensor) -> Undo:
+    """What removes hooks of a backward pass that a tensor without such hooks got."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    absent = [name for name in names if getattr(tensor, name) is None]
+
+    def undo() -> None:
+        for name in absent:
+            if getattr(tensor, name) is not None:
+                setattr(tensor, name, None)
+
+    return undo
+
+
 def undo_of(value: Any) -> Undo | None:
     """What puts an array, a generator of random numbers or a file back; None if `value` is none."""
     if isinstance(value, np.ndarray):
@@ -55,7 +73,53 @@ def undo_of(value: Any) -> Undo | None:
         return functools.partial(_restore_items, value, value[:])
     if isinstance(value, io.IOBase):
         return _undo_of_file(value)
+    if isinstance(value, queue.SimpleQueue):
+        return functools.partial(_refill, value, _drained(value))
+    if isinstance(value, torch.UntypedStorage) and value.device.type == "cpu":
+        return functools.partial(value.copy_, value.clone())  # type: ignore[no-untyped-call]
+    if isinstance(value, (memoryview, mmap.mmap)) or _is_of_c(value):
+        return _undo_of_buffer(value)
     return _undo_of_generator(value)
+
+
+def _is_of_c(value: Any) -> bool:
+    """Whether a value is one of ctypes."""
+    return any(base.__module__ == "_ctypes" for base in type(value).__mro__)
+
+
+def _undo_of_buffer(value: Any) -> Undo | None:
+    with suppress(TypeError, ValueError), memoryview(value) as view:
+        if not view.readonly and view.contiguous:
+            return functools.partial(_restore_buffer, value, view.tobytes())
+    return None
+
+
+def _restore_buffer(value: Any, before: bytes) -> None:
+    with memoryview(value) as view:
+        if view.tobytes() != before:
+            view.cast("B")[:] = before
+
+
+def _drained(waiting: queue.SimpleQueue[Any]) -> list[Any]:
+    """The items of a queue, which has them again afterwards."""
+    items = []
+    with suppress(queue.Empty):
+        while True:
+            items.append(waiting.get_nowait())
+    _put_all(waiting, items)
+    return items
+
+
+def _put_all(waiting: queue.SimpleQueue[Any], items: list[Any]) -> None:
+    for item in items:
+        waiting.put(item)
+
+
+def _refill(waiting: queue.SimpleQueue[Any], before: list[Any]) -> None:
+    with suppress(queue.Empty):
+        while True:
+            waiting.get_nowait()
+    _put_all(waiting, before)
 
 
 def _undo_of_generator(value: Any) -> Undo | None:
@@ -73,13 +137,24 @@ def _undo_of_generator(value: Any) -> Undo | None:
 
 
 def _undo_of_file(file: io.IOBase) -> Undo | None:
-    """Of a file in memory all is put back, of others the place."""
+    """Of a file in memory all is put back, of others the place and the length."""
     if isinstance(file, (io.StringIO, io.BytesIO)) and not file.closed:
         return functools.partial(file.__setstate__, file.__getstate__())  # type: ignore[union-attr]
     with suppress(OSError, ValueError):  # a pipe, or closed
-        place = file.tell()
-        return lambda: file.seek(place)
+        if file.writable():
+            file.flush()
+        place, length = file.tell(), os.fstat(file.fileno()).st_size
+        return functools.partial(_restore_file, file, place, length)
     return None
+
+
+def _restore_file(file: io.IOBase, place: int, length: int) -> None:
+    with suppress(OSError, ValueError):
+        if file.writable():
+            file.flush()
+            if os.fstat(file.fileno()).st_size > length:
+                os.ftruncate(file.fileno(), length)
+        file.seek(place)
 
 
 def _restore_array(current: Any, before: Any) -> None:
@@ -92,28 +167,43 @@ def _restore_items(current: Any, before: Any) -> None:
         current[:] = before
 
 
-def undo_of_process(tensors: Iterable[Tensor]) -> list[Undo]:
-    """What puts back what belongs to the process: the global random states of Python, NumPy and
-    PyTorch, here and on the devices of `tensors`, the default type of numbers, and the environment.
-    """
-    legacy = np.random.mtrand._rand  # what `np.random.rand` and the like draw from
-    devices = {tensor.device for tensor in tensors} - {torch.device("cpu"), torch.device("meta")}
-    return [
-        functools.partial(torch.set_rng_state, torch.get_rng_state()),
-        functools.partial(random.setstate, random.getstate()),
-        functools.partial(legacy.set_state, legacy.get_state()),
-        functools.partial(torch.set_default_dtype, torch.get_default_dtype()),
-        functools.partial(_restore_environment, dict(os.environ)),
-        *map(_undo_of_device, devices),
-    ]
+def own_methods(value: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """The class of Python whose methods do not depend on what a class of somebody made of them."""
+    return OrderedDict if isinstance(value, OrderedDict) else dict
 
 
-def _undo_of_device(device: torch.device) -> Undo:
-    backend = torch.get_device_module(device)
-    return functools.partial(backend.set_rng_state, backend.get_rng_state(device), device)
+def restore_dict(current: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """Gives a dictionary the items of `before`, in their order, if it has others."""
+    own = own_methods(current)
+    same = len(current) == len(before) and all(map(is_, own.keys(current), before))
+    if not (same and all(map(is_, own.values(current), before.values()))):
+        own.clear(current)
+        for key, item in before.items():
+            own.__setitem__(current, key, item)
 
 
-def _restore_environment(before: dict[str, str]) -> None:
-    if dict(os.environ) != before:
-        os.environ.clear()
-        os.environ.update(before)
+def restore_list(current: list[Any] | deque[Any], before: list[Any]) -> None:
+    """Gives a list the items of `before`, if it has others."""
+    own: Any = list if isinstance(current, list) else deque
+    now = list(own.__iter__(current))
+    if len(now) != len(before) or not all(map(is_, now, before)):
+        own.clear(current)
+        own.extend(current, before)
+
+
+def restore_set(current: set[Any], before: set[Any]) -> None:
+    """Gives a set the items of `before`, if it has others."""
+    if current != before:
+        current.clear()
+        current.update(before)
+
+
+def set_arguments(function: functools.partial[Any], arguments: tuple[Any, ...]) -> None:
+    """Gives a partial function other positional arguments."""
+    function.__setstate__((function.func, arguments, function.keywords, function.__dict__))  # type: ignore[attr-defined]
+
+
+def forget(cache: Any, before: Any) -> None:
+    """Empties a cache of a function that took up anything since its `cache_info` was `before`."""
+    if cache.cache_info().misses != before.misses:
+        cache.cache_clear()

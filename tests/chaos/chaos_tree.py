@@ -79,7 +79,9 @@ STAGES = {
         ("results/.cache/evaluate*",),
     ),
     "finetune": Stage(_ghn("finetune"), ("results/finetune.parquet",), ("results/.cache/trials",)),
+    "transfer": Stage(_ghn("transfer"), ("results/transfer.parquet",)),
     "register": Stage(_ghn("register"), ("results/registration.json",)),
+    "report": Stage(_ghn("report"), ("reports/index.html", "reports/rows")),
     "flow": Stage(
         ("-c", _FLOW),
         ("data/images/digits", "data/deepnets1m/val.h5", "data/deepnets1m/val.parquet"),
@@ -89,7 +91,7 @@ STAGES = {
 BEFORE = (
     *(_ghn("generate", "--split", split) for split in ("train", "val", "test")),
     *(_ghn(name) for name in ("validate", "sources", "images", "train", "predict", "evaluate")),
-    *(_ghn(name) for name in ("finetune", "register")),
+    *(_ghn(name) for name in ("finetune", "transfer", "register", "report")),
 )
 """The commands that make a whole tree."""
 
@@ -156,20 +158,13 @@ class Tree:
         assert process.returncode == 0, f"{arguments}: {error[-3000:]}"
         self.seconds.setdefault(arguments, time.monotonic() - started)
 
-    def ends(self, arguments: tuple[str, ...], **options: Any) -> str:
-        """Runs a command that may fail, but only with one clear message, and returns that."""
-        process = self.start(arguments, **options)
-        error = process.communicate(timeout=PATIENCE)[1]
-        if not process.returncode:
-            return ""
-        assert "Traceback" not in error, error[-4000:]
-        assert "ghn: " in error, error[-4000:]
-        return error
-
     def fails(self, arguments: tuple[str, ...], **options: Any) -> str:
         """Runs a command that has to fail with one clear message, and returns that."""
-        error = self.ends(arguments, **options)
-        assert error, f"{arguments} succeeded"
+        process = self.start(arguments, **options)
+        error = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode, f"{arguments} succeeded"
+        assert "Traceback" not in error, error[-4000:]
+        assert "ghn: " in error, error[-4000:]
         return error
 
     def read(self, outputs: Sequence[str]) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 def test_there_are_a_hundred_kills() -> None:
     assert sum(KILLS.values()) == 100
-    assert KILLS.keys() == STAGES.keys()
+    assert KILLS.keys() <= STAGES.keys()
 
 
 @pytest.mark.chaos

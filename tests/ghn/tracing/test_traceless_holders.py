@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import array
 import collections
+import contextlib
+import ctypes
+import decimal
+import functools
+import gc
 import io
 import itertools
+import logging
 import os
 import queue
 import random
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ghn import trace
+from ghn.errors import TraceError
 
 COUNT = 0
 GLOBAL: list[Iterator[int]] = [iter(range(9))]
@@ -38,6 +49,71 @@ class Shared:
 def count() -> None:
     global COUNT
     COUNT += 1
+
+
+def count_inside() -> None:
+    def inside() -> None:
+        global COUNT
+        COUNT += 1
+
+    inside()
+
+
+def make_global() -> None:
+    globals()["NEW"] = 1
+
+
+class Named:
+    """A class of which nothing but the name is held."""
+
+    n = 0
+    items: list[int] = []  # noqa: RUF012 (shared on purpose)
+
+    class Inner:
+        """One in it."""
+
+        n = 0
+
+    @classmethod
+    def add(cls) -> None:
+        cls.n += 1
+        cls.items.append(1)
+
+
+class Numbers(list[int]):
+    """A list with an attribute."""
+
+    n = 0
+
+
+class ReadOnly(dict[str, int]):
+    """A dictionary that refuses what dictionaries do."""
+
+    def _refuse(self, *_: Any) -> None:
+        raise TypeError("read only")
+
+    clear = update = __setitem__ = _refuse  # type: ignore[assignment]
+
+
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Iterator[int]) -> None:
+        self.it = it
+
+
+def returns(it: Iterator[int]) -> Callable[[], int]:
+    def function(held: Iterator[int] = it) -> int:
+        return next(held)
+
+    return function
+
+
+STATE: Any = ModuleType("state_of_a_test")
+STATE.n, STATE.items = 0, []
+LISTS: ContextVar[list[int]] = ContextVar("LISTS", default=[])  # noqa: B039 (shared on purpose)
 
 
 def numbers() -> Iterator[int]:
@@ -128,8 +204,69 @@ HOLDERS: dict[str, tuple[Any, Callable[[Any], object], Callable[[Any], Any]]] = 
     "global number": (None, lambda _: count(), lambda _: COUNT),
     "context": (None, lambda _: CONTEXT.set(1), lambda _: CONTEXT.get()),
     "environment": (None, lambda _: os.environ.update(NO_SUCH="1"), lambda _: dict(os.environ)),
+    "simple queue": (queue.SimpleQueue(), lambda q: q.put(1), lambda q: q.qsize()),
+    "semaphore": (threading.Semaphore(2), lambda s: s.acquire(), lambda s: s._value),
+    "event": (threading.Event(), lambda e: e.set(), lambda e: e.is_set()),
+    "namespace": (argparse.Namespace(n=0), lambda a: setattr(a, "n", 1), lambda a: a.n),
+    "exits": (contextlib.ExitStack(), lambda e: e.callback(len), lambda e: len(e._exit_callbacks)),
+    "memory": (memoryview(bytearray(2)), lambda m: m.__setitem__(0, 1), bytes),
+    "C": (ctypes.c_int(0), lambda c: setattr(c, "value", 1), lambda c: c.value),
+    "storage": (torch.ones(2).untyped_storage(), lambda s: s.fill_(1), lambda s: s.tolist()),
+    "optimizer": (torch.optim.SGD([torch.zeros(1)], 0.1),
+                  lambda o: o.param_groups[0].update(lr=1), lambda o: o.param_groups[0]["lr"]),
+    "attribute of a list": (Numbers(), lambda n: setattr(n, "n", 1), lambda n: n.n),
+    "own dictionary": (ReadOnly(), lambda d: dict.__setitem__(d, "a", 1), dict),
+    "in a set": ({_weak}, lambda s: setattr(_weak, "m", 1), lambda _: hasattr(_weak, "m")),
+    "key": ({_weak: 0}, lambda d: setattr(_weak, "m", 1), lambda _: hasattr(_weak, "m")),
+    "weak": (weakref.ref(_weak), lambda r: setattr(r(), "m", 1), lambda r: hasattr(r(), "m")),
+    "class by name": (None, lambda _: Named.add(), lambda _: (Named.n, list(Named.items))),
+    "inner class": (None, lambda _: setattr(Named.Inner, "n", 1), lambda _: Named.Inner.n),
+    "new in a class": (Shared(), lambda o: setattr(Shared, "m", 1), lambda _: hasattr(Shared, "m")),
+    "its class": (Shared(), lambda o: setattr(o, "__class__", Named), type),
+    "its attributes": (Shared(), lambda o: setattr(o, "__dict__", {"m": 1}),
+                       lambda o: vars(o) == {}),
+    "module": (None, lambda _: setattr(STATE, "n", 1), lambda _: (STATE.n, hasattr(STATE, "m"))),
+    "new in a module": (None, lambda _: setattr(STATE, "m", 1), lambda _: hasattr(STATE, "m")),
+    "list of a module": (None, lambda _: STATE.items.append(1), lambda _: len(STATE.items)),
+    "new global": (None, lambda _: make_global(), lambda _: "NEW" in globals()),
+    "global of an inner function": (None, lambda _: count_inside(), lambda _: COUNT),
+    "context's list": (None, lambda _: LISTS.get().append(1), lambda _: len(LISTS.get())),
+    "filters of warnings": (None, lambda _: warnings.simplefilter("ignore"),
+                            lambda _: list(warnings.filters)),
+    "logger": (None, lambda _: logging.getLogger("a.b").setLevel(7),
+               lambda _: logging.getLogger("a.b").level),
+    "loggers": (None, lambda _: logging.disable(), lambda _: logging.root.manager.disable),
+    "handlers": (None, lambda _: logging.root.addHandler(logging.NullHandler()),
+                 lambda _: list(logging.root.handlers)),
+    "directory": (None, lambda _: os.chdir("/"), lambda _: Path.cwd()),
+    "search path": (None, lambda _: sys.path.append("x"), lambda _: list(sys.path)),
+    "output": (None, lambda _: setattr(sys, "stdout", io.StringIO()), lambda _: sys.stdout),
+    "recursion": (None, lambda _: sys.setrecursionlimit(4321), lambda _: sys.getrecursionlimit()),
+    "collector": (None, lambda _: gc.disable(), lambda _: gc.isenabled()),
+    "decimals": (None, lambda _: setattr(decimal.getcontext(), "prec", 5),
+                 lambda _: decimal.getcontext().prec),
     "type": (None, lambda _: torch.set_default_dtype(torch.float64),
              lambda _: torch.get_default_dtype()),
+    "device": (None, lambda _: torch.set_default_device("meta"),
+               lambda _: torch.get_default_device()),
+    "threads": (None, lambda _: torch.set_num_threads(torch.get_num_threads() + 1),
+                lambda _: torch.get_num_threads()),
+    "determinism": (None, lambda _: torch.use_deterministic_algorithms(True, warn_only=True),
+                    lambda _: torch.get_deterministic_debug_mode()),
+    "cuDNN": (None, lambda _: setattr(torch.backends.cudnn, "benchmark", True),
+              lambda _: torch.backends.cudnn.benchmark),
+    "precision": (None, lambda _: torch.set_float32_matmul_precision("medium"),
+                  lambda _: torch.get_float32_matmul_precision()),
+    "autocast": (None, lambda _: torch.set_autocast_dtype("cpu", torch.float16),
+                 lambda _: torch.get_autocast_dtype("cpu")),
+    "anomalies": (None, lambda _: torch.autograd.set_detect_anomaly(True),
+                  lambda _: torch.is_anomaly_enabled()),
+    "hooks of all modules": (
+        None, lambda _: nn.modules.module.register_module_forward_hook(lambda *_: None),
+        lambda _: len(nn.modules.module._global_forward_hooks),
+    ),
+    "printing": (None, lambda _: torch.set_printoptions(precision=2),
+                 lambda _: torch._tensor_str.PRINT_OPTS.precision),
 }  # fmt: skip
 
 
@@ -144,6 +281,91 @@ def test_holders_are_as_they_were(name: str, needs_values: bool) -> None:
     before = look(held)
     trace(Holder(held, use, needs_values), torch.randn(2, 4))
     assert look(held) == before
+
+
+class Pair(NamedTuple):
+    """Holds an iterator where nothing can be replaced."""
+
+    it: Iterator[int]
+
+
+FIXED: dict[str, tuple[Callable[[Iterator[int]], Any], Callable[[Any], Any]]] = {
+    "tuple": (lambda it: (it,), lambda h: h[0]),
+    "tuples": (lambda it: [((0, it), 1)], lambda h: h[0][0][1]),
+    "named tuple": (Pair, lambda h: h.it),
+    "slot": (Slotted, lambda h: h.it),
+    "deque": (lambda it: collections.deque([it]), lambda h: h[0]),
+    "partial": (lambda it: functools.partial(next, it), lambda h: h.args[0]),
+    "default": (lambda it: returns(it), lambda h: h.__defaults__[0]),
+}
+
+
+@pytest.mark.parametrize("needs_values", [False, True])
+@pytest.mark.parametrize("kind", ["range", "zip", "generator"])
+@pytest.mark.parametrize("name", FIXED)
+def test_iterators_in_what_cannot_be_changed(name: str, kind: str, needs_values: bool) -> None:
+    make, (hold, find) = ITERATORS[kind], FIXED[name]
+    expected = list(itertools.islice(make(), 5))
+    use = (lambda h: h()) if name in ("partial", "default") else (lambda h: next(find(h)))
+    holder = Holder(hold(make()), use, needs_values)
+    trace(holder, torch.randn(2, 4))
+    trace(holder, torch.randn(2, 4))
+    assert type(holder.held) is type(hold(make()))
+    assert list(itertools.islice(find(holder.held), 5)) == expected
+
+
+@pytest.mark.parametrize("needs_values", [False, True])
+def test_methods_of_iterators(needs_values: bool) -> None:
+    ids: dict[str, int] = collections.defaultdict(itertools.count().__next__)
+    trace(Holder(ids, lambda ids: ids["a"], needs_values), torch.randn(2, 4))
+    assert (dict(ids), ids["b"]) == ({}, 0)
+
+
+def test_a_value_sent_to_a_generator_is_refused() -> None:
+    def echo() -> Iterator[Any]:
+        got = None
+        while True:
+            got = yield got
+
+    held = echo()
+    next(held)
+    holder = Holder(held, lambda g: g.send(1), needs_values=False)
+    with pytest.raises(TraceError, match="cannot be undone"):
+        trace(holder, torch.randn(2, 4))
+    assert held.send(5) == 5  # type: ignore[attr-defined]
+
+
+PARAMETERS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor], Any]]] = {
+    "attribute": (lambda t: setattr(t, "n", 1), lambda t: hasattr(t, "n")),
+    "hook": (lambda t: t.register_hook(lambda g: None), lambda t: len(t._backward_hooks or ())),
+    "hook of gradients": (
+        lambda t: t.register_post_accumulate_grad_hook(lambda p: None),
+        lambda t: len(t._post_accumulate_grad_hooks or ()),
+    ),
+}
+
+
+@pytest.mark.parametrize("needs_values", [False, True])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_keep_what_python_has_of_them(name: str, needs_values: bool) -> None:
+    change, look = PARAMETERS[name]
+    holder = Holder(None, lambda _: None, needs_values)
+    for tensor in (holder.first.weight, torch.zeros(2, requires_grad=True)):
+        holder.use = functools.partial(lambda t, _: change(t), tensor)
+        before = look(tensor)
+        trace(holder, torch.randn(2, 4))
+        assert look(tensor) == before
+        change(tensor)
+        assert look(tensor) != before  # or the test above could not fail
+
+
+def test_what_was_written_into_a_file_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w+") as file:
+        file.write("before")
+        trace(Holder(file, lambda f: f.write("x" * 9), needs_values=False), torch.randn(2, 4))
+        file.write(" after")
+    assert path.read_text() == "before after"
 
 
 def test_a_file_is_where_it_was() -> None:

@@ -1,0 +1,139 @@
+"""What code can change outside of the objects that it is called on: names in its functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from opcode import opmap
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
+
+from ghn.tracing.undo import Undo
+
+_FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
+"""Packages whose objects, functions and classes are not followed; their containers are."""
+
+_OWN = {"argparse", "collections", "contextlib", "multiprocessing.sharedctypes", "queue"}
+_OWN |= {"tempfile", "types", "weakref", "_weakrefset", "_thread", "torch.quasirandom"}
+_OWN_PARTS = ("torch.optim.", "torch.distributions.")
+"""Modules of them whose objects are followed all the same: what they hold is ours."""
+
+_MISSING = object()
+
+
+def is_foreign(thing: Any) -> bool:
+    """Whether a function, class or module is of Python or a library that is not followed."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
+    return str(name).partition(".")[0] in _FOREIGN
+
+
+def is_followed(kind: type) -> bool:
+    """Whether the attributes of objects of a class are noted."""
+    module = kind.__module__
+    return not is_foreign(kind) or module in _OWN or f"{module}.".startswith(_OWN_PARTS)
+
+
+_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
+
+
+def is_installed(thing: Any) -> bool:
+    """Whether a class or module is of an installed package: its functions are not followed, except
+    where an object of the network leads to them.
+    """
+    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return file.startswith(_INSTALLED)
+
+
+class Used(NamedTuple):
+    """What a function does beside its arguments, functions defined in it included.
+
+    Attributes:
+        names: of globals and attributes, and strings, which may be either.
+        sets_globals: whether it may set globals.
+        sets_attributes: whether it may set attributes.
+    """
+
+    names: frozenset[str]
+    sets_globals: bool
+    sets_attributes: bool
+
+
+def used_by(code: CodeType) -> Used:
+    """Reads what a function uses from its code."""
+    codes = list(_nested(code))
+    texts = {const for part in codes for const in part.co_consts if isinstance(const, str)}
+    names = {name for part in codes for name in part.co_names}
+    operations = {operation for part in codes for operation in part.co_code[::2]}
+    return Used(
+        frozenset(names | {text for text in texts if text.isidentifier()}),
+        opmap["STORE_GLOBAL"] in operations or "globals" in names,
+        not operations.isdisjoint((opmap["STORE_ATTR"], opmap["DELETE_ATTR"]))
+        or not names.isdisjoint(("setattr", "delattr")),
+    )
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _nested(const)
+
+
+def undo_of_item(scope: dict[str, Any], name: str) -> Undo:
+    """What puts back a global, which may not be there."""
+    before = scope.get(name, _MISSING)
+    if before is _MISSING:
+        return partial(_remove, scope, name)
+    return partial(scope.__setitem__, name, before)
+
+
+def _remove(scope: dict[str, Any], name: str) -> None:
+    if not isinstance(scope.get(name), ModuleType):  # imported just now
+        scope.pop(name, None)
+
+
+def undo_of_class(kind: type) -> Undo:
+    """What puts back the attributes of a class."""
+    before = dict(vars(kind))
+
+    def undo() -> None:
+        now = vars(kind)
+        if len(now) == len(before) and all(now.get(name) is item for name, item in before.items()):
+            return
+        with suppress(AttributeError, TypeError):
+            for name in [name for name in now if name not in before]:
+                type.__delattr__(kind, name)
+            for name, item in before.items():
+                if now.get(name, _MISSING) is not item:
+                    type.__setattr__(kind, name, item)
+
+    return undo
+
+
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The names of attributes that objects of a class have outside of `__dict__`."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else slots
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def undo_of_slot(target: Any, name: str) -> Undo:
+    """What puts back an attribute that has a slot."""
+    before = getattr(target, name, _MISSING)
+
+    def undo() -> None:
+        if (now := getattr(target, name, _MISSING)) is before:
+            return
+        if before is _MISSING:
+            object.__delattr__(target, name)
+        elif now is not before:
+            object.__setattr__(target, name, before)
+
+    return undo
