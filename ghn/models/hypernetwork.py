@@ -145,7 +145,7 @@ class GHN(nn.Module, Hub):
             heads: whether to predict the networks' last layers.
         """
         planned = plan(graphs, offsets, self.config, heads=heads)
-        prediction = Prediction([{} for _ in graphs], planned.skipped, h_BND)
+        prediction = Prediction(len(graphs), planned.skipped, h_BND)
         with torch.autocast(h_BND.device.type, enabled=False):  # decoders overflow half precision
             h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
             for group, w in self.tensors(h_ND, planned):

@@ -13,7 +13,7 @@ Shape legend: M architectures, B images, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from torch.profiler import record_function
 
 from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
+from ghn.models.prediction import Prediction
 from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
 
@@ -81,13 +82,13 @@ class PendingBackward:
     Attributes:
         penalty_M: penalties of the networks.
         weight: of each penalty in the loss.
-        sent: what each network sends into the hypernetwork.
+        leaves: predicted parameters and the gradients that came back.
         takes_part_M: as in `Losses`.
     """
 
     penalty_M: Tensor
     weight: float
-    sent: Sequence[Sent]
+    leaves: Leaves
     takes_part_M: Tensor | None = None
 
     def run(self, takes_part: Sequence[bool] | None = None) -> None:
@@ -99,28 +100,78 @@ class PendingBackward:
         if takes_part is None and self.takes_part_M is not None:
             takes_part = self.takes_part_M.tolist()
         weight_M = torch.full_like(self.penalty_M, self.weight)
-        chosen = self.sent
         if takes_part is not None and not all(takes_part):
             weight_M *= send_list(list(takes_part), weight_M.device)
-            chosen = [own for own, takes in zip(self.sent, takes_part, strict=True) if takes]
+            for network, takes in enumerate(takes_part):
+                if not takes:
+                    self.leaves.forget(network)
+        outputs, gradients = self.leaves.outputs, self.leaves.gradients
         with record_function("predict backward"):
-            torch.autograd.backward(
-                [self.penalty_M, *(tensor for own in chosen for tensor in own.outputs)],
-                [weight_M, *(gradient for own in chosen for gradient in own.gradients)],
-            )
+            torch.autograd.backward([self.penalty_M, *outputs], [weight_M, *gradients])
+
+
+class Leaves:
+    """Predicted parameters cut off from the hypernetwork, and room for the gradients that networks
+    send back, stacked as they were predicted: parameters of one shape share the calls of cutting
+    off and sending back, of which there would be several for each.
+
+    Attributes:
+        outputs: the stacks of the hypernetwork.
+        gradients: of each stack; complete when all networks have `sent`.
+        of_network: for each network its parameters by name.
+    """
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.outputs = [stack.tensor for stack in prediction.stacks]
+        values = [_as_used(tensor.detach()) for tensor in self.outputs]
+        self.gradients = [torch.empty_like(tensor) for tensor in values]
+        self.of_network = prediction.by_network([tensor.unbind(0) for tensor in values])
+        self._room = prediction.by_network([tensor.unbind(0) for tensor in self.gradients])
+        for parameters in self.of_network:
+            for leaf in parameters.values():
+                leaf.requires_grad_()
+
+    def sent(
+        self, network: int, gradients: Sequence[Tensor | None], limit: float | None, factor: float
+    ) -> Tensor | None:
+        """Takes in the gradients of a network's parameters, all of them, scaled down to norm
+        `limit` if theirs is larger; an unused parameter has none.
+
+        Args:
+            network: its index.
+            gradients: in the order of `of_network`.
+            limit: None leaves them as they are.
+            factor: what they were scaled by before.
+
+        Returns:
+            Their norm, if there is a limit.
+        """
+        room = list(self._room[network].values())
+        if unused := [own for own, given in zip(room, gradients, strict=True) if given is None]:
+            torch._foreach_zero_(unused)
+        used = [own for own, given in zip(room, gradients, strict=True) if given is not None]
+        found = [given for given in gradients if given is not None]
+        torch._foreach_copy_(used, found)
+        if limit is None:
+            return None
+        norm = torch.stack(torch._foreach_norm(found)).norm()
+        torch._foreach_mul_(used, (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0))
+        return norm
+
+    def forget(self, network: int) -> None:
+        """Leaves out what a network has sent."""
+        torch._foreach_zero_(list(self._room[network].values()))
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What one network sends into the hypernetwork: the gradients of its loss with respect to its
-    predicted parameters, and their norm where it is bounded.
+class Passed:
+    """What became of one network: its loss, its accuracy, and where it is bounded the norm of the
+    gradient of the loss with respect to its parameters.
     """
 
-    outputs: list[Tensor]
-    gradients: Sequence[Tensor]
-    norm: Tensor | None
     loss: Tensor
     accuracy: Tensor
+    norm: Tensor | None
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -161,46 +212,40 @@ def meta_batch_losses(
     with autocast(config, device), record_function("predict"):
         prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
-    sent: list[Sent] = []
-    for index, network, parameters in zip(
-        batch.index, batch.networks, prediction.parameters, strict=True
-    ):
+    leaves = Leaves(prediction)
+    passed: list[Passed] = []
+    for number, (index, network) in enumerate(zip(batch.index, batch.networks, strict=True)):
         torch.manual_seed(_dropout_seed(config.seed, step, index))
-        sent.append(_through(network, parameters, images_BCHW, labels_B, config, scale / m))
-    takes_part_M = _takes_part(sent, config, scale)
+        passed.append(_through(network, number, leaves, images_BCHW, labels_B, config, scale / m))
+    takes_part_M = _takes_part(passed, config, scale)
     return (
-        _means(sent, penalty_M.detach(), takes_part_M, config),
-        PendingBackward(penalty_M, config.gamma * scale / m, sent, takes_part_M),
+        _means(passed, penalty_M.detach(), takes_part_M, config),
+        PendingBackward(penalty_M, config.gamma * scale / m, leaves, takes_part_M),
     )
 
 
 def _through(
     network: nn.Module,
-    parameters: Mapping[str, Tensor],
+    number: int,
+    leaves: Leaves,
     images_BCHW: Tensor,
     labels_B: Tensor,
     config: TrainConfig,
     factor: float,
-) -> Sent:
-    """One network forward and backward; `factor` is on all gradients."""
-    device = images_BCHW.device
-    leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
-    with autocast(config, device), record_function("networks forward"):
-        logits_BK = functional_call(network, leaves, (images_BCHW,))
+) -> Passed:
+    """Network number `number` forward and backward; `factor` is on all gradients."""
+    parameters = leaves.of_network[number]
+    with autocast(config, images_BCHW.device), record_function("networks forward"):
+        logits_BK = functional_call(network, parameters, (images_BCHW,))
         loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
     with record_function("networks backward"):
-        found = torch.autograd.grad(loss * factor, list(leaves.values()), allow_unused=True)
-    used = [
-        (tensor, gradient)
-        for tensor, gradient in zip(parameters.values(), found, strict=True)
-        if gradient is not None
-    ]
-    gradients, norm = _clipped([gradient for _, gradient in used], config.network_clip, factor)
+        gradients = torch.autograd.grad(loss * factor, list(parameters.values()), allow_unused=True)
+        norm = leaves.sent(number, gradients, config.network_clip, factor)
     accuracy = (logits_BK.argmax(1) == labels_B).float().mean()
-    return Sent([tensor for tensor, _ in used], gradients, norm, loss.detach(), accuracy)
+    return Passed(loss.detach(), accuracy, norm)
 
 
-def _takes_part(sent: Sequence[Sent], config: TrainConfig, scale: float) -> Tensor | None:
+def _takes_part(passed: Sequence[Passed], config: TrainConfig, scale: float) -> Tensor | None:
     """(M,) which networks take part in the step: all, unless `network_clip` bounds what each may
     do.
 
@@ -209,20 +254,20 @@ def _takes_part(sent: Sequence[Sent], config: TrainConfig, scale: float) -> Tens
     """
     if config.network_clip is None:
         return None
-    finite_M = torch.stack([own.loss for own in sent]).isfinite()
+    finite_M = torch.stack([own.loss for own in passed]).isfinite()
     if config.amp != "fp16" or scale <= config.amp_scale_floor:
-        finite_M &= torch.stack([own.norm for own in sent if own.norm is not None]).isfinite()
+        finite_M &= torch.stack([own.norm for own in passed if own.norm is not None]).isfinite()
     return finite_M
 
 
 def _means(
-    sent: Sequence[Sent], penalty_M: Tensor, takes_part_M: Tensor | None, config: TrainConfig
+    passed: Sequence[Passed], penalty_M: Tensor, takes_part_M: Tensor | None, config: TrainConfig
 ) -> Losses:
     values_3M = torch.stack(
         (
-            torch.stack([own.loss for own in sent]),
+            torch.stack([own.loss for own in passed]),
             penalty_M.float(),
-            torch.stack([own.accuracy for own in sent]),
+            torch.stack([own.accuracy for own in passed]),
         )
     )
     if takes_part_M is None:
@@ -234,30 +279,15 @@ def _means(
     return Losses(loss, entropy, penalty, accuracy, takes_part_M)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    """A predicted parameter, cut off from the hypernetwork; kernels in the memory format of the
-    images.
+def _as_used(stack: Tensor) -> Tensor:
+    """A stack with kernels in the memory format of the images.
 
     A channels-last convolution would otherwise copy a contiguous kernel in its forward and again in
     its backward pass.
     """
-    leaf = tensor.detach()
-    if leaf.dim() == 4:
-        leaf = leaf.contiguous(memory_format=torch.channels_last)
-    return leaf.requires_grad_()
-
-
-def _clipped(
-    gradients: list[Tensor], limit: float | None, factor: float
-) -> tuple[Sequence[Tensor], Tensor | None]:
-    """Scales the gradient of one network down to norm `limit`, if it is larger; `factor` is what it
-    was scaled by. Returns the norm, too.
-    """
-    if limit is None:
-        return gradients, None
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    shrink = (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0)
-    return torch._foreach_mul(gradients, [shrink] * len(gradients)), norm
+    if stack.dim() != 5:
+        return stack
+    return stack.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:
