@@ -20,15 +20,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.profiler import record_function
 
 from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
-from ghn.models.prediction import Prediction
 from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
+from ghn.train.functional import call
+from ghn.train.leaves import Leaves
 
 
 class MetaBatch(Protocol):
@@ -110,59 +110,6 @@ class PendingBackward:
             torch.autograd.backward([self.penalty_M, *outputs], [weight_M, *gradients])
 
 
-class Leaves:
-    """Predicted parameters cut off from the hypernetwork, and room for the gradients that networks
-    send back, stacked as they were predicted: parameters of one shape share the calls of cutting
-    off and sending back, of which there would be several for each.
-
-    Attributes:
-        outputs: the stacks of the hypernetwork.
-        gradients: of each stack; complete when all networks have `sent`.
-        of_network: for each network its parameters by name.
-    """
-
-    def __init__(self, prediction: Prediction) -> None:
-        self.outputs = [stack.tensor for stack in prediction.stacks]
-        values = [_as_used(tensor.detach()) for tensor in self.outputs]
-        self.gradients = [torch.empty_like(tensor) for tensor in values]
-        self.of_network = prediction.by_network([tensor.unbind(0) for tensor in values])
-        self._room = prediction.by_network([tensor.unbind(0) for tensor in self.gradients])
-        for parameters in self.of_network:
-            for leaf in parameters.values():
-                leaf.requires_grad_()
-
-    def sent(
-        self, network: int, gradients: Sequence[Tensor | None], limit: float | None, factor: float
-    ) -> Tensor | None:
-        """Takes in the gradients of a network's parameters, all of them, scaled down to norm
-        `limit` if theirs is larger; an unused parameter has none.
-
-        Args:
-            network: its index.
-            gradients: in the order of `of_network`.
-            limit: None leaves them as they are.
-            factor: what they were scaled by before.
-
-        Returns:
-            Their norm, if there is a limit.
-        """
-        room = list(self._room[network].values())
-        if unused := [own for own, given in zip(room, gradients, strict=True) if given is None]:
-            torch._foreach_zero_(unused)
-        used = [own for own, given in zip(room, gradients, strict=True) if given is not None]
-        found = [given for given in gradients if given is not None]
-        torch._foreach_copy_(used, found)
-        if limit is None:
-            return None
-        norm = torch.stack(torch._foreach_norm(found)).norm()
-        torch._foreach_mul_(used, (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0))
-        return norm
-
-    def forget(self, network: int) -> None:
-        """Leaves out what a network has sent."""
-        torch._foreach_zero_(list(self._room[network].values()))
-
-
 @dataclass(frozen=True)
 class Passed:
     """What became of one network: its loss, its accuracy, and where it is bounded the norm of the
@@ -208,14 +155,13 @@ def meta_batch_losses(
         are means over M.
     """
     m = len(batch.networks)
-    device = images_BCHW.device
-    with autocast(config, device), record_function("predict"):
+    with autocast(config, images_BCHW.device), record_function("predict"):
         prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
     leaves = Leaves(prediction)
     passed: list[Passed] = []
     for number, (index, network) in enumerate(zip(batch.index, batch.networks, strict=True)):
-        torch.manual_seed(_dropout_seed(config.seed, step, index))
+        _seed_dropout(_dropout_seed(config.seed, step, index), images_BCHW.device)
         passed.append(_through(network, number, leaves, images_BCHW, labels_B, config, scale / m))
     takes_part_M = _takes_part(passed, config, scale)
     return (
@@ -236,7 +182,7 @@ def _through(
     """Network number `number` forward and backward; `factor` is on all gradients."""
     parameters = leaves.of_network[number]
     with autocast(config, images_BCHW.device), record_function("networks forward"):
-        logits_BK = functional_call(network, parameters, (images_BCHW,))
+        logits_BK = call(network, parameters, images_BCHW)
         loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
     with record_function("networks backward"):
         gradients = torch.autograd.grad(loss * factor, list(parameters.values()), allow_unused=True)
@@ -279,15 +225,14 @@ def _means(
     return Losses(loss, entropy, penalty, accuracy, takes_part_M)
 
 
-def _as_used(stack: Tensor) -> Tensor:
-    """A stack with kernels in the memory format of the images.
-
-    A channels-last convolution would otherwise copy a contiguous kernel in its forward and again in
-    its backward pass.
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds the generator that draws the masks. `torch.manual_seed` sees to every kind of device,
+    and for those that are not in use it keeps a record of who called, for ever.
     """
-    if stack.dim() != 5:
-        return stack
-    return stack.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:

@@ -87,19 +87,17 @@ def test_network_clip_bounds_what_each_network_sends() -> None:
     _, pending = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01)
     )
-    assert [len(own.outputs) for own in pending.sent] == [
-        len(parameters) for parameters in ghn(batch.graphs).parameters
-    ]
-    for own in pending.sent:
-        norm = torch.stack([gradient.norm() for gradient in own.gradients]).norm()
+    parameters = ghn(batch.graphs).parameters
+    assert [own.keys() for own in pending.leaves.returned] == [own.keys() for own in parameters]
+    for own in pending.leaves.returned:
+        norm = torch.stack([gradient.norm() for gradient in own.values()]).norm()
         assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks
     free = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2))[1]
     loose = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6)
     )[1]
-    for own, other in zip(free.sent, loose.sent, strict=True):
-        pairs = zip(own.gradients, other.gradients, strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(free.leaves.gradients, loose.leaves.gradients, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_bf16_is_close_to_full_precision() -> None:
