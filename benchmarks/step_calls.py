@@ -94,6 +94,9 @@ def main() -> None:
             split, options.m, 10, options.pixels, 1, config=widths, max_cost=options.max_cost
         )
         batches = [dataset[number] for number in range(options.batches)]
+    for batch in batches:
+        if hasattr(batch.networks, "pack"):
+            batch.networks.pack()  # as a loader's worker does
     sent = [pickle.dumps(batch) for batch in batches]
     received = least(lambda: [list(pickle.loads(data).networks) for data in sent], options.rounds)
     x_BCHW = torch.randn(options.images, 3, options.pixels, options.pixels)
