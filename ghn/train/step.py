@@ -155,6 +155,7 @@ def meta_batch_losses(
         are means over M.
     """
     m = len(batch.networks)
+    ghn.autocast_decoders = config.amp_decoders
     with autocast(config, images_BCHW.device), record_function("predict"):
         prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
