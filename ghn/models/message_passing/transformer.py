@@ -13,7 +13,6 @@ Shape legend: B graphs, N nodes, D hidden features, H heads, C pairs of distance
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +25,6 @@ from ghn.models.config import GHNConfig
 from ghn.models.message_passing.lookup import look_up
 
 MAX_DISTANCE = 255
-Edges = Sequence[tuple[int, Tensor | None]]
-"""The edge terms of nodes: one (N, (B, H, N, N)) for graphs that are padded to N nodes, or one
-(N, (1, H, N, N)) for each of several graphs whose nodes follow each other in one row.
-"""
-
 _SHIFT = 2  # released checkpoints index the table by distance + 2
 
 
@@ -62,19 +56,10 @@ class EdgeTerm(nn.Module):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """(B, H, N, N) additive attention logits; minus infinity in the columns of padding."""
-        code_BNN = _codes(batch.distance_BNN)
-        if len(batch.graphs) > 1:
-            code_BNN = torch.where(batch.mask_BN[:, None, :], code_BNN, 2 * VIRTUAL_EDGE_CUTOFF + 1)
-        return look_up(self._table(batch.device), code_BNN)
-
-    def single(self, batch: GraphBatch) -> list[Tensor]:
-        """For each graph by itself its (1, H, N, N) logits, without padding."""
-        table_HC, code_BNN = self._table(batch.device), _codes(batch.distance_BNN)
-        return [look_up(table_HC, code_BNN[b : b + 1, :n, :n]) for b, n in enumerate(batch.n_nodes)]
-
-    def _table(self, device: torch.device) -> Tensor:
-        """(H, C) logits of all codes; one more column of minus infinity serves the padding."""
-        length = torch.arange(VIRTUAL_EDGE_CUTOFF + 1, device=device)
+        cutoff = VIRTUAL_EDGE_CUTOFF
+        # Codes of pairs: 0 for no path, 1..cutoff for a path i -> j, cutoff + (1..cutoff) for a
+        # path j -> i.
+        length = torch.arange(cutoff + 1, device=batch.device)
         none = torch.zeros_like(length[1:])
         forward_C = torch.cat((length, none)) + _SHIFT
         backward_C = torch.cat((none[:1], none, length[1:])) + _SHIFT
@@ -82,15 +67,13 @@ class EdgeTerm(nn.Module):
         if self.both:
             e_CD = torch.cat((e_CD, self.distance(backward_C)), dim=-1)
         logit_HC = self.out(F.relu(self.hidden(e_CD))).T
-        return torch.cat((logit_HC, logit_HC.new_full((len(logit_HC), 1), -torch.inf)), dim=1)
-
-
-def _codes(distance_BNN: Tensor) -> Tensor:
-    """(B, N, N) codes of pairs: 0 for no path, 1..cutoff for a path i -> j, cutoff + (1..cutoff)
-    for a path j -> i.
-    """
-    backward_BNN = distance_BNN.mT
-    return torch.where(backward_BNN > 0, backward_BNN + VIRTUAL_EDGE_CUTOFF, distance_BNN)
+        # One more column of minus infinity serves the padding.
+        table_HC = torch.cat((logit_HC, logit_HC.new_full((len(logit_HC), 1), -torch.inf)), dim=1)
+        backward_BNN = batch.distance_BNN.mT
+        code_BNN = torch.where(backward_BNN > 0, backward_BNN + cutoff, batch.distance_BNN)
+        if len(batch.graphs) > 1:
+            code_BNN = torch.where(batch.mask_BN[:, None, :], code_BNN, 2 * cutoff + 1)
+        return look_up(table_HC, code_BNN)
 
 
 class Attention(nn.Module):
@@ -102,22 +85,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d)
 
-    def forward(self, h_BND: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h_BND: Tensor, edge_BHNN: Tensor | None) -> Tensor:
         """(B, N, D) messages."""
-        qkv = self.qkv(h_BND)
-        if len(edges) == 1:
-            m_BND = self._attend(qkv, edges[0][1])
-        else:
-            parts = torch.split(qkv, [n for n, _ in edges], dim=1)
-            pairs = zip(parts, edges, strict=True)
-            m_BND = torch.cat([self._attend(part, edge) for part, (_, edge) in pairs], dim=1)
-        out_BND: Tensor = self.out(m_BND)
-        return out_BND
-
-    def _attend(self, qkv_BN3D: Tensor, edge_BHNN: Tensor | None) -> Tensor:
-        """(B, N, D) means of values."""
-        b, n, d = qkv_BN3D.shape[0], qkv_BN3D.shape[1], qkv_BN3D.shape[2] // 3
-        qkv = qkv_BN3D.view(b, n, 3, self.heads, d // self.heads)
+        b, n, d = h_BND.shape
+        qkv = self.qkv(h_BND).view(b, n, 3, self.heads, d // self.heads)
         q_BHNd, k_BHNd, v_BHNd = qkv.permute(2, 0, 3, 1, 4)
         if edge_BHNN is not None:
             edge_BHNN = edge_BHNN.to(q_BHNd.dtype)  # under autocast
@@ -129,7 +100,8 @@ class Attention(nn.Module):
             m_BHNd = torch.softmax(logit_BHNN, dim=-1) @ v_BHNd
         else:
             m_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd, attn_mask=edge_BHNN)
-        return m_BHNd.transpose(1, 2).reshape(b, n, d)
+        out_BND: Tensor = self.out(m_BHNd.transpose(1, 2).reshape(b, n, d))
+        return out_BND
 
 
 class Layer(nn.Module):
@@ -143,9 +115,9 @@ class Layer(nn.Module):
         self.up = nn.Linear(d, 4 * d)
         self.down = nn.Linear(4 * d, d)
 
-    def forward(self, h_BND: Tensor, edges: Edges) -> Tensor:
+    def forward(self, h_BND: Tensor, edge_BHNN: Tensor | None) -> Tensor:
         """(B, N, D) updated node embeddings."""
-        h_BND = h_BND + self.attention(self.norm1(h_BND), edges)
+        h_BND = h_BND + self.attention(self.norm1(h_BND), edge_BHNN)
         update_BND: Tensor = self.down(F.gelu(self.up(self.norm2(h_BND))))
         return h_BND + update_BND
 
@@ -163,26 +135,24 @@ class Transformer(nn.Module):
     def forward(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
         """(B, N, D) updated node embeddings; those of padding are arbitrary."""
         if len(batch.graphs) == 1 or h_BND.device.type != "cpu":
-            return self._update(h_BND, [(h_BND.shape[1], self._edge(batch, h_BND.dtype))])
-        # On a CPU padding costs what nodes cost, and attention the square of it: the nodes of all
-        # graphs in a row, and attention for each graph by itself.
-        counts = batch.n_nodes
-        terms = [None] * len(counts) if self.edge is None else self.edge.single(batch)
-        h_1PD = torch.cat([h_BND[b, :n] for b, n in enumerate(counts)])[None]
-        h_1PD = self._update(h_1PD, list(zip(counts, terms, strict=True)))
-        return pad_sequence(torch.split(h_1PD[0], counts), batch_first=True)
+            return self._update(h_BND, batch)
+        # On a CPU padding costs what nodes cost, and attention the square of it: each graph by
+        # itself.
+        parts = [
+            self._update(h_BND[b : b + 1, :n], batch.single(b))[0]
+            for b, n in enumerate(batch.n_nodes)
+        ]
+        return pad_sequence(parts, batch_first=True)
 
-    def _update(self, h_BND: Tensor, edges: Edges) -> Tensor:
-        for layer in self.layers:
-            h_BND = layer(h_BND, edges)
-        return h_BND
-
-    def _edge(self, batch: GraphBatch, dtype: torch.dtype) -> Tensor | None:
-        """Additive attention logits of a padded batch; None where nothing is to be added."""
+    def _update(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
+        bias: Tensor | None = None
         if self.edge is not None:
-            return self.edge(batch)  # type: ignore[no-any-return]
-        if len(batch.graphs) == 1:
-            return None
-        bias = torch.zeros_like(batch.mask_BN, dtype=dtype)
-        bias = bias.masked_fill_(~batch.mask_BN, -torch.inf)
-        return bias[:, None, None, :].expand(-1, 1, batch.mask_BN.shape[1], -1)
+            bias = self.edge(batch)
+        elif len(batch.graphs) > 1:
+            bias = torch.zeros_like(batch.mask_BN, dtype=h_BND.dtype).masked_fill_(
+                ~batch.mask_BN, -torch.inf
+            )
+            bias = bias[:, None, None, :].expand(-1, 1, h_BND.shape[1], -1)
+        for layer in self.layers:
+            h_BND = layer(h_BND, bias)
+        return h_BND
