@@ -46,7 +46,7 @@ from datasets.deepnets import (
     build_graph,
     generate_split,
 )
-from datasets.deepnets.loader import Networks
+from datasets.deepnets.networks.batch import Networks
 from ghn.models import GHN, GHNConfig
 from ghn.models.batch import GraphBatch
 from ghn.train import TrainConfig, meta_batch_losses

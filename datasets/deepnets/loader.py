@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from datasets.deepnets.graphs.split import Split
-from datasets.deepnets.networks.network import Network
+from datasets.deepnets.networks.batch import Networks
 from datasets.deepnets.space.architecture import Architecture
 from datasets.deepnets.space.cost import multiply_adds
 from datasets.deepnets.space.scaling import Scaling
@@ -29,41 +29,6 @@ from ghn.graph import Graph
 from ghn.models.batch import GraphBatch
 
 CHANNEL_STEP, FC_STEP = 16, 64
-
-
-class Networks(Sequence[nn.Module]):
-    """Networks on the meta device, each built when it is first asked for: a loader's workers need
-    not send modules.
-    """
-
-    def __init__(self, architectures: Sequence[Architecture], scalings: Sequence[Scaling]) -> None:
-        self.architectures, self.scalings = tuple(architectures), tuple(scalings)
-        self._built: dict[int, nn.Module] = {}
-
-    def __len__(self) -> int:
-        return len(self.architectures)
-
-    @overload
-    def __getitem__(self, index: int) -> nn.Module: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[nn.Module]: ...
-
-    def __getitem__(self, index: int | slice) -> nn.Module | Sequence[nn.Module]:
-        if isinstance(index, slice):
-            return Networks(self.architectures[index], self.scalings[index])
-        index = range(len(self))[index]
-        if index not in self._built:
-            scaling = self.scalings[index]
-            self._built[index] = Network(
-                self.architectures[index], scaling.channels, scaling.fc_dim, scaling.num_classes,
-                scaling.image_size,
-                scaling.imagenet_stride, device="meta",
-            )  # fmt: skip
-        return self._built[index]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_built": {}}
 
 
 @dataclass(frozen=True)
@@ -193,7 +158,8 @@ class MetaBatches(Dataset[MetaBatch]):
     def made(
         self, indices: NDArray[np.int64], drawn: NDArray[np.float64]
     ) -> tuple[list[Graph], Networks]:
-        """Graphs and networks of architectures, at widths that follow from `drawn`.
+        """Graphs and networks of architectures, at widths that follow from `drawn`; a loader's
+        worker builds the networks, elsewhere whoever asks first.
 
         Args:
             indices: (n,) of the architectures.
@@ -209,7 +175,10 @@ class MetaBatches(Dataset[MetaBatch]):
             )
         ]
         graphs = self.split.scaled_graphs(chosen, architectures, scalings)
-        return graphs, Networks(architectures, scalings)
+        networks = Networks(architectures, scalings)
+        if get_worker_info() is not None:
+            networks.pack()
+        return graphs, networks
 
     @property
     def _wider(self) -> bool:

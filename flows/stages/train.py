@@ -145,10 +145,9 @@ def _train(
         *before, last = phases(
             found, split, training, recipe.seed, group, config.graph_workers, population
         )
-        evaluate = None
+        held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
+        evaluate = curve(config, held_out, base.seed)
         if group.is_main:
-            held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
-            evaluate = curve(config, held_out, base.seed)
             unseen = open_split(paths.DEEPNETS, "val").content
             name = digest(config.model_dump(mode="json"), held_out.digest, unseen)[:12]
             begin(directory, name)

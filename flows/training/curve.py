@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,21 +39,30 @@ class Curve:
 
     def __call__(self, ghn: GHN) -> dict[str, float]:
         """Mean and best accuracy per split; torchvision models by name."""
+        return self.metrics([self.part(ghn, number) for number in range(len(self))])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def part(self, ghn: GHN, number: int) -> float:
+        """Accuracy of one architecture."""
         from flows.networks.score import score
 
+        model, graph = build_network(self.targets[number], self.num_classes, self.image_size)
+        batches = [(x.to(ghn.device), y.to(ghn.device)) for x, y in self.batches]
+        return score(ghn(model.to(ghn.device), graph), batches).accuracy
+
+    def metrics(self, values: Sequence[float]) -> dict[str, float]:
+        """Mean and best per split of the accuracies of all architectures."""
         accuracies: dict[str, list[float]] = {}
         metrics: dict[str, float] = {}
-        device = ghn.device
-        for target in self.targets:
-            model, graph = build_network(target, self.num_classes, self.image_size)
-            batches = [(x.to(device), y.to(device)) for x, y in self.batches]
-            accuracy = score(ghn(model.to(device), graph), batches).accuracy
+        for target, accuracy in zip(self.targets, values, strict=True):
             if target.split == TORCHVISION:
                 metrics[target.id] = accuracy
             else:
                 accuracies.setdefault(target.split, []).append(accuracy)
-        for split, values in accuracies.items():
-            metrics |= {f"{split}_mean": sum(values) / len(values), f"{split}_best": max(values)}
+        for split, found in accuracies.items():
+            metrics |= {f"{split}_mean": sum(found) / len(found), f"{split}_best": max(found)}
         return metrics
 
 

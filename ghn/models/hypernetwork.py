@@ -6,6 +6,7 @@ Shape legend: B graphs, N nodes, D hidden features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Self, TypedDict, Unpack, overload
 
 import torch
@@ -21,8 +22,8 @@ from ghn.models.decoding.stream import stream
 from ghn.models.decoding.tiling import write_all
 from ghn.models.embedding import NodeEmbedding
 from ghn.models.hub import Hub
-from ghn.models.message_passing.gated import MLP, GatedGNN
-from ghn.models.message_passing.transformer import EdgeTerm, Transformer
+from ghn.models.message_passing.kinds import message_passing
+from ghn.models.message_passing.transformer import EdgeTerm
 from ghn.models.prediction import Prediction, bias_name, predicted_part
 from ghn.predict.inplace import Frozen, StateDict, predict_in_place, predict_state_dict
 from ghn.predict.protocol import Shapes, Skipped, Target, Written
@@ -50,7 +51,11 @@ class GHN(nn.Module, Hub):
         metadata: where it comes from and how it was trained (`ghn.from_pretrained`); saved with it
             on request.
         reports: of the last `initialize`, one per network: what was not predicted and why.
+        autocast_decoders: whether decoders of `forward` compute in the precision of
+            `torch.autocast`, too; bfloat16 at most: they overflow in float16.
     """
+
+    autocast_decoders = False
 
     def __init__(self, config: GHNConfig | None = None) -> None:
         super().__init__()
@@ -58,7 +63,7 @@ class GHN(nn.Module, Hub):
         self.reports: list[Report] = []
         self.metadata: dict[str, Any] = {}
         self.embedding = NodeEmbedding(config)
-        self.message_passing = _message_passing(config)
+        self.message_passing: nn.Module = message_passing(config)
         self.norm = nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
         self.tensors, self.vectors = decoders(config)
         if config.window == "center":
@@ -145,15 +150,18 @@ class GHN(nn.Module, Hub):
             heads: whether to predict the networks' last layers.
         """
         planned = plan(graphs, offsets, self.config, heads=heads)
-        prediction = Prediction([{} for _ in graphs], planned.skipped, h_BND)
-        with torch.autocast(h_BND.device.type, enabled=False):  # decoders overflow half precision
-            h_ND = h_BND.flatten(0, 1).to(self.tensors.block.weight.dtype)
+        prediction = Prediction(len(graphs), planned.skipped, h_BND)
+        full = torch.autocast(h_BND.device.type, enabled=False)
+        dtype = self.tensors.block.weight.dtype
+        with nullcontext() if self.autocast_decoders else full:
+            h_ND = h_BND.flatten(0, 1).to(dtype)
             for group, w in self.tensors(h_ND, planned):
-                prediction.add(group, w)
+                prediction.add(group, w.to(dtype))
             for group, w, b in self.vectors(h_ND, planned):
-                prediction.add(group, w)
+                prediction.add(group, w.to(dtype))
                 if b is not None:
-                    prediction.add(group, b, [bias_name(name) for name in group.names])
+                    names = [bias_name(name) for name in group.names]
+                    prediction.add(group, b.to(dtype), names)
         return prediction
 
     @torch.no_grad()
@@ -289,11 +297,3 @@ class GHN(nn.Module, Hub):
         if isinstance(model, GraphBatch):
             return super().__call__(model, *args, **kwargs)
         return self.initialize(model, *args, **kwargs)
-
-
-def _message_passing(config: GHNConfig) -> nn.Module:
-    if config.message_passing == "transformer":
-        return Transformer(config)
-    return (
-        GatedGNN(config) if config.message_passing == "gated" else MLP(config.hidden, config.hidden)
-    )

@@ -6,7 +6,9 @@ Shape legend: B graphs, N nodes, D hidden features, G parameters of a group.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,25 +23,60 @@ from ghn.predict.protocol import Skipped
 Penalty = Literal["norm", "square"]
 
 
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Predicted parameters of one shape, whichever networks they belong to, as one tensor: one call
+    handles them all.
+
+    Attributes:
+        tensor: (G, *shape); kernels are kept in channels-last order, in which networks use them and
+            their gradients come back.
+        graphs: for each the index of its network.
+        names: for each its name in the state dict of its network.
+    """
+
+    tensor: Tensor
+    graphs: Sequence[int]
+    names: Sequence[str]
+
+
 @dataclass(eq=False)
 class Prediction:
     """Predicted parameters of a batch of networks.
 
     Attributes:
-        parameters: for each network its parameters by name.
+        n_networks: how many there are.
         skipped: parameters that have a node but no decoder.
         embeddings_BND: the node embeddings that were decoded.
+        stacks: the parameters, by shape.
     """
 
-    parameters: list[dict[str, Tensor]]
+    n_networks: int
     skipped: tuple[Skipped, ...]
     embeddings_BND: Tensor
+    stacks: list[Stack] = field(default_factory=list)
     _blocks: list[tuple[list[int], Tensor, float]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def parameters(self) -> list[dict[str, Tensor]]:
+        """For each network its parameters by name, differentiable."""
+        return self.by_network([stack.tensor.unbind(0) for stack in self.stacks])
+
+    def by_network(self, members: Sequence[Sequence[Tensor]]) -> list[dict[str, Tensor]]:
+        """For each network what belongs to its parameters, by their names.
+
+        Args:
+            members: for each stack a tensor for each of its parameters.
+        """
+        found: list[dict[str, Tensor]] = [{} for _ in range(self.n_networks)]
+        for stack, tensors in zip(self.stacks, members, strict=True):
+            for graph, name, tensor in zip(stack.graphs, stack.names, tensors, strict=True):
+                found[graph][name] = tensor
+        return found
 
     def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
         """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
         shape = predicted_shape(group)
-        # Kernels in channels-last order, in which networks use them and their gradients come back.
         tiled = (
             tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
             if len(shape) == 4
@@ -53,10 +90,9 @@ class Prediction:
             shape != group.shape
         ):  # rows of a positional encoding that are not predicted, which come first
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
-        for name, graph, tensor in zip(
-            names or group.names, group.graphs, tiled.unbind(0), strict=True
-        ):
-            self.parameters[graph][name] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor
+        if len(shape) == 4:
+            tiled = tiled.permute(0, 1, 4, 2, 3)
+        self.stacks.append(Stack(tiled, group.graphs, names or group.names))
 
     def penalty(self, kind: Penalty = "norm") -> Tensor:
         """(B,) for each network the sum over its predicted tensors of the L2 norm (eq. 10) or its
@@ -73,7 +109,7 @@ class Prediction:
             else:
                 values.append(flat.square().sum(1) * repeats)
             graphs += members
-        total = self.embeddings_BND.new_zeros(len(self.parameters), dtype=torch.float32)
+        total = self.embeddings_BND.new_zeros(self.n_networks, dtype=torch.float32)
         if not values:
             return total
         return total.index_add(0, send_list(graphs, total.device), torch.cat(values).float())

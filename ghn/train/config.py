@@ -75,6 +75,13 @@ class TrainConfig(BaseModel):
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="0.1 on ImageNet")
     amp: Literal["off", "fp16", "bf16"] = Field(default="off", description="mixed precision")
+    amp_decoders: bool = Field(
+        default=False,
+        description=(
+            "bf16: decoders of the hypernetwork, too; they stay in float32 otherwise, and always"
+            " with fp16, in which they overflow"
+        ),
+    )
     tf32: bool = Field(
         default=True,
         description=(
@@ -113,6 +120,8 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}"
             )
+        if self.amp_decoders and self.amp != "bf16":
+            raise ValueError(f"amp_decoders needs amp = bf16; it is {self.amp}")
         if self.decay_steps and self.schedule != "constant":
             raise ValueError(
                 f"decay_steps = {self.decay_steps} needs schedule = constant; a cosine decays all"
@@ -145,8 +154,8 @@ class TrainConfig(BaseModel):
             "log_every",
             "max_skipped",
         }
-        if self.tf32:
-            no_matter.add("tf32")  # runs from before it was a field go on
+        # Runs from before these were fields go on.
+        no_matter |= {name for name in _NEW if getattr(self, name) == _NEW[name]}
         if self.schedule == "constant":
             no_matter |= {"steps", "decay_steps"}
         return self.model_dump(mode="json", exclude=no_matter)
@@ -162,3 +171,7 @@ class TrainConfig(BaseModel):
                 f"meta_batch_size = {self.meta_batch_size} must be a multiple of the {world} ranks"
             )
         return self.meta_batch_size // world
+
+
+_NEW = {"tf32": True, "amp_decoders": False}
+"""Fields that recipes of earlier runs have not, and what was done then."""

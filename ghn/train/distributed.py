@@ -36,7 +36,7 @@ class Ranks:
         rank: 0 to world - 1; rank 0 writes.
         world: number of processes.
         device: where this process computes.
-        patient: a group to wait in for what rank 0 does alone, however long it takes.
+        patient: a group to wait in for what other ranks do alone, however long it takes.
         host: a group for what is known on the CPU; None is the group of all else. Agreeing on it
             through NCCL would wait for the GPU.
     """
@@ -56,6 +56,12 @@ class Ranks:
         """The element-wise sum over ranks."""
         if self.world > 1:
             dist.all_reduce(values)
+        return values
+
+    def sum_patiently(self, values: Tensor) -> Tensor:
+        """The element-wise sum of a tensor on the CPU, however long another rank takes for it."""
+        if self.world > 1:
+            dist.all_reduce(values, group=self.patient)
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ghn.images import Images
 from ghn.models.hypernetwork import GHN
 from ghn.train.average import WeightAverage
@@ -27,6 +25,7 @@ from ghn.train.config import TrainConfig
 from ghn.train.data import Phase, StepData, check_phases, step_data
 from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
+from ghn.train.evaluation import Evaluate, Evaluation, InParts
 from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
 from ghn.train.precision import arithmetic
@@ -66,7 +65,7 @@ def train(
     output_dir: Path,
     *,
     callbacks: Sequence[Callback] = (),
-    evaluate: Callable[[GHN], Mapping[str, float]] | None = None,
+    evaluate: Evaluate | InParts | None = None,
     metric: str = "accuracy",
     ranks: Ranks | None = None,
     phases: Sequence[Phase] = (),
@@ -83,8 +82,9 @@ def train(
         images: training images, the same on all ranks.
         output_dir: gets checkpoints, logs and at the end `ghn.safetensors`.
         callbacks: watchers, called on rank 0.
-        evaluate: from the hypernetwork to metrics, on rank 0; called every `evaluate_every` steps
-            and at the end.
+        evaluate: from the hypernetwork to metrics, every `evaluate_every` steps and at the end, on
+            rank 0; where it is made of parts (`ghn.train.evaluation.InParts`), all ranks are given
+            it and share them.
         metric: the entry of the metrics whose largest value marks the best checkpoint.
         ranks: this process among its peers; alone by default.
         phases: stretches at the start of the run with images, networks or batches of their own;
@@ -103,7 +103,7 @@ def train(
     if phases:
         recipe["phases"] = [phase.recipe() for phase in phases]
     run = _Run(config, ghn, Path(output_dir), ranks, recipe, dict(metadata or {}))
-    run.evaluate_fn, run.metric = evaluate, metric
+    run.evaluation, run.metric = Evaluation(evaluate, ranks), metric
     if ranks.is_main:
         run.callbacks = [JsonLog(run.output_dir), *callbacks]
     last = Phase(config.steps, meta_batches, images, config.batch_size, config.meta_batch_size)
@@ -113,7 +113,7 @@ def train(
 class _Run:
     """The state of a run, and the order of what happens in it."""
 
-    evaluate_fn: Callable[[GHN], Mapping[str, float]] | None = None
+    evaluation: Evaluation
     metric = ""
     callbacks: Sequence[Callback] = ()
 
@@ -132,9 +132,7 @@ class _Run:
         self.updates = Updates(self.ghn, config, ranks)
         self.training = Training(self.ghn, self.updates.optimizer, config.steps)
         self.watch = DivergenceWatch()
-        self.average = None
-        if config.ema is not None and ranks.is_main:
-            self.average = WeightAverage(self.ghn, config.ema)
+        self.average = None if config.ema is None else WeightAverage(self.ghn, config.ema)
         directory, keep = output_dir / "checkpoints", config.keep_checkpoints
         self.checkpoints = Checkpoints(directory, keep, self._save_weights, config.horizon[1])
         self.tally = Tally(config.max_skipped)
@@ -155,8 +153,8 @@ class _Run:
                 ):
                     self._steps(prefetched, stop)
             weights = self.output_dir / WEIGHTS_NAME
+            self._evaluate()
             if self.ranks.is_main:
-                self._evaluate()
                 self._save_weights(weights, {"step": self.training.step, "metrics": self.metrics})
             best = self.checkpoints.best if self.best > -math.inf else None
             return TrainResult(weights, best, self.metrics, self.tally.skipped, self.tally.left_out)
@@ -188,7 +186,7 @@ class _Run:
             )
 
     def _between_steps(self, interrupted: bool) -> None:
-        """Evaluates and writes a checkpoint where it is time to; the other ranks wait."""
+        """Evaluates and writes a checkpoint where it is time to; who has done waits."""
         evaluates = self._is_due(self.config.evaluate_every) and not self._over
         saves = self._is_due(self.config.checkpoint_every) or self._over or interrupted
         saves = saves or self.training.step == self.checkpoints.milestone
@@ -223,6 +221,8 @@ class _Run:
         state = self.ranks.from_main(self._restored)
         self.ghn.train()
         self.ranks.broadcast(self.ghn)
+        if self.average is not None:
+            self.ranks.broadcast(self.average.ghn)
         if state is None:
             return
         self.updates.optimizer.load_state_dict(state["optimizer"])
@@ -275,12 +275,11 @@ class _Run:
         return self.ghn if self.average is None else self.average.ghn
 
     def _evaluate(self) -> None:
-        if not self.ranks.is_main or self.evaluate_fn is None:
-            return
-        with torch.no_grad():
-            found = self.evaluate_fn(self._published.eval())
+        found = self.evaluation.run(self._published)
         self.ghn.train()
-        self.metrics = {name: float(value) for name, value in found.items()}
+        if found is None:
+            return
+        self.metrics = found
         self._tell(lambda callback: callback.on_evaluation(self.training, self.metrics))
         if (value := self.metrics.get(self.metric, -math.inf)) > self.best:
             self.best = value

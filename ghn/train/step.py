@@ -13,14 +13,13 @@ Shape legend: M architectures, B images, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.profiler import record_function
 
@@ -28,6 +27,8 @@ from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
 from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
+from ghn.train.functional import call
+from ghn.train.leaves import Leaves
 
 
 class MetaBatch(Protocol):
@@ -81,13 +82,13 @@ class PendingBackward:
     Attributes:
         penalty_M: penalties of the networks.
         weight: of each penalty in the loss.
-        sent: what each network sends into the hypernetwork.
+        leaves: predicted parameters and the gradients that came back.
         takes_part_M: as in `Losses`.
     """
 
     penalty_M: Tensor
     weight: float
-    sent: Sequence[Sent]
+    leaves: Leaves
     takes_part_M: Tensor | None = None
 
     def run(self, takes_part: Sequence[bool] | None = None) -> None:
@@ -99,28 +100,25 @@ class PendingBackward:
         if takes_part is None and self.takes_part_M is not None:
             takes_part = self.takes_part_M.tolist()
         weight_M = torch.full_like(self.penalty_M, self.weight)
-        chosen = self.sent
         if takes_part is not None and not all(takes_part):
             weight_M *= send_list(list(takes_part), weight_M.device)
-            chosen = [own for own, takes in zip(self.sent, takes_part, strict=True) if takes]
+            for network, takes in enumerate(takes_part):
+                if not takes:
+                    self.leaves.forget(network)
+        outputs, gradients = self.leaves.outputs, self.leaves.gradients
         with record_function("predict backward"):
-            torch.autograd.backward(
-                [self.penalty_M, *(tensor for own in chosen for tensor in own.outputs)],
-                [weight_M, *(gradient for own in chosen for gradient in own.gradients)],
-            )
+            torch.autograd.backward([self.penalty_M, *outputs], [weight_M, *gradients])
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What one network sends into the hypernetwork: the gradients of its loss with respect to its
-    predicted parameters, and their norm where it is bounded.
+class Passed:
+    """What became of one network: its loss, its accuracy, and where it is bounded the norm of the
+    gradient of the loss with respect to its parameters.
     """
 
-    outputs: list[Tensor]
-    gradients: Sequence[Tensor]
-    norm: Tensor | None
     loss: Tensor
     accuracy: Tensor
+    norm: Tensor | None
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
@@ -157,50 +155,44 @@ def meta_batch_losses(
         are means over M.
     """
     m = len(batch.networks)
-    device = images_BCHW.device
-    with autocast(config, device), record_function("predict"):
+    ghn.autocast_decoders = config.amp_decoders
+    with autocast(config, images_BCHW.device), record_function("predict"):
         prediction = ghn(batch.graphs)
         penalty_M = prediction.penalty(config.penalty)
-    sent: list[Sent] = []
-    for index, network, parameters in zip(
-        batch.index, batch.networks, prediction.parameters, strict=True
-    ):
-        torch.manual_seed(_dropout_seed(config.seed, step, index))
-        sent.append(_through(network, parameters, images_BCHW, labels_B, config, scale / m))
-    takes_part_M = _takes_part(sent, config, scale)
+    leaves = Leaves(prediction)
+    passed: list[Passed] = []
+    for number, (index, network) in enumerate(zip(batch.index, batch.networks, strict=True)):
+        _seed_dropout(_dropout_seed(config.seed, step, index), images_BCHW.device)
+        passed.append(_through(network, number, leaves, images_BCHW, labels_B, config, scale / m))
+    takes_part_M = _takes_part(passed, config, scale)
     return (
-        _means(sent, penalty_M.detach(), takes_part_M, config),
-        PendingBackward(penalty_M, config.gamma * scale / m, sent, takes_part_M),
+        _means(passed, penalty_M.detach(), takes_part_M, config),
+        PendingBackward(penalty_M, config.gamma * scale / m, leaves, takes_part_M),
     )
 
 
 def _through(
     network: nn.Module,
-    parameters: Mapping[str, Tensor],
+    number: int,
+    leaves: Leaves,
     images_BCHW: Tensor,
     labels_B: Tensor,
     config: TrainConfig,
     factor: float,
-) -> Sent:
-    """One network forward and backward; `factor` is on all gradients."""
-    device = images_BCHW.device
-    leaves = {name: _leaf(tensor) for name, tensor in parameters.items()}
-    with autocast(config, device), record_function("networks forward"):
-        logits_BK = functional_call(network, leaves, (images_BCHW,))
+) -> Passed:
+    """Network number `number` forward and backward; `factor` is on all gradients."""
+    parameters = leaves.of_network[number]
+    with autocast(config, images_BCHW.device), record_function("networks forward"):
+        logits_BK = call(network, parameters, images_BCHW)
         loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
     with record_function("networks backward"):
-        found = torch.autograd.grad(loss * factor, list(leaves.values()), allow_unused=True)
-    used = [
-        (tensor, gradient)
-        for tensor, gradient in zip(parameters.values(), found, strict=True)
-        if gradient is not None
-    ]
-    gradients, norm = _clipped([gradient for _, gradient in used], config.network_clip, factor)
+        gradients = torch.autograd.grad(loss * factor, list(parameters.values()), allow_unused=True)
+        norm = leaves.sent(number, gradients, config.network_clip, factor)
     accuracy = (logits_BK.argmax(1) == labels_B).float().mean()
-    return Sent([tensor for tensor, _ in used], gradients, norm, loss.detach(), accuracy)
+    return Passed(loss.detach(), accuracy, norm)
 
 
-def _takes_part(sent: Sequence[Sent], config: TrainConfig, scale: float) -> Tensor | None:
+def _takes_part(passed: Sequence[Passed], config: TrainConfig, scale: float) -> Tensor | None:
     """(M,) which networks take part in the step: all, unless `network_clip` bounds what each may
     do.
 
@@ -209,20 +201,20 @@ def _takes_part(sent: Sequence[Sent], config: TrainConfig, scale: float) -> Tens
     """
     if config.network_clip is None:
         return None
-    finite_M = torch.stack([own.loss for own in sent]).isfinite()
+    finite_M = torch.stack([own.loss for own in passed]).isfinite()
     if config.amp != "fp16" or scale <= config.amp_scale_floor:
-        finite_M &= torch.stack([own.norm for own in sent if own.norm is not None]).isfinite()
+        finite_M &= torch.stack([own.norm for own in passed if own.norm is not None]).isfinite()
     return finite_M
 
 
 def _means(
-    sent: Sequence[Sent], penalty_M: Tensor, takes_part_M: Tensor | None, config: TrainConfig
+    passed: Sequence[Passed], penalty_M: Tensor, takes_part_M: Tensor | None, config: TrainConfig
 ) -> Losses:
     values_3M = torch.stack(
         (
-            torch.stack([own.loss for own in sent]),
+            torch.stack([own.loss for own in passed]),
             penalty_M.float(),
-            torch.stack([own.accuracy for own in sent]),
+            torch.stack([own.accuracy for own in passed]),
         )
     )
     if takes_part_M is None:
@@ -234,30 +226,14 @@ def _means(
     return Losses(loss, entropy, penalty, accuracy, takes_part_M)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    """A predicted parameter, cut off from the hypernetwork; kernels in the memory format of the
-    images.
-
-    A channels-last convolution would otherwise copy a contiguous kernel in its forward and again in
-    its backward pass.
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds the generator that draws the masks. `torch.manual_seed` sees to every kind of device,
+    and for those that are not in use it keeps a record of who called, for ever.
     """
-    leaf = tensor.detach()
-    if leaf.dim() == 4:
-        leaf = leaf.contiguous(memory_format=torch.channels_last)
-    return leaf.requires_grad_()
-
-
-def _clipped(
-    gradients: list[Tensor], limit: float | None, factor: float
-) -> tuple[Sequence[Tensor], Tensor | None]:
-    """Scales the gradient of one network down to norm `limit`, if it is larger; `factor` is what it
-    was scaled by. Returns the norm, too.
-    """
-    if limit is None:
-        return gradients, None
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    shrink = (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0)
-    return torch._foreach_mul(gradients, [shrink] * len(gradients)), norm
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _dropout_seed(seed: int, step: int, index: int) -> int:

@@ -112,7 +112,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W)."""
         out: Tensor = super().forward(x_BCHW)
-        return layout.keep_gradient(out, x_BCHW)
+        return layout.keep_gradient(out, x_BCHW) if x_BCHW.device.type == "cpu" else out
 
 
 class Numbered(nn.Module):

@@ -36,6 +36,10 @@ def sliced_linear(
     Returns:
         For each input (P, selected rows), the rows in the order of the grid.
     """
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):  # which does not reach into functions of our own
+        half = torch.get_autocast_dtype(device)
+        weight, bias, inputs = weight.to(half), bias.to(half), [x.to(half) for x in inputs]
     if torch.is_grad_enabled() and (weight.requires_grad or any(x.requires_grad for x in inputs)):
         return _SlicedLinear.apply(weight, bias, grid, slices, *inputs)  # type: ignore[no-any-return]
     return tuple(

@@ -26,9 +26,7 @@ def tile(w: Tensor, shape: Sequence[int]) -> Tensor:
     repeats = [-(-size // block) for size, block in zip(shape, w.shape[1:], strict=True)]
     interleaved = [x for pair in zip(repeats, w.shape[1:], strict=True) for x in pair]
     covered = [n * size for n, size in zip(repeats, w.shape[1:], strict=True)]
-    spread = w
-    for dim in range(len(shape)):
-        spread = spread.unsqueeze(1 + 2 * dim)
+    spread = w.view(len(w), *(x for size in w.shape[1:] for x in (1, size)))
     tiled = spread.expand(len(w), *interleaved).reshape(len(w), *covered)
     return tiled[(slice(None), *(slice(size) for size in shape))]
 

@@ -41,11 +41,11 @@ class _LookUp(torch.autograd.Function):
         ctx.table_shape = table_HC.shape
         index = code.flatten(1).int()
         out = table_HC.new_empty(len(code), len(table_HC), index.shape[1])
-        for b in range(
-            len(code)
-        ):  # a look-up per row reads a kilobyte of table; selecting columns is ten times slower
-            for h in range(len(table_HC)):
-                torch.index_select(table_HC[h], 0, index[b], out=out[b, h])
+        rows = table_HC.unbind()
+        # A look-up per row reads a kilobyte of table; selecting columns is ten times slower.
+        for codes, found in zip(index.unbind(), out.unbind(), strict=True):
+            for row, place in zip(rows, found.unbind(), strict=True):
+                torch.index_select(row, 0, codes, out=place)
         return out.view(len(code), len(table_HC), *code.shape[1:])
 
     @staticmethod

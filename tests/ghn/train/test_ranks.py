@@ -2,10 +2,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from train_setting import make_ghn
+
+from ghn.files import read_safetensors
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = WORKER.parents[3]
@@ -80,3 +83,27 @@ def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
 def test_ranks_with_a_disk_each_resume_at_the_step_of_the_first(tmp_path: Path, kind: str) -> None:
     """The slow kind waits longer for an evaluation than for anything else."""
     _run(2, tmp_path, kind, WORKER.with_name("disk_worker.py"))
+
+
+def _found(output: Path, world: int, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / f"found-{world}-{rank}.json").read_text())
+    return found
+
+
+def test_ranks_share_an_evaluation_in_parts(tmp_path: Path) -> None:
+    for world in (1, 2):
+        _run(world, tmp_path, "0", WORKER.with_name("evaluation_worker.py"))
+    first, second = (_found(tmp_path, 2, rank) for rank in (0, 1))
+    assert (first["done"], second["done"]) == ([0, 2, 4] * 2, [1, 3] * 2)
+    assert second["metrics"] == {}
+    alone = _found(tmp_path, 1, 0)
+    assert alone["done"] == list(range(5)) * 2
+    assert first["metrics"] == pytest.approx(alone["metrics"], rel=1e-3)
+    weights, _ = read_safetensors(tmp_path / "run-2" / "ghn.safetensors")
+    norms = [float(weights[name].norm()) for name, _ in make_ghn().named_parameters()][:5]
+    assert [first["metrics"][str(k)] for k in range(5)] == pytest.approx(norms, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_part_may_take_longer_than_operations_may(tmp_path: Path) -> None:
+    _run(2, tmp_path, "11", WORKER.with_name("evaluation_worker.py"))

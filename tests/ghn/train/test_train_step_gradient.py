@@ -87,29 +87,42 @@ def test_network_clip_bounds_what_each_network_sends() -> None:
     _, pending = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=0.01)
     )
-    assert [len(own.outputs) for own in pending.sent] == [
-        len(parameters) for parameters in ghn(batch.graphs).parameters
-    ]
-    for own in pending.sent:
-        norm = torch.stack([gradient.norm() for gradient in own.gradients]).norm()
+    parameters = ghn(batch.graphs).parameters
+    assert [own.keys() for own in pending.leaves.returned] == [own.keys() for own in parameters]
+    for own in pending.leaves.returned:
+        norm = torch.stack([gradient.norm() for gradient in own.values()]).norm()
         assert norm * 2 == pytest.approx(0.01, rel=1e-3)  # a mean over two networks
     free = meta_batch_losses(ghn, batch, *_data(), TrainConfig(meta_batch_size=2))[1]
     loose = meta_batch_losses(
         ghn, batch, *_data(), TrainConfig(meta_batch_size=2, network_clip=1e6)
     )[1]
-    for own, other in zip(free.sent, loose.sent, strict=True):
-        pairs = zip(own.gradients, other.gradients, strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(free.leaves.gradients, loose.leaves.gradients, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_bf16_is_close_to_full_precision() -> None:
+@pytest.mark.parametrize("decoders", [False, True])
+def test_bf16_is_close_to_full_precision(decoders: bool) -> None:
     ghn, batch = make_ghn(), make_batch([1, 2])
     full = meta_batch_losses(ghn, batch, *_data(), TrainConfig())[0]
-    half, pending = meta_batch_losses(ghn, batch, *_data(), TrainConfig(amp="bf16"))
+    config = TrainConfig(amp="bf16", amp_decoders=decoders)
+    half, pending = meta_batch_losses(ghn, batch, *_data(), config)
     pending.run()
     assert full.loss.dtype == half.loss.dtype == torch.float32
     torch.testing.assert_close(half.loss, full.loss, rtol=0.02, atol=0)
-    assert all(gradient.isfinite().all() for gradient in _gradients(ghn).values())
+    gradients = _gradients(ghn)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    # What decoders predict is float32 in any case; their weights' gradients tell how it was made.
+    made_in_half = torch.equal(
+        gradients["tensors.block.bias"], gradients["tensors.block.bias"].bfloat16().float()
+    )
+    assert made_in_half is decoders
+    assert {stack.tensor.dtype for stack in ghn(batch.graphs).stacks} == {torch.float32}
+
+
+def test_decoders_in_float16_are_refused() -> None:
+    with pytest.raises(ValueError, match="amp_decoders needs amp = bf16; it is fp16"):
+        TrainConfig(amp="fp16", amp_decoders=True)
+    assert "amp_decoders" not in TrainConfig(amp="bf16").recipe()  # runs of before go on
 
 
 def test_learning_rate_warms_up_and_decays_to_zero() -> None:
