@@ -105,8 +105,8 @@ class Snapshot:
             if isinstance(value, Tensor):
                 self._note_tensor(value)
             elif isinstance(value, dict):
-                self._dicts.append((value, value.copy() if kind is dict else dict(value)))
-                stack.extend(value.values())
+                self._dicts.append((value, before := _copy(value)))
+                stack.extend(before.values())
             elif isinstance(value, nn.Module):
                 self._modules.append((value, kind))
                 if kind not in self._seen_classes:
@@ -202,8 +202,8 @@ class Snapshot:
 
     def _find_iterators(self) -> None:
         """Notes the lists and dictionaries that iterators are in."""
-        for mapping, _ in self._dicts if self._iterators else ():
-            for key, item in mapping.items():
+        for mapping, before in self._dicts if self._iterators else ():
+            for key, item in before.items():
                 if (lent := self._iterators.get(id(item))) is not None:
                     lent.places.append(functools.partial(mapping.__setitem__, key))
         for items in self._lists if self._iterators else ():
@@ -222,6 +222,15 @@ def _slots(kind: type) -> tuple[str, ...]:
         slots = vars(base).get("__slots__", ())
         names += [slots] if isinstance(slots, str) else slots
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _copy(mapping: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dictionary holds, without looking it up: the activations of transformers are made at
+    each look-up.
+    """
+    if type(mapping) is dict:
+        return mapping.copy()
+    return dict((OrderedDict if isinstance(mapping, OrderedDict) else dict).items(mapping))
 
 
 def _restore_dict(current: dict[Any, Any], before: dict[Any, Any]) -> None:
