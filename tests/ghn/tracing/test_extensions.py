@@ -33,6 +33,28 @@ class MatMul(nn.Module):
         return x @ self.weight
 
 
+class LeftMatMul(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight @ x.mT
+
+
+class EinSum(nn.Module):
+    """A projection to heads, and one of constants, as tables of relative positions are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, 2, 4))
+        self.positions = nn.Parameter(torch.zeros(3, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("btd,dhk->bthk", x, self.weight)
+        return y + torch.einsum("tp,phk->thk", torch.ones(x.shape[1], 3), self.positions)
+
+
 class HandWrittenRMSNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +80,8 @@ class Scale(nn.Module):
 CASES = [
     ("addmm", AddMM, (2, 8), ["conv", "bias"]),
     ("matmul", MatMul, (2, 5, 8), ["conv"]),
+    ("matmul", LeftMatMul, (2, 5, 8), ["conv"]),
+    ("einsum", EinSum, (2, 5, 8), ["conv", "conv"]),
     ("rms_norm", HandWrittenRMSNorm, (2, 5, 8), ["ln"]),
     ("rms_norm", lambda: nn.RMSNorm(8), (2, 5, 8), ["ln"]),
     ("group_norm", lambda: nn.GroupNorm(2, 8), (2, 8, 4, 4), ["ln"]),
