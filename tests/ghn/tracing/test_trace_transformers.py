@@ -129,11 +129,10 @@ PLAIN: dict[str, tuple[Inputs, Sequence[str]]] = {
         ),
     ),
     "text, both ways": (
-        padded,
+        text,
         (
             "AlbertForMaskedLM",
             "BertForMaskedLM",
-            "DebertaV2ForMaskedLM",
             "DistilBertForMaskedLM",
             "ElectraForMaskedLM",
             "MPNetForMaskedLM",
@@ -141,6 +140,7 @@ PLAIN: dict[str, tuple[Inputs, Sequence[str]]] = {
             "RobertaForMaskedLM",
         ),
     ),
+    "text, with a mask": (padded, ("DebertaV2ForMaskedLM",)),
     "text to text": (
         pair,
         (
@@ -181,7 +181,7 @@ EXTENDED: dict[str, tuple[Inputs, float, Sequence[str]]] = {
     "FalconForCausalLM": (text, 0.042, ["matmul"]),
     "GPT2LMHeadModel": (text, 0.316, ["addmm"]),
     "MambaForCausalLM": (text, 0.977, ["matmul", "conv1d"]),
-    "FunnelForMaskedLM": (padded, 0.936, ["einsum"]),
+    "FunnelForMaskedLM": (text, 0.936, ["einsum"]),
     "XLNetLMHeadModel": (text, 0.650, ["einsum"]),
     "HubertForCTC": (sound, 0.905, ["conv1d"]),
     "SEWForCTC": (sound, 0.929, ["conv1d"]),
