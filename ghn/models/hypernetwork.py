@@ -121,7 +121,9 @@ class GHN(nn.Module, Hub):
         h_BND: Tensor = self.message_passing(self.embedding(batch), batch)
         return self.norm(h_BND)  # type: ignore[no-any-return]
 
-    def forward(self, graphs: GraphBatch, *, heads: bool = True) -> Prediction:
+    def forward(
+        self, graphs: GraphBatch, *, heads: bool = True, shapes: Sequence[Shapes] | None = None
+    ) -> Prediction:
         """Predicts the parameters of all networks of a batch together. Differentiable.
 
         Norm layers without a bias get an entry all the same, which `functional_call` does not need.
@@ -131,15 +133,27 @@ class GHN(nn.Module, Hub):
         Args:
             graphs: of the networks.
             heads: whether to predict the networks' last layers.
+            shapes: of each network's parameters, by name, where the graph has others: it has room
+                for four sizes, so a kernel of three dimensions is folded there.
         """
         h_BND = self.embed(graphs)
         n = h_BND.shape[1]
         return self.decode_embeddings(
-            h_BND, graphs.graphs, range(0, len(graphs.graphs) * n, n), heads=heads
+            h_BND,
+            graphs.graphs,
+            range(0, len(graphs.graphs) * n, n),
+            heads=heads,
+            shapes=shapes,
         )
 
     def decode_embeddings(
-        self, h_BND: Tensor, graphs: Sequence[Graph], offsets: Sequence[int], *, heads: bool = True
+        self,
+        h_BND: Tensor,
+        graphs: Sequence[Graph],
+        offsets: Sequence[int],
+        *,
+        heads: bool = True,
+        shapes: Sequence[Shapes] | None = None,
     ) -> Prediction:
         """`forward` from node embeddings that exist.
 
@@ -148,8 +162,9 @@ class GHN(nn.Module, Hub):
             graphs: of the networks.
             offsets: for each graph the row of its node 0 in the flattened embeddings.
             heads: whether to predict the networks' last layers.
+            shapes: as for `forward`.
         """
-        planned = plan(graphs, offsets, self.config, heads=heads)
+        planned = plan(graphs, offsets, self.config, heads=heads, shapes=shapes)
         prediction = Prediction(len(graphs), planned.skipped, h_BND)
         full = torch.autocast(h_BND.device.type, enabled=False)
         dtype = self.tensors.block.weight.dtype

@@ -6,13 +6,18 @@ activation, a reshape, ...) hands its input's tag on, the others leave what `nod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ghn.tracing.nest import tensors_of
+
+NodeRule = Callable[..., None]
+"""What a function leaves in the record: called with the record, the function's result and its
+arguments.
+"""
 
 
 @dataclass(slots=True)
@@ -124,6 +129,11 @@ class DataFlow:
         names = self._derived.get(id(tensor), ())
         same = [name for name in names if self._shapes[name] == tuple(tensor.shape)]
         return same[0] if len(same) == 1 else names[0] if len(names) == 1 else ""
+
+    @property
+    def layers(self) -> set[str]:
+        """Names of the parameters that operations have."""
+        return {operation.param for operation in self.operations if operation.param}
 
     def param_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the parameter called `name`."""

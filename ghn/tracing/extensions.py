@@ -7,7 +7,8 @@ predicts there is as good as its training. Without extensions graphs are as they
 | extension | layers | primitive |
 |---|---|---|
 | `addmm` | `addmm` with a parameter (`Conv1D` of transformers) | conv, bias |
-| `matmul` | `x @ W` with a parameter W of two dimensions | conv |
+| `matmul` | `x @ W` and `W @ x` with a parameter W of two dimensions | conv |
+| `einsum` | `einsum` of a parameter and another tensor | conv |
 | `rms_norm` | `F.rms_norm`, and its hand-written form | ln |
 | `group_norm` | `F.group_norm` | ln |
 | `conv1d`, `conv3d` | convolutions of one and of three dimensions | conv, sep_conv, dil_conv |
@@ -24,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.errors import ConfigError
+from ghn.tracing.dataflow import DataFlow, NodeRule
+from ghn.tracing.nest import tensors_of
 from ghn.tracing.node_rules import NODE_RULES, convolution
-from ghn.tracing.recorder import NodeRule, Recorder
 
 Extensions = Iterable[str] | Literal["all"]
 
@@ -63,7 +65,7 @@ def _rule(extension: str, *functions: Callable[..., Any]) -> Callable[[NodeRule]
 
 @_rule("addmm", torch.addmm, Tensor.addmm)
 def _addmm(
-    rec: Recorder, out: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, *_: Any, **__: Any
+    rec: DataFlow, out: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, *_: Any, **__: Any
 ) -> None:
     if rec.source(mat1) is None or not _is_weight(rec, mat2):
         rec.pass_on(out, [input, mat1, mat2], product=True)
@@ -72,15 +74,33 @@ def _addmm(
         rec.tag(out, rec.layer("conv", [rec.source(mat1), rec.source(input)], mat2, bias))
 
 
-@_rule("matmul", torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
-def _matmul(rec: Recorder, out: Tensor, input: Tensor, other: Tensor, *_: Any, **__: Any) -> None:
-    if rec.source(input) is None or not _is_weight(rec, other):
-        rec.pass_on(out, [input, other], product=True)
+@_rule("matmul", torch.mm, Tensor.mm)
+def _mm(rec: DataFlow, out: Tensor, input: Tensor, mat2: Tensor, *_: Any, **__: Any) -> None:
+    _matmul(rec, out, input, mat2)
+
+
+@_rule("matmul", torch.matmul, Tensor.matmul, Tensor.__matmul__)
+def _matmul(rec: DataFlow, out: Tensor, input: Tensor, other: Tensor, *_: Any, **__: Any) -> None:
+    for data, weight in ((input, other), (other, input)):
+        if rec.source(data) is not None and _is_weight(rec, weight):
+            rec.tag(out, rec.layer("conv", [rec.source(data)], weight))
+            return
+    rec.pass_on(out, [input, other], product=True)
+
+
+@_rule("einsum", torch.einsum)
+def _einsum(rec: DataFlow, out: Tensor, equation: str, *operands: Any, **named: Any) -> None:
+    """One parameter times data, or times a constant as tables of relative positions are."""
+    tensors = tensors_of([operands, named])
+    weights = [t for t in tensors if rec.source(t) is None and t.dim() > 1 and rec.param(t)]
+    if len(tensors) == 2 and len(weights) == 1:
+        data = [rec.source(tensor) for tensor in tensors if tensor is not weights[0]]
+        rec.tag(out, rec.layer("conv", data, weights[0]))
     else:
-        rec.tag(out, rec.layer("conv", [rec.source(input)], other))
+        rec.pass_on(out, tensors, product=True)
 
 
-def _is_weight(rec: Recorder, tensor: Tensor) -> bool:
+def _is_weight(rec: DataFlow, tensor: Tensor) -> bool:
     """Whether a matrix is a parameter, as it is or computed."""
     return rec.source(tensor) is None and tensor.dim() == 2 and bool(rec.param(tensor))
 
@@ -90,7 +110,7 @@ def _is_weight(rec: Recorder, tensor: Tensor) -> bool:
 
 @_rule("group_norm", F.group_norm)
 def _group_norm(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     num_groups: int,
@@ -105,7 +125,7 @@ def _group_norm(
 
 @_rule("rms_norm", F.rms_norm, torch.rms_norm)
 def _rms_norm(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     normalized_shape: Any,
@@ -118,20 +138,20 @@ def _rms_norm(
 
 
 @_rule("rms_norm", torch.rsqrt, Tensor.rsqrt)
-def _rsqrt(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
+def _rsqrt(rec: DataFlow, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
     rec.pass_on(out, [input])
     rec.marks[id(out)] = "rsqrt"
 
 
 @_rule("rms_norm", Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.type_as)
-def _cast(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
+def _cast(rec: DataFlow, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
     rec.pass_on(out, [input])
     if mark := rec.marks.get(id(input)):
         rec.marks[id(out)] = mark
 
 
 @_rule("rms_norm", torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_, Tensor.__imul__)
-def _mul(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
+def _mul(rec: DataFlow, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
     """Data times the root of its mean square is normalised; times a vector, it is a norm layer."""
     for data, factor in ((input, other), (other, input)):
         if rec.source(data) is None or not isinstance(factor, Tensor):
@@ -153,7 +173,7 @@ def _mul(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
 @_rule("conv1d", torch.conv1d)
 @_rule("conv3d", torch.conv3d)
 def _conv(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     weight: Tensor,
@@ -168,7 +188,7 @@ def _conv(
 
 @_rule("conv_transpose", torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 def _conv_transpose(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     weight: Tensor,

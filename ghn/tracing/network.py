@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ghn.errors import TraceError
-from ghn.tracing.recorder import NodeRule
+from ghn.tracing.dataflow import NodeRule
 from ghn.tracing.snapshot import Snapshot
 
 

@@ -1,7 +1,7 @@
 """What each kind of operation leaves in the record of a forward pass: which calls of PyTorch make
 nodes, and which.
 
-A rule is called with the recorder, the result of the call and its arguments, under the names that
+A rule is called with the record, the result of the call and its arguments, under the names that
 PyTorch gives them.
 """
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.tracing.dataflow import Operation
+from ghn.tracing.dataflow import DataFlow, NodeRule, Operation
 from ghn.tracing.nest import tensors_of
-from ghn.tracing.recorder import NodeRule, Recorder
 from ghn.tracing.shape_rules import pair
 
 NODE_RULES: dict[Callable[..., Any], NodeRule] = {}
@@ -38,7 +37,7 @@ def rule(*functions: Callable[..., Any]) -> Callable[[NodeRule], NodeRule]:
 
 @rule(torch.conv2d)
 def _conv2d(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     weight: Tensor,
@@ -52,7 +51,7 @@ def _conv2d(
 
 
 def convolution(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     weight: Tensor,
@@ -68,14 +67,14 @@ def convolution(
 
 @rule(torch._C._nn.linear)
 def _linear(
-    rec: Recorder, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
+    rec: DataFlow, out: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> None:
     rec.tag(out, rec.layer("conv", [rec.source(input)], weight, bias))
 
 
 @rule(F.batch_norm)
 def _batch_norm(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     running_mean: Tensor | None,
@@ -94,7 +93,7 @@ def _batch_norm(
 
 @rule(F.layer_norm)
 def _layer_norm(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     normalized_shape: Any,
@@ -112,7 +111,7 @@ def _layer_norm(
 
 @rule(F.embedding)
 def _embedding(
-    rec: Recorder, out: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any
+    rec: DataFlow, out: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any
 ) -> None:
     rec.tag(out, rec.layer("pos_enc", [rec.source(input)], weight))
 
@@ -120,7 +119,7 @@ def _embedding(
 # Operations without parameters
 
 
-def _add(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
+def _add(rec: DataFlow, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
     sources = [rec.source(input), rec.source(other)]
     if None not in sources:
         rec.tag(out, sources[0] if sources[0] == sources[1] else rec.add("sum", sources))
@@ -159,7 +158,7 @@ def _pos_enc_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @rule(torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_, Tensor.__imul__)
-def _mul(rec: Recorder, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
+def _mul(rec: DataFlow, out: Tensor, input: Any, other: Any, *_: Any, **__: Any) -> None:
     a, b = rec.source(input), rec.source(other)
     if a is None or b is None or a == b:
         rec.pass_on(out, [input, other])
@@ -190,7 +189,7 @@ def _squeeze(operations: list[Operation], gate: int, data: int) -> int | None:
 
 
 @rule(torch.cat, torch.concat, torch.concatenate)
-def _cat(rec: Recorder, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
+def _cat(rec: DataFlow, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
     sources = list(dict.fromkeys(s for t in tensors if (s := rec.source(t)) is not None))
     if len(sources) > 1:
         rec.tag(out, rec.add("concat", sources))
@@ -199,13 +198,13 @@ def _cat(rec: Recorder, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
 
 
 def _max_pool(
-    rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
+    rec: DataFlow, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
 ) -> None:
     rec.tag(out, rec.add("max_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
 
 
 def _avg_pool(
-    rec: Recorder, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
+    rec: DataFlow, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
 ) -> None:
     rec.tag(out, rec.add("avg_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
 
@@ -215,11 +214,11 @@ rule(F.avg_pool2d)(_avg_pool)
 
 
 @rule(F.adaptive_avg_pool2d)
-def _adaptive_avg_pool(rec: Recorder, out: Tensor, input: Tensor, output_size: Any) -> None:
+def _adaptive_avg_pool(rec: DataFlow, out: Tensor, input: Tensor, output_size: Any) -> None:
     _pool_globally(rec, out, input)
 
 
-def _pool_globally(rec: Recorder, out: Tensor, input: Tensor) -> None:
+def _pool_globally(rec: DataFlow, out: Tensor, input: Tensor) -> None:
     if input.dim() == 4:
         rec.map_side = min(input.shape[-2:])
     rec.tag(out, rec.add("glob_avg", [rec.source(input)]))
@@ -227,7 +226,7 @@ def _pool_globally(rec: Recorder, out: Tensor, input: Tensor) -> None:
 
 @rule(torch.mean, Tensor.mean)
 def _mean(
-    rec: Recorder,
+    rec: DataFlow,
     out: Tensor,
     input: Tensor,
     dim: Any = None,
@@ -245,7 +244,7 @@ def _mean(
 
 
 @rule(torch.softmax, F.softmax, Tensor.softmax)
-def _softmax(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
+def _softmax(rec: DataFlow, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
     if (source := rec.source(input)) is not None:
         rec.tag(
             out, rec.add("softmax", [source])
@@ -254,14 +253,14 @@ def _softmax(rec: Recorder, out: Tensor, input: Tensor, *_: Any, **__: Any) -> N
 
 @rule(F.scaled_dot_product_attention)
 def _attention(
-    rec: Recorder, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+    rec: DataFlow, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
 ) -> None:
     rec.tag(out, rec.add("msa", [rec.source(tensor) for tensor in (query, key, value)]))
 
 
 @rule(F.multi_head_attention_forward)
 def _multi_head_attention(
-    rec: Recorder,
+    rec: DataFlow,
     result: tuple[Tensor, Tensor | None],
     query: Tensor,
     key: Tensor,

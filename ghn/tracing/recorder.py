@@ -16,14 +16,9 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from ghn.errors import TraceError
-from ghn.tracing.dataflow import DataFlow
+from ghn.tracing.dataflow import DataFlow, NodeRule
 from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.shape_rules import SHAPE_RULES
-
-NodeRule = Callable[..., None]
-"""What a function leaves in the record: called with the recorder, the function's result and its
-arguments.
-"""
 
 _QUERIES: set[Any] = {
     Tensor.dim,
@@ -50,14 +45,14 @@ _VALUE_QUERIES: set[Any] = {
 
 _DEVICE_MOVES: set[Any] = {Tensor.to, Tensor.cpu, Tensor.cuda}
 
-_CONSTANTS: set[Any] = {
+CONSTANTS: set[Any] = {
     Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor,
     torch.zeros_like,
     torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like,
 }  # fmt: skip
 """Functions that take a tensor for its shape or type alone."""
 
-_PRODUCTS: set[Any] = {
+PRODUCTS: set[Any] = {
     torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.baddbmm,
     torch.einsum,
 }  # fmt: skip
@@ -126,10 +121,10 @@ class Recorder(DataFlow, TorchFunctionMode):
         self.know(tensors_of(result))
         if (record := self.rules.get(func)) is not None:
             record(self, result, *args, **kwargs)
-        elif func in _CONSTANTS:
+        elif func in CONSTANTS:
             return result
         elif isinstance(result, (Tensor, tuple, list)):
-            self.pass_on(result, involved, product=func in _PRODUCTS)
+            self.pass_on(result, involved, product=func in PRODUCTS)
         elif func is Tensor.__setitem__:
             self.pass_on(args[0], tensors_of(args))
         else:
@@ -212,8 +207,8 @@ class Recorder(DataFlow, TorchFunctionMode):
         names = [name for tensor in involved if (name := self.param(tensor))]
         if names and str(func).startswith("aten"):
             raise TraceError(
-                f"{names[0]} is used by the operator {func}, as in programs of torch.export, whose"
-                " layers cannot be told; trace the module that was exported"
+                f"{names[0]} is used by the operator {func}, as in modules of torch.export, whose"
+                " layers cannot be told; trace the program itself, or the module that was exported"
             )
 
     def _to_meta(self, value: Any) -> Any:

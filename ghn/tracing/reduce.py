@@ -11,9 +11,25 @@ import numpy as np
 
 from ghn.graph.graph import Graph
 from ghn.graph.primitives import Primitive
+from ghn.tracing import quirks
 from ghn.tracing.dataflow import Operation
 
 _PRIMITIVE = {primitive.name: primitive for primitive in Primitive} | {"fused_msa": Primitive.msa}
+
+
+def to_graph(
+    operations: Sequence[Operation],
+    outputs: Sequence[int],
+    name: str,
+    reference_compatible: bool,
+) -> Graph:
+    """`reduce`, with the quirks of the reference or without, and a linear head."""
+    if reference_compatible:
+        operations = quirks.adapt_operations(operations)
+    graph = reduce(operations, outputs, name)
+    if reference_compatible:
+        graph = quirks.adapt_graph(graph)
+    return with_linear_head(graph)
 
 
 def reduce(operations: Sequence[Operation], outputs: Sequence[int], name: str = "") -> Graph:

@@ -15,26 +15,29 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ghn.errors import TraceError
 from ghn.graph.graph import Graph
-from ghn.tracing import quirks
+from ghn.tracing.exported import from_exported
 from ghn.tracing.extensions import Extensions, rules
 from ghn.tracing.inputs import default_inputs, own_image_size
 from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.network import Network
 from ghn.tracing.process import own_settings
 from ghn.tracing.recorder import Recorder
-from ghn.tracing.reduce import ancestors, reduce, with_linear_head
+from ghn.tracing.reduce import ancestors, to_graph
 from ghn.tracing.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 def trace(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example_inputs: Any = None,
     *,
     reference_compatible: bool = True,
@@ -46,11 +49,13 @@ def trace(
     Nothing is computed: parameters may be anywhere, on the meta device too. The network and the
     random state are afterwards as they were, whether or not it can be traced
     (`ghn.tracing.snapshot`). The graph does not depend on the mode: it is that of eval mode, or,
-    for a network that has heads for training only (GoogLeNet, Inception), that of train mode.
+    for a network that has heads for training only (GoogLeNet, Inception), that of train mode. A
+    program of `torch.export` has the mode that it was exported in (`ghn.tracing.exported`).
 
     Args:
         model: any module. Wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`
-            are seen through; parameter names are those of `model.named_parameters()`.
+            are seen through; parameter names are those of `model.named_parameters()`. Or a program
+            of `torch.export`, which needs no inputs.
         example_inputs: a tensor, a tuple or list of positional or a mapping of keyword arguments;
             a named tuple is one argument. Only shapes and dtypes matter. By default an input is
             made up from the first layer (`default_inputs`).
@@ -66,6 +71,8 @@ def trace(
             activations while the parameters are on the meta device, or hides how its outputs come
             about.
     """
+    if not isinstance(model, nn.Module) and type(model).__name__ == "ExportedProgram":
+        return from_exported(model, reference_compatible, extensions)
     return follow(model, example_inputs, reference_compatible, image_size, extensions).graph
 
 
@@ -98,21 +105,16 @@ def follow(
     network.snapshot = Snapshot(model, [*network.params.values(), *network.buffers])
     sized = given or own_image_size(network.inner) is not None
     inputs, recorder, outputs = _first_that_fits(network, candidates, sized)
-    if missed := network.params.keys() - recorder.touched:
+    if network.params.keys() - recorder.touched:
         with contextlib.suppress(TraceError, _PassError):
             training = _record(network, inputs, training=True)
-            if missed & training[0].touched:
+            if recorder.layers < training[0].layers:
                 recorder, outputs = training
     _check_seen(network, recorder, outputs)
-    operations = recorder.operations
-    if reference_compatible:
-        operations = quirks.adapt_operations(operations)
-    graph = reduce(operations, outputs, network.name)
-    if reference_compatible:
-        graph = quirks.adapt_graph(graph)
+    graph = to_graph(recorder.operations, outputs, network.name, reference_compatible)
     images = [tensor for tensor in tensors_of(inputs) if tensor.dim() == 4]
     side = min(images[0].shape[-2:]) if images else None
-    return Traced(with_linear_head(graph), side)
+    return Traced(graph, side)
 
 
 def _check_seen(network: Network, recorder: Recorder, outputs: list[int]) -> None:

@@ -11,6 +11,7 @@ import ghn
 from ghn.errors import ConfigError
 from ghn.graph import Primitive
 from ghn.models import GHN, GHNConfig
+from ghn.models.batch import GraphBatch
 from ghn.tracing import trace
 from ghn.tracing.extensions import EXTENSIONS
 
@@ -31,6 +32,28 @@ class MatMul(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight
+
+
+class LeftMatMul(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight @ x.mT
+
+
+class EinSum(nn.Module):
+    """A projection to heads, and one of constants, as tables of relative positions are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, 2, 4))
+        self.positions = nn.Parameter(torch.zeros(3, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("btd,dhk->bthk", x, self.weight)
+        return y + torch.einsum("tp,phk->thk", torch.ones(x.shape[1], 3), self.positions)
 
 
 class HandWrittenRMSNorm(nn.Module):
@@ -58,6 +81,8 @@ class Scale(nn.Module):
 CASES = [
     ("addmm", AddMM, (2, 8), ["conv", "bias"]),
     ("matmul", MatMul, (2, 5, 8), ["conv"]),
+    ("matmul", LeftMatMul, (2, 5, 8), ["conv"]),
+    ("einsum", EinSum, (2, 5, 8), ["conv", "conv"]),
     ("rms_norm", HandWrittenRMSNorm, (2, 5, 8), ["ln"]),
     ("rms_norm", lambda: nn.RMSNorm(8), (2, 5, 8), ["ln"]),
     ("group_norm", lambda: nn.GroupNorm(2, 8), (2, 8, 4, 4), ["ln"]),
@@ -115,6 +140,25 @@ def test_predicted_with_the_extension(
     for old, new in zip(before, model.parameters(), strict=True):
         assert not torch.equal(old, new)
     assert torch.isfinite(model(inputs)).all()
+
+
+@pytest.mark.parametrize("fields", [{}, {"decoder": "low-rank", "rank": 4, "factor_length": 64}])
+def test_three_dimensional_kernels_are_trained_through(fields: dict) -> None:
+    torch.manual_seed(0)
+    small = {"hidden": 16, "layers": 1, "num_classes": 5, "decoder_channels": 8}
+    hypernetwork = GHN(GHNConfig(**small, decoder_kernel=11, **fields))
+    head = (nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(12, 5))
+    model, clips = nn.Sequential(nn.Conv3d(2, 12, (3, 5, 2)), *head), torch.randn(3, 2, 6, 6, 6)
+    graph = trace(model, clips, extensions=["conv3d"])
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    (parameters,) = hypernetwork(GraphBatch.from_graphs([graph]), shapes=[shapes]).parameters
+    assert {name: tuple(tensor.shape) for name, tensor in parameters.items()} == shapes
+    predicted = hypernetwork.predict(model, graph)
+    torch.testing.assert_close(dict(parameters), {name: predicted[name] for name in parameters})
+    logits = torch.func.functional_call(model, dict(parameters), (clips,))
+    F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    last = [p for name, p in hypernetwork.tensors.named_parameters() if name.startswith("block")]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in last)
 
 
 def test_a_scale_is_no_norm() -> None:

@@ -485,6 +485,26 @@ def test_mode_does_not_matter(name: str) -> None:
     assert trace(model.train()).to_json_dict() == trace(model.eval()).to_json_dict()
 
 
+class LayerDrop(nn.Module):
+    """Leaves out a layer in training, and uses a mask there that eval mode does not need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.mask = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.second(x + self.mask)
+        return self.second(self.first(x))
+
+
+def test_layers_that_training_leaves_out_have_nodes(describe: Describe) -> None:
+    """As wav2vec 2.0, whose graph depended on random numbers."""
+    found = describe(trace(LayerDrop(), torch.zeros(2, 4)))
+    assert found == chain("input", "first.weight", "first.bias", "second.weight", "second.bias")
+
+
 class Steps(nn.Module):
     def __init__(self, by_activation: bool) -> None:
         super().__init__()

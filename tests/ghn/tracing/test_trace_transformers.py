@@ -1,11 +1,15 @@
-"""Language networks, built from configurations: graphs, and what would be predicted of them."""
+"""Networks of transformers, built from configurations: graphs, and what would be predicted of
+them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import ghn
 from ghn.graph import Graph
@@ -66,3 +70,160 @@ def test_llama() -> None:
 
 def test_bert() -> None:
     check(build("BertModel", "BertConfig"))
+
+
+Inputs = Callable[[], dict[str, Tensor]]
+
+
+def tokens() -> Tensor:
+    return torch.empty(2, 16, dtype=torch.int64, device="meta")
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.empty(2, *shape, device="meta")
+
+
+def text() -> dict[str, Tensor]:
+    return {"input_ids": tokens()}
+
+
+def padded() -> dict[str, Tensor]:
+    return {"input_ids": tokens(), "attention_mask": tokens()}
+
+
+def pair() -> dict[str, Tensor]:
+    return {"input_ids": tokens(), "decoder_input_ids": tokens()}
+
+
+def image() -> dict[str, Tensor]:
+    return {"pixel_values": numbers(3, 224, 224)}
+
+
+def sound() -> dict[str, Tensor]:
+    return {"input_values": numbers(16000)}
+
+
+def spectrum() -> dict[str, Tensor]:
+    return {"input_features": numbers(80, 3000), "decoder_input_ids": tokens()}
+
+
+PLAIN: dict[str, tuple[Inputs, Sequence[str]]] = {
+    "text, from left to right": (
+        text,
+        (
+            "BioGptForCausalLM",
+            "BloomForCausalLM",
+            "CTRLLMHeadModel",
+            "GPTJForCausalLM",
+            "GPTNeoForCausalLM",
+            "GPTNeoXForCausalLM",
+            "Gemma2ForCausalLM",
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+            "OPTForCausalLM",
+            "OlmoForCausalLM",
+            "Phi3ForCausalLM",
+            "PhiForCausalLM",
+            "Qwen3ForCausalLM",
+            "StableLmForCausalLM",
+        ),
+    ),
+    "text, both ways": (
+        text,
+        (
+            "AlbertForMaskedLM",
+            "BertForMaskedLM",
+            "DistilBertForMaskedLM",
+            "ElectraForMaskedLM",
+            "MPNetForMaskedLM",
+            "ModernBertForMaskedLM",
+            "RobertaForMaskedLM",
+        ),
+    ),
+    "text, with a mask": (padded, ("DebertaV2ForMaskedLM",)),
+    "text to text": (
+        pair,
+        (
+            "BartForConditionalGeneration",
+            "BlenderbotForConditionalGeneration",
+            "LongT5ForConditionalGeneration",
+            "M2M100ForConditionalGeneration",
+            "MT5ForConditionalGeneration",
+            "MarianMTModel",
+            "PegasusForConditionalGeneration",
+            "ProphetNetForConditionalGeneration",
+            "T5ForConditionalGeneration",
+        ),
+    ),
+    "images": (
+        image,
+        (
+            "BeitForImageClassification",
+            "CLIPVisionModel",
+            "ConvNextForImageClassification",
+            "Dinov2ForImageClassification",
+            "LevitForImageClassification",
+            "PoolFormerForImageClassification",
+            "PvtForImageClassification",
+            "RegNetForImageClassification",
+            "ResNetForImageClassification",
+            "SegformerForImageClassification",
+            "SiglipVisionModel",
+            "SwinForImageClassification",
+            "Swinv2ForImageClassification",
+            "ViTForImageClassification",
+        ),
+    ),
+}
+"""Networks of which at least 99 % are predicted without any extension."""
+
+EXTENDED: dict[str, tuple[Inputs, float, Sequence[str]]] = {
+    "FalconForCausalLM": (text, 0.042, ["matmul"]),
+    "GPT2LMHeadModel": (text, 0.316, ["addmm"]),
+    "MambaForCausalLM": (text, 0.977, ["matmul", "conv1d"]),
+    "FunnelForMaskedLM": (text, 0.936, ["einsum"]),
+    "XLNetLMHeadModel": (text, 0.650, ["einsum"]),
+    "HubertForCTC": (sound, 0.905, ["conv1d"]),
+    "SEWForCTC": (sound, 0.929, ["conv1d"]),
+    "UniSpeechSatForCTC": (sound, 0.905, ["conv1d"]),
+    "Wav2Vec2ForCTC": (sound, 0.905, ["conv1d"]),
+    "WavLMForCTC": (sound, 0.905, ["conv1d"]),
+    "WhisperForConditionalGeneration": (spectrum, 0.985, ["conv1d"]),
+}
+"""The share that is predicted without extensions, rounded down, and the extensions with which it is
+at least 99 %.
+"""
+
+
+def share(model: torch.nn.Module, inputs: dict[str, Tensor], extensions: Any) -> float:
+    graph = trace(model, inputs, extensions=extensions)
+    graph.validate()
+    report = ghn.coverage(model, None, graph)
+    return report.n_predicted / report.n_parameters
+
+
+def default(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        kind = getattr(transformers, name)
+        model: torch.nn.Module = kind(kind.config_class())
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [(name, inputs) for inputs, names in PLAIN.values() for name in names],
+)
+def test_without_extensions(name: str, inputs: Inputs) -> None:
+    model = default(name)
+    without, with_all = (share(model, inputs(), extensions) for extensions in ((), "all"))
+    assert 0.99 <= without <= with_all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXTENDED)
+def test_with_extensions(name: str) -> None:
+    inputs, stated, extensions = EXTENDED[name]
+    model = default(name)
+    assert stated <= share(model, inputs(), ()) < stated + 0.001
+    assert share(model, inputs(), extensions) >= 0.99
