@@ -58,6 +58,7 @@ def train(
     profile: Profile = "laptop",
     overrides: dict[str, Any] | None = None,
     targets: list[Stage] | None = None,
+    approval: bool = False,
 ) -> dict[str, str]:
     """Trains a hypernetwork with parameters of its own, evaluates and registers it; kept as a DVC
     experiment.
@@ -68,10 +69,14 @@ def train(
         profile: Overlay of params.yaml: `laptop` (none), `paper`, ...
         overrides: Further parameters by dotted name, such as {"train.steps": 5000}.
         targets: Stages to bring up to date; by default training, evaluation and registration.
+        approval: Somebody has to approve of it before it becomes the champion (promote/approval).
     """
     values = {"train.variant": variant, "images.name": data_set, **(overrides or {})}
     return pipeline.with_options(name="experiment")(
-        targets=targets or ["train", "evaluate", "register"], overrides=values, profile=profile
+        targets=targets or ["train", "evaluate", "register"],
+        overrides=values,
+        profile=profile,
+        approval=approval,
     )
 
 

@@ -40,6 +40,7 @@ from flows.params import PARAMS_FILE, load_params
 from flows.settings import paths
 from flows.settings.dvcfile import read_stages
 from flows.tracking import pipeline_run
+from flows.tracking.origin import HOLD_VARIABLE
 from ghn.locks import locked
 
 _PATIENCE_SECONDS = 5.0
@@ -54,6 +55,7 @@ def pipeline(
     only: bool = False,
     train_in: str | None = None,
     continues: bool = False,
+    approval: bool = False,
 ) -> dict[str, str]:
     """Brings stages up to date; returns what became of each.
 
@@ -69,16 +71,21 @@ def pipeline(
             here.)
         continues: This run is started by an automation in place of one that crashed; it fails if
             that has happened `crashes.MAX_CRASHES` times in a row.
+        approval: A better hypernetwork becomes the champion as soon as somebody approves of it, in
+            the form of the run of promote/approval that the registration starts; otherwise at once.
     """
+    environment = {HOLD_VARIABLE: "1"} if approval else {}
     end_with_worker()
     if continues:
         refuse_after_crashes()
     if not overrides and profile is None:
         # A single stage is guarded by DVC's own locks, and may be part of a run that holds these.
         with nullcontext() if only else _tree() as lock:
-            return _run(Workspace(Path.cwd(), lock=lock), targets or [], only, train_in)
+            tree = Workspace(Path.cwd(), environment, lock=lock)
+            return _run(tree, targets or [], only, train_in)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", str(flow_run.name))
     with experiment(name, overrides or {}, profile) as workspace:
+        workspace.environment.update(environment)
         return _run(workspace, targets or [], only, None)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.registry.approval import hold
 from flows.registry.evaluation import EVALUATION_RUN, read_evaluation
 from flows.registry.logged import LOGGED_MODEL, link, log_model, log_table, note_version
 from flows.registry.lookup import RegistryError, versions
@@ -66,7 +67,10 @@ def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
     mlflow_client.set_registered_model_alias(name, op["alias"], number)
     if SPOOL.resolve() in path.resolve().parents:  # made for this upload
         shutil.rmtree(path, ignore_errors=True)
-    _decide(mlflow_client, name, number)
+    if op.get("hold"):
+        hold(mlflow_client, name, number)
+    else:
+        _decide(mlflow_client, name, number)
     print(f"It predicts parameters by: ghn init resnet50 --from models:/{name}@{op['alias']}")
 
 

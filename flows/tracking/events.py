@@ -26,6 +26,9 @@ DATA_CHANGED = "ghn.data.changed"
 CHAMPION_CHANGED = "ghn.champion.changed"
 """Alias @champion points to another version; resource `ghn.model.<name>`."""
 
+CHALLENGER_WAITS = "ghn.challenger.waits"
+"""A version waits for somebody who decides about it; resource `ghn.model.<name>`."""
+
 CHAMPION_DRIFTED = "ghn.champion.drifted"
 """The champion, evaluated anew, is not worth what it was; resource `ghn.model.<name>`."""
 
@@ -48,6 +51,11 @@ def champion_changed(model: str, version: str, reason: str) -> None:
         f"ghn.model.{model}",
         {"model": model, "version": version, "reason": reason},
     )
+
+
+def challenger_waits(model: str, version: str) -> None:
+    """Says that `version` of registered model `model` waits for an approval."""
+    _emit(CHALLENGER_WAITS, f"ghn.model.{model}", {"model": model, "version": version})
 
 
 def champion_drifted(model: str, version: str, difference: float) -> None:

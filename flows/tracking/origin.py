@@ -12,6 +12,11 @@ from flows.rows.provenance import revision
 PARENT_VARIABLE = "GHN_PARENT_RUN_ID"
 """In the environment: the id of the run that those of stages hang below."""
 
+HOLD_VARIABLE = "GHN_HOLD_PROMOTION"
+"""In the environment, not empty: a registered version waits for an approval, however good it is
+(`flows.registry.approval`).
+"""
+
 _PARAM_LIMIT = 6000  # characters; MLflow refuses longer values
 
 

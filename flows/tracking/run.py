@@ -35,7 +35,7 @@ from flows.tracking.client import (
     unreachable,
 )
 from flows.tracking.log import Log
-from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
+from flows.tracking.origin import HOLD_VARIABLE, PARENT_VARIABLE, as_params, origin
 from flows.tracking.sampler import SystemSampler
 from flows.tracking.sender import Op, Sender
 from flows.tracking.spool import send_pending
@@ -117,13 +117,15 @@ class StageRun:
         """Uploads an MLflow model's `directory` as a new version of registered model `name` and
         points `alias` to it.
 
-        `flows.registry.promotion` then decides whether it becomes @champion.
+        `flows.registry.promotion` then decides whether it becomes @champion, unless somebody shall
+        approve of it first (`HOLD_VARIABLE`).
         """
         op = {
             "op": "register",
             "name": name,
             "path": str(Path(directory).resolve()),
             "alias": alias,
+            "hold": bool(os.environ.get(HOLD_VARIABLE)),
         }
         self._do(
             {

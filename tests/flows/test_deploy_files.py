@@ -88,11 +88,12 @@ def test_all_containers_work_in_one_checkout(compose):
         "properties"
     ]
     assert [volume.split(":")[1] for volume in docker["volumes"]["default"]] == ["/app"]
-    manifest = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())[
-        "job_configuration"
-    ]["job_manifest"]
-    (container,) = manifest["spec"]["template"]["spec"]["containers"]
-    assert {"name": "ghn3", "mountPath": "/app"} in container["volumeMounts"]
+    variables = json.loads((ROOT / "deploy/pools/kubernetes-gpu.json").read_text())["variables"]
+    mounts = variables["properties"]["volume_mounts"]["default"]
+    assert {"name": "ghn3", "mountPath": "/app"} in mounts
+    assert {mount["name"] for mount in mounts} == {
+        volume["name"] for volume in variables["properties"]["volumes"]["default"]
+    }
 
 
 def test_containers_may_end_in_the_time_that_a_stage_is_given(compose):

@@ -139,7 +139,7 @@ def test_what_an_event_starts_has_the_parameters_of_the_tree():
     """No trigger starts a deployment whose parameters make a run of its own."""
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     started = [d for d in content["deployments"] if d.get("triggers")]
-    assert {d["name"] for d in started} == {"nightly", "weekly"}
+    assert {d["name"] for d in started} == {"nightly", "weekly", "approval"}
     own = {"overrides", "profile", "variant", "data_set"}
     assert not [d["name"] for d in started if own & d["parameters"].keys()]
 

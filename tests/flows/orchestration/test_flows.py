@@ -39,7 +39,9 @@ stages:
     deps: [data/deepnets1m, fan.py]
     outs: [models/weights, models/curve.json]
   evaluate:
-    cmd: "cat models/weights > results.txt; test ! -e broken || { echo no such network; exit 3; }"
+    cmd: >-
+      echo [$GHN_HOLD_PROMOTION] > held; cat models/weights > results.txt;
+      test ! -e broken || { echo no such network; exit 3; }
     deps: [models/weights]
     outs: [results.txt]
 """
@@ -74,7 +76,7 @@ def first(tree: Path, server: SyncPrefectClient) -> UUID:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.compute.shell.PROGRESS_SECONDS", 0.1)
         patch.setattr("flows.orchestration.progress.UPDATE_SECONDS", 0.0)
-        state = run(patch, tree)
+        state = run(patch, tree, approval=True)
     assert state.is_completed(), state.message
     return run_id(state)
 
@@ -159,6 +161,10 @@ def test_the_progress_of_a_fan_out_is_in_the_log_and_on_the_page(
     assert "progress-train" not in shown  # it printed none
 
 
+def test_with_approval_a_registration_is_told_to_wait(first: UUID, tree: Path) -> None:
+    assert (tree / "held").read_text() == "[1]\n"
+
+
 def test_what_has_not_changed_is_skipped_and_makes_no_assets(
     server: SyncPrefectClient, first: UUID, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +218,7 @@ def test_a_stage_that_fails_says_so_and_is_not_tried_again(
     assert state.is_failed()
     failed = run_id(state)
     assert tasks(server, failed) == {"evaluate": "Failed"}
+    assert (tree / "held").read_text() == "[]\n"  # of a run without approval
     assert "1 of 1 stages did not complete (evaluate: Failed)" in str(state.message)
     (event,) = wait_for(
         "the failed asset", lambda: events(server, "prefect.asset.materialization", failed)

@@ -1,0 +1,79 @@
+"""Somebody approves of a version before it becomes the champion, in a form on Prefect's page.
+
+A pipeline with `approval` registers its hypernetwork as one that waits (`flows.registry.approval`);
+the event of that starts this flow, which is suspended until somebody answers: it takes no worker
+and no slot meanwhile.
+"""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from flows.orchestration.crashes import end_with_worker
+from flows.registry.approval import approve, proposal, refuse
+from flows.registry.promotion import Decision, promote
+
+DAYS = 14
+"""How long an answer may take; afterwards the run has failed, and the version stays a
+challenger.
+"""
+
+
+class Answer(RunInput):
+    """The form."""
+
+    promote: bool = Field(default=False, description="Make it the champion.")
+    by: str = Field(description="Who says so.", min_length=1)
+    reason: str = Field(default="", description="Kept as a tag of the version.")
+
+
+@flow(name="promote", log_prints=True, flow_run_name="promote-{model}", persist_result=False)
+def ask(model: str = "ghn3", version: str | None = None) -> str:
+    """Asks whether a version shall become the champion, if it is better by more than the noise.
+
+    Args:
+        model: Registered model.
+        version: Its number; by default that of @challenger.
+
+    Returns:
+        What became of it.
+    """
+    end_with_worker()
+    found = proposal(model, version)
+    number = found.version
+    if not found.promoted:  # there is nothing to approve of: noted as without an approval
+        return _said(model, promote(model, number))
+    form = Answer.with_initial_data(description=question(model, found))
+    # The number is in the key, so that an answer is about the version that the form showed.
+    answer = suspend_flow_run(
+        wait_for_input=form, timeout=DAYS * 24 * 3600, key=f"{model}-{number}"
+    )
+    if answer.promote:
+        return _said(model, approve(model, number, answer.by, answer.reason))
+    refuse(model, number, answer.by, answer.reason)
+    return f"{model} version {number} stays a challenger: {answer.by} refused"
+
+
+def question(model: str, found: Decision) -> str:
+    """What the form shows above its fields, in Markdown."""
+    lines = [f"## {model} version {found.version} instead of {found.against}?", "", found.reason]
+    if (c := found.comparison) is not None:
+        lines += [
+            "",
+            "| accuracy without training | now | then | difference | noise |",
+            "|---|---:|---:|---:|---:|",
+            f"| {c.architectures} networks, {c.images} images | {c.champion:.2%} |"
+            f" {c.challenger:.2%} | {100 * c.difference:+.2f} points |"
+            f" {100 * c.noise:.2f} points |",
+        ]
+    return "\n".join([*lines, "", f"`ghn registry show {found.version} {model}` shows its tags."])
+
+
+def _said(model: str, decision: Decision) -> str:
+    verdict = "is the champion" if decision.promoted else "stays a challenger"
+    text = f"{model} version {decision.version} {verdict}: {decision.reason}"
+    get_run_logger().info(text)
+    return text

@@ -1,0 +1,98 @@
+"""A person between a better version and the alias @champion.
+
+Where `GHN_HOLD_PROMOTION` is set, a version that is registered waits: nothing is decided about it,
+and an event says so. `proposal` is what would be decided. Somebody then decides by `approve` or
+`refuse`, in Prefect's form (`flows.orchestration.approval`) or, without Prefect, by `ghn registry
+promote`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from flows.registry.evaluation import evaluation_of
+from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
+from flows.registry.promotion import Decision, decide, promote
+from flows.tracking.client import client
+from flows.tracking.events import challenger_waits
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+WAITS = "waits for approval"
+"""Value of the tag `promotion.decision` meanwhile."""
+
+
+def hold(mlflow_client: MlflowClient, name: str, number: str) -> None:
+    """Leaves a version to somebody's decision, unless it is the champion already."""
+    champion = by_alias(name, CHAMPION, mlflow_client)
+    if champion is not None and str(champion.version) == number:
+        return
+    mlflow_client.set_model_version_tag(name, number, "promotion.decision", WAITS)
+    challenger_waits(name, number)
+    print(
+        f"{name} version {number} waits for an approval: `ghn registry promote {number} {name}`"
+        " decides, or the run of promote/approval in Prefect"
+    )
+
+
+def proposal(
+    name: str, version: str | None = None, mlflow_client: MlflowClient | None = None
+) -> Decision:
+    """What `flows.registry.promotion.promote` would decide about a version; changes nothing.
+
+    Args:
+        name: registered model.
+        version: number; by default that of alias challenger.
+        mlflow_client: where; by default the present tracking store.
+
+    Raises:
+        RegistryError: there is no such version, or it has no evaluation.
+    """
+    mlflow_client = mlflow_client or client(create=False)
+    candidate = (
+        numbered(mlflow_client, name, version)
+        if version
+        else by_alias(name, CHALLENGER, mlflow_client)
+    )
+    if candidate is None:
+        raise RegistryError(
+            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
+            " there is"
+        )
+    number = str(candidate.version)
+    champion = by_alias(name, CHAMPION, mlflow_client)
+    if champion is None:
+        return decide(evaluation_of(candidate, mlflow_client), None, number, None)
+    if str(champion.version) == number:
+        return Decision(False, number, f"version {number}", None, "it is the champion already")
+    own, other = (evaluation_of(v, mlflow_client) for v in (candidate, champion))
+    return decide(own, other, number, str(champion.version))
+
+
+def approve(
+    name: str, number: str, by: str, reason: str, mlflow_client: MlflowClient | None = None
+) -> Decision:
+    """Makes a version the champion if it is still better than what is the champion by now; notes
+    who approved of it.
+    """
+    mlflow_client = mlflow_client or client(create=False)
+    decision = promote(name, number, mlflow_client=mlflow_client)
+    _note(mlflow_client, name, number, {"answer": "approved", "by": by, "comment": reason})
+    return decision
+
+
+def refuse(
+    name: str, number: str, by: str, reason: str, mlflow_client: MlflowClient | None = None
+) -> None:
+    """Keeps a version a challenger; notes who wanted that, and why."""
+    mlflow_client = mlflow_client or client(create=False)
+    mlflow_client.set_model_version_tag(name, number, "promotion.decision", "refused")
+    _note(mlflow_client, name, number, {"answer": "refused", "by": by, "comment": reason})
+
+
+def _note(mlflow_client: MlflowClient, name: str, number: str, said: dict[str, str]) -> None:
+    time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for key, value in {**said, "time": time_}.items():
+        mlflow_client.set_model_version_tag(name, number, f"approval.{key}", value)

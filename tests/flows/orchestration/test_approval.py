@@ -1,0 +1,141 @@
+"""A version waits for somebody: registry and server are real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+from prefect.flow_runs import resume_flow_run
+from prefect.utilities.callables import parameter_schema
+
+from flows.orchestration.approval import ask
+from flows.registry.lookup import by_alias
+from flows.rows.answers import pack
+from flows.rows.schema import identity, write_rows
+from flows.stages.evaluate import COLUMNS
+from flows.tracking import stage_run
+from flows.tracking.client import client
+from flows.tracking.origin import HOLD_VARIABLE
+
+IMAGES = 64
+
+
+def write_model(directory: Path, accuracy: float) -> Path:
+    """A registrable directory whose hypernetwork is worth so much on ten networks."""
+    (directory / "artifacts").mkdir(parents=True)
+    (directory / "artifacts" / "ghn.safetensors").write_text(str(accuracy))
+    columns = {"images": IMAGES, "accuracy": accuracy, "randinit_accuracy": 0.1}
+    rows = [
+        {
+            **identity(f"deepnets1m/test/{i}", "test", "ghn3", 1, "h"),
+            **columns,
+            "correct": pack(np.random.default_rng(i).random(IMAGES) < accuracy),
+            "randinit_correct": pack(np.random.default_rng(i).random(IMAGES) < 0.1),
+            "settings": json.dumps({"seed": 1}),
+        }
+        for i in range(10)
+    ]
+    write_rows(directory / "artifacts" / "evaluation.parquet", rows, COLUMNS)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tree whose registry has a champion and a better version that waits."""
+    directory = tmp_path_factory.mktemp("approval")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
+        patch.delenv("PREFECT_API_URL", raising=False)
+        patch.delenv(HOLD_VARIABLE, raising=False)
+        for accuracy in (0.4, 0.7):
+            with stage_run("register", {}, connect_after_seconds=0) as run:
+                model = write_model(directory / f"model-{accuracy}", accuracy)
+                run.register_model("ghn3", model, {}, "challenger", "a test")
+            patch.setenv(HOLD_VARIABLE, "1")
+        yield directory
+
+
+@pytest.fixture
+def waiting(server: SyncPrefectClient, tree: Path) -> FlowRun:
+    """A run of the deployment that has asked."""
+    deployment = server.create_deployment(
+        flow_id=server.create_flow(ask),
+        name="approval",
+        parameter_openapi_schema=parameter_schema(ask).model_dump_for_openapi(),
+    )
+    run = server.create_flow_run_from_deployment(deployment, parameters={"version": "2"})
+    state = work_on(server, run)
+    assert (state.type.name, state.name) == ("PAUSED", "Suspended")
+    return run
+
+
+def work_on(server: SyncPrefectClient, run: FlowRun) -> State[Any]:
+    """What a worker does with a run that is due."""
+    fresh = server.read_flow_run(run.id)
+    with suppress(Pause):  # how its process ends
+        run_flow(ask, flow_run=fresh, parameters=fresh.parameters, return_type="state")
+    state = server.read_flow_run(run.id).state
+    assert state is not None
+    return state
+
+
+def tags(version: str) -> dict[str, str]:
+    found: dict[str, str] = client().get_model_version("ghn3", version).tags
+    return found
+
+
+def champion() -> str:
+    found = by_alias("ghn3", "champion")
+    assert found is not None
+    return str(found.version)
+
+
+def test_a_better_version_waits_and_is_refused_then_approved(
+    server: SyncPrefectClient, waiting: FlowRun
+) -> None:
+    assert champion() == "1"
+    assert tags("2")["promotion.decision"] == "waits for approval"
+    keyset = waiting_keyset(server, waiting)
+    form = server.read_flow_run_input(waiting.id, keyset["description"])
+    assert "ghn3 version 2 instead of version 1?" in form
+    assert "10 networks, 32 images" in form
+
+    resume_flow_run(waiting.id, {"promote": False, "by": "Ada", "reason": "ViTs first"})
+    assert work_on(server, waiting).is_completed()
+    assert champion() == "1"
+    refused = tags("2")
+    assert refused["promotion.decision"] == "refused"
+    assert (refused["approval.by"], refused["approval.comment"]) == (
+        "Ada",
+        "look at the ViTs first",
+    )
+
+    again = server.create_flow_run_from_deployment(waiting.deployment_id, parameters={})
+    assert work_on(server, again).name == "Suspended"
+    resume_flow_run(again.id, {"promote": True, "by": "Ada", "reason": ""})
+    assert work_on(server, again).is_completed()
+    assert champion() == "2"
+    assert tags("2")["promotion.decision"] == "promoted"
+    assert tags("2")["approval.answer"] == "approved"
+
+    third = server.create_flow_run_from_deployment(waiting.deployment_id, parameters={})
+    assert work_on(server, third).is_completed()  # the champion: there is nothing to ask
+
+
+def waiting_keyset(server: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
+    """The names under which the server keeps the form."""
+    state = server.read_flow_run(run.id).state
+    assert state is not None
+    keyset = state.state_details.run_input_keyset
+    assert keyset is not None
+    return keyset
