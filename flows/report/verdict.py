@@ -13,7 +13,7 @@ import numpy as np
 from flows.registry.comparison import standard_error
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent
-from flows.report.learning import seen_before
+from flows.report.transfer import seen_before
 from flows.rows.answers import matrix
 from flows.rows.schema import Row
 from flows.settings.report import Targets
