@@ -61,6 +61,9 @@ def run(
             autocompletion=complete_field,
         ),
     ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Only say which stages would run, and why.")
+    ] = False,
 ) -> None:
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
@@ -70,6 +73,9 @@ def run(
 
     _check_targets(targets or [])
     new = assignments(values or [])
+    if dry:
+        _show_plan(bool(profile or new))
+        return
     params = set_params(new, profile) if profile or new else load_params()
     params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
     console = Console(highlight=False, soft_wrap=True)
@@ -82,6 +88,26 @@ def run(
         else:
             run_id = _reproduce(params, targets or [], console, lock)
     _summarise(console, params, run_id, time.perf_counter() - started)
+
+
+def _show_plan(changed: bool) -> None:
+    """What would run with params.yaml as it is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.commands.plan import plan
+    from flows.params import load_params
+    from flows.stages import sources
+    from ghn.errors import ConfigError
+
+    if changed:
+        raise ConfigError("--dry looks at params.yaml as it is: leave out --profile and -S")
+    params = load_params()
+    sources.write(params.images, params.transfer)  # as the stage does, which always looks
+    table = Table("stage", "reads what they write", "would run", box=None, pad_edge=False)
+    for step in plan(params.model_dump(mode="json", by_alias=True)):
+        table.add_row(step.name, ", ".join(step.after), step.why or "no")
+    Console(highlight=False).print(table)
 
 
 def _check_targets(targets: list[str]) -> None:
@@ -172,6 +198,7 @@ def _summarise(console: Console, params: Params, run_id: str | None, seconds: fl
         note_results(run_id)
         _print_stages(console, params, run_id)
     _print_accuracies(console)
+    _print_failures(console)
     store = tracking_uri()
     look = f"  (mlflow ui --backend-store-uri {store})" if store == DEFAULT_URI else ""
     here = Path.cwd()  # not resolved: DVC may keep outputs as links into its cache
@@ -206,6 +233,17 @@ def _print_stages(console: Console, params: Params, run_id: str) -> None:
             f"{measured.get('peak_memory_mb', 0.0):,.0f} MB",
         )
     console.print(table)
+
+
+def _print_failures(console: Console) -> None:
+    """A line per stage in which networks failed: a stage is green where few enough did."""
+    for path in sorted(paths.METRICS.glob("*.json")):
+        found = json.loads(path.read_text())
+        if failed := found.get("failed"):
+            console.print(
+                f"[bold red]{path.stem}: {failed} of {found['networks']} networks failed[/];"
+                " the end of the report says why"
+            )
 
 
 def _print_accuracies(console: Console) -> None:

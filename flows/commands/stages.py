@@ -12,12 +12,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ghn import options
 from ghn.errors import ConfigError
 
 STAGES_PANEL = "Stages, as dvc.yaml calls them"
 AROUND_PANEL = "Around the pipeline"
+
+
+class StageCommand(TyperCommand):
+    """A stage, whose settings are in params.yaml: an option that it does not have is answered with
+    how to set the field.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses unknown options.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        known = {name for parameter in self.params for name in parameter.opts}
+        for place, text in enumerate(args):
+            name, _, value = text.partition("=")
+            if name.startswith("--") and name not in {*known, *ctx.help_option_names}:
+                value = value or next(iter(args[place + 1 : place + 2]), "VALUE")
+                raise ConfigError(_no_option(str(ctx.info_name), name, value))
+        found: list[str] = super().parse_args(ctx, args)
+        return found
+
+
+def _no_option(stage: str, option: str, value: str) -> str:
+    from flows.params import Params
+    from flows.settings.describe import is_field
+
+    field = f"{stage}.{option[2:].replace('-', '_')}"
+    if is_field(Params, field):
+        how = f"`ghn run {stage} -S {field}={value}` sets it and runs the stage"
+    else:
+        how = f"`ghn params describe {stage}` lists what can be set"
+    return f"{option} is no option: a stage takes its settings from params.yaml; {how}"
 
 
 def run_stage(name: str, label: str | None = None, **options: Any) -> None:
@@ -225,7 +259,8 @@ def sync_mlflow() -> None:
 def register(app: typer.Typer) -> None:
     """Adds the pipeline's commands to `app` (entry point group `ghn.commands`)."""
     for stage in STAGES:
-        app.command(stage.__name__.removesuffix("_model"), rich_help_panel=STAGES_PANEL)(stage)
+        name = stage.__name__.removesuffix("_model")
+        app.command(name, cls=StageCommand, rich_help_panel=STAGES_PANEL)(stage)
     from flows.commands.networks import compare, init
     from flows.commands.parameters import params_app
 

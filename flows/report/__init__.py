@@ -4,6 +4,7 @@ self-contained page.
 
 from flows.report.blocks import (
     Block,
+    Code,
     Figure,
     Panels,
     Picture,
@@ -14,4 +15,15 @@ from flows.report.blocks import (
 )
 from flows.report.page import render
 
-__all__ = ["Block", "Figure", "Panels", "Picture", "Pictures", "Section", "Table", "Text", "render"]
+__all__ = [
+    "Block",
+    "Code",
+    "Figure",
+    "Panels",
+    "Picture",
+    "Pictures",
+    "Section",
+    "Table",
+    "Text",
+    "render",
+]

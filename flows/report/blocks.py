@@ -83,7 +83,14 @@ class Table:
     wrapped: bool = False
 
 
-Block = Text | Figure | Panels | Pictures | Table
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    text: str
+
+
+Block = Code | Text | Figure | Panels | Pictures | Table
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,14 @@ SPLIT_TITLES = {
     "torchvision": "torchvision",
     "deepnets": "DeepNets-1M, all five",
 }
+SPLIT_MEANINGS = {
+    "test": "drawn by the rules of the training architectures",
+    "wide": "with more channels, four times as many as in training",
+    "deep": "of 10 to 36 cells, in training 4 to 18",
+    "dense": "of 2 to 10 sums a cell, in training at most 4",
+    "bnfree": "without batch norm, which makes signals fade or explode",
+    "torchvision": "made by people: ResNets, MobileNets, vision transformers and others",
+}
 DEEPNETS = ("test", "wide", "deep", "dense", "bnfree")
 
 
@@ -38,6 +47,7 @@ class Setting:
     ghn_parameters: int
     train_architectures: int
     steps: int | None
+    batch_size: int = 0
 
     @property
     def chance(self) -> float:
@@ -70,10 +80,21 @@ def percent(value: float | None, decimals: int = 1) -> str | None:
 
 
 def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
-    """Mean and standard deviation of fractions as text."""
+    """Mean and standard deviation of fractions as text; one value has none."""
+    if values.size == 1:
+        return f"{100 * values[0]:.{decimals}f}\N{NO-BREAK SPACE}%"
     return (
         f"{100 * values.mean():.{decimals}f} ± {100 * values.std():.{decimals}f}\N{NO-BREAK SPACE}%"
     )
+
+
+def measured(accuracy: float, images: int) -> str:
+    """An accuracy with its standard error, of `images` images, as text. A right and a wrong answer
+    are counted in, so that none right of sixteen is no certainty.
+    """
+    likely = (accuracy * images + 1) / (images + 2)
+    error = math.sqrt(likely * (1 - likely) / (images + 2))
+    return f"{100 * accuracy:.1f} ± {100 * error:.1f}\N{NO-BREAK SPACE}%"
 
 
 def good(rows: Sequence[Row], *splits: str) -> list[Row]:
@@ -147,6 +168,7 @@ def generalisation(
             " random and measured on the same batches.",
             "lead",
         ),
+        Text(meanings(rows)),
         Panels(
             panels,
             "Accuracies per split, as in figures 5 and 7 of the paper. Triangles mark means, the"
@@ -174,6 +196,13 @@ def generalisation(
         Text(setting.difference(), "note"),
     ]
     return Section("generalisation", "Accuracy without training", blocks)
+
+
+def meanings(rows: Sequence[Row]) -> str:
+    """What the splits that were evaluated are, in a sentence."""
+    found = {row["split"] for row in rows}
+    told = [f"{SPLIT_TITLES[s]}: {text}" for s, text in SPLIT_MEANINGS.items() if s in found]
+    return f"{'; '.join(told)}." if told else ""
 
 
 def _published(method: Mapping[str, Sequence[float]], split: str) -> str | None:

@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from flows.report.blocks import Section, Table, Text
+from flows.report import figures
+from flows.report.blocks import Figure, Section, Table, Text
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent, spread
 from flows.report.torchvision import best_finetuned
 from flows.rows.schema import Row
@@ -37,10 +38,12 @@ def families(
     tuned = best_finetuned(finetuned)
     cells: list[list[str | None]] = []
     near_chance = []
+    shown: dict[str, tuple[float, float]] = {}
     for family, rows in of_family.items():
         predicted = column(rows, "accuracy")
         if predicted.mean() < 1.25 * setting.chance:
             near_chance.append(family)
+        shown[family] = float(predicted.mean()), float(column(rows, "randinit_accuracy").mean())
         names = [row["architecture"] for row in rows]
         both = [name for name in names if (name, ghn) in tuned and (name, RANDOM) in tuned]
         means = [
@@ -52,7 +55,7 @@ def families(
                 family,
                 str(len(rows)),
                 spread(predicted),
-                percent(float(column(rows, "randinit_accuracy").mean())),
+                percent(shown[family][1]),
                 str(len(both)) if both else None,
                 *means,
             ]
@@ -67,4 +70,7 @@ def families(
     groups = [("", 2), ("without training", 2), ("fine-tuned", 3)]
     caption = "Mean accuracy by family. A click on a title sorts."
     table = Table(header, cells, caption, groups=groups, sortable=True)
-    return Section("families", "Results by family", [Text(told, "lead"), table])
+    svg = figures.bars(shown, ("predicted", "random"), "Untrained, mean by family", setting.chance)
+    alt = f"Bars of mean accuracy without training for {len(shown)} families. {told}"
+    figure = Figure(svg, "The dotted line is chance.", alt)
+    return Section("families", "Results by family", [Text(told, "lead"), figure, table])

@@ -185,9 +185,12 @@ def scatter(
     x_label: str,
     y_label: str,
     *,
-    log: bool,
+    log: bool = False,
+    equal: bool = False,
 ) -> str:
-    """Points of each series, the smaller the more there are."""
+    """Points of each series, the smaller the more there are; `equal`: both axes are accuracies from
+    0 up to the same end, with the line on which they are equal.
+    """
     most = max((len(x) for x, _ in points.values()), default=0)
 
     def draw(axes: Axes) -> None:
@@ -205,9 +208,42 @@ def scatter(
         if log:
             axes.set(xscale="log", yscale="log")
         axes.set(xlabel=x_label, ylabel=y_label)
+        if equal:
+            end = max(value for pair in points.values() for side in pair for value in side)
+            end = min(1.0, 1.08 * end)
+            axes.plot([0, end], [0, end], color=_MUTED, linestyle=":", linewidth=1)
+            axes.set(xlim=(0, end), ylim=(0, end))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="best", fontsize=8)
 
     return _svg(draw, title)
+
+
+def bars(
+    values: Mapping[str, tuple[float, float]], names: tuple[str, str], title: str, chance: float
+) -> str:
+    """A pair of horizontal bars per entry, the first at the top; the first of a pair filled."""
+    places = np.arange(len(values))[::-1]
+
+    def draw(axes: Axes) -> None:
+        for number, name in enumerate(names):
+            axes.barh(
+                places + (0.2, -0.2)[number],
+                [pair[number] for pair in values.values()],
+                0.38,
+                color=_SERIES[number],
+                alpha=(0.9, 0.5)[number],
+                label=name,
+            )
+        axes.axvline(chance, color=_MUTED, linestyle=":", linewidth=1)
+        axes.set_yticks(places, list(values))
+        axes.set(xlabel="accuracy", ylim=(-0.6, len(values) - 0.4))
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="lower right", fontsize=8)
+
+    return _svg(draw, title, (4.2, 0.7 + 0.2 * len(values)))
 
 
 def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:

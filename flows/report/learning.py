@@ -1,11 +1,8 @@
-"""Sections on training: the hypernetwork's learning curve, fine-tuning (fig. 6, table 2) and
-transfer (table 7).
-"""
+"""Sections on training: the hypernetwork's learning curve and fine-tuning (fig. 6, table 2)."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +11,9 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
-from flows.report.inits import init_name, init_order, seen_before
+from flows.report.inits import init_name, init_order
 from flows.rows.schema import Row
-from flows.trials.statistics import compare, held
+from flows.trials.statistics import compare, held, per_architecture
 
 
 def learning_curve(
@@ -177,7 +174,8 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             "Validation accuracy at three points and test accuracy at the end, mean ± standard"
             " deviation; a run that diverged counts with the accuracy that it ended with.",
         ),
-        *_comparisons(rows, inits),
+        *by_network(rows, inits, "after fine-tuning"),
+        *comparisons(rows, inits),
         Text(
             f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
             f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
@@ -194,7 +192,34 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
     return Section("finetuning", "Fine-tuning", blocks)
 
 
-def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
+def by_network(rows: Sequence[Row], inits: Sequence[str], when: str) -> list[Block]:
+    """A point per network: test accuracy from random parameters against that from predicted;
+    `when` ends the title.
+    """
+    if not inits or init_order(inits[0]) != 0 or "randinit" not in inits:
+        return []
+    good = [row for row in rows if row["error"] is None]
+    predicted, random = (per_architecture(good, init) for init in (inits[0], "randinit"))
+    names = [name for name in predicted if name in random]
+    if len(names) < 2:
+        return []
+    points = {
+        title: ([random[name] for name in of], [predicted[name] for name in of])
+        for title, of in (
+            ("DeepNets-1M", [name for name in names if name.startswith("deepnets1m/")]),
+            ("torchvision", [name for name in names if not name.startswith("deepnets1m/")]),
+        )
+        if of
+    }
+    svg = figures.scatter(
+        points, f"Each network {when}", "test accuracy from random", "from predicted", equal=True
+    )
+    ahead = sum(predicted[name] > random[name] for name in names)
+    alt = f"Scatter plot of {len(names)} networks; predicted parameters are ahead in {ahead}."
+    return [Figure(svg, "Above the line: predicted parameters end ahead.", alt)]
+
+
+def comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
     """A sentence per initialisation against the predicted parameters, paired over architectures."""
     if not inits or init_order(inits[0]) != 0:
         return []
@@ -217,77 +242,6 @@ def _comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
                 )
             )
     return sentences
-
-
-def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
-    """Few-shot transfer to another data set (table 7)."""
-    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
-    if not chosen:
-        reasons = sorted({row["error"] for row in rows if row["error"]})
-        text = f"No transfer was measured{': ' + reasons[0] if reasons else ''}."
-        return Section("transfer", "Transfer from few labels", [Text(text, "warning")])
-    accuracy: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in chosen:
-        if row["test_accuracy"] is not None:
-            accuracy[row["architecture"], row["ghn"]].append(row["test_accuracy"])
-    inits = sorted({init for _, init in accuracy}, key=init_order)
-    cells: list[list[str | None]] = []
-    bold = set()
-    for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
-        values = [accuracy.get((architecture, init)) for init in inits]
-        cells.append(
-            [architecture, *(spread(np.array(found)) if found else None for found in values)]
-        )
-        means = [float(np.mean(found)) if found else -1.0 for found in values]
-        bold.add((number, 1 + int(np.argmax(means))))
-    first = chosen[0]
-    grid = sorted({row["lr"] for row in rows if row["lr"]})
-    table_7 = published["table_7"]
-    published_row = "; ".join(
-        f"{name} {' / '.join(f'{value:.1f}' for value in table_7[name])} %"
-        for name in ("RandInit", "Orthogonal", "GHN-2", "GHN-3-XL/m16")
-    )
-    return Section(
-        "transfer",
-        "Transfer from few labels",
-        [
-            Text(
-                f"The hypernetwork was trained on {first['source']}; here its parameters, with a"
-                f" fresh class head, are the start of training on {first['images']} from"
-                f" {first['n_train'] + first['n_val']:,} labels.",
-                "lead",
-            ),
-            *_warning(first),
-            Table(
-                ["network", *(init_name(init) for init in inits)],
-                cells,
-                "Test accuracy, mean ± standard deviation over"
-                f" {len({row['seed'] for row in chosen})} seeds; the best of a row in bold.",
-                bold=frozenset(bold),
-            ),
-            *_comparisons(rows, inits),
-            Text(
-                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)},"
-                f" {first['steps']} steps, chosen on {first['n_val']:,} held-out labels. Published"
-                f" (table 7, {table_7['note']}): {published_row}.",
-                "note",
-            ),
-        ],
-    )
-
-
-def _warning(row: Row) -> list[Text]:
-    """A warning where the target is among what the hypernetwork was trained on."""
-    if not seen_before(row):
-        return []
-    return [
-        Text(
-            f"Images of {row['images']} are among those that the hypernetwork, or the one that its"
-            " training began from, was trained on: this shows few labels, not a transfer to images"
-            " never seen.",
-            "warning",
-        )
-    ]
 
 
 def _series(values: Sequence[Sequence[float]]) -> str:

@@ -125,16 +125,19 @@ def _right(row: Row, column: str) -> int:
     return sum(a == b for a, b in zip(row[column], row["sample_labels"], strict=True))
 
 
-def graphs(shown: Sequence[Graph]) -> Section:
-    """Pictures of some training architectures as the hypernetwork sees them."""
+def graphs(shown: Sequence[Graph], best: Graph | None = None) -> Section:
+    """Pictures of some training architectures as the hypernetwork sees them, and of the network
+    that is most accurate without training.
+    """
     panels = [
         Figure(
             figures.graph(graph, graph.name),
             f"{graph.name}: {graph.n_nodes} nodes, {len(graph.edges)} edges",
             f"Graph of {graph.name}: {graph.n_nodes} nodes and {len(graph.edges)} edges.",
         )
-        for graph in shown
+        for graph in (*shown, *([best] if best else []))
     ]
+    last = f" {best.name}: the most accurate of all without training." if best else ""
     return Section(
         "graphs",
         "What the hypernetwork sees",
@@ -144,6 +147,9 @@ def graphs(shown: Sequence[Graph]) -> Section:
                 " uses the other's output. It predicts the parameters of each node from them.",
                 "lead",
             ),
-            Panels(panels, "Some architectures of the training split, from input to classifier."),
+            Panels(
+                panels,
+                f"Some architectures of the training split, from input to classifier.{last}",
+            ),
         ],
     )

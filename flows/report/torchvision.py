@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flows.report.blocks import Block, Section, Table, Text
-from flows.report.evaluation import Setting, column, good, percent, spread
+from flows.report.evaluation import Setting, column, good, measured, percent, spread
 from flows.rows.schema import Row
 from flows.trials.inits import RANDOM
 from ghn.analysis import kendall_tau
@@ -39,8 +39,8 @@ def torchvision_table(
             [
                 name,
                 f"{parameters / 1e6:.1f}" if parameters else None,
-                "error" if failed else percent(row["accuracy"]),
-                None if failed else percent(row["randinit_accuracy"]),
+                "error" if failed else measured(row["accuracy"], row["images"]),
+                None if failed else measured(row["randinit_accuracy"], row["images"]),
                 percent(tuned.get((name, ghn))),
                 percent(tuned.get((name, RANDOM))),
                 percent(facts["ghn3"] / 100, 2),
@@ -77,7 +77,8 @@ def torchvision_table(
                 "trained",
             ],
             cells,
-            "As table 20 of the paper, in its order. A click on a title sorts.",
+            "As table 20 of the paper, in its order. ±: one standard error, of the few images that"
+            " a network is measured on. A click on a title sorts.",
             groups=[("", 2), (f"ours, {setting.images}", 4), ("published, ImageNet", 5)],
             sortable=True,
         ),

@@ -17,13 +17,15 @@ def trained_on(
     transferred: Sequence[Row],
 ) -> Section:
     """Which networks and which images each number of the page is from."""
-    seen = train.steps * train.meta_batch_size * train.batch_size
+    steps = setting.steps or train.steps
+    batch_size = setting.batch_size or train.batch_size
+    seen = steps * train.meta_batch_size * batch_size
     rows = [
         [
             "the hypernetwork is trained",
             f"{setting.train_architectures:,} architectures of split {train.split}",
             f"training images of {setting.images}, {setting.image_size} pixels",
-            f"{train.steps:,} steps of {train.meta_batch_size} networks and {train.batch_size}"
+            f"{steps:,} steps of {train.meta_batch_size} networks and {batch_size}"
             f" images: {seen / 1e6:.2g} million network-images",
         ],
         [

@@ -60,6 +60,15 @@ class TrainStageConfig(TrainConfig):
             " predicts them all alike"
         ),
     )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "the most that the steps may take; the run then ends early, its learning rate where"
+            " `schedule` has it after so many of `steps`. How many that are depends on the machine:"
+            " only runs without a budget give equal bytes. null: all steps"
+        ),
+    )
     processes: int = Field(
         default=1,
         ge=1,

@@ -22,6 +22,13 @@ class TransferConfig(BaseModel):
         default="auto",
         description="image data set; auto: CIFAR-10, or digits where CIFAR-10 is the source",
     )
+    root: str | None = Field(
+        default=None,
+        description=(
+            "directory of the target's data; null: GHN_DATA_ROOT or ../shared/data, wherever"
+            " images.root is"
+        ),
+    )
     labels: int = Field(
         default=1000, ge=10, description="labels of the target in all, training and choices"
     )
@@ -76,7 +83,7 @@ class TransferConfig(BaseModel):
             images=ImagesSpec(
                 name=self.target_name(images.name),
                 image_size=images.image_size,
-                root=images.root,
+                root=self.root,
                 seed=base.seed,
                 few_shot=self.labels,
                 few_shot_held_out=self.held_out,

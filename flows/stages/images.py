@@ -26,7 +26,7 @@ from datasets.images import (
 )
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
-from ghn.errors import DamagedFileError
+from ghn.errors import ConfigError, DamagedFileError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
             seed=base.seed,
             cache=paths.IMAGES,
         )
+        if len(decoded) < 2:  # batch norm has no statistics of one image
+            raise ConfigError(
+                f"split {split} of {images.name} has a single image, and two are the least: give"
+                f" more images, or images.{'test' if split == 'test' else 'val'}_fraction another"
+                " share"
+            )
         about |= {"classes": list(decoded.classes), split: _measure(decoded)}
         stage.log_metrics({f"{split}_images": len(decoded)})
     if images.stream:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from flows.report import (
     render,
     samples,
     torchvision,
+    transfer,
+    use,
     verdict,
 )
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
@@ -32,8 +34,10 @@ from flows.rows.schema import Row, read_rows
 from flows.settings import paths
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
+from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
+from flows.trials.statistics import compare
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 
@@ -48,6 +52,7 @@ def run(
     images: ImagesConfig,
     train: TrainStageConfig,
     report: ReportConfig,
+    register: RegisterConfig,
     stage: StageRun,
 ) -> None:
     """Writes reports/index.html from the results of all stages, and their rows to
@@ -59,7 +64,7 @@ def run(
         "finetune": read_rows(paths.FINETUNE),
         "transfer": read_rows(paths.TRANSFER),
     }
-    page = build(base, images, train, report, tables)
+    page = build(base, images, train, report, register, tables)
     for name, rows in tables.items():
         with atomic_path(paths.REPORT_ROWS / f"{name}.csv") as temporary:
             temporary.write_text(as_csv(rows))
@@ -73,6 +78,7 @@ def build(
     images: ImagesConfig,
     train: TrainStageConfig,
     report: ReportConfig,
+    register: RegisterConfig,
     tables: dict[str, list[Row]],
 ) -> str:
     """The page. Raises DamagedFileError where a result is missing or unreadable."""
@@ -92,14 +98,14 @@ def build(
         learning.finetuning(finetuned, setting, paper),
         samples.sample_images(finetuned, classes),
         samples.first_filters(finetuned),
-        learning.transfer(transferred, paper),
+        transfer.transfer(transferred, paper),
         torchvision.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
         learning.learning_curve(
             read_curve(paths.model(ghn) / "curve.json"),
             read_steps(paths.model(ghn) / "steps.csv"),
             setting,
         ),
-        samples.graphs(graphs),
+        samples.graphs(graphs, best_graph(evaluated, setting)),
         evaluation.coverage(predictions),
         evaluation.failures(
             ("predict", predictions),
@@ -107,11 +113,12 @@ def build(
             ("finetune", finetuned),
             ("transfer", transferred),
         ),
+        use.use(paths.weights(ghn), register.name),
     ]
     return render(
         report.title,
         verdict.first_sentence(ghn, finetuned, transferred, judged),
-        tiles(evaluated, predictions, setting),
+        tiles(tables, ghn),
         [section for section in sections if section is not None],
         provenance(base, images, train),
         {f"{name}.csv": as_csv(rows) for name, rows in tables.items()},
@@ -156,7 +163,8 @@ def setting_of(
         test_images=(min(measured), max(measured)),
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
         train_architectures=len(split),
-        steps=train.steps,
+        steps=int(weights.metadata.get("step", train.steps)),
+        batch_size=weights.metadata.get("train", {}).get("batch_size", train.batch_size),
     )
     return setting, test.classes, typical(split)
 
@@ -173,11 +181,29 @@ def typical(split: Split) -> list[Graph]:
     return [found[place] for place in places if place < len(found)]
 
 
-def tiles(
-    evaluated: Sequence[Row], predictions: Sequence[Row], setting: Setting
-) -> list[tuple[str, str, str]]:
-    """Key figures: value, what, beside what."""
+def best_graph(evaluated: Sequence[Row], setting: Setting) -> Graph | None:
+    """The graph of the network that is most accurate without training, if any was evaluated."""
+    from flows.networks.build import build_network
+
+    members = good(evaluated, *DEEPNETS, "torchvision")
+    if not members:
+        return None
+    best = max(members, key=lambda row: row["accuracy"])["architecture"]
+    return build_network(best, setting.classes, setting.image_size, "meta")[1]
+
+
+def tiles(tables: Mapping[str, Sequence[Row]], ghn: str) -> list[tuple[str, str, str]]:
+    """Key figures: value, what, beside what. Training comes first: it is what parameters are
+    predicted for.
+    """
     found = []
+    for name, title in (("finetune", "fine-tuned"), ("transfer", "transferred")):
+        sound = [row for row in tables[name] if row["error"] is None]
+        if (result := compare(sound, ghn, "randinit")) is not None:
+            interval = f"95 %: {100 * result.low:+.1f} to {100 * result.high:+.1f}"
+            over = f"points over random parameters, {title} ({result.n})"
+            found.append((f"{100 * result.mean_difference:+.1f}", over, interval))
+    evaluated = tables["evaluation"]
     for what, splits in (
         ("unseen DeepNets-1M networks, untrained", DEEPNETS),
         ("torchvision models, untrained", ("torchvision",)),
@@ -192,21 +218,16 @@ def tiles(
         found.append(
             (percent(best["accuracy"]) or "", "best network, untrained", best["architecture"])
         )
-    if predictions:
-        members = good(predictions, *DEEPNETS, "torchvision")
-        errors = len(predictions) - len(members)
-        found.append(
-            (
-                f"{len(members)}",
-                "networks predicted",
-                f"{errors} failed",
-            )
-        )
+    if any(tables.values()):
+        rows = [row for members in tables.values() for row in members]
+        failed = sum(row["error"] is not None for row in rows)
+        found.append((f"{len(rows) - failed:,}", "measurements", f"{failed} failed"))
     return found
 
 
 def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) -> dict[str, str]:
     """Lists what the page was made from."""
+    changed = train.model_dump(mode="json", exclude_defaults=True)
     sources = {
         "hypernetwork": paths.weights(base.ghn),
         "training architectures": paths.DEEPNETS / f"{train.split}.h5",
@@ -217,6 +238,13 @@ def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) 
     }
     return {
         "seed": str(base.seed),
+        "parameters of training": ", ".join(
+            f"{name} {value}" for name, value in sorted(changed.items())
+        ),
+        "time and machine": (
+            "in the MLflow run of each stage, and by network in results/timings; not here, so that"
+            " the same results give the same page"
+        ),
         **{f"DVC hash of {name}": f"{dvc_hash(path)} ({path})" for name, path in sources.items()},
         "published numbers": (
             "Knyazev, Hwang, Lacoste-Julien: Can We Scale Transformers to Predict Parameters of"

@@ -28,9 +28,12 @@ def run(images: ImagesConfig, transfer: TransferConfig, stage: StageRun) -> None
 
 def write(images: ImagesConfig, transfer: TransferConfig) -> None:
     """Writes what the data sets of the pipeline and of its transfer are made of."""
-    data_sets = {paths.SOURCE: images.name, paths.TARGET_SOURCE: transfer.target_name(images.name)}
-    for path, name in data_sets.items():
-        _write(path, {"name": name, "splits": fingerprints(name, images.root)})
+    target = transfer.target_name(images.name)
+    for path, name, root in (
+        (paths.SOURCE, images.name, images.root),
+        (paths.TARGET_SOURCE, target, transfer.root),
+    ):
+        _write(path, {"name": name, "splits": fingerprints(name, root)})
 
 
 def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:

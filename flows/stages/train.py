@@ -26,6 +26,7 @@ from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.train import TrainStageConfig
+from flows.training.budget import Budget
 from flows.training.curve import Curve, curve
 from flows.training.lock import only_one
 from flows.training.outcome import (
@@ -36,7 +37,7 @@ from flows.training.outcome import (
     publish,
     thinned,
 )
-from flows.training.phases import phases, population_of, resized, settings
+from flows.training.phases import fitted, phases, population_of, resized, settings
 from flows.training.start import (
     content,
     emphasize_distance,
@@ -113,6 +114,10 @@ def _train(
 
     output = paths.model(base.ghn)
     training = training_images(images, base.seed)
+    if (smaller := fitted(config, len(training))) != config:
+        if stage is not None:
+            print(f"{len(training)} training images: each step takes all of them", file=sys.stderr)
+        config = smaller
     split = open_split(paths.DEEPNETS, config.split)
     ghn_config = config.hypernetwork(training.num_classes)
     recipe = config.recipe_with(base.seed)
@@ -151,13 +156,18 @@ def _train(
             unseen = open_split(paths.DEEPNETS, "val").content
             name = digest(config.model_dump(mode="json"), held_out.digest, unseen)[:12]
             begin(directory, name)
+        watchers: list[Callback] = []
+        if stage is not None:
+            watchers = [ProgressBar(), Tracker(stage)]
+            if config.minutes is not None:
+                watchers.append(Budget(config.minutes, directory / "seconds.txt"))
         result = train(
             recipe,
             ghn,
             last.meta_batches,
             last.images,
             directory,
-            callbacks=[ProgressBar(), Tracker(stage)] if stage is not None else [],
+            callbacks=watchers,
             evaluate=evaluate,
             metric="val_mean",
             ranks=group,

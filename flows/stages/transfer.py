@@ -4,6 +4,7 @@ initialisation.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -45,6 +46,8 @@ def run(
     entry = transfer.entry(base, images)
     found = entry_rows(entry, setting, fanout, "transfer", field="transfer.optional")
     measured = any(row["error"] is None for row in found["main"])
+    if found["main"] and not measured:
+        print(f"transfer: nothing was measured: {found['main'][0]['error']}", file=sys.stderr)
     ghn = hypernetwork(source(base.ghn)) if measured else None
     learned = list(lineage(ghn, images.name))
     rows = [row | {"lineage": learned} for row in found["main"]]

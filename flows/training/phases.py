@@ -70,6 +70,23 @@ def _setting(phase: PhaseConfig, config: TrainStageConfig, image_size: int) -> S
     )
 
 
+def fitted(config: TrainStageConfig, n_images: int) -> TrainStageConfig:
+    """The section with no batch larger than the data set, so that a small one trains as well.
+
+    Args:
+        config: section `train`.
+        n_images: training images that there are.
+    """
+
+    def fits(size: int | None) -> int | None:
+        return size and min(size, n_images)
+
+    stretches = tuple(
+        phase.model_copy(update={"batch_size": fits(phase.batch_size)}) for phase in config.phases
+    )
+    return config.model_copy(update={"batch_size": fits(config.batch_size), "phases": stretches})
+
+
 def population_of(config: TrainStageConfig) -> Population | None:
     """The networks that `train.population` names; None where it is null.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -17,9 +19,11 @@ class ProgressBar(Callback):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
         self._progress: Progress | None = None
+        self._start = 0, time.monotonic()
 
     def on_start(self, training: Training) -> None:
         """Shows the bar."""
+        self._start = training.step, time.monotonic()
         if training.step:
             self._print(f"resuming after step {training.step}")
         if self._console.is_terminal:
@@ -51,7 +55,15 @@ class ProgressBar(Callback):
         if self._progress is not None:
             self._progress.update(self._task, numbers=text)
         else:
-            self._print(f"step {record.step}/{training.steps}  {text}  lr {record.lr:.1e}")
+            left = self._left(training, record.step)
+            self._print(f"step {record.step}/{training.steps}  {text}  lr {record.lr:.1e}  {left}")
+
+    def _left(self, training: Training, step: int) -> str:
+        """How long the remaining steps take at the pace since the start, evaluations included."""
+        begun, at = self._start
+        seconds = (training.steps - step) * (time.monotonic() - at) / max(1, step - begun)
+        hours, minutes = divmod(math.ceil(seconds / 60), 60)
+        return f"{hours} h {minutes:02} min left" if hours else f"{minutes} min left"
 
     def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
         """Prints the metrics."""

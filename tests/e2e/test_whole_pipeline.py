@@ -3,8 +3,12 @@ parameter changed.
 """
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -87,6 +91,37 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
     print(f"dvc repro without changes: {seconds:.1f} s")
     metrics = json.loads(clone.run("-m", "dvc", "metrics", "show", "--json").stdout)
     assert "results/metrics/evaluate.json" in str(metrics)
+
+
+def test_another_clone_takes_the_results_from_a_directory_of_files(
+    clone: Clone, tmp_path: Path
+) -> None:
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *author, *arguments], cwd=clone.path, check=True)
+
+    clone.run("-m", "dvc", "remote", "add", "--default", "sample", str(tmp_path / "sample"))
+    clone.run("-m", "dvc", "push")
+    git("add", "-A")
+    git("commit", "-q", "-m", "A run")
+    clone.run("-m", "gto", "register", "ghn3", "--version", "v1.0.0")
+    reader = tmp_path / "reader"
+    subprocess.run(["git", "clone", "-q", str(clone.path), str(reader)], check=True)
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(reader)}
+        done = subprocess.run(command, cwd=reader, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    dvc("pull")
+    for name in ("models/ghn3/ghn.safetensors", "results/evaluation.parquet", "reports/index.html"):
+        assert (reader / name).read_bytes() == (clone.path / name).read_bytes()
+    assert set(json.loads(dvc("status", "--json"))) <= {"sources"}
+    dvc("artifacts", "get", ".", "ghn3", "--out", "taken.safetensors")
+    taken, weights = reader / "taken.safetensors", reader / "models/ghn3/ghn.safetensors"
+    assert taken.read_bytes() == weights.read_bytes()
 
 
 def test_a_changed_parameter_reruns_what_depends_on_it_only(clone: Clone) -> None:

@@ -64,6 +64,11 @@ def test_names_that_are_no_names_are_refused(root, name: str) -> None:
         params(root, name)
 
 
+def test_a_split_of_one_image_is_refused_with_what_to_set(root) -> None:
+    with pytest.raises(ConfigError, match=r"split val of pets has a single.*images\.val_fraction"):
+        start(images.run, params(root, val_fraction=0.02), Metrics())
+
+
 def test_equal_sources_give_equal_bytes(root, tmp_path, monkeypatch) -> None:
     def outputs():
         start(images.run, params(root), Metrics())

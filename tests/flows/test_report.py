@@ -5,13 +5,26 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from flows.report import Section, Table, Text, evaluation, figures, learning, render, torchvision
+from flows.report import (
+    Figure,
+    Section,
+    Table,
+    Text,
+    evaluation,
+    figures,
+    learning,
+    render,
+    torchvision,
+    transfer,
+    use,
+)
 from flows.report.evaluation import Setting
 from flows.report.rows import as_csv
 from flows.report.verdict import first_sentence, untrained
 from flows.rows.answers import pack
 from flows.rows.schema import identity
 from flows.settings import paths
+from flows.stages import report
 
 SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
 PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
@@ -97,9 +110,59 @@ def test_table_of_the_74_has_ours_beside_published() -> None:
     (row,) = table(section).rows
     numbers = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row]
     assert numbers == [
-        "resnet18", "1.0", "25.0 %", "10.0 %", "87.5 %", "25.0 %", "2.21 %", "41.63 %", "56.67 %",
-        "22.39 %", "69.76 %"
+        "resnet18", "1.0", "25.0 ± 5.4 %", "10.0 ± 3.9 %", "87.5 %", "25.0 %", "2.21 %", "41.63 %",
+        "56.67 %", "22.39 %", "69.76 %"
     ]  # fmt: skip
+
+
+def test_accuracies_of_few_images_have_their_error_and_single_ones_no_spread() -> None:
+    # 17 right of 34 with one right and one wrong more: sqrt(0.5 * 0.5 / 36)
+    assert evaluation.measured(0.5, 34) == "50.0 ± 8.3\N{NO-BREAK SPACE}%"
+    assert evaluation.measured(0.0, 16) == "0.0 ± 5.4\N{NO-BREAK SPACE}%"  # and not 0
+    assert evaluation.spread(np.array([0.5])) == "50.0\N{NO-BREAK SPACE}%"
+    assert evaluation.spread(np.array([0.4, 0.6])) == "50.0 ± 10.0\N{NO-BREAK SPACE}%"
+
+
+def test_the_splits_that_were_evaluated_are_explained() -> None:
+    rows = [evaluated("a", "wide", 0.2, 0.1), evaluated("b", "bnfree", 0.2, 0.1)]
+    told = evaluation.meanings(rows)
+    assert told.startswith("Wide: ")
+    assert "BN-free: without batch norm" in told
+    assert "Deep" not in told
+
+
+def test_each_network_is_a_point_of_its_own() -> None:
+    def trained(name: str, init: str, test: float) -> dict:
+        return finetuned(init, 0.1, [0.1, 0.2, 0.3], True, test) | {"architecture": name}
+
+    rows = [
+        trained(name, init, test)
+        for name, tests in (("resnet18", (0.5, 0.4)), ("deepnets1m/test/1", (0.3, 0.6)))
+        for init, test in zip(("ghn3", "randinit"), tests, strict=True)
+    ]
+    (figure,) = learning.by_network(rows, ["ghn3", "randinit"], "after it")
+    assert isinstance(figure, Figure)
+    assert "2 networks; predicted parameters are ahead in 1" in figure.alt
+    assert learning.by_network(rows, ["randinit"], "after it") == []
+
+
+def test_the_page_says_how_to_use_what_it_is_about() -> None:
+    page = render("T", "S", [], [use.use(paths.weights("own"), "hyper")], {}, {})
+    assert "--from models:/hyper@champion" in page
+    assert "ghn init my.py:Net --images photos --from models/own/ghn.safetensors" in page
+
+
+def test_key_figures_begin_with_training_and_count_what_failed() -> None:
+    rows = [
+        finetuned(init, 0.1, [0.1, 0.2, 0.3], True, test) | {"architecture": name}
+        for name in ("a", "b")
+        for init, test in (("ghn3", 0.75), ("randinit", 0.5))
+    ]
+    failed = identity("a", "test", "ghn3", 1, "hash", ValueError("no"))
+    tables = {"finetune": rows, "transfer": [failed], "evaluation": [], "predictions": []}
+    first, last = report.tiles(tables, "ghn3")
+    assert first[0] == "+25.0"
+    assert last == ("4", "measurements", "1 failed")
 
 
 def test_finetuning_shows_the_chosen_rows_only() -> None:
@@ -115,10 +178,10 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
     assert cells[0] == [
         "torchvision, predicted",
         "1",
-        "50.0 ± 0.0 %",
-        "60.0 ± 0.0 %",
-        "80.0 ± 0.0 %",
-        "75.0 ± 0.0 %",
+        "50.0 %",
+        "60.0 %",
+        "80.0 %",
+        "75.0 %",
         "0.1",
         "0",
     ]
@@ -216,11 +279,11 @@ def test_a_transfer_to_images_seen_before_is_said_to_be_one() -> None:
         | {"images": "cifar10", "lineage": ["cifar10", "digits and letters"]}
         for init in ("ghn3", "randinit")
     ]
-    section = learning.transfer(rows, PAPER)
+    section = transfer.transfer(rows, PAPER)
     assert [block.text for block in section.blocks if isinstance(block, Text)][1].startswith(
         "Images of cifar10 are among those that the hypernetwork"
     )
     assert "images it has been trained on before" in first_sentence("ghn3", [], rows, [])
     fresh = [row | {"lineage": ["digits", "digits and cifar10"]} for row in rows]
-    assert "among those" not in str(learning.transfer(fresh, PAPER).blocks)
+    assert "among those" not in str(transfer.transfer(fresh, PAPER).blocks)
     assert "trained on before" not in first_sentence("ghn3", [], fresh, [])

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from flows.report import cifar10, families, samples, torchvision, verdict
-from flows.report.blocks import Panels, Pictures, Table, Text
+from flows.report.blocks import Figure, Panels, Pictures, Table, Text
 from flows.report.evaluation import Setting
 from flows.report.pictures import filter_grid, png
 from flows.rows.schema import identity
@@ -110,8 +110,9 @@ def test_families_by_hand() -> None:
     ]
     section = families.families(rows, [], "ghn3", SETTING)
     assert section is not None
-    lead, table = section.blocks
+    lead, figure, table = section.blocks
     assert isinstance(lead, Text)
+    assert isinstance(figure, Figure)
     assert isinstance(table, Table)
     cells = {row[0]: row[1:4] for row in table.rows}
     nbsp = "\N{NO-BREAK SPACE}"

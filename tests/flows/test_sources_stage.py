@@ -29,7 +29,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(root: Path) -> tuple[bytes, bytes]:
-    sources.write(ImagesConfig(name="mine", root=str(root)), TransferConfig(target="other"))
+    target = TransferConfig(target="other", root=str(root))
+    sources.write(ImagesConfig(name="mine", root=str(root)), target)
     return paths.SOURCE.read_bytes(), paths.TARGET_SOURCE.read_bytes()
 
 
@@ -58,3 +59,13 @@ def test_the_pipeline_s_own_digits_need_no_files(root: Path) -> None:
     sources.write(ImagesConfig(root=str(root)), TransferConfig())
     assert json.loads(paths.SOURCE.read_bytes())["splits"].keys() == {"all"}
     assert json.loads(paths.TARGET_SOURCE.read_bytes()) == {"name": "cifar10", "splits": None}
+
+
+def test_the_directory_of_one_s_own_images_is_not_that_of_the_target(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(root.parent / "shared" / "other" / "birds" / "1.png", 8)
+    monkeypatch.setenv("GHN_DATA_ROOT", str(root.parent / "shared"))
+    sources.write(ImagesConfig(name="mine", root=str(root)), TransferConfig(target="other"))
+    assert json.loads(paths.SOURCE.read_bytes())["splits"] is not None
+    assert json.loads(paths.TARGET_SOURCE.read_bytes())["splits"] is not None

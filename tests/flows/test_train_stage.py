@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import yaml
 
 from flows.params import Params, load_params
 from flows.settings import paths
+from flows.settings.train import TrainStageConfig
 from flows.stages import generate, images, train
 from flows.stages.runner import start
 from flows.tracking import stage_run
+from flows.training.budget import Budget
 from flows.training.curve import curve as train_curve
 from flows.training.lock import BusyError, only_one
+from flows.training.phases import fitted
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
 from ghn.train import ProgressBar, StepRecord, Training
@@ -275,6 +279,51 @@ def test_a_curve_of_few_images_is_one_batch(params: Params) -> None:
     few = images.load_split(params.images, params.base.seed, "val").subset(range(10))
     found = train_curve(params.train, few, 0)
     assert [len(labels) for _, labels in found.batches] == [10]
+
+
+def test_a_data_set_smaller_than_a_batch_is_trained_on_whole(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = images.load_split(params.images, params.base.seed, "train").subset(range(5))
+    monkeypatch.setattr("flows.stages.images.training_images", lambda *_: few)
+    _train(params)
+    assert "5 training images" in capfd.readouterr().err
+    ghn = from_pretrained(paths.weights(params.base.ghn))
+    assert ghn.metadata["train"]["batch_size"] == 5
+    stretch = {"batch_size": 64, "steps": 2}
+    config = TrainStageConfig(steps=4, warmup_steps=1, phases=[stretch, {}])
+    assert [phase.batch_size for phase in fitted(config, 9).phases] == [9, None]
+    assert fitted(config, 128) == config
+
+
+def test_a_budget_of_minutes_ends_a_run_as_if_it_were_over(
+    params: Params, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = params.model_dump(by_alias=True)
+    tree["train"] |= {"minutes": 1e-6, "checkpoint_every": 1}
+    hurried = Params.model_validate(tree)
+    _train(hurried)
+    assert re.search(r"step 1/4 .* min left", capfd.readouterr().err)
+    before = _outputs(params)
+    assert from_pretrained(paths.weights(params.base.ghn)).metadata["step"] == 1
+    assert [point["step"] for point in json.loads(before[train.CURVE_NAME])] == [1]
+    _train(hurried)  # again: no step more
+    assert _outputs(params) == before
+
+
+def test_a_budget_counts_what_a_run_took_before_an_interruption(tmp_path: Path) -> None:
+    training, file = Training(None, None, steps=9), tmp_path / "seconds.txt"  # type: ignore[arg-type]
+    budget = Budget(1, file)
+    budget.on_start(training)
+    budget.on_checkpoint(training, tmp_path)
+    assert 0 <= float(file.read_text()) < 60
+    file.write_text("60.5")
+    budget.on_step(training, None)  # type: ignore[arg-type]
+    assert not training.stopping
+    training.step = 3
+    budget.on_start(training)
+    budget.on_step(training, None)  # type: ignore[arg-type]
+    assert training.stopping
 
 
 def test_images_are_resized_by_area(params: Params) -> None:

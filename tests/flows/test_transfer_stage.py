@@ -38,8 +38,11 @@ def test_absent_images_fail_the_stage_and_nothing_is_written(params: Params) -> 
     assert not paths.TRANSFER.exists()
 
 
-def test_where_they_may_be_absent_each_row_says_so(params: Params) -> None:
+def test_where_they_may_be_absent_each_row_says_so(
+    params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(params, optional=True)
+    assert "transfer: nothing was measured" in capsys.readouterr().err
     rows = read_rows(paths.TRANSFER)
     assert len(rows) == len(params.transfer.inits) * params.transfer.seeds
     assert all("cifar10" in row["error"] for row in rows)

@@ -1,0 +1,91 @@
+"""Section on transfer to other images from few labels (paper table 7)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flows.report.blocks import Section, Table, Text
+from flows.report.evaluation import spread
+from flows.report.inits import init_name, init_order, seen_before
+from flows.report.learning import by_network, comparisons
+from flows.rows.schema import Row
+
+
+def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
+    """Few-shot transfer to another data set (table 7)."""
+    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    if not chosen:
+        reasons = sorted({row["error"] for row in rows if row["error"]})
+        text = f"No transfer was measured{': ' + reasons[0] if reasons else ''}."
+        return Section("transfer", "Transfer from few labels", [Text(text, "warning")])
+    accuracy: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in chosen:
+        if row["test_accuracy"] is not None:
+            accuracy[row["architecture"], row["ghn"]].append(row["test_accuracy"])
+    inits = sorted({init for _, init in accuracy}, key=init_order)
+    cells: list[list[str | None]] = []
+    bold = set()
+    for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
+        values = [accuracy.get((architecture, init)) for init in inits]
+        cells.append(
+            [architecture, *(spread(np.array(found)) if found else None for found in values)]
+        )
+        means = [float(np.mean(found)) if found else -1.0 for found in values]
+        bold.add((number, 1 + int(np.argmax(means))))
+    first = chosen[0]
+    grid = sorted({row["lr"] for row in rows if row["lr"]})
+    table_7 = published["table_7"]
+    published_row = "; ".join(
+        f"{name} {' / '.join(f'{value:.1f}' for value in table_7[name])} %"
+        for name in ("RandInit", "Orthogonal", "GHN-2", "GHN-3-XL/m16")
+    )
+    return Section(
+        "transfer",
+        "Transfer from few labels",
+        [
+            Text(
+                f"The hypernetwork was trained on {' and '.join(first['lineage'])}; here its parameters, with a"
+                f" fresh class head, are the start of training on {first['images']} from"
+                f" {first['n_train'] + first['n_val']:,} labels.",
+                "lead",
+            ),
+            *_warning(first),
+            Table(
+                ["network", *(init_name(init) for init in inits)],
+                cells,
+                f"Test accuracy, {_over(chosen)}; the best of a row in bold.",
+                bold=frozenset(bold),
+            ),
+            *by_network(rows, inits, "after transfer"),
+            *comparisons(rows, inits),
+            Text(
+                f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)},"
+                f" {first['steps']} steps, chosen on {first['n_val']:,} held-out labels. Published"
+                f" (table 7, {table_7['note']}): {published_row}.",
+                "note",
+            ),
+        ],
+    )
+
+
+def _warning(row: Row) -> list[Text]:
+    """A warning where the target is among what the hypernetwork was trained on."""
+    if not seen_before(row):
+        return []
+    return [
+        Text(
+            f"Images of {row['images']} are among those that the hypernetwork, or the one that its"
+            " training began from, was trained on: this shows few labels, not a transfer to images"
+            " never seen.",
+            "warning",
+        )
+    ]
+
+
+def _over(rows: Sequence[Row]) -> str:
+    seeds = len({row["seed"] for row in rows})
+    return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
