@@ -48,9 +48,9 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
         "Transfer from few labels",
         [
             Text(
-                f"The hypernetwork was trained on {' and '.join(first['lineage'])}; here its parameters, with a"
-                f" fresh class head, are the start of training on {first['images']} from"
-                f" {first['n_train'] + first['n_val']:,} labels.",
+                f"The hypernetwork was trained on {' and '.join(first['lineage'])}; here its"
+                f" parameters, with a fresh class head, are the start of training on"
+                f" {first['images']} from {first['n_train'] + first['n_val']:,} labels.",
                 "lead",
             ),
             *_warning(first),
