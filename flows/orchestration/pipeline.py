@@ -158,9 +158,12 @@ def _run(
 
 def _rows(futures: Mapping[str, PrefectFuture[Any]]) -> list[dict[str, str]]:
     """Stage, state and seconds for the artifacts; of a stage that failed there is no outcome but an
-    exception.
+    exception, and of one that could not begin after it nothing.
     """
-    outcomes = {name: future.result(raise_on_failure=False) for name, future in futures.items()}
+    outcomes = {
+        name: future.result(raise_on_failure=False) if future.state.is_final() else None
+        for name, future in futures.items()
+    }
     return [
         {
             "stage": name,
