@@ -35,7 +35,9 @@ stages:
       outs:
         - data/deepnets1m/${item}.h5
   train:
-    cmd: mkdir -p models && cat data/deepnets1m/*.h5 > models/weights && echo 1 > models/curve.json
+    cmd: >-
+      test ! -e no-training && mkdir -p models &&
+      cat data/deepnets1m/*.h5 > models/weights && echo 1 > models/curve.json
     deps: [data/deepnets1m, fan.py]
     outs: [models/weights, models/curve.json]
   evaluate:
@@ -224,3 +226,16 @@ def test_a_stage_that_fails_says_so_and_is_not_tried_again(
         "the failed asset", lambda: events(server, "prefect.asset.materialization", failed)
     )
     assert event["event"] == "prefect.asset.materialization.failed"
+
+
+def test_a_stage_that_could_not_begin_after_one_that_failed_is_named_too(
+    first: UUID, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "no-training").touch()
+    with (tree / "fan.py").open("a") as code:
+        code.write("# training depends on this\n")
+    state = run(monkeypatch, tree, targets=["evaluate"])
+    assert state.is_failed()
+    assert "2 of 4 stages did not complete (train: Failed; evaluate: NotReady)" in str(
+        state.message
+    )
