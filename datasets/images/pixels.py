@@ -5,8 +5,8 @@ What is not plain 8-bit RGB has one defined result, or is refused by name:
 - 16-bit grey (PNG, PPM, TIFF) is scaled by its full range; float TIFF must lie in 0..1.
 - Palettes are looked up; CMYK, YCbCr and grey are converted; transparency is put on white.
 - The EXIF orientation is applied.
-- 32-bit integers (their white is unknown), several frames or pages, images of more than
-  `MAX_PIXELS` and formats other than `FORMATS` are refused.
+- 32-bit integers (their white is unknown), one transparent colour of 16 bits, several frames or
+  pages, images of more than `MAX_PIXELS` and formats other than `FORMATS` are refused.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def decode(encoded: bytes | None, where: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             _check_extent(image, where)
+            _check_key(image, where)
             image.load()
             return to_rgb(_upright(image), where)
     except GHNError:
@@ -110,6 +111,16 @@ def _check_extent(image: Image.Image, where: str) -> None:
         raise UnsupportedFormatError(
             f"{where}: it has several frames or pages, and which one the label means is unknown;"
             " keep the one that counts"
+        )
+
+
+def _check_key(image: Image.Image, where: str) -> None:
+    """Refuses one transparent colour among those of 16 bits, which Pillow cuts to 8 first."""
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if deep and image.mode == "RGB" and "transparency" in image.info:
+        raise UnsupportedFormatError(
+            f"{where}: one colour of 16 bits is transparent, and which pixels have it is not known"
+            " after they are cut to 8; save it with an alpha channel or with 8 bits"
         )
 
 

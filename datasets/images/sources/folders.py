@@ -17,12 +17,15 @@ from datasets.images.sources.digest import content_digest
 from datasets.images.sources.table import Reader
 from ghn.errors import ConfigError, DamagedFileError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm",
+    ".tif", ".tiff",
+}  # fmt: skip
 _NO_CLASSES = {
     "__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
-    "lost+found",
+    "lost+found", "Thumbs.db", "desktop.ini",
 }  # fmt: skip
-"""Folders that file systems, archives and tools leave."""
+"""What file systems, archives and tools leave."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +45,21 @@ class FolderTable:
 
     @cached_property
     def _files(self) -> list[tuple[Path, int]]:
-        found = [
-            (file, label)
-            for label, name in enumerate(self.classes)
-            for file in sorted((self.path / name).rglob("*"))
-            if _is_image(file) and not _hidden(file.relative_to(self.path))
-        ]
+        outside = (file for file in self.path.glob("*.*") if _is_image(file))
+        found, others = [], [file for file in outside if not _hidden(Path(file.name))]
+        for label, name in enumerate(self.classes):
+            for file in sorted((self.path / name).rglob("*")):
+                if _hidden(file.relative_to(self.path)):
+                    continue
+                if _is_image(file):
+                    found.append((file, label))
+                elif file.is_file():
+                    others.append(file)
         if not found:
             raise ConfigError(f"{self.path}: no images ({', '.join(sorted(SUFFIXES))}) in folders")
+        if others:
+            _log.warning("%s: %d files are not read: no class or no image by their suffix (%s)",
+                         self.path, len(others), others[0].relative_to(self.path))  # fmt: skip
         return found
 
     @cached_property

@@ -54,6 +54,22 @@ def test_hidden_folders_and_files_are_not_looked_at(tmp_path, folder, name: str)
     assert len(test) == 20
 
 
+def test_files_that_are_left_out_are_said(tmp_path, folder, caplog) -> None:
+    for split in ("train", "test"):
+        folder(tmp_path / "tree", split, "cat")
+    (tmp_path / "tree" / "train" / "cat" / "Thumbs.db").touch()
+    both(tmp_path)
+    assert caplog.text == ""
+    (tmp_path / "tree" / "train" / "cat" / "photo.heic").touch()
+    (tmp_path / "tree" / "train" / "of_no_class.png").touch()
+    (tmp_path / "tree" / "train" / "cat" / "000.png").rename(
+        tmp_path / "tree" / "train" / "cat" / "000.jfif"
+    )
+    train, _ = both(tmp_path)
+    assert "tree/train: 2 files are not read" in caplog.text
+    assert len(train) == 9  # of ten, one is for validation
+
+
 def test_splits_go_by_their_usual_names(tmp_path, folder) -> None:
     for split in ("Training", "Testing", "dev"):
         folder(tmp_path / "tree", split, "cat")

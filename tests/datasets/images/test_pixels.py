@@ -44,6 +44,22 @@ def test_grey_of_16_bits_that_is_transparent_is_white(encode) -> None:
     assert np.asarray(found)[..., 0].tolist() == [[0, 128], [255, 255]]
 
 
+def test_a_transparent_colour_of_16_bits_is_refused() -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    pixels = np.array([1, 2, 3, 9, 9, 9], ">u2").tobytes()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
+    rest = chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + chunk(b"IEND", b"")
+    signature = b"\x89PNG\r\n\x1a\n"
+    assert decode(signature + header + rest, "here").size == (2, 1)
+    with pytest.raises(UnsupportedFormatError, match="here: one colour of 16 bits is transparent"):
+        decode(signature + header + key + rest, "here")
+
+
 def test_a_grey_map_of_12_bits_is_scaled_by_its_range() -> None:
     values = np.rint(RAMP / 255 * 4095).astype(">u2")
     assert abs(grey(b"P5\n32 24\n4095\n" + values.tobytes()) - RAMP).max() <= 0.6
