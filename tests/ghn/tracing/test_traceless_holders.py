@@ -181,6 +181,13 @@ def test_an_iterator_that_was_not_used_is_the_same() -> None:
     assert next(simple) == 0
 
 
+class Made(collections.OrderedDict[str, Any]):
+    """As the activations of transformers: a class goes in, an object of it comes out."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)()
+
+
 _weak = Shared()
 HOLDERS: dict[str, tuple[Any, Callable[[Any], object], Callable[[Any], Any]]] = {
     "text": (io.StringIO("abc"), lambda f: f.write("x"), lambda f: (f.getvalue(), f.tell())),
@@ -190,6 +197,7 @@ HOLDERS: dict[str, tuple[Any, Callable[[Any], object], Callable[[Any], Any]]] = 
     "queue": (queue.Queue(), lambda q: q.put(1), lambda q: q.qsize()),
     "ChainMap": (collections.ChainMap({}), lambda c: c.update(a=1), dict),
     "UserList": (collections.UserList(), lambda c: c.append(1), list),
+    "a dictionary that makes what it gives": (Made(a=list), lambda d: d["a"], lambda d: [*d.values()]),
     "weak keys": (weakref.WeakKeyDictionary(), lambda c: c.update({_weak: 1}), dict),
     "local": (threading.local(), lambda o: setattr(o, "a", 1), lambda o: dict(vars(o))),
     "bits": (np.random.PCG64(1), lambda r: r.random_raw(), lambda r: r.state["state"]["state"]),
