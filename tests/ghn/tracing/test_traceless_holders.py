@@ -197,7 +197,7 @@ HOLDERS: dict[str, tuple[Any, Callable[[Any], object], Callable[[Any], Any]]] = 
     "queue": (queue.Queue(), lambda q: q.put(1), lambda q: q.qsize()),
     "ChainMap": (collections.ChainMap({}), lambda c: c.update(a=1), dict),
     "UserList": (collections.UserList(), lambda c: c.append(1), list),
-    "a dictionary that makes what it gives": (Made(a=list), lambda d: d["a"], lambda d: [*d.values()]),
+    "a dictionary of makers": (Made(a=list), lambda d: d["a"], lambda d: [*d.values()]),
     "weak keys": (weakref.WeakKeyDictionary(), lambda c: c.update({_weak: 1}), dict),
     "local": (threading.local(), lambda o: setattr(o, "a", 1), lambda o: dict(vars(o))),
     "bits": (np.random.PCG64(1), lambda r: r.random_raw(), lambda r: r.state["state"]["state"]),

@@ -17,6 +17,7 @@ from datasets.images import ImageTensors
 from ghn.errors import ConfigError
 from ghn.files import sha256
 from ghn.train import Callback, Phase, TrainConfig, Training, meta_batch_losses, train
+from ghn.train.log import read_log
 from ghn.train.memory import out_of_memory
 
 CONFIG = TrainConfig(
@@ -192,7 +193,7 @@ def test_a_last_evaluation_that_is_done_again_stands_once(
             CONFIG, make_ghn(), meta_batches(2), digits, tmp_path,
             evaluate=lambda ghn: {"accuracy": math.nan},
         )  # fmt: skip
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    curve = read_log(tmp_path / "curve.jsonl")
     assert curve == [{"step": 6, "accuracy": None}]
 
 
