@@ -116,7 +116,7 @@ def _check_extent(image: Image.Image, where: str) -> None:
 
 def _check_key(image: Image.Image, where: str) -> None:
     """Refuses one transparent colour among those of 16 bits, which Pillow cuts to 8 first."""
-    deep = any(";16" in str(tile[3]) for tile in image.tile)
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if deep and image.mode == "RGB" and "transparency" in image.info:
         raise UnsupportedFormatError(
             f"{where}: one colour of 16 bits is transparent, and which pixels have it is not known"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -78,6 +79,9 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
             start(module.run, params, run, **options)
             if declared is not None:
                 outputs.note(declared, stages)
+    except KeyboardInterrupt:
+        gc.freeze()  # or Python looks through all objects once more before it ends
+        raise
     except (GHNError, FileNotFoundError) as error:
         if declared is not None and (missing := _missing(declared.inputs, stages)):
             raise MissingInputError(f"{error}\n{missing}") from error

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ghn.errors import GHNError
+from ghn.files import atomic_path, remove_leftovers
+from ghn.locks import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -118,6 +120,8 @@ def client(create: bool = True) -> MlflowClient:
 
     mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # ten tries take 100 s; no variable says so
     try:
+        if (file := _sqlite_file()) and not file.exists():
+            _make(file)
         made = MlflowClient(tracking_uri=tracking_uri())
         if tracking_uri() not in _checked:
             made.search_experiments(max_results=1)
@@ -125,6 +129,20 @@ def client(create: bool = True) -> MlflowClient:
         raise TrackingError(_diagnosis(error)) from error
     _checked.add(tracking_uri())
     return made
+
+
+def _make(file: Path) -> None:
+    """Makes a SQLite store, whole or not at all: MLflow makes its tables in fifty steps, and no
+    later one of half of them.
+    """
+    from mlflow import MlflowClient
+
+    journal = file.with_name(f"{file.name}-journal")
+    with locked(file.with_name(f"{file.name}.lock")):
+        remove_leftovers(file, journal)
+        if not file.exists():  # another process was faster
+            with atomic_path(file) as temporary:
+                MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
 
 
 def _configure() -> None:

@@ -56,9 +56,13 @@ WAIT_SECONDS = 2.0
 still there.
 """
 
-INTERRUPTED_SECONDS = 10.0
-"""How long an interrupted stage waits for that; what is not sent then, the next stage sends. Ctrl-C
-within an import may leave Python's lock of imports taken, and the thread that sends with it.
+PATIENT_SECONDS = 4.5
+"""How long a store that does not answer at once may take while something is sent to it."""
+
+INTERRUPTED_SECONDS = 1.0
+"""How long an interrupted stage waits for that, which somebody waits for at a keyboard; what is not
+sent then, the next stage sends. A new store takes longer, and Ctrl-C within an import may leave
+Python's lock of imports taken, and the thread that sends with it.
 """
 
 ATTEMPTS = 3
@@ -191,10 +195,14 @@ class StageRun:
         self._over.set()
         self._unsent.put(None)
         deadline = time.monotonic() + seconds
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self._thread.is_alive():
             self._thread.join(WAIT_SECONDS)
+            if time.monotonic() > deadline:
+                break
             # An upload may take hours while the store is there; without it nothing is waited for.
-            if self._thread.is_alive() and (reason := unreachable()):
+            # A link that an upload fills answers late.
+            away = self._thread.is_alive() and unreachable(1.0)
+            if away and (reason := unreachable(PATIENT_SECONDS)):
                 print(f"The MLflow store {shown_uri()} went away ({reason}).", file=sys.stderr)
                 break
         self._log.close(self._sent)

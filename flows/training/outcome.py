@@ -12,6 +12,7 @@ import numpy as np
 
 from flows.settings import paths
 from ghn.files import atomic_path
+from ghn.train.log import read_log
 
 CURVE_NAME = "curve.json"
 """Evaluations against steps, for `dvc plots`."""
@@ -37,14 +38,17 @@ def publish(directory: Path, weights: Path, output: Path, outcome: str) -> None:
         weights: the hypernetwork, in it.
         output: where the outcome goes.
         outcome: digest of what the outcome depends on beside the run, such as its curve.
+
+    Raises:
+        DamagedFileError: the log of the run is not as it was written.
     """
-    lines = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+    lines = read_log(directory / "curve.jsonl")
     for name, content in ((CURVE_NAME, lines), (SUMMARY_NAME, lines[-1] if lines else {})):
         with atomic_path(output / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
     with atomic_path(output / paths.WEIGHTS_NAME) as temporary:
         shutil.copyfile(weights, temporary)
-    steps = [json.loads(line) for line in (directory / "steps.jsonl").read_text().splitlines()]
+    steps = read_log(directory / "steps.jsonl")
     with atomic_path(output / STEPS_NAME) as temporary:
         temporary.write_text(thinned(steps))
     checkpoints = directory / "checkpoints"

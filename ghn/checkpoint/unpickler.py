@@ -64,7 +64,8 @@ def load_untrusted(path: str | os.PathLike[str]) -> Any:
         OSError,
         RuntimeError,
     ) as error:
-        raise DamagedFileError(f"{path} cannot be read as a checkpoint: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise DamagedFileError(f"{path} cannot be read as a checkpoint: {reason}") from error
     except Exception as error:  # torch.load and pickle raise whatever damage leads them to
         raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error}") from error
 

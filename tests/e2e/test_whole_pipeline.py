@@ -148,7 +148,7 @@ def test_a_damaged_result_is_named_and_made_anew(clone: Clone) -> None:
     path.write_bytes(content[:100])
     failed = clone.run("-m", "ghn.cli", "report", check=False)
     assert failed.returncode == 1
-    assert "results/predictions.parquet is not a readable Parquet file" in failed.stderr
+    assert "results/predictions.parquet: not as stage predict wrote it" in failed.stderr
     assert "Traceback" not in failed.stderr
     clone.run("-m", "dvc", "repro")
     assert path.read_bytes() == content

@@ -150,6 +150,10 @@ def test_the_log_of_a_running_stage_is_left_alone(store: Path) -> None:
 def test_ctrl_c_is_a_killed_run(store: Path) -> None:
     with pytest.raises(KeyboardInterrupt), stage_run("stage", {}, connect_after_seconds=0):
         raise KeyboardInterrupt
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-log":
+            thread.join()
+    send_pending()  # what a slow machine left
     assert [run.info.status for run in runs()] == ["KILLED"]
 
 
@@ -230,6 +234,21 @@ def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
     variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], env=os.environ | variables, check=True)
     assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
+MAKES = "from flows.tracking.client import client; client()"
+
+
+def test_a_store_that_was_killed_half_made_is_made_anew(store: Path) -> None:
+    variables = {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", MAKES], env=os.environ | variables) as maker:
+        while not any(file.stat().st_size > 8192 for file in store.glob("*mlflow.db")):
+            assert maker.poll() is None
+            time.sleep(0.01)
+        maker.kill()
+    assert not (store / "mlflow.db").exists()
+    assert client().search_experiments()
+    assert [file.name for file in store.iterdir() if "mlflow" in file.name] == ["mlflow.db"]
 
 
 HELD = """
@@ -406,7 +425,7 @@ def test_a_store_that_goes_away_in_the_middle_is_not_waited_for(
             assert server.asked.wait(60)
             server.status = None
             started = time.monotonic()
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 9
     assert "went away" in capsys.readouterr().err
     assert len(pending()) == 1
 
@@ -470,16 +489,16 @@ def test_a_model_whose_stage_was_killed_before_it_was_named_is_removed(store: Pa
 def test_an_interrupted_stage_does_not_wait_for_a_thread_that_is_stuck(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C within an import may leave the lock of imports taken: the thread never ends."""
+    """Ctrl-C within an import may leave the lock of imports taken: the thread never ends. A slow
+    store is not waited for either, by whoever pressed it.
+    """
     monkeypatch.chdir(tmp_path)
     stuck = threading.Event()
-    monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 0.5)
     monkeypatch.setattr(tracking.StageRun, "_background", lambda *_: stuck.wait())
-    monkeypatch.setattr(tracking, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(tracking, "unreachable", lambda: None)
+    monkeypatch.setattr(tracking, "unreachable", lambda *_: None)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), tracking.stage_run("evaluate", {}, spool=tmp_path):
         raise KeyboardInterrupt
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 9
     assert list(tmp_path.glob("*.jsonl"))  # the next stage sends it
     stuck.set()

@@ -367,6 +367,29 @@ def test_a_kill_while_publishing_loses_nothing(
     assert [point["step"] for point in curve] == [2, 4]
 
 
+def test_a_kill_between_the_finished_name_and_the_end_of_the_stage_loses_nothing(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.tracking.run.StageRun.log_artifact", killed)
+        with pytest.raises(KilledError):
+            _train(params)
+    before = _outputs(params)
+    (finished,) = (paths.model(params.base.ghn) / "checkpoints").iterdir()
+    assert finished.name.startswith(".finished-")
+    with monkeypatch.context() as patch:
+        patch.setattr("ghn.train.update.Updates.take", killed)  # no step is left to take
+        _train(params)
+    assert _outputs(params) == before
+    assert [*finished.parent.iterdir()] == [finished]
+
+
 def test_a_kill_after_publishing_trains_no_second_time(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from ghn.errors import ConfigError, DamagedFileError
 from ghn.models import GHN
 from ghn.train import Callback, DivergedError, StepRecord, TrainConfig, Training, train
 from ghn.train.divergence import DivergenceWatch
+from ghn.train.log import read_log
 
 CONFIG = TrainConfig(
     steps=12,
@@ -215,7 +216,7 @@ def test_evaluation_keeps_the_best(digits: ImageTensors, tmp_path: Path) -> None
     config = CONFIG.model_copy(update={"evaluate_every": 4})
     result = train(config, make_ghn(), meta_batches(2), digits, tmp_path, evaluate=evaluate)
     assert seen == [False] * 3
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    curve = read_log(tmp_path / "curve.jsonl")
     assert curve == [
         {"step": 4, "accuracy": 0.3},
         {"step": 8, "accuracy": 0.5},

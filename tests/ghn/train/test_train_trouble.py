@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -17,6 +19,7 @@ from datasets.images import ImageTensors
 from ghn.errors import ConfigError
 from ghn.files import sha256
 from ghn.train import Callback, Phase, TrainConfig, Training, meta_batch_losses, train
+from ghn.train.log import read_log
 from ghn.train.memory import out_of_memory
 
 CONFIG = TrainConfig(
@@ -147,6 +150,39 @@ def test_one_flipped_byte_of_a_checkpoint_is_noticed(digits: ImageTensors, tmp_p
         assert "step-00000006" in watcher.messages[0]
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from ghn.train.checkpoint import Checkpoints, RunState
+
+def weights(path, metadata):
+    path.parent.mkdir(exist_ok=True)
+    save_file({"x": torch.zeros(8)}, path)
+
+def state(step, size):
+    return RunState(step, {}, (9, 9), {"m": torch.rand(size)}, {}, {})
+
+found = Checkpoints(Path(sys.argv[1]), 2, weights)
+found.save(state(1, 8))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    found.save(state(2, 100_000))
+except OSError as error:
+    print(Path(error.filename).name, error.strerror)
+print(found.load({}, (9, 9), print).state.step)
+"""
+
+
+def test_a_full_disk_names_the_state_and_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["step-00000002.state File too large", "1"]
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
 def test_other_ranks_go_on_with_a_run_and_say_so(digits: ImageTensors, tmp_path: Path) -> None:
     train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
     stem = tmp_path / "checkpoints" / "step-00000006"
@@ -192,7 +228,7 @@ def test_a_last_evaluation_that_is_done_again_stands_once(
             CONFIG, make_ghn(), meta_batches(2), digits, tmp_path,
             evaluate=lambda ghn: {"accuracy": math.nan},
         )  # fmt: skip
-    curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    curve = read_log(tmp_path / "curve.jsonl")
     assert curve == [{"step": 6, "accuracy": None}]
 
 
