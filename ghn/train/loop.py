@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +29,14 @@ from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
 from ghn.train.precision import arithmetic
 from ghn.train.prefetch import Prefetched
+from ghn.train.result import TrainResult
+from ghn.train.sharding import restore, state_of
 from ghn.train.step import MetaBatch
 from ghn.train.stopping import stop_requests
 from ghn.train.tally import Tally
 from ghn.train.update import Outcome, Updates
 
 WEIGHTS_NAME = "ghn.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Outcome of a run.
-
-    Attributes:
-        weights: the final hypernetwork.
-        best: the weights with the best metric, if it was evaluated.
-        metrics: of the last evaluation.
-        skipped: steps left out.
-        left_out: architectures left out of steps that were taken.
-    """
-
-    weights: Path
-    best: Path | None
-    metrics: dict[str, float]
-    skipped: int
-    left_out: int = 0
 
 
 def train(
@@ -133,8 +115,12 @@ class _Run:
         self.training = Training(self.ghn, self.updates.optimizer, config.steps)
         self.watch = DivergenceWatch()
         self.average = None if config.ema is None else WeightAverage(self.ghn, config.ema)
-        directory, keep = output_dir / "checkpoints", config.keep_checkpoints
-        self.checkpoints = Checkpoints(directory, keep, self._save_weights, config.horizon[1])
+        self.checkpoints = Checkpoints(
+            output_dir / "checkpoints",
+            config.keep_checkpoints,
+            self._save_weights,
+            config.horizon[1],
+        )
         self.tally = Tally(config.max_skipped)
         self.best = -math.inf
         self.metrics: dict[str, float] = {}
@@ -225,7 +211,7 @@ class _Run:
             self.ranks.broadcast(self.average.ghn)
         if state is None:
             return
-        self.updates.optimizer.load_state_dict(state["optimizer"])
+        restore(self.updates.optimizer, state["optimizer"])
         self.updates.scaler.load_state_dict(state["scaler"])
         counters = state["counters"]
         self.tally.counters = {name: counters[name] for name in self.tally.counters}
@@ -250,6 +236,7 @@ class _Run:
         return {name: getattr(state, name) for name in names}
 
     def _checkpoint(self) -> None:
+        optimizer = state_of(self.updates.optimizer)
         if not self.ranks.is_main:
             return
         counters = self.tally.counters | {
@@ -261,7 +248,7 @@ class _Run:
             self.training.step,
             self.recipe,
             self.config.horizon,
-            self.updates.optimizer.state_dict(),
+            optimizer,
             self.updates.scaler.state_dict(),
             counters,
             None if self.average is None else self.ghn.state_dict(),
