@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ghn.train.average import WeightAverage
 from ghn.train.callbacks import Callback, StepRecord, Training
 from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.config import TrainConfig
+from ghn.train.copying import Copies
 from ghn.train.data import Phase, StepData, check_phases, step_data
 from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
@@ -113,7 +114,7 @@ class _Run:
         self.output_dir, self.metadata = output_dir, metadata
         self.updates = Updates(self.ghn, config, ranks)
         self.training = Training(self.ghn, self.updates.optimizer, config.steps)
-        self.watch = DivergenceWatch()
+        self.watch, self.copies = DivergenceWatch(), Copies(ranks.device)
         self.average = None if config.ema is None else WeightAverage(self.ghn, config.ema)
         self.checkpoints = Checkpoints(
             output_dir / "checkpoints",
@@ -125,7 +126,7 @@ class _Run:
         self.best = -math.inf
         self.metrics: dict[str, float] = {}
 
-    def go(self, data: Callable[[int], Iterator[StepData]]) -> TrainResult:
+    def go(self, data: Callable[[int], Generator[StepData, None, None]]) -> TrainResult:
         """The whole run: resume, steps, the last evaluation, the weights."""
         try:
             self._resume()
@@ -135,9 +136,9 @@ class _Run:
                 with (
                     arithmetic(self.config, self.ranks.device),
                     stop_requests() as stop,
-                    closing(Prefetched(data(start))) as prefetched,
+                    closing(Prefetched(self.copies.begun(data(start)))) as prefetched,
                 ):
-                    self._steps(prefetched, stop)
+                    self._steps(map(self.copies.given, prefetched), stop)
             weights = self.output_dir / WEIGHTS_NAME
             self._evaluate()
             if self.ranks.is_main:
