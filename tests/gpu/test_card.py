@@ -177,7 +177,7 @@ def test_fine_tuning_learns(digits: ImageTensors) -> None:
     model = build("resnet18", 10, digits.image_size).to(DEVICE)
     config = FinetuneConfig(steps=6, batch_size=32, lr=0.02, amp="bf16", evaluation_batch=64)
     curve = finetune(model, digits, digits.subset(range(64)), config)
-    assert curve.steps[-1] == 6
+    assert curve.step[-1] == 6
     assert not curve.diverged
 
 
