@@ -159,9 +159,16 @@ def plain(memory_format: torch.memory_format) -> Prepare:
     return prepare
 
 
-def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
+def reference(
+    checkouts: dict[str, Path],
+    hidden: int,
+    alone: bool,
+    grid: int = 11,
+    classes: int = 10,
+    device: str = "cpu",
+) -> Prepare:
     """The reference implementation's step or, `alone`, its target networks with parameters of their
-    own.
+    own. Images above 64 pixels are ImageNet's to it.
     """
     sys.path[:0] = [str(checkouts["ppuda"]), str(checkouts["ghn3"])]
     from ghn3 import GHN3
@@ -170,10 +177,10 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
     from ppuda.deepnets1m.genotypes import from_dict
 
     ghn = GHN3(
-        max_shape=(hidden, hidden, 11, 11), num_classes=10, hypernet="gatedgnn", decoder="conv",
-        weight_norm=True,
+        max_shape=(hidden, hidden, grid, grid), num_classes=classes,
+        hypernet="gatedgnn", decoder="conv", weight_norm=True,
         ve=True, layernorm=True, hid=hidden, layers=3, heads=8, is_ghn2=False,
-    ).train()  # fmt: skip
+    ).to(device).train()  # fmt: skip
     optimizer = torch.optim.AdamW(ghn.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
 
     def prepare(samples: list[Sample], images: Tensor, labels: Tensor) -> Step | Once:
@@ -185,14 +192,15 @@ def reference(checkouts: dict[str, Path], hidden: int, alone: bool) -> Prepare:
                 "fc_dim": sample.fc_dim,
                 "genotype": from_dict(fields["genotype"]),
             }
-            arguments.append({**fields, "is_imagenet_input": False, "num_classes": 10})
+            large = images.shape[-1] > 64
+            arguments.append({**fields, "is_imagenet_input": large, "num_classes": classes})
 
         def loss_of(model: Any) -> Tensor:
             out = model(images)
             return cross_entropy(out[0] if isinstance(out, tuple) else out, labels)
 
         if alone:
-            own = [Network(**fields).train() for fields in arguments]
+            own = [Network(**fields).to(device).train() for fields in arguments]
 
             def step_alone() -> None:
                 for network in own:

@@ -6,21 +6,20 @@ Each prints lines of JSON, {"found": {...}}, as soon as it knows something.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from beside import compared, timed_reference
+from setting import CIFAR, IMAGENET, TINY, TINY_LARGE, Setting, Size, drawn, say, timed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from datasets.deepnets import GenerateConfig, MetaBatchConfig, MetaBatches, generate_split
 from datasets.deepnets import meta_batches as loaded
 from datasets.images import load
 from datasets.images.sources.find import MissingImagesError
@@ -34,73 +33,6 @@ from ghn.train.distributed import Ranks
 from ghn.train.precision import tensor_float
 from ghn.train.step import MetaBatch
 from ghn.train.update import Updates
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a part is told."""
-
-    device: torch.device
-    tiny: bool
-    out: Path
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Size:
-    """m networks of width C, b images of some pixels, and the hypernetwork's classes."""
-
-    m: int
-    b: int
-    pixels: int
-    channels: int
-    classes: int
-
-    def hypernetwork(self) -> GHN:
-        """GHN-3-T's layers and width."""
-        return GHN(
-            GHNConfig(
-                num_classes=self.classes,
-                decoder_kernel=16 if self.pixels > 64 else 11,
-                decoder_channels=64 if self.pixels > 64 else 32,
-                hidden=64 if self.pixels > 64 else 32,
-            )
-        )
-
-
-CIFAR, IMAGENET = Size(8, 64, 32, 32, 10), Size(8, 128, 224, 32, 1000)
-TINY, TINY_LARGE = Size(2, 4, 16, 16, 10), Size(2, 2, 96, 16, 10)
-
-
-def say(**found: object) -> None:
-    """Reports what was found so far."""
-    print(json.dumps({"found": found}), flush=True)
-
-
-def drawn(size: Size, seed: int = 1, world: int = 1, rank: int = 0, n: int = 200) -> MetaBatches:
-    """Meta-batches of the published rules, made here."""
-    directory = tempfile.mkdtemp()
-    config = GenerateConfig(shard_size=100, splits={"train": {"size": n}})
-    split = generate_split(directory, "train", config, seed).split
-    widths = MetaBatchConfig(channels=(size.channels, size.channels))
-    return MetaBatches(
-        split, size.m, size.classes, size.pixels, seed=seed, rank=rank, world=world, config=widths
-    )
-
-
-def wait(device: torch.device) -> None:
-    """Waits for all that the device was given to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(do: Callable[[], object], device: torch.device) -> float:
-    """Seconds, the device's included."""
-    wait(device)
-    begin = time.perf_counter()
-    do()
-    wait(device)
-    return time.perf_counter() - begin
 
 
 def alone(networks: Sequence[nn.Module], x_BCHW: Tensor, y_B: Tensor) -> Callable[[], None]:
@@ -129,9 +61,11 @@ def step(setting: Setting, size: Size, amp: str) -> None:
     x_BCHW = torch.randn(size.b, 3, size.pixels, size.pixels, device=device)
     x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
     y_B = torch.randint(size.classes, (size.b,), device=device)
-    batches, times, apart = drawn(size), list[float](), list[float]()
+    batches, times, apart, theirs = drawn(size), list[float](), list[float](), list[float]()
+    ghn = size.hypernetwork().to(device)
+    other = compared(setting, size, ghn.config)
     updates = Updates(
-        size.hypernetwork().to(device),
+        ghn,
         TrainConfig(meta_batch_size=size.m, batch_size=size.b, amp=amp),  # type: ignore[arg-type]
         Ranks(device=device),
     )
@@ -144,9 +78,11 @@ def step(setting: Setting, size: Size, amp: str) -> None:
             for kept in (False, True):  # the first time makes kernels and memory
                 seconds = timed(partial(updates.take, number, data), device)
                 networks = timed(alone(batch.networks, x_BCHW, y_B), device)
+                reference = timed_reference(other, batch, x_BCHW, y_B, amp) if other else None
                 if kept:
                     times.append(seconds)
                     apart.append(networks)
+                    theirs += [reference] if reference is not None else []
             if time.perf_counter() > end or (setting.tiny and number):
                 break
         mean = statistics.mean(times)
@@ -157,6 +93,9 @@ def step(setting: Setting, size: Size, amp: str) -> None:
             network_images_per_second=size.m * size.b / mean,
             steps=len(times),
         )
+        if theirs:
+            spent = statistics.mean(theirs)
+            say(reference_seconds=spent, reference_ratio=spent / mean, reference_steps=len(theirs))
         if device.type == "cuda":
             _on_card(lambda: updates.take(0, data), device)
 
@@ -284,8 +223,12 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--reference", nargs="*", default=[], metavar="NAME=PATH")
     options = parser.parse_args()
-    setting = Setting(torch.device(options.device), options.tiny, options.out, options.seconds)
+    checkouts = {name: Path(path) for name, path in (p.split("=", 1) for p in options.reference)}
+    setting = Setting(
+        torch.device(options.device), options.tiny, options.out, options.seconds, checkouts
+    )
     match options.name:
         case "step-cifar":
             step(setting, TINY if setting.tiny else CIFAR, "off")

@@ -1,6 +1,7 @@
 """Everything that is to be measured on a GPU, in one command of at most eight minutes.
 
     python benchmarks/gpu/run.py --out results/gpu
+    python benchmarks/gpu/run.py --reference ppuda=PATH ghn3=PATH       # beside the reference
     python benchmarks/gpu/run.py --device cpu --tiny --out /tmp/gpu     # to try the script itself
 
 It needs the library and DeepNets-1M, PyTorch 2.11 or newer and no network; CIFAR-10 (under
@@ -74,6 +75,7 @@ def command(name: str, options: argparse.Namespace, ranks: int, seconds: float) 
     part = [str(ROOT / "benchmarks" / "gpu" / "parts.py"), name, "--device", options.device]
     part += ["--out", str(options.out), "--seconds", str(seconds)]
     part += ["--tiny"] if options.tiny else []
+    part += ["--reference", *options.reference] if options.reference else []
     if ranks == 1:
         return [sys.executable, *part]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -126,10 +128,18 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small sizes: to try the script")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it")
+    parser.add_argument(
+        "--reference", nargs=2, metavar="NAME=PATH", help="checkouts: ppuda=... ghn3=..."
+    )
     parser.add_argument("--only", nargs="*", default=None, help="parts; all by default")
     options = parser.parse_args()
     options.out = options.out.resolve()
+    options.reference = [
+        f"{name}={Path(path).resolve()}"
+        for name, path in (pair.split("=", 1) for pair in options.reference or ())
+    ]
     end = time.perf_counter() + 60 * options.minutes - 10
+    slower = 4 if options.tiny else 1  # a CPU is slow to start
     log = Log(options.out)
     absent = missing()
     log.add("environment", {"python": platform.python_version(), "missing": absent})
@@ -143,11 +153,12 @@ def main() -> None:
         environment = {"GHN_GPU_TESTS": options.device}
         os.environ.update(environment)
         tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]
-        run(log, "tests", [*tests, "-p", "no:cacheprovider"], TESTS_SECONDS)
+        tests += ["-p", "no:cacheprovider", "-v"]  # says how far it came
+        run(log, "tests", tests, min(TESTS_SECONDS * slower, end - time.perf_counter()))
     for name, seconds, ranks in PARTS:
         left = end - time.perf_counter()
         if wanted(name) and left > 15:
-            limit = min(seconds * (4 if options.tiny else 1), left)  # a CPU is slow to start
+            limit = min(seconds * slower, left)
             run(log, name, command(name, options, ranks, limit - 12), limit)
     left = end - time.perf_counter()
     if wanted("train") and left > 20:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
@@ -28,6 +29,7 @@ from ghn.finetune.evaluation import (
     track_running_statistics,
 )
 from ghn.finetune.progress import Progress
+from ghn.finetune.sharing import Sharing
 from ghn.images import Images, endless_batches
 
 AUXILIARY_WEIGHT = 0.4
@@ -46,6 +48,7 @@ def finetune(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_step: Callable[[int], None] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Curve:
     """Trains `model` in place and measures its validation accuracy along the way.
 
@@ -59,18 +62,22 @@ def finetune(
             continues from it and ends as if it had not been interrupted. The caller removes it when
             the result is safe.
         on_step: called with the number of finished steps.
+        group: of `torch.distributed`: its ranks train the network together, each with its share of
+            every batch (which its images' batch norms alone see) and of the validation images.
+            All call this with the same arguments; rank 0 reads and writes `checkpoint`.
 
     Returns:
         the curve; its first entry (step 0) is the network as it came.
 
     Raises:
         DamagedFileError: `checkpoint` exists but is of another run.
+        ConfigError: a batch does not divide among the ranks.
     """
-    run = _Run(model, train, val, config, seed)
+    run = _Run(model, train, val, config, seed, Sharing(group))
     stops = {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + run.sharing.rank)  # dropout of other images is another
         if checkpoint is None or not run.restore(checkpoint):
             run.measure()
         batches = run.batches()
@@ -86,13 +93,20 @@ class _Run:
     """A network in training, and all that its checkpoint holds."""
 
     def __init__(
-        self, model: nn.Module, train: Images, val: Images, config: FinetuneConfig, seed: int
+        self,
+        model: nn.Module,
+        train: Images,
+        val: Images,
+        config: FinetuneConfig,
+        seed: int,
+        sharing: Sharing,
     ) -> None:
         model.to(memory_format=torch.channels_last)
         self.estimates = lacks_statistics(model)
         track_running_statistics(model)
         self.model, self.train, self.val, self.config, self.seed = model, train, val, config, seed
         self.device = next(model.parameters()).device
+        self.sharing, self.shared = sharing, sharing.wrapped(model)
         self.optimizer = _optimizer(model, config)
         self.scaler = GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
@@ -115,7 +129,8 @@ class _Run:
     def measure(self, loss: float = math.nan, train_accuracy: float = math.nan) -> None:
         """Adds the validation accuracy of now to the curve."""
         source = self.train if self.estimates else None
-        accuracy = evaluate(self.model, self.val, self.config, source)
+        self.sharing.settle(self.model)
+        accuracy = evaluate(self.model, self.val, self.config, source, self.sharing)
         seconds = time.perf_counter() - self.started
         self.curve.add(self.done, accuracy, seconds, loss, train_accuracy)
 
@@ -130,30 +145,31 @@ class _Run:
         tick = time.perf_counter()
         self.model.train()
         while self.done < stop and not self.curve.diverged:
-            x_BCHW, y_B = next(batches)
+            x_BCHW, y_B = self.sharing.part(*next(batches))
             loss, logits_BK = self._loss(x_BCHW, y_B)
             look = self.device.type == "cpu" or (self.done + 1 - first) % LOOK_EVERY == 0
-            self.curve.diverged = progress.add(loss, logits_BK, y_B, look)
+            mean = self.sharing.mean(loss.detach())
+            self.curve.diverged = progress.add(mean, logits_BK, y_B, look)
             if not self.curve.diverged:
                 self._apply(loss, progress)
             self.scheduler.step()
             self.done += 1
-            seen += len(y_B)
+            seen += len(y_B) * self.sharing.world
             if on_step is not None:
                 on_step(self.done)
-        mean, correct, good = progress.read()
+        average, correct, good = progress.read(self.sharing)
         self.training_seconds += time.perf_counter() - tick
         self.curve.steps_per_second = self.done / self.training_seconds
         if good < self.done - first:  # the step that diverged is the last that counts
             self.curve.diverged = True
             seen, self.done = round(seen * (good + 1) / (self.done - first)), first + good + 1
-        self.measure(mean, correct / seen)
+        self.measure(average, correct / seen)
 
     def _loss(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch and the main head's logits, before the step."""
         config = self.config
         with autocast(config, self.device):
-            logits_BK, *auxiliary = heads(self.model(x_BCHW))
+            logits_BK, *auxiliary = heads(self.shared(x_BCHW))
             loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
             for other_BK in auxiliary:
                 loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(
@@ -176,7 +192,9 @@ class _Run:
         self.scaler.update()
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint, on rank 0."""
+        if self.sharing.rank:
+            return
         state = {
             "config": self.config.model_dump_json(),
             "seed": self.seed,
@@ -199,7 +217,7 @@ class _Run:
         Raises:
             DamagedFileError: it is of another run.
         """
-        state = read(path, self.device)
+        state = self.sharing.from_first(None if self.sharing.rank else read(path, self.device))
         if state is None:
             return False
         if state["config"] != self.config.model_dump_json() or state["seed"] != self.seed:
@@ -211,9 +229,12 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+        if self.sharing.rank:  # what it drew is in no checkpoint
+            torch.manual_seed(hash((self.seed, self.sharing.rank, state["done"])))
+        else:
+            torch.set_rng_state(state["random"].cpu())
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
         self.estimates = state["estimates"]
         self.done, self.curve = int(state["done"]), Curve(**state["curve"])
         if self.curve.seconds:

@@ -6,6 +6,7 @@ Shape legend: B images of a batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,15 +14,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.finetune.config import FinetuneConfig
+from ghn.finetune.sharing import Sharing
 from ghn.images import Images
 from ghn.predict.batchnorm import reestimate_batch_norm
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: Images, config: FinetuneConfig, statistics: Images | None = None
+    model: nn.Module,
+    images: Images,
+    config: FinetuneConfig,
+    statistics: Images | None = None,
+    sharing: Sharing | None = None,
 ) -> float:
-    """Top-1 accuracy in evaluation mode, as a fraction.
+    """Top-1 accuracy in evaluation mode, as a fraction. Ranks that share it look at a part of the
+    images each.
 
     Running statistics of batch norm are first set to the averages over a few fixed batches of
     `statistics` (training images): neither predicted nor freshly drawn parameters come with any,
@@ -30,19 +37,24 @@ def evaluate(
     """
     if statistics is not None:
         estimate_statistics(model, statistics, config.statistics_images, config.batch_size)
-    return accuracies(model, images, config, (1,))[0]
+    return accuracies(model, images, config, (1,), sharing)[0]
 
 
 @torch.no_grad()
 def accuracies(
-    model: nn.Module, images: Images, config: FinetuneConfig, top: Sequence[int] = (1, 5)
+    model: nn.Module,
+    images: Images,
+    config: FinetuneConfig,
+    top: Sequence[int] = (1, 5),
+    sharing: Sharing | None = None,
 ) -> list[float]:
     """For each k of `top` the share of images whose label is among the k largest logits, in
     evaluation mode. Waits for a GPU once.
     """
     device = next(model.parameters()).device
-    correct, total = torch.zeros(len(top), dtype=torch.int64, device=device), 0
-    for logits_BK, y_B in _outputs(model, images, config):
+    sharing = sharing or Sharing()
+    correct, total = torch.zeros(len(top) + 1, dtype=torch.int64, device=device), 0
+    for logits_BK, y_B in _outputs(model, images, config, sharing):
         for place, k in enumerate(top):
             if k == 1:
                 correct[place] += (logits_BK.argmax(1) == y_B).sum()
@@ -50,23 +62,26 @@ def accuracies(
                 best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
                 correct[place] += (best_BJ == y_B[:, None]).sum()
         total += len(y_B)
-    return [count / total for count in correct.tolist()]
+    correct[-1] = total
+    *counts, total = sharing.sum(correct).tolist()
+    return [count / total for count in counts]
 
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Images, config: FinetuneConfig) -> Tensor:
     """(N, K) logits of all N images in their order, in evaluation mode, on the CPU."""
-    return torch.cat([logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config)])
+    return torch.cat(
+        [logits_BK.float().cpu() for logits_BK, _ in _outputs(model, images, config, Sharing())]
+    )
 
 
 def _outputs(
-    model: nn.Module, images: Images, config: FinetuneConfig
+    model: nn.Module, images: Images, config: FinetuneConfig, sharing: Sharing
 ) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
     model.eval()
-    for x_BCHW, y_B in images.batches(
-        config.evaluation_batch, shuffle=False, drop_last=False, device=device
-    ):
+    batches = images.batches(config.evaluation_batch, shuffle=False, drop_last=False, device=device)
+    for x_BCHW, y_B in islice(batches, sharing.rank, None, sharing.world):
         with autocast(config, device):
             logits_BK = heads(model(x_BCHW))[0]
         yield logits_BK, y_B

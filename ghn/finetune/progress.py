@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ghn.finetune.sharing import Sharing
+
 
 class Progress:
     """Sums over steps up to the first whose loss is not finite, that one included.
@@ -43,9 +45,10 @@ class Progress:
         self._sums_4 += torch.where(counts > 0, values_4, 0.0)
         return look and bool(self.bad)
 
-    def read(self) -> tuple[float, float, int]:
-        """Mean loss, number of correct answers, number of steps with a finite loss; waits for the
-        device.
+    def read(self, sharing: Sharing) -> tuple[float, float, int]:
+        """Mean loss, number of correct answers of all ranks, number of steps with a finite loss;
+        waits for the device.
         """
+        sharing.sum(self._sums_4[1:2])  # the others are alike
         losses, correct, good, steps = self._sums_4.tolist()
         return losses / steps, correct, int(good)

@@ -91,15 +91,16 @@ class GraphBatch:
         """The same batch with its tensors on `device`; a GPU is not waited for."""
         if self.device == torch.device(device):
             return self
-        moved = [send(tensor, torch.device(device)) for tensor in self._tensors]
+        moved = [send(tensor, torch.device(device)) for tensor in self.tensors]
         return GraphBatch(self.graphs, *moved)
 
     def pin_memory(self) -> GraphBatch:
         """The same batch in page-locked memory (called by a `DataLoader`)."""
-        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in self._tensors))
+        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in self.tensors))
 
     @property
-    def _tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of the fields."""
         return (
             self.primitive_BN,
             self.shape_BN4,

@@ -15,6 +15,7 @@ from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import Kept, Report
+from ghn.predict.writable import unwritable
 from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
 from ghn.tracing.run import follow
@@ -147,7 +148,7 @@ class Target:
         for name, parameter in self.parameters.items():
             if not parameter.requires_grad and keep_frozen:
                 self.skip[name] = frozen
-            if problem := _unwritable(parameter, name in self.skip):
+            if problem := unwritable(parameter, name in self.skip):
                 raise ConfigError(f"{self.network}.{name} is {problem}")
         if frozen in self.skip.values() and len(self.skip) == len(self.parameters):
             raise ConfigError(
@@ -269,32 +270,6 @@ class Target:
         return self.skip.get(name) or (
             f"no node in the graph: not part of the forward pass, or not a primitive (in a {owner})"
         )
-
-
-def _unwritable(parameter: Tensor, kept: bool) -> str:
-    """Why a parameter cannot be written; empty if it can, or if it is `kept` as it is."""
-    if parameter.is_meta:
-        return "on the meta device; call model.to_empty(device=...), or use predict()"
-    if hasattr(parameter, "full_tensor"):
-        return "sharded; predict before the network is sharded"
-    if kept:
-        return ""
-    if _overlaps(parameter):
-        return "expanded: entries share their memory; assign a clone() of it first"
-    if parameter.is_inference() and not torch.is_inference_mode_enabled():
-        return "a tensor of inference mode; build the network outside of it"
-    return ""
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two entries share their memory."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride <= reach:
-                return True
-            reach += stride * (size - 1)
-    return False
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:

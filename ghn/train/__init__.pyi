@@ -2,8 +2,9 @@ from .callbacks import Callback, StepRecord, Training
 from .config import TrainConfig
 from .data import Phase
 from .distributed import Ranks, ranks
-from .loop import TrainResult, train
+from .loop import train
 from .progress import ProgressBar
+from .result import TrainResult
 from .step import MetaBatch, meta_batch_losses
 from .tally import DivergedError
 

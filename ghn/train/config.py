@@ -88,6 +88,21 @@ class TrainConfig(BaseModel):
             "on a GPU, TF32 for what is computed in float32; false for products as exact as a CPU's"
         ),
     )
+    recompute: bool = Field(
+        default=False,
+        description=(
+            "compute the activations of target networks again in the backward pass, block by block,"
+            " instead of keeping them: large images and widths fit, for a third more time; losses"
+            " and gradients are the same"
+        ),
+    )
+    shard_optimizer: bool = Field(
+        default=False,
+        description=(
+            "several ranks: each keeps the moments of its share of the hypernetwork's weights only"
+            " (ZeRO-1), for large hypernetworks; losses are the same"
+        ),
+    )
     amp_scale_floor: float = Field(
         default=1024, gt=0, description="fp16: the loss scale does not go below"
     )
@@ -153,6 +168,8 @@ class TrainConfig(BaseModel):
             "evaluate_every",
             "log_every",
             "max_skipped",
+            "recompute",
+            "shard_optimizer",
         }
         # Runs from before these were fields go on.
         no_matter |= {name for name in _NEW if getattr(self, name) == _NEW[name]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -71,7 +71,7 @@ def check_phases(phases: Sequence[Phase], config: TrainConfig, world: int) -> No
 
 def step_data(
     start: int, phases: Sequence[Phase], seed: int, device: torch.device
-) -> Iterator[StepData]:
+) -> Generator[StepData, None, None]:
     """The data of steps from `start` on, through all phases, the last without end.
 
     A phase begins with a new epoch of its images, numbered on from those of the phases before it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -11,18 +11,18 @@ Place = tuple[str, nn.Parameter, dict[str, nn.Parameter | None], str]
 """A parameter's name, the parameter, and where it is held under which key."""
 
 
-def call(network: nn.Module, parameters: Mapping[str, Tensor], images_BCHW: Tensor) -> Any:
-    """What the network gives for the images with these parameters in place of its own.
+@contextmanager
+def placed(network: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """The network has these parameters in place of its own.
 
-    `torch.func.functional_call` does the same in as much time as the forward pass of a small
-    network takes: it looks for ties by listing all parameters and buffers twice, and finds each
-    module anew for each tensor. Here the modules are walked through once.
+    `torch.func.functional_call` does the same for one call in as much time as the forward pass of a
+    small network takes: it looks for ties by listing all parameters and buffers twice, and finds
+    each module anew for each tensor. Here the modules are walked through once.
 
     Args:
         network: has its own parameters again afterwards, also after an error.
         parameters: by their names in the network; one that is shared is replaced wherever it is.
             Names that the network has not are left aside.
-        images_BCHW: its input.
     """
     places = list(_places(network, ""))
     given = {id(own): parameters[name] for name, own, _, _ in places if name in parameters}
@@ -30,7 +30,7 @@ def call(network: nn.Module, parameters: Mapping[str, Tensor], images_BCHW: Tens
         for _, own, store, key in places:
             if id(own) in given:
                 store[key] = given[id(own)]  # type: ignore[assignment]
-        return network(images_BCHW)
+        yield
     finally:
         for _, own, store, key in places:
             store[key] = own

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ghn.train.average import WeightAverage
 from ghn.train.callbacks import Callback, StepRecord, Training
 from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.config import TrainConfig
+from ghn.train.copying import Copies
 from ghn.train.data import Phase, StepData, check_phases, step_data
 from ghn.train.distributed import Ranks
 from ghn.train.divergence import DivergenceWatch
@@ -30,31 +30,14 @@ from ghn.train.log import JsonLog
 from ghn.train.pace import Pace
 from ghn.train.precision import arithmetic
 from ghn.train.prefetch import Prefetched
+from ghn.train.result import TrainResult
+from ghn.train.sharding import restore, state_of
 from ghn.train.step import MetaBatch
 from ghn.train.stopping import stop_requests
 from ghn.train.tally import Tally
 from ghn.train.update import Outcome, Updates
 
 WEIGHTS_NAME = "ghn.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Outcome of a run.
-
-    Attributes:
-        weights: the final hypernetwork.
-        best: the weights with the best metric, if it was evaluated.
-        metrics: of the last evaluation.
-        skipped: steps left out.
-        left_out: architectures left out of steps that were taken.
-    """
-
-    weights: Path
-    best: Path | None
-    metrics: dict[str, float]
-    skipped: int
-    left_out: int = 0
 
 
 def train(
@@ -131,15 +114,19 @@ class _Run:
         self.output_dir, self.metadata = output_dir, metadata
         self.updates = Updates(self.ghn, config, ranks)
         self.training = Training(self.ghn, self.updates.optimizer, config.steps)
-        self.watch = DivergenceWatch()
+        self.watch, self.copies = DivergenceWatch(), Copies(ranks.device)
         self.average = None if config.ema is None else WeightAverage(self.ghn, config.ema)
-        directory, keep = output_dir / "checkpoints", config.keep_checkpoints
-        self.checkpoints = Checkpoints(directory, keep, self._save_weights, config.horizon[1])
+        self.checkpoints = Checkpoints(
+            output_dir / "checkpoints",
+            config.keep_checkpoints,
+            self._save_weights,
+            config.horizon[1],
+        )
         self.tally = Tally(config.max_skipped)
         self.best = -math.inf
         self.metrics: dict[str, float] = {}
 
-    def go(self, data: Callable[[int], Iterator[StepData]]) -> TrainResult:
+    def go(self, data: Callable[[int], Generator[StepData, None, None]]) -> TrainResult:
         """The whole run: resume, steps, the last evaluation, the weights."""
         try:
             self._resume()
@@ -149,9 +136,9 @@ class _Run:
                 with (
                     arithmetic(self.config, self.ranks.device),
                     stop_requests() as stop,
-                    closing(Prefetched(data(start))) as prefetched,
+                    closing(Prefetched(self.copies.begun(data(start)))) as prefetched,
                 ):
-                    self._steps(prefetched, stop)
+                    self._steps(map(self.copies.given, prefetched), stop)
             weights = self.output_dir / WEIGHTS_NAME
             self._evaluate()
             if self.ranks.is_main:
@@ -225,7 +212,7 @@ class _Run:
             self.ranks.broadcast(self.average.ghn)
         if state is None:
             return
-        self.updates.optimizer.load_state_dict(state["optimizer"])
+        restore(self.updates.optimizer, state["optimizer"])
         self.updates.scaler.load_state_dict(state["scaler"])
         counters = state["counters"]
         self.tally.counters = {name: counters[name] for name in self.tally.counters}
@@ -250,6 +237,7 @@ class _Run:
         return {name: getattr(state, name) for name in names}
 
     def _checkpoint(self) -> None:
+        optimizer = state_of(self.updates.optimizer)
         if not self.ranks.is_main:
             return
         counters = self.tally.counters | {
@@ -261,7 +249,7 @@ class _Run:
             self.training.step,
             self.recipe,
             self.config.horizon,
-            self.updates.optimizer.state_dict(),
+            optimizer,
             self.updates.scaler.state_dict(),
             counters,
             None if self.average is None else self.ghn.state_dict(),

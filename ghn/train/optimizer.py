@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from ghn.train.config import TrainConfig
+from ghn.train.sharding import sharded
 
 
-def make_optimizer(ghn: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters, one fused kernel per step."""
-    return torch.optim.AdamW(
-        ghn.parameters(),
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+def make_optimizer(ghn: nn.Module, config: TrainConfig, world: int = 1) -> torch.optim.Optimizer:
+    """AdamW over all parameters, one fused kernel per step; if the recipe says so, each of `world`
+    ranks keeps its share of the moments.
+    """
+    options: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+        "fused": True,
+    }
+    if config.shard_optimizer and world > 1:
+        return sharded(ghn.parameters(), options)
+    return torch.optim.AdamW(ghn.parameters(), **options)
 
 
 class LossScaler:

@@ -27,8 +27,9 @@ from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
 from ghn.models.sending import send_list
 from ghn.train.config import TrainConfig
-from ghn.train.functional import call
+from ghn.train.functional import placed
 from ghn.train.leaves import Leaves
+from ghn.train.recompute import recomputed
 
 
 class MetaBatch(Protocol):
@@ -182,12 +183,17 @@ def _through(
 ) -> Passed:
     """Network number `number` forward and backward; `factor` is on all gradients."""
     parameters = leaves.of_network[number]
-    with autocast(config, images_BCHW.device), record_function("networks forward"):
-        logits_BK = call(network, parameters, images_BCHW)
-        loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=config.label_smoothing)
-    with record_function("networks backward"):
-        gradients = torch.autograd.grad(loss * factor, list(parameters.values()), allow_unused=True)
-        norm = leaves.sent(number, gradients, config.network_clip, factor)
+    # The backward pass, too, sees these parameters where it computes activations again.
+    with placed(network, parameters), recomputed(network, config.recompute):
+        with autocast(config, images_BCHW.device), record_function("networks forward"):
+            logits_BK = network(images_BCHW)
+            smoothing = config.label_smoothing
+            loss = cross_entropy(logits_BK.float(), labels_B, label_smoothing=smoothing)
+        with record_function("networks backward"):
+            gradients = torch.autograd.grad(
+                loss * factor, list(parameters.values()), allow_unused=True
+            )
+            norm = leaves.sent(number, gradients, config.network_clip, factor)
     accuracy = (logits_BK.argmax(1) == labels_B).float().mean()
     return Passed(loss.detach(), accuracy, norm)
 

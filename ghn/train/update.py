@@ -51,7 +51,7 @@ class Updates:
 
     def __init__(self, ghn: GHN, config: TrainConfig, ranks: Ranks) -> None:
         self.ghn, self.config, self.ranks = ghn, config, ranks
-        self.optimizer = make_optimizer(ghn, config)
+        self.optimizer = make_optimizer(ghn, config, ranks.world)
         self.scaler = LossScaler(config, ranks.device)
 
     def take(self, step: int, data: StepData) -> Outcome:

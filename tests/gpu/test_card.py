@@ -177,16 +177,19 @@ def test_fine_tuning_learns(digits: ImageTensors) -> None:
     model = build("resnet18", 10, digits.image_size).to(DEVICE)
     config = FinetuneConfig(steps=6, batch_size=32, lr=0.02, amp="bf16", evaluation_batch=64)
     curve = finetune(model, digits, digits.subset(range(64)), config)
-    assert curve.steps[-1] == 6
+    assert curve.step[-1] == 6
     assert not curve.diverged
 
 
-@on_card
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # PyTorch's own
 def test_the_hypernetwork_compiles() -> None:
     ghn = make_ghn().to(DEVICE)
     batch = make_batch([0, 1]).graphs.to(DEVICE)
     expected = ghn.embed(batch)
-    compiled = torch.compile(ghn.message_passing)
-    torch.testing.assert_close(
-        ghn.norm(compiled(ghn.embedding(batch), batch)), expected, rtol=1e-3, atol=1e-4
-    )
+    # Without a card no compiler is asked for, but what it would be given is traced.
+    backend = "inductor" if NAME == "cuda" else "aot_eager"
+    compiled = torch.compile(ghn.message_passing, backend=backend)
+    found = ghn.norm(compiled(ghn.embedding(batch), batch))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    found.sum().backward()
+    assert ghn.message_passing.layers[0].up.weight.grad.isfinite().all()

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from datasets.deepnets.networks import operations
 from datasets.deepnets.networks.layers import Conv2d, Device, Linear, Numbered, norm_layer
@@ -96,10 +97,16 @@ class Network(nn.Module):
         imagenet_stride: stride of the simple stem on large images.
         device: where to create parameters; "meta" creates none.
 
+    Attributes:
+        recompute: whether the backward pass computes the activations of cells again, of which only
+            the inputs are then kept.
+
     Raises:
         InvalidGraphError: the architecture's output is disconnected by `none`.
         ConfigError: a size is out of range.
     """
+
+    recompute = False
 
     def __init__(
         self,
@@ -172,12 +179,27 @@ class Network(nn.Module):
             s0 = State(State(self.stem0(images)).relu)
             s1 = State(self.stem1(s0.value)) if hasattr(self, "stem1") else None
         for cell in range(self.architecture.n_cells):
-            s0, s1 = s1, self.cells[str(cell)](s0, s1) if str(cell) in self.cells else None
+            s0, s1 = s1, self._cell(str(cell), s0, s1) if str(cell) in self.cells else None
         assert s1 is not None  # wire() has made sure
         features = s1.value.mean(dim=(2, 3)) if self.architecture.glob_avg else s1.value.flatten(1)
         with _full_precision(features.device):  # half precision overflows in the VGG-style head
             logits: Tensor = self.classifier(features.to(next(self.classifier.parameters()).dtype))
         return logits
+
+    def _cell(self, name: str, s0: State | None, s1: State | None) -> State:
+        cell = self.cells[name]
+        if not self.recompute:
+            out: State = cell(s0, s1)
+            return out
+
+        def again(*values: Tensor | None) -> Tensor:
+            """With states of its own: what was derived from theirs before is derived again."""
+            state: State = cell(*(None if value is None else State(value) for value in values))
+            return state.value
+
+        values = (None if state is None else state.value for state in (s0, s1))
+        # There is nothing random in a cell.
+        return State(checkpoint(again, *values, use_reentrant=False, preserve_rng_state=False))
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:

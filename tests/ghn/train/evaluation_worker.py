@@ -1,4 +1,4 @@
-"""Run by two processes of a gloo group: a training whose evaluation is shared, one part slow."""
+"""Run by two processes of a gloo group: a training whose evaluation is shared."""
 
 from __future__ import annotations
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from train_setting import make_batch
 
-from ghn.train.functional import call
+from ghn.train.functional import placed
+
+
+def call(model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    with placed(model, parameters):
+        out: Tensor = model(x)
+    return out
 
 
 class _Tied(nn.Module):

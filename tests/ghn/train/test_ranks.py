@@ -107,3 +107,9 @@ def test_ranks_share_an_evaluation_in_parts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_part_may_take_longer_than_operations_may(tmp_path: Path) -> None:
     _run(2, tmp_path, "11", WORKER.with_name("evaluation_worker.py"))
+
+
+def test_what_saves_memory_changes_no_weight(tmp_path: Path) -> None:
+    """Recomputed activations and sharded moments, also where a run goes on with another choice."""
+    _run(2, tmp_path, "", WORKER.with_name("memory_worker.py"))
+    assert (tmp_path / "done").exists()
