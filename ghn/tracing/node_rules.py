@@ -164,10 +164,8 @@ def _mul(rec: DataFlow, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
         rec.pass_on(out, [input, other])
         return
     gate, data = (a, b) if input.numel() < other.numel() else (b, a)
-    if (
-        input.numel() != other.numel()
-        and (squeeze := _squeeze(rec.operations, gate, data)) is not None
-    ):
+    unequal = input.numel() != other.numel()
+    if unequal and (squeeze := _squeeze(rec.operations, gate, data)) is not None:
         rec.operations[squeeze].kind = "squeeze"
         rec.tag(out, rec.add("cse", [data, gate]))
     else:
