@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     from ghn.graph.graph import Graph
 
-_ARGUMENTS = {"self": "input", "indices": "input"}
-"""Names that operators give arguments, and those of the functions that stand for them."""
+_ARGUMENTS = {"": {"self": "input"}, "embedding": {"indices": "input"}}
+"""Names that operators give arguments, and those of the functions that stand for them: of all, and
+of some.
+"""
 
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 """Operators whose body is run as it stands."""
@@ -116,9 +118,10 @@ class _Reader(DataFlow):
             return
         schema = operator._schema
         given = dict(zip((argument.name for argument in schema.arguments), args, strict=False))
-        given = {_ARGUMENTS.get(name, name): value for name, value in (given | kwargs).items()}
-        name = schema.name.partition("::")[2]
-        self._note(name.rstrip("_"), out, given, _fuses(node))
+        name = schema.name.partition("::")[2].rstrip("_")
+        renamed = _ARGUMENTS[""] | _ARGUMENTS.get(name, {})
+        given = {renamed.get(key, key): value for key, value in (given | kwargs).items()}
+        self._note(name, out, given, _fuses(node))
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             if schema.is_mutable:
                 self._written(args[0], out)
