@@ -7,7 +7,7 @@ leaves. Arguments go by name, since operators have them in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     from ghn.graph.graph import Graph
 
-_ARGUMENTS = {"self": "input", "indices": "input"}
-"""Names that operators give arguments, and those of the functions that stand for them."""
+_ARGUMENTS = {"": {"self": "input"}, "embedding": {"indices": "input"}}
+"""Names that operators give arguments, and those of the functions that stand for them: of all, and
+of some.
+"""
 
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 """Operators whose body is run as it stands."""
@@ -116,9 +118,10 @@ class _Reader(DataFlow):
             return
         schema = operator._schema
         given = dict(zip((argument.name for argument in schema.arguments), args, strict=False))
-        given = {_ARGUMENTS.get(name, name): value for name, value in (given | kwargs).items()}
-        name = schema.name.partition("::")[2]
-        self._note(name.rstrip("_"), out, given, _fuses(node))
+        name = schema.name.partition("::")[2].rstrip("_")
+        renamed = _ARGUMENTS[""] | _ARGUMENTS.get(name, {})
+        given = {renamed.get(key, key): value for key, value in (given | kwargs).items()}
+        self._note(name, out, given, _fuses(node))
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             if schema.is_mutable:
                 self._written(args[0], out)
@@ -127,14 +130,15 @@ class _Reader(DataFlow):
 
     def _inlined(self, node: Node, operator: HigherOrderOperator) -> Any:
         """The result of what stands in `torch.no_grad` or `torch.autocast`, which is a graph."""
-        if operator.name() not in _WRAPPERS:
+        if str(operator) not in _WRAPPERS:
             raise TraceError(
                 f"{self._program_name}: the operator {operator} has a body of its own, which cannot"
                 " be read"
             )
-        place = next(i for i, arg in enumerate(node.args) if getattr(arg, "op", "") == "get_attr")
-        body = getattr(node.graph.owning_module, node.args[place].target).graph
-        given = iter(self._resolved(node.args[place + 1 :]))
+        args: Sequence[Any] = node.args
+        place = next(i for i, arg in enumerate(args) if getattr(arg, "op", "") == "get_attr")
+        body = getattr(node.graph.owning_module, args[place].target).graph
+        given = iter(self._resolved(args[place + 1 :]))
         for inner in body.nodes:
             if inner.op == "placeholder":
                 self._values[inner] = next(given)
@@ -144,13 +148,13 @@ class _Reader(DataFlow):
 
     def outputs(self, node: Node) -> list[int]:
         """The operations that the outputs of the network come from, the main output first."""
-        (results,) = node.args
+        results: Any = node.args[0]
         found = [n for n in results if getattr(n, "name", None) in self._user_outputs]
         tensors = tensors_of(self._resolved(found))
         return list(dict.fromkeys(s for t in tensors if (s := self.source(t)) is not None))
 
     def _note(self, name: str, out: Any, given: dict[str, Any], fuses: bool) -> None:
-        functions = [getattr(place, name, None) for place in _PLACES]
+        functions = [getattr(place, name) for place in _PLACES if hasattr(place, name)]
         if any(function in CONSTANTS for function in functions):
             return
         if name == "scaled_dot_product_attention" and fuses:
@@ -187,7 +191,7 @@ def _fuses(node: Node) -> bool:
 
 
 def _first_name(program: ExportedProgram, parameter: Tensor) -> str:
-    return next(name for name, other in program.state_dict.items() if other is parameter)
+    return str(next(name for name, other in program.state_dict.items() if other is parameter))
 
 
 def _name(program: ExportedProgram) -> str:

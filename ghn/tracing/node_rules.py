@@ -164,10 +164,8 @@ def _mul(rec: DataFlow, out: Tensor, input: Any, other: Any, *_: Any, **__: Any)
         rec.pass_on(out, [input, other])
         return
     gate, data = (a, b) if input.numel() < other.numel() else (b, a)
-    if (
-        input.numel() != other.numel()
-        and (squeeze := _squeeze(rec.operations, gate, data)) is not None
-    ):
+    unequal = input.numel() != other.numel()
+    if unequal and (squeeze := _squeeze(rec.operations, gate, data)) is not None:
         rec.operations[squeeze].kind = "squeeze"
         rec.tag(out, rec.add("cse", [data, gate]))
     else:
@@ -197,20 +195,17 @@ def _cat(rec: DataFlow, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
         rec.pass_on(out, tensors_of(tensors))
 
 
-def _max_pool(
-    rec: DataFlow, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
-) -> None:
-    rec.tag(out, rec.add("max_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
+def _pool(kind: str) -> NodeRule:
+    def note(
+        rec: DataFlow, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
+    ) -> None:
+        rec.tag(out, rec.add(kind, [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
+
+    return note
 
 
-def _avg_pool(
-    rec: DataFlow, out: Tensor, input: Tensor, kernel_size: Any, *_: Any, **__: Any
-) -> None:
-    rec.tag(out, rec.add("avg_pool", [rec.source(input)], shape=(1, 1, *pair(kernel_size))))
-
-
-rule(torch.max_pool2d, F.max_pool2d)(_max_pool)
-rule(F.avg_pool2d)(_avg_pool)
+rule(torch.max_pool2d, F.max_pool2d)(_pool("max_pool"))
+rule(F.avg_pool2d)(_pool("avg_pool"))
 
 
 @rule(F.adaptive_avg_pool2d)
@@ -246,9 +241,8 @@ def _mean(
 @rule(torch.softmax, F.softmax, Tensor.softmax)
 def _softmax(rec: DataFlow, out: Tensor, input: Tensor, *_: Any, **__: Any) -> None:
     if (source := rec.source(input)) is not None:
-        rec.tag(
-            out, rec.add("softmax", [source])
-        )  # becomes an msa when it is multiplied with values
+        # becomes an msa when it is multiplied with values
+        rec.tag(out, rec.add("softmax", [source]))
 
 
 @rule(F.scaled_dot_product_attention)

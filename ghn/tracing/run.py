@@ -71,7 +71,7 @@ def trace(
             activations while the parameters are on the meta device, or hides how its outputs come
             about.
     """
-    if not isinstance(model, nn.Module) and type(model).__name__ == "ExportedProgram":
+    if not isinstance(model, nn.Module):
         return from_exported(model, reference_compatible, extensions)
     return follow(model, example_inputs, reference_compatible, image_size, extensions).graph
 
