@@ -271,6 +271,7 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
 def test_cancelling_a_pipeline_ends_the_training_that_it_left_to_the_other_pool(stack):
     hold, started = Path(stack.environment["GHN_TEST_HOLD"]), stack.root / "train.started"
     hold.touch()
+    set_seed(stack, 4)  # so that there is something to train
     started.unlink(missing_ok=True)
     run = start(stack, "pipeline/nightly")
     wait_for("the stage runs", started.exists)
