@@ -171,6 +171,27 @@ def registry_rollback(
     typer.echo(f"@champion of {name}: version {before} -> {now}")
 
 
+@registry_app.command("webhook")
+def registry_webhook(
+    url: Annotated[
+        str | None, typer.Argument(help="Where MLflow posts to; none removes the webhook.")
+    ] = None,
+) -> None:
+    """Have the MLflow server tell an address whenever an alias moves, such as @champion.
+
+    It signs with the secret in GHN_WEBHOOK_SECRET, if there is one.
+    """
+    import os
+
+    from flows.registry.webhooks import announce, silence
+
+    if url is None:
+        typer.echo("removed" if silence() else "there was none")
+        return
+    hook = announce(url, os.environ.get("GHN_WEBHOOK_SECRET"))
+    typer.echo(f"MLflow posts to {hook.url} when an alias is set or removed")
+
+
 def serve(
     model: Annotated[
         str, typer.Argument(help="models:/NAME@ALIAS, or a model's directory.")

@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.settings import paths
-from flows.tracking.client import client, experiment_id, tracking_uri
+from flows.tracking.client import MODE, client, experiment_id, tracking_uri
 from flows.tracking.pipeline import note_results
 
 DONE = ("Completed", "Unchanged", "Restored")
@@ -65,7 +65,8 @@ def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]
     page = f"{base}/#/experiments/{identifier}/runs"
     # Of the tries of a stage the last one counts.
     named = [(run.data.tags.get("stage", ""), run.info.run_id) for run in runs]
-    return {name: f"[{run_id[:8]}]({page}/{run_id})" for name, run_id in [("", parent_run), *named]}
+    pairs = [("", parent_run), *named]
+    return {name: f"[{run_id[:8]}]({page}/{run_id}{MODE})" for name, run_id in pairs}
 
 
 def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:

@@ -12,18 +12,26 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 UPDATE_SECONDS = 10.0
 """Between two updates of an artifact."""
 
-_BAR = re.compile(r"^(?P<title>.*?):? +(?P<percent>\d{1,3})%\|")  # tqdm's
-_STEP = re.compile(r"^step (?P<done>\d+)/(?P<total>[1-9]\d*)\b")  # of ghn.train.progress
+_BAR = re.compile(r"^(?P<title>.*?):? +(?P<percent>\d{1,3})%\|(.*<(?P<left>\d[\d:]*))?")  # tqdm's
+# of ghn.train.progress
+_STEP = re.compile(
+    r"^step (?P<done>\d+)/(?P<total>[1-9]\d*)\b(.*?(?P<left>(\d+ h )?\d+ min) left)?"
+)
 
 
 def reading(line: str) -> tuple[float, str] | None:
-    """The percentage that a line tells of, and what it is of; None if it is no line of progress."""
+    """The percentage that a line tells of, and what it is of, with the time left where the line has
+    it; None if it is no line of progress.
+    """
     if found := _BAR.match(line):
-        return min(float(found["percent"]), 100.0), found["title"]
-    if found := _STEP.match(line):
+        percent, title = float(found["percent"]), found["title"]
+    elif found := _STEP.match(line):
         percent = 100 * int(found["done"]) / int(found["total"])
-        return min(percent, 100.0), f"step {found['done']} of {found['total']}"
-    return None
+        title = f"step {found['done']} of {found['total']}"
+    else:
+        return None
+    left = f"{found['left']} left" if found["left"] else ""
+    return min(percent, 100.0), ", ".join(filter(None, (title, left)))
 
 
 class Progress:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.settings import paths
+from flows.tracking.client import MODE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,8 +77,8 @@ def link(model: LoggedModel) -> str:
     """Markdown that leads from a version's page to that of its model and of its run."""
     page = f"#/experiments/{model.experiment_id}"
     return (
-        f"[Metrics, parameters and data sets]({page}/models/{model.model_id}), "
-        f"[run]({page}/runs/{model.source_run_id})"
+        f"[Metrics, parameters and data sets]({page}/models/{model.model_id}{MODE}), "
+        f"[run]({page}/runs/{model.source_run_id}{MODE})"
     )
 
 

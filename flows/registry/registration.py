@@ -121,6 +121,8 @@ def _new_version(mlflow_client: MlflowClient, run_id: str, op: Op, tags: Mapping
         model_id=model.model_id,  # kept by some stores only: hence the tag
     )
     note_version(mlflow_client, model, op["name"], str(version.version))
+    about = {"mlflow.note.content": op["description"]}  # on its page
+    mlflow_client.set_logged_model_tags(model.model_id, about)
     return str(version.version)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import secrets
 import socket
@@ -87,6 +89,14 @@ class StackConfig:
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(24))
         return path.read_text().strip()
+
+    @property
+    def webhook_key(self) -> str:
+        """With which MLflow encrypts the secrets of webhooks (as Fernet takes it); without one each
+        of its processes would draw its own.
+        """
+        digest = hashlib.sha256(f"webhooks {self.password}".encode()).digest()
+        return base64.urlsafe_b64encode(digest).decode()
 
     def database(self, name: str, driver: str) -> str:
         """SQLAlchemy address of a database of the stack."""

@@ -156,6 +156,7 @@ def _mlflow(config: StackConfig) -> Service:
             **environment(),
             # In the environment and not on the command line: other users can read that.
             "MLFLOW_BACKEND_STORE_URI": config.database("mlflow", "psycopg2"),
+            "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": config.webhook_key,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },

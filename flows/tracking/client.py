@@ -36,6 +36,9 @@ SPOOL = TREE / ".mlflow-spool"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show runs and metrics instead of traces of chats."""
 
+MODE = "?workflowType=machine_learning"
+"""At the end of a link to a page of an experiment, for the same reason."""
+
 PROBE_SECONDS = 3.0
 """How long a store may take to say that it is there."""
 

@@ -16,9 +16,11 @@ from typing import Any
 from uuid import uuid4
 
 from flows.settings import paths
+from flows.settings.files import read_yaml
 from flows.tracking.client import client, first_line
 from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
 from flows.tracking.sender import Op, Sender
+from ghn.errors import ConfigError
 
 
 @contextmanager
@@ -64,7 +66,8 @@ def pipeline_run(
 
 def note_results(run_id: str | None, directory: Path = Path()) -> None:
     """Gives a pipeline's run the accuracies that its evaluation found, as metrics and in words, so
-    that pipelines can be compared; nothing where there are none, or MLflow is away.
+    that pipelines can be compared, and the report on them; nothing where there are none, or MLflow
+    is away.
 
     Args:
         run_id: of the run.
@@ -90,8 +93,25 @@ def note_results(run_id: str | None, directory: Path = Path()) -> None:
         ]
         text = "\n".join(["Accuracy without any training:", "", *lines])
         mlflow_client.set_tag(run_id, "mlflow.note.content", text)
+        if is_of_the_evaluation(directory):
+            mlflow_client.log_artifact(run_id, str(directory / paths.REPORT), "report")
     except Exception as error:  # the pipeline is worth more than its log
         print(f"{first_line(error)}: the pipeline's run has no results", file=sys.stderr)
+
+
+def is_of_the_evaluation(directory: Path) -> bool:
+    """Whether the report in a tree was made from its evaluation, by what dvc.lock says, and not
+    from one before it.
+    """
+    try:
+        stages = read_yaml(directory / "dvc.lock")["stages"]
+        reads = {entry["path"]: entry["md5"] for entry in stages["report"]["deps"]}
+        wrote = {entry["path"]: entry["md5"] for entry in stages["evaluate"]["outs"]}
+    except (ConfigError, KeyError, TypeError):
+        return False
+    evaluation = paths.EVALUATION.as_posix()
+    same = evaluation in wrote and reads.get(evaluation) == wrote[evaluation]
+    return same and (directory / paths.REPORT).is_file()
 
 
 def _quietly(sender: Sender, op: Op) -> None:

@@ -432,6 +432,7 @@ def test_a_version_is_a_logged_model_with_metrics_parameters_and_data_sets(store
     version = lookup.find("logged", "1")
     model = store.get_logged_model(version.tags["logged_model"])
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "logged", "version": "1"}]
+    assert model.tags["mlflow.note.content"] == "what it is"
     assert model.status == "READY"
     assert model.params == {"variant": "ghn3-t", "parameters": "7"}
     (metric,) = model.metrics

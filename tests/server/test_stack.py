@@ -70,8 +70,9 @@ def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
 
 
 def triggered(project: Project, name: str) -> list[str]:
-    """The runs that no schedule made (it makes those of weeks ahead)."""
-    return [run["id"] for run in runs_of(project, name) if not run["auto_scheduled"]]
+    """The runs that no schedule made (it makes those of weeks ahead), oldest first."""
+    runs = sorted(runs_of(project, name), key=lambda run: run["created"])
+    return [run["id"] for run in runs if not run["auto_scheduled"]]
 
 
 def set_seed(project: Project, seed: int) -> None:
@@ -127,6 +128,7 @@ def test_what_is_deployed(stack):
         "ghn-continue-a-crashed-run",
         "ghn-mark-lost-runs-as-crashed",
         "ghn-train-on-a-new-train-split",
+        "ghn-ask-about-a-challenger",
         "ghn-reevaluate-a-new-champion",
     }
     limit = api(stack, "/v2/concurrency_limits/training", method="GET")
@@ -179,9 +181,9 @@ def test_a_schedule_starts_a_run_that_skips_what_has_not_changed(stack):
 
 def scheduled(project: Project) -> list[str]:
     """The runs of pipeline/nightly that a schedule started, the first first."""
-    begun = ("Pending", "Running", "Completed", "Failed", "Crashed")
+    begun = ("PENDING", "RUNNING", "COMPLETED", "FAILED", "CRASHED")
     runs = sorted(runs_of(project, "pipeline/nightly"), key=lambda run: run["expected_start_time"])
-    return [run["id"] for run in runs if run["auto_scheduled"] and run["state"]["name"] in begun]
+    return [run["id"] for run in runs if run["auto_scheduled"] and run["state"]["type"] in begun]
 
 
 def test_parameters_make_an_experiment_and_leave_the_tree_alone(stack):
@@ -269,6 +271,7 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
 def test_cancelling_a_pipeline_ends_the_training_that_it_left_to_the_other_pool(stack):
     hold, started = Path(stack.environment["GHN_TEST_HOLD"]), stack.root / "train.started"
     hold.touch()
+    set_seed(stack, 4)  # so that there is something to train
     started.unlink(missing_ok=True)
     run = start(stack, "pipeline/nightly")
     wait_for("the stage runs", started.exists)

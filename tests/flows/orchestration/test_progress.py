@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -24,14 +25,23 @@ def bar(title: str | None) -> str:
 
 @pytest.mark.parametrize(("title", "named"), [("evaluate", "evaluate"), (None, "")])
 def test_bars_of_tqdm_are_read(title: str | None, named: str) -> None:
-    assert progress.reading(bar(title)) == (75.0, named)
+    found = progress.reading(bar(title))
+    assert found is not None
+    assert found[0] == 75
+    assert re.fullmatch(rf"{named}(, )?00:00 left", found[1])
 
 
 def test_the_lines_of_a_training_are_read() -> None:
     output = io.StringIO()
     console = Console(file=output)
     ProgressBar(console)._print("step 150/3000  loss 2.303  accuracy 10.0%")
-    assert progress.reading(output.getvalue().strip()) == (5.0, "step 150 of 3000")
+    line = output.getvalue().strip()
+    assert progress.reading(line) == (5.0, "step 150 of 3000")
+    assert progress.reading(f"{line}  12 min left") == (5.0, "step 150 of 3000, 12 min left")
+    assert progress.reading(f"{line}  2 h 05 min left") == (
+        5.0,
+        "step 150 of 3000, 2 h 05 min left",
+    )
 
 
 @pytest.mark.parametrize(
