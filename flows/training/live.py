@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ghn.errors import ConfigError
 from ghn.train import Callback, StepRecord, Training
@@ -28,18 +29,19 @@ class LiveNumbers(Callback):
             raise ConfigError(
                 "train.live needs DVCLive: pip install dvclive, or set it to false"
             ) from None
-        self._open = lambda resume: dvclive.Live(
-            str(directory),
-            resume=resume,
-            report=None,
-            save_dvc_exp=False,  # the pipeline and its experiments are DVC's own
-            dvcyaml=str(directory / "dvc.yaml"),
-        )
-        self._live: dvclive.Live | None = None
+        self._kind: Any = dvclive.Live
+        self._directory = directory
+        self._live: Any = None
 
     def on_start(self, training: Training) -> None:
         """Begins anew, or goes on where the run does."""
-        self._live = self._open(training.step > 0)
+        self._live = self._kind(
+            str(self._directory),
+            resume=training.step > 0,
+            report=None,
+            save_dvc_exp=False,  # the pipeline and its experiments are DVC's own
+            dvcyaml=str(self._directory / "dvc.yaml"),
+        )
 
     def on_report(self, training: Training, record: StepRecord) -> None:
         """Writes the means since the last report."""
