@@ -69,6 +69,12 @@ class TrainStageConfig(TrainConfig):
             " only runs without a budget give equal bytes. null: all steps"
         ),
     )
+    live: bool = Field(
+        default=False,
+        description=(
+            "also write dvclive/ while it runs, for DVC's extension in an editor (needs DVCLive)"
+        ),
+    )
     processes: int = Field(
         default=1,
         ge=1,

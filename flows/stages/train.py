@@ -28,6 +28,7 @@ from flows.settings import paths
 from flows.settings.train import TrainStageConfig
 from flows.training.budget import Budget
 from flows.training.curve import Curve, curve
+from flows.training.live import LiveNumbers
 from flows.training.lock import only_one
 from flows.training.outcome import (
     CURVE_NAME,
@@ -161,6 +162,8 @@ def _train(
             watchers = [ProgressBar(), Tracker(stage)]
             if config.minutes is not None:
                 watchers.append(Budget(config.minutes, directory / "seconds.txt"))
+            if config.live:
+                watchers.append(LiveNumbers())
         result = train(
             recipe,
             ghn,

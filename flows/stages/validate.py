@@ -42,7 +42,10 @@ def run(
     Raises:
         ValidationError: a check failed; the message names the graphs.
     """
-    map_blocks: MapItems = partial(fan_out, config=fanout, title="validate")
+
+    def map_blocks(split: str) -> MapItems:
+        return partial(fan_out, config=fanout, title=f"validate {split}")
+
     report = validate_splits(paths.DEEPNETS, validate, base.seed, map_blocks)
     _write(report)
     stage.log_metrics(

@@ -93,6 +93,7 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
     assert "results/metrics/evaluate.json" in str(metrics)
 
 
+@pytest.mark.slow
 def test_another_clone_takes_the_results_from_a_directory_of_files(
     clone: Clone, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from flows.stages.runner import start
 from flows.tracking import stage_run
 from flows.training.budget import Budget
 from flows.training.curve import curve as train_curve
+from flows.training.live import LiveNumbers
 from flows.training.lock import BusyError, only_one
 from flows.training.phases import fitted
 from ghn.checkpoint import from_pretrained, save_checkpoint
@@ -309,6 +310,26 @@ def test_a_budget_of_minutes_ends_a_run_as_if_it_were_over(
     assert [point["step"] for point in json.loads(before[train.CURVE_NAME])] == [1]
     _train(hurried)  # again: no step more
     assert _outputs(params) == before
+
+
+def test_what_a_training_reports_is_written_with_dvclive(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dvclive", reason="extra `live` is not installed")
+    tree = params.model_dump(by_alias=True)
+    tree["train"] |= {"live": True}
+    _train(Params.model_validate(tree))
+    live = tmp_path / "dvclive"
+    assert json.loads((live / "metrics.json").read_text())["step"] == 4
+    accuracies = (live / "plots" / "metrics" / "curve" / "val_mean.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in accuracies] == ["step", "2", "4"]
+    assert not (tmp_path / "dvc.yaml").exists()  # the pipeline's own stays as it is
+
+
+def test_without_dvclive_the_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dvclive", None)
+    with pytest.raises(ConfigError, match=r"train\.live needs DVCLive: pip install"):
+        LiveNumbers()
 
 
 def test_a_budget_counts_what_a_run_took_before_an_interruption(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ workers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def validate_splits(
     directory: str | Path,
     config: ValidateConfig | None = None,
     seed: int = 1,
-    map_blocks: MapItems | None = None,
+    map_blocks: Callable[[str], MapItems] | None = None,
 ) -> ValidationReport:
     """Checks splits; see `ValidationReport.raise_if_failed`.
 
@@ -41,7 +42,7 @@ def validate_splits(
         directory: where they are.
         config: what to check.
         seed: for the sample of the statistics.
-        map_blocks: who checks the blocks; by default this process.
+        map_blocks: from a split's name to who checks its blocks; by default this process.
 
     Raises:
         ConfigError: a split is not there, or there is none.
@@ -57,9 +58,8 @@ def validate_splits(
     report = ValidationReport([], {})
     hashes: dict[str, NDArray[np.void]] = {}
     for name, split in splits.items():
-        outcomes, hashes[name] = _validate_split(
-            split, config, map_blocks or OnThisMachine(title=f"validate {name}")
-        )
+        workers = map_blocks(name) if map_blocks else OnThisMachine(title=f"validate {name}")
+        outcomes, hashes[name] = _validate_split(split, config, workers)
         report.checks.extend(outcomes)
         report.statistics[name] = statistics = split_statistics(split, config.sample, seed)
         if name in PUBLISHED_STATISTICS and _as_published(split):

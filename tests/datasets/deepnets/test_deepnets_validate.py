@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.deepnets import generate_split, open_split
+from datasets.deepnets.generation.workers import OnThisMachine
 from datasets.deepnets.graphs.builder import build_structures
 from datasets.deepnets.graphs.packing import pack
 from datasets.deepnets.space.rules import PUBLISHED
@@ -28,7 +29,14 @@ from ghn.graph import Primitive
 
 
 def test_generated_splits_are_valid(store):
-    report = validate_splits(store, ValidateConfig(sample=40, block=64))
+    asked = []
+
+    def workers(split):
+        asked.append(split)
+        return OnThisMachine()
+
+    report = validate_splits(store, ValidateConfig(sample=40, block=64), map_blocks=workers)
+    assert asked == list(report.statistics)  # each split's bar bears its name
     assert not report.failures, [vars(check) for check in report.failures]
     names = {check.check for check in report.checks}
     assert {
