@@ -32,21 +32,24 @@ class PhaseConfig(BaseModel):
     )
 
 
+def begun(phases: Sequence[PhaseConfig], steps: int) -> list[PhaseConfig]:
+    """The phases that a run of `steps` steps comes to: a shorter run leaves out the last ones."""
+    found, before = [], 0
+    for phase in phases:
+        if before < steps:
+            found.append(phase)
+        before += phase.steps or 0
+    return found
+
+
 def check_phases(phases: Sequence[PhaseConfig], steps: int) -> None:
-    """Checks that phases make up a run of `steps` steps.
+    """Checks that phases make up a run of `steps` steps, or of more.
 
     Raises:
         ValueError: they do not; names the numbers.
     """
-    if not phases:
-        return
-    *before, last = phases
-    counts = [phase.steps for phase in before if phase.steps is not None]
-    if len(counts) < len(before):
+    if any(phase.steps is None for phase in phases[:-1]):
         raise ValueError("only the last of phases may leave its steps to the rest of the run")
-    total = sum(counts)
-    if total >= steps or last.steps not in (None, steps - total):
-        raise ValueError(
-            f"phases take {total} steps and {last.steps or 'the rest'}, which does not make up"
-            f" steps = {steps}"
-        )
+    total = sum(phase.steps or 0 for phase in phases)
+    if phases and phases[-1].steps is not None and total < steps:
+        raise ValueError(f"phases take {total} steps, which does not make up steps = {steps}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
-from flows.settings.phases import PhaseConfig, check_phases
+from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
 from ghn.train.config import TrainConfig
 
@@ -108,7 +108,8 @@ class TrainStageConfig(TrainConfig):
         default=(),
         description=(
             "stretches with image size, widths, networks and batches of their own, in order; one"
-            " learning rate and one optimizer go through all of them. None: the run is one"
+            " learning rate and one optimizer go through all of them. None: the run is one. A run"
+            " of fewer steps leaves out the last"
         ),
     )
     curve_architectures: int = Field(
@@ -136,7 +137,7 @@ class TrainStageConfig(TrainConfig):
             seed: where the section names none.
         """
         fields = {name: getattr(self, name) for name in TrainConfig.model_fields}
-        for phase in self.phases[-1:]:
+        for phase in begun(self.phases, self.steps)[-1:]:
             sizes = {"batch_size": phase.batch_size, "meta_batch_size": phase.meta_batch_size}
             fields |= {name: size for name, size in sizes.items() if size is not None}
         return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))

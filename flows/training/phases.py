@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from datasets.images import ImageStream, ImageTensors
+from flows.settings.phases import begun
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -48,11 +49,14 @@ class Setting:
 
 
 def settings(config: TrainStageConfig, image_size: int) -> list[Setting]:
-    """The phases of a run, the last without a number of steps; one where none are named."""
+    """The phases that a run comes to, the last without a number of steps; one where none are
+    named.
+    """
     if not config.phases:
         whole = (config.batch_size, config.meta_batch_size, None)
         return [Setting(None, image_size, config.networks, *whole)]
-    found = [_setting(phase, config, image_size) for phase in config.phases]
+    stretches = begun(config.phases, config.steps)
+    found = [_setting(phase, config, image_size) for phase in stretches]
     return [*found[:-1], replace(found[-1], steps=None)]
 
 

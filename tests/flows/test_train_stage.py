@@ -20,7 +20,7 @@ from flows.training.budget import Budget
 from flows.training.curve import curve as train_curve
 from flows.training.live import LiveNumbers
 from flows.training.lock import BusyError, only_one
-from flows.training.phases import fitted
+from flows.training.phases import fitted, settings
 from ghn.checkpoint import from_pretrained, save_checkpoint
 from ghn.errors import ConfigError
 from ghn.train import ProgressBar, StepRecord, Training
@@ -230,13 +230,23 @@ def test_phases_change_size_and_networks_and_resume_in_between(params: Params) -
 def test_phases_that_do_not_add_up_are_named() -> None:
     section = {"steps": 10, "warmup_steps": 1}
     for phases, message in (
-        ([{"steps": 4}, {"steps": 5}], "phases take 4 steps and 5"),
-        ([{"steps": 10}, {}], "phases take 10 steps and the rest"),
+        ([{"steps": 4}, {"steps": 5}], "phases take 9 steps"),
         ([{}, {"steps": 5}], "only the last of phases"),
         ([{"image_size": 20}], "multiple of 16"),
     ):
         with pytest.raises(ValueError, match=message):
             train.TrainStageConfig.model_validate(section | {"phases": phases})
+
+
+@pytest.mark.parametrize(("steps", "widths"), [(3, [16]), (4, [16]), (5, [16, 32]), (9, [16, 32])])
+def test_a_shorter_run_leaves_out_the_last_phases(steps: int, widths: list[int]) -> None:
+    phases = [{"steps": 4, "channels": [16, 16], "batch_size": 8}, {"channels": [32, 32]}]
+    section = {"steps": steps, "warmup_steps": 1, "batch_size": 16, "phases": phases}
+    config = train.TrainStageConfig.model_validate(section)
+    found = settings(config, 32)
+    assert [setting.networks.channels[0] for setting in found] == widths
+    assert found[-1].steps is None
+    assert config.recipe_with(1).batch_size == (16 if len(widths) == 2 else 8)
 
 
 def test_a_population_is_mixed_and_resumed_to_the_byte(params: Params) -> None:
