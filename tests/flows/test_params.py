@@ -7,6 +7,7 @@ import yaml
 
 from flows import params as parameters
 from flows.params import load_params, merge, use_profile
+from flows.training.start import trained_hypernetwork
 from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,15 @@ def test_committed_parameters_are_valid(tree: Path) -> None:
 @pytest.mark.parametrize("profile", ["paper", "gpu", "tiny"])
 def test_profiles_are_valid_and_change_something(tree: Path, profile: str) -> None:
     assert load_params(profile=profile) != load_params()
+
+
+@pytest.mark.parametrize("profile", [None, "paper", "gpu", "tiny"])
+def test_a_profile_begins_with_weights_of_its_own_configuration(
+    tree: Path, profile: str | None
+) -> None:
+    train = load_params(profile=profile).train
+    if train.initial is not None:
+        trained_hypernetwork(train.initial, train.hypernetwork(10), seed=1)
 
 
 def test_evaluation_splits_have_their_published_sizes(tree: Path) -> None:
