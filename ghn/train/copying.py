@@ -28,7 +28,9 @@ class Copies:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def begun(self, data: Generator[StepData, None, None]) -> Generator[Copied, None, None]:
         """Begins the copies; for the thread that prepares data."""

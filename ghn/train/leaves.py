@@ -55,7 +55,7 @@ class Leaves:
         torch._foreach_copy_(used, found)
         if limit is None:
             return None
-        norm = torch.stack(torch._foreach_norm(found)).norm()
+        norm: Tensor = torch.stack(torch._foreach_norm(found)).norm()
         torch._foreach_mul_(used, (limit * factor / norm.clamp(min=1e-12)).clamp(max=1.0))
         return norm
 

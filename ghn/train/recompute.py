@@ -15,19 +15,19 @@ def recomputed(network: nn.Module, enabled: bool) -> Iterator[None]:
     """Inside, of each block of the network only the inputs are kept, and what is between them is
     computed again when the backward pass comes there. The gradient is the same, to the bit.
 
-    A network with an attribute `recompute` sees to its blocks itself (those of DeepNets-1M do:
-    their cells). Of others, blocks are the modules with modules of their own below sequences and
-    lists: the residual blocks of a ResNet, say.
+    A network whose class has an attribute `recompute` sees to its blocks itself (those of
+    DeepNets-1M do: their cells). Of others, blocks are the modules with modules of their own below
+    sequences and lists: the residual blocks of a ResNet, say.
     """
     if not enabled:
         yield
         return
-    if hasattr(network, "recompute"):
-        before, network.recompute = network.recompute, True
+    if hasattr(type(network), "recompute"):
+        vars(network)["recompute"] = True
         try:
             yield
         finally:
-            network.recompute = before  # type: ignore[assignment]
+            del vars(network)["recompute"]
         return
     blocks = list(_blocks(network))
     for block in blocks:
