@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.runtime import flow_run
+from prefect.runtime import deployment
 
 from flows.compute.parent import exit_with_parent
 from flows.orchestration.errors import StageFailedError
@@ -29,11 +29,11 @@ def refuse_after_crashes() -> None:
     within a day: what takes workers down again and again is no accident.
     """
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
-    deployment = UUID(str(flow_run.deployment_id))
+    identifier = UUID(str(deployment.id))
     with get_client(sync_client=True) as prefect_client:
         runs = prefect_client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+                deployment_id=FlowRunFilterDeploymentId(any_=[identifier]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended)),
             ),
             sort=FlowRunSort.END_TIME_DESC,

@@ -130,7 +130,7 @@ def test_restarts_after_crashes_have_a_bound(monkeypatch, states, hours, refused
     runs = [SimpleNamespace(name=f"r{i}", state_type=s, end_time=end) for i, s in enumerate(states)]
     client = SimpleNamespace(read_flow_runs=lambda **query: runs[: query["limit"]])
     monkeypatch.setattr(crashes, "get_client", lambda **_: nullcontext(client))
-    monkeypatch.setattr(crashes, "flow_run", SimpleNamespace(deployment_id=str(uuid4())))
+    monkeypatch.setattr(crashes, "deployment", SimpleNamespace(id=str(uuid4())))
     with pytest.raises(StageFailedError, match="r0, r1, r2") if refused else nullcontext():
         crashes.refuse_after_crashes()
 
