@@ -14,7 +14,7 @@ from ghn.models import GHNConfig
 from ghn.train.step import MetaBatch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from train_step import Once, Prepare, Sample, reference
+from step_contenders import Once, Prepare, Sample, reference
 
 
 def compared(setting: Setting, size: Size, config: GHNConfig) -> Prepare | None:

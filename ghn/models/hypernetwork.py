@@ -21,9 +21,9 @@ from ghn.models.decoding.plan import Group, plan
 from ghn.models.decoding.stream import stream
 from ghn.models.decoding.tiling import write_all
 from ghn.models.embedding import NodeEmbedding
+from ghn.models.first_values import draw_small
 from ghn.models.hub import Hub
 from ghn.models.message_passing.kinds import message_passing
-from ghn.models.message_passing.transformer import EdgeTerm
 from ghn.models.prediction import Prediction, bias_name, predicted_part
 from ghn.predict.inplace import Frozen, StateDict, predict_in_place, predict_state_dict
 from ghn.predict.protocol import Shapes, Skipped, Target, Written
@@ -66,29 +66,14 @@ class GHN(nn.Module, Hub):
         self.message_passing: nn.Module = message_passing(config)
         self.norm = nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
         self.tensors, self.vectors = decoders(config)
-        if config.window == "center":
-            self._initialize_ghn3()
+        if config.window == "center" and self.device.type != "meta":
+            draw_small(self, last_layers(self.tensors, self.vectors))
 
     @classmethod
     def empty(cls, config: GHNConfig) -> Self:
         """One with parameters on the meta device, for `load_state_dict(..., assign=True)`."""
         with without_values():
             return cls(config)
-
-    def _initialize_ghn3(self) -> None:
-        """Embeddings of norm 1 and small last layers, for finite first steps of large ones."""
-        if self.device.type == "meta":
-            return  # `empty`
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=module.embedding_dim**-0.5)
-        for module in self.modules():
-            if isinstance(module, EdgeTerm):
-                module.reset_distance()
-        with torch.no_grad():
-            for last in last_layers(self.tensors, self.vectors):
-                last.weight /= 5.0
-                last.bias.zero_()
 
     @property
     def num_classes(self) -> int:
