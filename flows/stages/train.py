@@ -149,7 +149,14 @@ def _train(
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
         *before, last = phases(
-            found, split, training, recipe.seed, group, config.graph_workers, population
+            found,
+            split,
+            training,
+            recipe.seed,
+            group,
+            config.graph_workers,
+            population,
+            ghn_config,
         )
         held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
         evaluate = curve(config, held_out, base.seed)

@@ -24,12 +24,12 @@ class LiveNumbers(Callback):
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         try:
-            import dvclive
+            from dvclive.live import Live
         except ImportError:
             raise ConfigError(
                 "train.live needs DVCLive: pip install dvclive, or set it to false"
             ) from None
-        self._kind: Any = dvclive.Live
+        self._kind: Any = Live
         self._directory = directory
         self._live: Any = None
 

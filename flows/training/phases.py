@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flows.settings.phases import PhaseConfig
     from flows.settings.train import TrainStageConfig
     from flows.training.population import Population
+    from ghn.models import GHNConfig
     from ghn.train import Phase, Ranks
 
 _CHUNK = 4096
@@ -112,6 +113,7 @@ def phases(
     group: Ranks,
     workers: int,
     population: Population | None = None,
+    config: GHNConfig | None = None,
 ) -> list[Phase]:
     """The phases as `ghn.train` takes them; the last one's number of steps is not used.
 
@@ -123,6 +125,7 @@ def phases(
         group: this process among its peers.
         workers: processes that build graphs ahead.
         population: networks besides, or instead of, those of `split`.
+        config: of the hypernetwork, for which the workers then plan what is decoded.
     """
     from ghn.train import Phase
 
@@ -130,7 +133,9 @@ def phases(
     return [
         Phase(
             setting.steps or 0,
-            _meta_batches(setting, split, images.num_classes, seed, group, workers, population),
+            _meta_batches(
+                setting, split, images.num_classes, seed, group, workers, population, config
+            ),
             at_size(setting.image_size),
             setting.batch_size,
             setting.meta_batch_size,
@@ -147,9 +152,11 @@ def _meta_batches(
     group: Ranks,
     workers: int,
     population: Population | None,
+    config: GHNConfig | None,
 ) -> Callable[[int], Iterator[MetaBatch]]:
     """Makes what leads from a step number to this rank's share of the meta-batches from it on."""
     from datasets.deepnets import MetaBatches, meta_batches
+    from flows.training.planned import Planned
 
     def deepnets() -> MetaBatches:
         return MetaBatches(
@@ -181,6 +188,8 @@ def _meta_batches(
             deepnets() if population.has_deepnets else None,
             group.device,
         )
+    if config is not None:
+        batches = Planned(batches, config)
     pinned = group.device.type == "cuda"
     return lambda step: meta_batches(batches, step, workers, pin_memory=pinned)
 

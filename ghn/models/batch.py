@@ -6,7 +6,7 @@ Shape legend: B graphs, N nodes of the largest one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ghn.graph.graph import Graph
+from ghn.models.config import GHNConfig
+from ghn.models.decoding.plan import Plan, plan
 from ghn.models.sending import send
 
 MAX_DEGREE = 100
@@ -31,6 +33,8 @@ class GraphBatch:
         distance_BNN: uint8, entry (b, i, j) the shortest path from i to j, 0 for none.
         mask_BN: bool, True for real nodes.
         degree_2BN: int64, in-degrees and out-degrees, clipped to `MAX_DEGREE`.
+        made_for: a hypernetwork's configuration and what it has to decode, if that was planned
+            ahead (`planned_for`).
     """
 
     graphs: Sequence[Graph]
@@ -39,6 +43,7 @@ class GraphBatch:
     distance_BNN: Tensor
     mask_BN: Tensor
     degree_2BN: Tensor
+    made_for: tuple[GHNConfig, Plan] | None = None
 
     @classmethod
     def from_graphs(cls, graphs: Sequence[Graph]) -> GraphBatch:
@@ -64,6 +69,24 @@ class GraphBatch:
             torch.from_numpy(mask),
             torch.from_numpy(degree),
         )
+
+    def planned_for(self, config: GHNConfig) -> GraphBatch:
+        """The same batch with what a hypernetwork decodes for it, so that a loader's worker plans
+        and not the thread that launches the step.
+        """
+        return replace(self, made_for=(config, plan(self.graphs, self.offsets, config)))
+
+    def plan_of(self, config: GHNConfig) -> Plan:
+        """What a hypernetwork decodes for all networks of the batch, heads included."""
+        if self.made_for is not None and self.made_for[0] == config:
+            return self.made_for[1]
+        return plan(self.graphs, self.offsets, config)
+
+    @property
+    def offsets(self) -> range:
+        """For each graph the row of its node 0 among the nodes of all, padding included."""
+        n = self.primitive_BN.shape[1]
+        return range(0, len(self.graphs) * n, n)
 
     @property
     def n_nodes(self) -> list[int]:
@@ -92,11 +115,17 @@ class GraphBatch:
         if self.device == torch.device(device):
             return self
         moved = [send(tensor, torch.device(device)) for tensor in self.tensors]
-        return GraphBatch(self.graphs, *moved)
+        return self._with(moved)
 
     def pin_memory(self) -> GraphBatch:
         """The same batch in page-locked memory (called by a `DataLoader`)."""
-        return GraphBatch(self.graphs, *(tensor.pin_memory() for tensor in self.tensors))
+        return self._with([tensor.pin_memory() for tensor in self.tensors])
+
+    def _with(self, tensors: Sequence[Tensor]) -> GraphBatch:
+        primitive_BN, shape_BN4, distance_BNN, mask_BN, degree_2BN = tensors
+        return GraphBatch(
+            self.graphs, primitive_BN, shape_BN4, distance_BNN, mask_BN, degree_2BN, self.made_for
+        )
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

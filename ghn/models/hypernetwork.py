@@ -17,7 +17,7 @@ from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
 from ghn.models.decoding.decoders import decoders, last_layers
-from ghn.models.decoding.plan import Group, plan
+from ghn.models.decoding.plan import Group, Plan, plan
 from ghn.models.decoding.stream import stream
 from ghn.models.decoding.tiling import write_all
 from ghn.models.embedding import NodeEmbedding
@@ -122,13 +122,10 @@ class GHN(nn.Module, Hub):
                 for four sizes, so a kernel of three dimensions is folded there.
         """
         h_BND = self.embed(graphs)
-        n = h_BND.shape[1]
+        if heads and shapes is None:
+            return self._decode(h_BND, len(graphs.graphs), graphs.plan_of(self.config))
         return self.decode_embeddings(
-            h_BND,
-            graphs.graphs,
-            range(0, len(graphs.graphs) * n, n),
-            heads=heads,
-            shapes=shapes,
+            h_BND, graphs.graphs, graphs.offsets, heads=heads, shapes=shapes
         )
 
     def decode_embeddings(
@@ -150,7 +147,10 @@ class GHN(nn.Module, Hub):
             shapes: as for `forward`.
         """
         planned = plan(graphs, offsets, self.config, heads=heads, shapes=shapes)
-        prediction = Prediction(len(graphs), planned.skipped, h_BND)
+        return self._decode(h_BND, len(graphs), planned)
+
+    def _decode(self, h_BND: Tensor, n_networks: int, planned: Plan) -> Prediction:
+        prediction = Prediction(n_networks, planned.skipped, h_BND)
         full = torch.autocast(h_BND.device.type, enabled=False)
         dtype = self.tensors.block.weight.dtype
         with nullcontext() if self.autocast_decoders else full:

@@ -337,7 +337,7 @@ def test_what_a_training_reports_is_written_with_dvclive(
 
 
 def test_without_dvclive_the_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dvclive", None)
+    monkeypatch.setitem(sys.modules, "dvclive.live", None)
     with pytest.raises(ConfigError, match=r"train\.live needs DVCLive: pip install"):
         LiveNumbers()
 

@@ -51,6 +51,24 @@ def test_every_parameter_gets_a_gradient(
     assert without == set()
 
 
+def test_a_plan_made_ahead_is_used_by_the_hypernetwork_that_it_is_for(
+    graphs: list[Graph], make_ghn: Callable[..., GHN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghn, other = make_ghn(), make_ghn(hidden=32)
+    batch = GraphBatch.from_graphs(graphs)
+    expected, of_other = ghn(batch).parameters, other(batch).parameters
+    ahead = pickle.loads(pickle.dumps(batch.planned_for(ghn.config)))  # as from a loader's worker
+    assert_equal(other(ahead).parameters, of_other)
+    monkeypatch.setattr("ghn.models.batch.plan", None)  # nothing is planned in the step
+    assert_equal(ghn(ahead).parameters, expected)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_pickled_copies_predict_the_same(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:
     ghn = make_ghn()
     batch = GraphBatch.from_graphs(graphs)
