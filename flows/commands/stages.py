@@ -224,7 +224,7 @@ def register_model() -> None:
 def report() -> None:
     """Write the report.
 
-    params.yaml: `report`, `images` and `train`. Writes reports/index.html.
+    params.yaml: `report`, `images`, `train` and `register`. Writes reports/index.html.
     """
     run_stage("report")
 
