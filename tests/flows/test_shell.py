@@ -67,7 +67,7 @@ def test_a_lock_is_held_until_the_command_has_ended_also_if_its_starter_is_kille
         "from pathlib import Path; from ghn.locks import locked\n"
         "from flows.compute.shell import Commands\n"
         "with locked(Path('lock')) as lock:\n"
-        "    command = ['sh', '-c', 'trap : INT; touch begun; sleep 4']\n"
+        "    command = ['sh', '-c', \"trap '' INT; touch begun; sleep 4\"]\n"
         "    Commands().stream(command, print, keep_open=[lock])\n"
     )
     root = Path(__file__).parents[2]
