@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -73,7 +74,8 @@ def test_stages_are_listed_after_those_that_they_wait_for() -> None:
 def test_an_option_that_a_stage_lacks_is_answered_with_the_field(
     arguments: list[str], told: str
 ) -> None:
-    register(cli.app)
-    result = CliRunner().invoke(cli.app, arguments)
+    app = typer.Typer(cls=cli._Group)
+    register(app)
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert told in result.output
