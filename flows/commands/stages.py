@@ -71,6 +71,10 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         if not terminated:
             raise
         _say_terminated()
+        # CPython kills itself by SIGINT in the end if the exception came up in an `exec` of text,
+        # as dataclasses do at import, also where it was caught; another `exec` takes that back
+        # (`unhandled_keyboard_interrupt` of Python/pythonrun.c).
+        exec("")
         raise typer.Exit(128 + signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGTERM, before)

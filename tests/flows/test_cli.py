@@ -270,3 +270,28 @@ def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> 
         assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == [
             "KILLED"
         ]
+
+
+def test_sigterm_has_its_exit_code_wherever_it_comes(tmp_path: Path) -> None:
+    """Python is interrupted within an `exec`, as when a dataclass is made at import."""
+    code = (
+        "import sys\n"
+        "from flows.commands import stages\n"
+        "from flows.stages import runner\n"
+        "text = 'import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)'\n"
+        "runner.run_stage = lambda name, label: exec(text)\n"
+        "try:\n"
+        "    stages.run_stage('images')\n"
+        "except stages.typer.Exit as end:\n"
+        "    sys.exit(end.exit_code)\n"
+    )
+    (tmp_path / "one_stage.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "one_stage"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "ended by SIGTERM" in done.stderr
