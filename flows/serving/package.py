@@ -107,7 +107,8 @@ def package(
     )
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=directory.parent, prefix=".tmp-") as staged:
+    # Its name begins as the model's: in the spool that keeps it until the stage has ended.
+    with TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}.tmp-") as staged:
         artifacts = {WEIGHTS: _staged(weights, Path(staged) / paths.WEIGHTS_NAME)}
         if evaluation is not None:
             artifacts[EVALUATION] = _staged(evaluation, Path(staged) / paths.EVALUATION.name)

@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
+from flows.serving import package as packaging
 from flows.serving.network import builder, count_parameters
 from flows.serving.package import package
+from flows.tracking.spool import send_pending
 from ghn.checkpoint import save_checkpoint
 from ghn.errors import ConfigError, UnknownArchitectureError
 from ghn.models import GHN, GHNConfig
@@ -148,6 +150,24 @@ def test_artifacts_have_their_names_where_dvc_keeps_links_into_its_cache(tmp_pat
     assert kept["evaluation.parquet"].read_bytes() == b"rows"
     assert from_pretrained(model).config == config
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["model"]
+
+
+def test_a_sender_of_other_logs_leaves_alone_what_is_being_packaged(tmp_path, monkeypatch):
+    weights, spool = tmp_path / "ghn.safetensors", tmp_path / "spool"
+    config = GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_channels=8)
+    save_checkpoint(GHN(config), weights)
+    (spool / "models").mkdir(parents=True)
+    (spool / "20261127T000000-register-01234567.open").touch()  # the stage's own, which is going on
+    serving = packaging._serving
+
+    def meanwhile(staged: Path) -> Path:
+        made = serving(staged)
+        send_pending(spool, attempts=0)  # another stage has ended
+        return made
+
+    monkeypatch.setattr(packaging, "_serving", meanwhile)
+    model = package(weights, spool / "models" / "0123456789ab")
+    assert [path.name for path in (spool / "models").iterdir()] == [model.name]
 
 
 def test_numbers_that_are_not_whole_are_refused(model_directory):
