@@ -11,9 +11,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flows.registry.evaluation import evaluation_of
-from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
-from flows.registry.promotion import Decision, decide, promote
+from flows.registry.lookup import CHAMPION, by_alias
+from flows.registry.promotion import Decision, already_champion, candidates, judge, promote
 from flows.tracking.client import client
 from flows.tracking.events import challenger_waits
 
@@ -51,24 +50,9 @@ def proposal(
         RegistryError: there is no such version, or it has no evaluation.
     """
     mlflow_client = mlflow_client or client(create=False)
-    candidate = (
-        numbered(mlflow_client, name, version)
-        if version
-        else by_alias(name, CHALLENGER, mlflow_client)
-    )
-    if candidate is None:
-        raise RegistryError(
-            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
-            " there is"
-        )
-    number = str(candidate.version)
-    champion = by_alias(name, CHAMPION, mlflow_client)
-    if champion is None:
-        return decide(evaluation_of(candidate, mlflow_client), None, number, None)
-    if str(champion.version) == number:
-        return Decision(False, number, f"version {number}", None, "it is the champion already")
-    own, other = (evaluation_of(v, mlflow_client) for v in (candidate, champion))
-    return decide(own, other, number, str(champion.version))
+    candidate, champion = candidates(mlflow_client, name, version)
+    standing = already_champion(candidate, champion)
+    return standing or judge(mlflow_client, candidate, champion)
 
 
 def approve(

@@ -132,21 +132,11 @@ def promote(
         RegistryError: there is no such version, or it has no evaluation.
     """
     mlflow_client = mlflow_client or client(create=False)
-    candidate = (
-        numbered(mlflow_client, name, version)
-        if version
-        else by_alias(name, CHALLENGER, mlflow_client)
-    )
-    if candidate is None:
-        raise RegistryError(
-            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
-            " there is"
-        )
-    champion = by_alias(name, CHAMPION, mlflow_client)
+    candidate, champion = candidates(mlflow_client, name, version)
     number = str(candidate.version)
-    if champion is not None and str(champion.version) == number:
-        return Decision(False, number, f"version {number}", None, "it is the champion already")
-    decision = _decide(mlflow_client, candidate, champion, force)
+    if (standing := already_champion(candidate, champion)) is not None:
+        return standing
+    decision = judge(mlflow_client, candidate, champion, force)
     if force and not decision.promoted:
         reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
         decision = replace(decision, promoted=True, reason=reason)
@@ -161,8 +151,40 @@ def promote(
     return decision
 
 
-def _decide(
-    mlflow_client: MlflowClient, candidate: ModelVersion, champion: ModelVersion | None, force: bool
+def candidates(
+    mlflow_client: MlflowClient, name: str, version: str | None
+) -> tuple[ModelVersion, ModelVersion | None]:
+    """The version to be decided about (by default @challenger), and the champion if there is one.
+
+    Raises:
+        RegistryError: there is no such version.
+    """
+    candidate = (
+        numbered(mlflow_client, name, version)
+        if version
+        else by_alias(name, CHALLENGER, mlflow_client)
+    )
+    if candidate is None:
+        raise RegistryError(
+            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
+            " there is"
+        )
+    return candidate, by_alias(name, CHAMPION, mlflow_client)
+
+
+def already_champion(candidate: ModelVersion, champion: ModelVersion | None) -> Decision | None:
+    """The decision where there is nothing to decide."""
+    number = str(candidate.version)
+    if champion is None or str(champion.version) != number:
+        return None
+    return Decision(False, number, f"version {number}", None, "it is the champion already")
+
+
+def judge(
+    mlflow_client: MlflowClient,
+    candidate: ModelVersion,
+    champion: ModelVersion | None,
+    force: bool = False,
 ) -> Decision:
     """`decide` about versions of the registry; one without an evaluation can only be forced."""
     number, against = str(candidate.version), str(champion.version) if champion else None
