@@ -4,7 +4,7 @@ of the same kind.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,7 +29,8 @@ class SplitRules(BaseModel):
             training split for a CPU sets it: a fifth of the published train split costs less than
             25 million, half of it 55 million or more.
         norm: "mixed" (none for half of the shallow, simple networks), "always" or "never" batch
-            norm.
+            norm; or a number: the probability of batch norms in a network, of whatever depth. The
+            published train split has shallow networks without norms only, bnfree has deep ones.
         preproc_plain: probability of 1x1 convolutions before a cell where neither several sums nor
             a growing width ask for them, in networks without msa.
         preproc_msa: the same with msa.
@@ -49,7 +50,7 @@ class SplitRules(BaseModel):
     max_steps_deep: int = 2
     max_parameters: int = Field(default=10**7, gt=0)
     max_multiply_adds: float | None = Field(default=None, gt=0)
-    norm: Literal["mixed", "always", "never"] = "mixed"
+    norm: Literal["mixed", "always", "never"] | Annotated[float, Field(gt=0, lt=1)] = "mixed"
     preproc_plain: float = Field(default=1.0, ge=0, le=1)
     preproc_msa: float = Field(default=0.2, ge=0, le=1)
     operations: tuple[str, ...] = OPERATIONS

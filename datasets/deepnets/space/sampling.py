@@ -80,10 +80,7 @@ def draw_table(rules: SplitRules, n: int, rng: np.random.Generator) -> Architect
     preproc = (steps > 1) | (c_mult > 1) | (rng.random(n) < probability)
     glob_avg = vit | deep | (rng.random(n) < 0.9)
     shallow = (n_cells <= rules.n_cells[0] + 1) & (steps <= rules.max_steps_deep)
-    mixed = ~(shallow & (rng.random(n) < 0.5))
-    norm = {"mixed": mixed, "always": np.ones(n, dtype=bool), "never": np.zeros(n, dtype=bool)}[
-        rules.norm
-    ]
+    norm = _draw_norm(rules, rng.random(n), shallow)
     stem_type = integers(0, 1, n, endpoint=True)
     return ArchitectureTable(
         n_cells=n_cells.astype(np.uint8),
@@ -101,6 +98,25 @@ def draw_table(rules: SplitRules, n: int, rng: np.random.Generator) -> Architect
         source=source.astype(np.uint8),
         concat=np.repeat(concat[:, None], 2, axis=1).astype(np.uint16),
     )
+
+
+def _draw_norm(
+    rules: SplitRules, u: NDArray[np.float64], shallow: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which networks have batch norms.
+
+    Args:
+        rules: of the split.
+        u: (n,) uniform draws.
+        shallow: (n,) whether a network is both shallow and simple.
+    """
+    match rules.norm:
+        case "mixed":
+            return ~(shallow & (u < 0.5))
+        case "always" | "never":
+            return np.full(len(u), rules.norm == "always")
+        case probability:
+            return u < probability
 
 
 def _draw_operations(

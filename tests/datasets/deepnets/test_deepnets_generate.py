@@ -20,7 +20,9 @@ from datasets.deepnets.generation.workers import OnThisMachine
 from datasets.deepnets.space.architecture import OPERATIONS
 from datasets.deepnets.space.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.space.sampling import draw_table, rejections
+from datasets.deepnets.space.table import ArchitectureTable
 from datasets.deepnets.store.files import paths_of
+from datasets.deepnets.validation.checks import drawing_rules
 from ghn.errors import ConfigError, GHNError, InvalidGraphError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -360,6 +362,16 @@ def test_rules_that_leave_nothing_to_draw_end():
         generate_shard(rules, 1, 0, 5000)
     with pytest.raises(GHNError, match="reject nearly every architecture"):
         generate_shard(SplitRules(size=5, max_multiply_adds=1.0), 1, 0, 5)
+
+
+def test_norms_may_have_a_probability_whatever_the_depth():
+    shard = generate_shard(SplitRules(size=2000, norm=0.7), 1, 0, 2000)
+    table = ArchitectureTable.decode(shard.code)
+    for depth in (table.n_cells <= 5, table.n_cells > 5):
+        assert table.norm[depth].mean() == pytest.approx(0.7, abs=0.06)
+    assert not drawing_rules(table, SplitRules(size=2000, norm=0.7)).any()
+    with pytest.raises(ValueError, match="norm"):
+        SplitRules(size=1, norm=1.5)
 
 
 def test_rules_that_reject_most_draws_still_fill_a_shard():
