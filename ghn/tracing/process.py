@@ -20,6 +20,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -174,7 +175,10 @@ def _undo_of_names(scope: dict[str, Any], stays: Callable[[Any], bool]) -> Undo:
     before = dict(scope)
 
     def undo() -> None:
-        for name, item in dict(scope).items():
+        now = dict(scope)
+        if len(now) == len(before) and all(map(is_, now.values(), before.values())):
+            return
+        for name, item in now.items():
             if name not in before and not stays(item):
                 scope.pop(name, None)
         for name, item in before.items():

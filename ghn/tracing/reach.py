@@ -233,6 +233,8 @@ class Reach:
             self.undo += [code.undo_of_item(scope, name) for name in used.names]
         for name, named in code.named_by(used, scope):
             if isinstance(named, ModuleType):
+                if code.is_foreign(named) and not used.sets_attributes:
+                    continue
                 for module in code.modules_from(named, used.names):
                     self._note_module(module, used, stack)
             else:
