@@ -103,9 +103,9 @@ def validate() -> None:
 
 
 def sources() -> None:
-    """Look whether the files of the image data sets changed.
+    """Look whether images, weights and networks outside of the tree changed.
 
-    params.yaml: `images` and `transfer`. Writes data/sources/*.json.
+    params.yaml: `images`, `train`, `finetune` and `transfer`. Writes data/sources/*.json.
     """
     run_stage("sources")
 

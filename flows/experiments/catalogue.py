@@ -194,17 +194,20 @@ class Profile(BaseModel):
 
     def hypernetworks_of(self, entry: Entry) -> list[str]:
         """The hypernetworks that an entry names, as far as they are the profile's."""
-        match entry:
-            case GeneralisationEntry() | NasEntry():
-                named = entry.ghns
-            case DetectEntry():
-                named = entry.detect.inits
-            case TrialsEntry() | DiversityEntry() | ActivationsEntry() | GradientsEntry():
-                named = entry.inits
-            case _:
-                named = ()
-        names = dict.fromkeys(map(hypernetwork_name, named))
+        names = dict.fromkeys(map(hypernetwork_name, inits_of(entry)))
         return [name for name in names if name in self.hypernetworks]
+
+
+def inits_of(entry: Entry) -> tuple[str, ...]:
+    """The initialisations that an entry names."""
+    match entry:
+        case GeneralisationEntry() | NasEntry():
+            return entry.ghns
+        case DetectEntry():
+            return entry.detect.inits
+        case TrialsEntry() | DiversityEntry() | ActivationsEntry() | GradientsEntry():
+            return entry.inits
+    return ()
 
 
 def profile_path(name: str) -> Path:

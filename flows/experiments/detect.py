@@ -24,9 +24,8 @@ from flows.trials.initialise import (
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    source,
 )
-from flows.trials.inits import is_hypernetwork
+from flows.trials.inits import is_hypernetwork, source
 from flows.trials.weights import check_weights, weights_content
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import GHNError, MissingDataError

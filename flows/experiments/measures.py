@@ -37,9 +37,8 @@ from flows.trials.initialise import (
     forget_hypernetworks,
     hypernetwork,
     initialise,
-    source,
 )
-from flows.trials.inits import BASELINES, is_hypernetwork
+from flows.trials.inits import BASELINES, is_hypernetwork, source
 from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
     SCORES,

@@ -40,7 +40,8 @@ from flows.settings.fanout import FanOut
 from flows.settings.trials import TrialsEntry
 from flows.stages import evaluate
 from flows.trials.images import trial_images
-from flows.trials.initialise import forget_hypernetworks, hypernetwork, source
+from flows.trials.initialise import forget_hypernetworks, hypernetwork
+from flows.trials.inits import source
 from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS
 from flows.trials.weights import weights_content

@@ -1,5 +1,5 @@
-"""What the images of a profile's experiments are made of: files outside of the tree, where DVC does
-not look.
+"""What a profile's experiments are made of outside of the tree, where DVC does not look: files of
+images, and weights by name.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.experiments.catalogue import DetectEntry, Profile
+from flows.experiments.catalogue import DetectEntry, Profile, inits_of
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.stages.sources import fingerprints
+from flows.trials.inits import BASELINES, RANDOM, hypernetwork_name
+from flows.trials.located import weights_stamp
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
 
@@ -19,7 +21,8 @@ FILE = paths.RESULTS / "experiments" / "sources.json"
 
 
 def write_sources(profile: Profile, path: Path = FILE) -> Path:
-    """Writes the fingerprint of each data set, null of those that are absent; returns `path`.
+    """Writes the fingerprint of each data set, and of weights that are no stage's output; null of
+    those that are absent. Returns `path`.
 
     Raises:
         DamagedFileError: a file is broken.
@@ -29,6 +32,8 @@ def write_sources(profile: Profile, path: Path = FILE) -> Path:
     }
     if any(isinstance(entry, DetectEntry) for entry in profile.experiments.values()):
         found["Penn-Fudan"] = _pennfudan()
+    if weights := {name: weights_stamp(name) for name in _weights(profile)}:
+        found["weights"] = weights
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return path
@@ -41,6 +46,15 @@ def _specs(profile: Profile) -> Iterator[ImagesSpec]:
         for field in ("images", "source_images"):
             if isinstance(spec := getattr(owner, field, None), ImagesSpec):
                 yield spec
+
+
+def _weights(profile: Profile) -> set[str]:
+    """The names of weights that the profile does not make itself."""
+    named = {name for entry in profile.experiments.values() for name in inits_of(entry)}
+    named = {init for init in named if hypernetwork_name(init) not in profile.hypernetworks}
+    for name, known in profile.hypernetworks.items():
+        named.add(known.released or profile.train_config(name).initial or RANDOM)
+    return named - {*BASELINES, "ghn"}
 
 
 def _pennfudan() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from flows.networks.targets import NO_NORM, open_split, target
 from flows.rows.digest import digest
@@ -18,7 +18,13 @@ def architecture_content(architecture: str) -> str:
     """
     wanted = target(architecture.removesuffix(NO_NORM))
     if wanted.index is None:
-        return digest(architecture, version("torchvision"))
+        library = "timm" if wanted.name.startswith("timm/") else "torchvision"
+        try:
+            return digest(architecture, version(library))
+        except PackageNotFoundError:
+            raise UnknownArchitectureError(
+                f"{architecture} needs {library}: pip install {library}"
+            ) from None
     split = open_split(paths.DEEPNETS, wanted.split)
     if wanted.index >= len(split):
         raise UnknownArchitectureError(

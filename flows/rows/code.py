@@ -1,4 +1,5 @@
-"""The code that a row depends on: a module and all that it imports of ours, found in the source.
+"""The code that a row depends on: a module and all that it imports of ours, found in the source,
+and the versions of the libraries that compute.
 
 `python -m flows.rows.code flows.stages.predict` lists the files of a module's closure. The keys of
 cached rows have their digest, and a test holds the `deps` of dvc.yaml against them, so that no list
@@ -12,11 +13,15 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ghn", "datasets", "flows")
 """What is ours; other packages have versions, in requirements.lock."""
+
+COMPUTING = ("torch", "torchvision")
+"""Another version of these may round differently, or make another network of a name."""
 
 MACHINERY = ("flows.params", "flows.stages.runner", "flows.tracking")
 """Where closures end: modules that start stages and watch them; a stage's result comes from the
@@ -52,8 +57,11 @@ def closure(module: str, root: Path = ROOT) -> tuple[str, ...]:
 
 @cache
 def code_digest(module: str, root: Path = ROOT) -> str:
-    """Digest of the names and bytes of the files in the closure of `module`."""
-    hasher = hashlib.blake2b(digest_size=16)
+    """Digest of the names and bytes of the files in the closure of `module`, and of the versions of
+    `COMPUTING` (2.9.1 is the same with CUDA and without).
+    """
+    versions = [version(library).partition("+")[0] for library in COMPUTING]
+    hasher = hashlib.blake2b(" ".join(versions).encode(), digest_size=16)
     for name in closure(module, root):
         hasher.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
     return hasher.hexdigest()

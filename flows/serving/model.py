@@ -94,7 +94,8 @@ class HypernetworkModel(PythonModel):
         import torch
         from safetensors.torch import save
 
-        from flows.serving.network import builder, count_parameters
+        from flows.serving.network import builder, is_description, outline
+        from ghn.tracing import trace
 
         architecture = str(row["architecture"])
         classes, image_size = (_whole(row[name], name) for name in ("classes", "image_size"))
@@ -112,11 +113,13 @@ class HypernetworkModel(PythonModel):
         )
         self._check("max_image_size", "image_size is", image_size, "pixels")
         build = builder(architecture, classes, image_size)
-        parameters = count_parameters(build)
-        self._check("max_parameters", "the network has", parameters, "parameters")
+        shapes = outline(build)
+        parameters = sum(tensor.numel() for tensor in shapes.parameters())
+        numbers = parameters + sum(tensor.numel() for tensor in shapes.buffers())
+        self._check("max_parameters", "the network has", numbers, "parameters and statistics")
         if options["delivery"] == "inline":
             advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
-            size = inline_bytes + parameters * dtype.itemsize
+            size = inline_bytes + numbers * dtype.itemsize
             self._check("max_inline_bytes", "the parameters have", size, advice)
 
         started = time.perf_counter()
@@ -124,7 +127,12 @@ class HypernetworkModel(PythonModel):
             int(options["seed"])
         )  # of what is not predicted and keeps its random initialisation
         network = build("cpu")
-        predicted = self.ghn.predict(network)
+        # A description is traced by its shapes alone: with values, a network that does not fit
+        # together would be run for real, with maps as large as it pleases.
+        traced = shapes if is_description(architecture) else network
+        graph = trace(traced, image_size=self.ghn.image_size)
+        self._check("max_nodes", "the network's graph has", graph.n_nodes, "nodes")
+        predicted = self.ghn.predict(network, graph)
         state = {
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in {**network.state_dict(), **predicted}.items()

@@ -11,6 +11,7 @@ A description is JSON and never code, so a request cannot run anything on the se
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,9 @@ LAYERS = (
 )
 """The layers of torch.nn that a description may name."""
 
+_OF_THE_SERVER = {"device", "dtype"}
+"""Arguments of layers that are not for a description: shapes are found out on the meta device."""
+
 
 class Residual(nn.Sequential):
     """Layers in a row whose output is added to their input."""
@@ -69,6 +73,11 @@ Builder = Callable[[str], nn.Module]
 """Makes the network on the device of that name; "meta" for shapes only."""
 
 
+def is_description(architecture: str) -> bool:
+    """Whether it is no name."""
+    return architecture.lstrip().startswith("{")
+
+
 def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
     """How to make the network that `architecture` (a name, or a description in JSON) stands for.
 
@@ -76,7 +85,7 @@ def builder(architecture: str, num_classes: int, image_size: int) -> Builder:
         UnknownArchitectureError: no such name.
         ConfigError: the description is not valid; the message says where.
     """
-    if not architecture.lstrip().startswith("{"):
+    if not is_description(architecture):
         if ":" in architecture or ".." in architecture:
             raise UnknownArchitectureError(
                 f"architecture {architecture!r}: only names that `ghn list` shows"
@@ -142,9 +151,13 @@ def _layer(row: Any, device: str, where: str) -> nn.Module:
                     f"architecture.{where}: no layer {name!r}; allowed: {', '.join(LAYERS)}"
                 )
             keywords = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+            kind = getattr(nn, name)
             try:
+                given = inspect.signature(kind).bind(*arguments, **keywords).arguments
+                if chosen := _OF_THE_SERVER & given.keys():
+                    raise ValueError(f"{' and '.join(sorted(chosen))} is the server's to choose")
                 with torch.device(device):
-                    layer: nn.Module = getattr(nn, name)(*arguments, **keywords)
+                    layer: nn.Module = kind(*arguments, **keywords)
             except (TypeError, ValueError, RuntimeError, AssertionError) as error:
                 raise ConfigError(f"architecture.{where}: {name}: {error}") from None
             return layer
@@ -155,14 +168,14 @@ def _layer(row: Any, device: str, where: str) -> nn.Module:
     )
 
 
-def count_parameters(build: Builder) -> int:
-    """How many numbers the network has, found out without making them.
+def outline(build: Builder) -> nn.Module:
+    """The network on the meta device: what it is like, found out without making a number.
 
     Raises:
         GHNError: the network cannot be built.
     """
     try:
-        return sum(parameter.numel() for parameter in build("meta").parameters())
+        return build("meta")
     except GHNError:
         raise
     except Exception as error:  # a constructor's own complaint about sizes that do not fit

@@ -40,7 +40,7 @@ class Parameters(_Strict):
 class Request(_Strict):
     """The rows, whatever form of table they came in."""
 
-    rows: list[Row]
+    rows: Annotated[list[Row], Field(min_length=1)]
     params: Parameters = Parameters()
 
     @model_validator(mode="before")

@@ -19,6 +19,12 @@ SOURCE = Path("data/sources/images.json")
 TARGET_SOURCE = Path("data/sources/transfer.json")
 """The same of the data set that is transferred to."""
 
+START_SOURCE = Path("data/sources/train.json")
+"""What weights and networks are that the training takes from elsewhere."""
+
+INITS_SOURCE = Path("data/sources/inits.json")
+"""What weights are that fine-tuning and transfer take from elsewhere."""
+
 MODELS = Path("models")
 RESULTS = Path("results")
 CACHE = RESULTS / ".cache"

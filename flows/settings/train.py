@@ -29,7 +29,7 @@ class TrainStageConfig(TrainConfig):
         default="train", description="split of DeepNets-1M to train on; its rules: generate.splits"
     )
     variant: str = Field(
-        default="ghn3-t", description="a hypernetwork of the paper: `ghn models` lists them"
+        default="ghn3-t", description="a hypernetwork of the paper: one of `ghn.VARIANTS`"
     )
     ghn: dict[str, Any] = Field(
         default_factory=dict, description="fields of GHNConfig that differ from the variant"

@@ -1,39 +1,76 @@
-"""Stage sources: fingerprints of the files that image data sets are read from, wherever they are.
+"""Stage sources: fingerprints of what lies outside of the tree: the files that image data sets are
+read from, and weights and networks that params.yaml names.
 
-They lie outside of the tree (GHN_DATA_ROOT), where DVC does not look, so this stage looks each
-time; the stages that read the images depend on what it writes, and run again when files change,
-come or go.
+DVC does not look there (GHN_DATA_ROOT, a registry), so this stage looks each time; the stages that
+read them depend on what it writes, and run again when they change, come or go.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.images import MissingImagesError, find_source
 from flows.settings import paths
+from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
+from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
+from flows.trials.inits import BASELINES
+from flows.trials.located import weights_stamp
+from ghn.errors import GHNError
 from ghn.files import atomic_path
 
 if TYPE_CHECKING:
     from flows.tracking.run import StageRun
 
 
-def run(images: ImagesConfig, transfer: TransferConfig, stage: StageRun) -> None:
-    """Writes data/sources/{images,transfer}.json."""
-    write(images, transfer)
+def run(
+    images: ImagesConfig,
+    train: TrainStageConfig,
+    finetune: FinetuneStageConfig,
+    transfer: TransferConfig,
+    stage: StageRun,
+) -> None:
+    """Writes data/sources/{images,train,inits,transfer}.json."""
+    write(images, train, finetune, transfer)
 
 
-def write(images: ImagesConfig, transfer: TransferConfig) -> None:
-    """Writes what the data sets of the pipeline and of its transfer are made of."""
+def write(
+    images: ImagesConfig,
+    train: TrainStageConfig,
+    finetune: FinetuneStageConfig,
+    transfer: TransferConfig,
+) -> None:
+    """Writes what the data sets, weights and networks are that these sections name."""
     target = transfer.target_name(images.name)
     for path, name, root in (
         (paths.SOURCE, images.name, images.root),
         (paths.TARGET_SOURCE, target, transfer.root),
     ):
         _write(path, {"name": name, "splits": fingerprints(name, root)})
+    initial = () if train.initial is None else (train.initial,)
+    _write(paths.START_SOURCE, {"initial": _stamps(initial), "population": _networks(train)})
+    _write(paths.INITS_SOURCE, _stamps([*finetune.inits, *transfer.inits]))
+
+
+def _stamps(inits: Iterable[str]) -> dict[str, str | None]:
+    """Of initialisations that are no stage's output."""
+    return {init: weights_stamp(init) for init in sorted({*inits} - {"ghn", *BASELINES})}
+
+
+def _networks(train: TrainStageConfig) -> str | None:
+    """What the networks of `train.population` are; None without, or if some are not to be found."""
+    if train.population is None:
+        return None
+    from flows.training.population import Population
+
+    try:
+        return Population(train.population).content
+    except GHNError:  # the stage that needs them says so
+        return None
 
 
 def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:

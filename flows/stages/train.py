@@ -128,7 +128,15 @@ def _train(
         else trained_hypernetwork(config.initial, ghn_config, recipe.seed)
     )
     found = settings(config, training.image_size)
+    metadata = {
+        "variant": config.variant,
+        "images": images.name,  # which decides how images are normalised and whether mirrored
+        "lineage": lineage(initial, images.name),
+        "image_size": found[-1].image_size,
+        "classes": list(training.classes),
+    }
     identity = {
+        "metadata": metadata,
         "images": training.digest,
         "architectures": split.content,
         "networks": found[-1].networks.model_dump(mode="json"),
@@ -183,13 +191,7 @@ def _train(
             ranks=group,
             phases=before,
             identity=identity,
-            metadata={
-                "variant": config.variant,
-                "images": images.name,
-                "lineage": lineage(initial, images.name),
-                "image_size": found[-1].image_size,
-                "classes": list(training.classes),
-            },
+            metadata=metadata,
         )
         if group.is_main:
             publish(directory, result.weights, output, name)

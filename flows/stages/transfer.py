@@ -16,7 +16,8 @@ from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesConfig
 from flows.settings.transfer import TransferConfig
 from flows.training.start import lineage
-from flows.trials.initialise import hypernetwork, source
+from flows.trials.initialise import hypernetwork
+from flows.trials.inits import source
 from flows.trials.outcome import metrics_of, write_outcome
 from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from flows.settings import paths
-from flows.trials.inits import (
-    hypernetwork_name,
-    is_hypernetwork,
-    orthogonal_from,
-    selected_file,
-)
+from flows.trials.inits import is_hypernetwork, orthogonal_from, selected_file, source
 from ghn.baselines import (
     GradInitConfig,
     MetaInitConfig,
@@ -38,13 +32,6 @@ from ghn.init import init_
 if TYPE_CHECKING:
     from ghn.graph import Graph
     from ghn.models import GHN
-
-
-def source(init: str) -> str:
-    """Returns what `ghn.from_pretrained` is given for hypernetwork `init`."""
-    name = hypernetwork_name(init)
-    local = paths.weights(name) if "/" not in name and ":" not in name else Path(name)
-    return str(local) if local.exists() else name
 
 
 def hypernetwork(location: str) -> GHN:

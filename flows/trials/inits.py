@@ -9,6 +9,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from flows.settings import paths
 
 RANDOM = "randinit"
 """What networks are built with, against which predicted parameters are held."""
@@ -28,6 +31,13 @@ def hypernetwork_name(init: str) -> str:
     """The hypernetwork of `init`, without what is done to its predictions."""
     found = _ORTH.fullmatch(init)
     return found["name"] if found else init
+
+
+def source(init: str) -> str:
+    """Returns what `ghn.from_pretrained` is given for hypernetwork `init`."""
+    name = hypernetwork_name(init)
+    local = paths.weights(name) if "/" not in name and ":" not in name else Path(name)
+    return str(local) if local.exists() else name
 
 
 def orthogonal_from(init: str) -> int | None:

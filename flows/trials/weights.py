@@ -8,8 +8,8 @@ import hashlib
 from pathlib import Path
 
 from flows.rows.digest import file_digest
-from flows.trials.initialise import hypernetwork, source
-from flows.trials.inits import is_hypernetwork, selected_file
+from flows.trials.initialise import hypernetwork
+from flows.trials.inits import is_hypernetwork, selected_file, source
 from ghn.errors import ConfigError, GHNError
 
 

@@ -1,4 +1,4 @@
-from .convert import convert, describe
+from .conversion import convert, describe
 from .files import WEIGHTS_FILE, load_checkpoint, save_checkpoint
 from .sources import from_pretrained
 

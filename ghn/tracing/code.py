@@ -53,28 +53,55 @@ class Used(NamedTuple):
     """What a function does beside its arguments, functions defined in it included.
 
     Attributes:
-        names: of globals and attributes, and strings, which may be either.
+        names: of globals, attributes and modules, and strings, which may be any of them.
         sets_globals: whether it may set globals.
         sets_attributes: whether it may set attributes.
+        imports: whether it imports modules.
     """
 
     names: frozenset[str]
     sets_globals: bool
     sets_attributes: bool
+    imports: bool
 
 
 def used_by(code: CodeType) -> Used:
     """Reads what a function uses from its code."""
     codes = list(_nested(code))
-    texts = {const for part in codes for const in part.co_consts if isinstance(const, str)}
+    consts = [const for part in codes for const in part.co_consts]
+    consts += [item for const in consts if isinstance(const, (tuple, frozenset)) for item in const]
+    texts = {const for const in consts if isinstance(const, str)}
     names = {name for part in codes for name in part.co_names}
     operations = {operation for part in codes for operation in part.co_code[::2]}
     return Used(
-        frozenset(names | {text for text in texts if text.isidentifier()}),
+        frozenset(names | {text for text in texts if text.replace(".", "_").isidentifier()}),
         opmap["STORE_GLOBAL"] in operations or "globals" in names,
         not operations.isdisjoint((opmap["STORE_ATTR"], opmap["DELETE_ATTR"]))
-        or not names.isdisjoint(("setattr", "delattr")),
+        or not names.isdisjoint(("setattr", "delattr", "vars", "__dict__")),
+        opmap["IMPORT_NAME"] in operations
+        or not names.isdisjoint(("import_module", "__import__", "modules")),
     )
+
+
+def named_by(used: Used, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The globals that a function names, and the modules that it imports if they are imported."""
+    package = scope.get("__package__")
+    for name in used.names:
+        if (named := scope.get(name)) is not None:
+            yield name, named
+        elif used.imports:
+            for module in (name, f"{package}.{name}"):
+                if (found := sys.modules.get(module)) is not None:
+                    yield name, found
+
+
+def modules_from(module: ModuleType, names: frozenset[str]) -> list[ModuleType]:
+    """A module and those that chains of attributes lead to, as `functional` of `torch.nn`."""
+    found = [module]
+    for inside in found:  # which grows
+        items = (vars(inside).get(name) for name in names)
+        found += {id(m): m for m in items if isinstance(m, ModuleType) and m not in found}.values()
+    return found
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

@@ -1,19 +1,28 @@
 """What puts back what belongs to the process and not to a network: random states, the settings of
-PyTorch, NumPy and Python, loggers, the environment.
+PyTorch, NumPy, Python and the system, loggers, the environment, built-in names, imported modules.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import decimal
 import functools
 import gc
+import locale
 import logging
 import os
 import random
+import re
+import signal
+import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +31,22 @@ from torch import Tensor
 from torch.backends import cuda, cudnn, mha, mkldnn
 
 from ghn.tracing.undo import Undo
+
+_MISSING = object()
+
+
+_locale = functools.partial(locale.setlocale, locale.LC_ALL)
+
+
+def _umask() -> int:
+    """Permissions that new files do not get; Linux says them, elsewhere they are read by being set,
+    which other threads would notice.
+    """
+    found = re.search(rb"^Umask:\s*(\d+)", Path("/proc/self/status").read_bytes(), re.MULTILINE)
+    if found is None:
+        raise OSError("the system does not say it")
+    return int(found[1], 8)
+
 
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -35,8 +60,15 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
     (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
     (cuda.math_sdp_enabled, cuda.enable_math_sdp),
+    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
     (os.getcwd, os.chdir),
+    (_umask, os.umask),
+    (_locale, _locale),
+    (socket.getdefaulttimeout, socket.setdefaulttimeout),
     (sys.getrecursionlimit, sys.setrecursionlimit),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (sys.gettrace, sys.settrace),
+    (sys.getprofile, sys.setprofile),
     (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     (gc.get_threshold, lambda numbers: gc.set_threshold(*numbers)),
 )
@@ -79,6 +111,9 @@ def undo_of_process(tensors: Iterable[Tensor]) -> list[Undo]:
         _undo_of_setting(torch.get_default_device, _set_default_device),
         functools.partial(_restore_environment, dict(os.environ)),
         _undo_of_loggers(),
+        _undo_of_signals(),
+        _undo_of_names(vars(builtins), stays=lambda _: False),
+        _undo_of_names(sys.modules, stays=_is_imported),
     ]
 
 
@@ -120,6 +155,41 @@ def _undo_of_autocast(kind: str) -> list[Undo]:
 
 def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device == torch.device("cpu") else device)
+
+
+def _undo_of_signals() -> Undo:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    def undo() -> None:
+        if threading.current_thread() is not threading.main_thread():  # which alone can set some
+            return
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+    return undo
+
+
+def _undo_of_names(scope: dict[str, Any], stays: Callable[[Any], bool]) -> Undo:
+    """Of all names of a scope; new ones go but those of things that stay."""
+    before = dict(scope)
+
+    def undo() -> None:
+        now = dict(scope)
+        if len(now) == len(before) and all(map(is_, now.values(), before.values())):
+            return
+        for name, item in now.items():
+            if name not in before and not stays(item):
+                scope.pop(name, None)
+        for name, item in before.items():
+            if scope.get(name, _MISSING) is not item:
+                scope[name] = item
+
+    return undo
+
+
+def _is_imported(module: Any) -> bool:
+    return isinstance(module, ModuleType) and module.__spec__ is not None
 
 
 def _restore_environment(before: dict[str, str]) -> None:

@@ -77,6 +77,28 @@ def test_order_follows_from_files(tree: dict) -> None:
     assert {"predict", "evaluate", "finetune", "transfer"} <= before["report"]
 
 
+def test_a_split_depends_on_the_rules_of_all(tree: dict) -> None:
+    """`train` has no architecture of an evaluation split, so that their rules are its input."""
+    stages = read_stages(tree)
+    changed = json.loads(json.dumps(tree))
+    changed["generate"]["splits"]["test"]["size"] = 7
+    for name, stage in stages.items():
+        if name.startswith("generate@"):
+            assert stage.used_params(tree) != stage.used_params(changed), name
+
+
+def test_stages_read_the_splits_that_they_use(tree: dict) -> None:
+    """A further split is none of theirs; the directory is for those that look at all of it."""
+    splits = {f"data/deepnets1m/{name}.h5" for name in ("test", "wide", "deep", "dense", "bnfree")}
+    for name, stage in read_stages(tree).items():
+        if "data/deepnets1m" in stage.inputs:
+            assert name in ("validate", "report")
+        elif name in ("predict", "evaluate", "finetune", "transfer", "register"):
+            read = {path for path in stage.inputs if path.endswith(".h5")}
+            assert read == splits
+            assert {path.replace(".h5", ".parquet") for path in read} <= {*stage.inputs}
+
+
 @pytest.mark.parametrize(
     "template", sorted((ROOT / ".dvc" / "plots").glob("*.json")), ids=lambda path: path.stem
 )

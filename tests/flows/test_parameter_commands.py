@@ -139,6 +139,18 @@ def test_the_commands_of_a_checkout_are_those_that_a_wheel_says_it_lacks(app: ty
     assert "clone the repository" in done.stderr
 
 
+def test_the_code_names_commands_that_exist(app: typer.Typer) -> None:
+    """In descriptions of fields, errors, help and docstrings."""
+    known = {*typer.main.get_command(cli.app).commands, *typer.main.get_command(app).commands}
+    named = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for package in ("ghn", "datasets", "flows")
+        for path in (ROOT / package).rglob("*.py")
+        for name in re.findall(r"`ghn ([a-z]+)", path.read_text())
+    }
+    assert {(path, name) for path, name in named if name not in known} == set()
+
+
 def test_options_of_one_name_mean_one_thing(app: typer.Typer) -> None:
     """Each long option has one short form, and `--json` and `--out` are called so everywhere."""
     shorts: dict[str, set[str]] = {}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from flows.serving import package as packaging
-from flows.serving.network import builder, count_parameters
+from flows.serving.network import builder, outline
 from flows.serving.package import package
 from flows.tracking.spool import send_pending
 from ghn.checkpoint import save_checkpoint
@@ -36,9 +36,9 @@ LAYERS = [
 def test_layers_in_a_row():
     network = builder(json.dumps({"layers": LAYERS}), 10, 32)("cpu")
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert count_parameters(builder(json.dumps({"layers": LAYERS}), 10, 32)) == sum(
-        p.numel() for p in network.parameters()
-    )
+    shapes = outline(builder(json.dumps({"layers": LAYERS}), 10, 32))
+    assert [p.shape for p in shapes.parameters()] == [p.shape for p in network.parameters()]
+    assert all(tensor.is_meta for tensor in shapes.state_dict().values())
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,10 @@ def test_layers_in_a_row():
             ConfigError,
             r"layers\[0\]\.residual\[0\]",
         ),
+        *(
+            (f'{{"layers": [["Linear", 100000, 100000, {given}]]}}', ConfigError, "the server's")
+            for given in ('true, "cpu"', 'true, null, "float64"', '{"device": "cpu"}')
+        ),
         ('{"layers": [7]}', ConfigError, r"layers\[0\]: a layer is"),
         (json.dumps({"layers": [["ReLU"]] * 3000}), ConfigError, "3000 layers; at most 2000"),
         ('{"deepnets": {"n_cells": 3}}', ConfigError, "genotype"),
@@ -66,7 +70,7 @@ def test_layers_in_a_row():
 )
 def test_what_cannot_be_built_is_refused_with_the_reason(architecture, error, message):
     with pytest.raises(error, match=message):
-        count_parameters(builder(architecture, 10, 32))
+        outline(builder(architecture, 10, 32))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -33,7 +34,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = GHNConfig(hidden=16, layers=1, heads=2, num_classes=10, decoder_channels=8)
     save_checkpoint(GHN(config), directory / "ghn.safetensors")
     model = package(directory / "ghn.safetensors", directory / "mlflow")
-    limits = {"max_parameters": 1_000_000}
+    limits = {"max_parameters": 1_000_000, "max_nodes": 100}
     return scoring_server.init(mlflow.pyfunc.load_model(str(model), model_config=limits))
 
 
@@ -87,6 +88,7 @@ def test_all_forms_of_tables_are_one_request() -> None:
         (json.dumps({"instances": [RECORD | {"more": 1}]}).encode(), "Extra inputs"),
         (json.dumps({"instances": [RECORD], "params": {"seed": -1}}).encode(), r"params\.seed"),
         (b'{"dataframe_split": {"columns": ["a"], "data": [[1, 2]]}}', "one for each column"),
+        (b'{"instances": []}', "rows: List should have at least 1"),
         (b'{"inputs": {"classes": [1], "image_size": [1, 2]}}', "different lengths"),
     ],
 )
@@ -110,6 +112,34 @@ def test_a_network_deeper_than_python_can_call_is_refused(app: Any) -> None:
         answer = ask(Gate(app), body)
         assert answer.status_code == 400
         assert "deep" in answer.text or "recursion" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        # what has no parameters takes memory all the same
+        ([["Flatten"], ["BatchNorm1d", 4 * 10**9, {"affine": False}]], "at most 1,000,000"),
+        ([["Linear", 10**5, 10**5, {"device": "cpu"}]], "device is the server's to choose"),
+        # maps of terabytes, of a network that only a real pass might have taken
+        ([["Conv2d", 3, 3, 1], ["Upsample", {"scale_factor": 10**4}], ["Conv2d", 5, 10, 1]],
+         "fails on inputs"),
+        ([["Conv2d", 3, 3, 1], *[["Conv2d", 3, 3, 1]] * 60], "123 nodes; at most 100"),
+        ([["Linear", 3, 3, {"\ud800": 1}]], r"\\ud800"),
+        ([["\ud800"]], r"no layer '\\\\ud800'"),
+        ([["Linear", 10**400, 3]], "Linear"),
+        ([["Linear", float("inf"), 3]], "Linear"),
+        ([["Conv2d", 3, 3, float("nan")]], "Conv2d"),
+        ([["Dropout", float("nan")], ["Linear", 3, 3]], "between 0 and 1"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_descriptions_cannot_ask_for_more_than_there_is(
+    app: Any, layers: list[Any], message: str
+) -> None:
+    described = RECORD | {"architecture": json.dumps({"layers": layers})}
+    answer = ask(Gate(app), json.dumps({"instances": [described]}).encode())
+    assert answer.status_code == 400, answer.text
+    assert re.search(message, answer.text), answer.text
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

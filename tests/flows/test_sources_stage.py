@@ -5,12 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from flows.settings import paths
+from flows.settings.dvcfile import read_stages
+from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
+from flows.settings.population import PopulationEntry
+from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
 from flows.stages import sources
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(path: Path, size: int) -> None:
@@ -28,9 +35,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def write(images: ImagesConfig, transfer: TransferConfig) -> None:
+    sources.write(images, TrainStageConfig(), FinetuneStageConfig(), transfer)
+
+
 def written(root: Path) -> tuple[bytes, bytes]:
     target = TransferConfig(target="other", root=str(root))
-    sources.write(ImagesConfig(name="mine", root=str(root)), target)
+    write(ImagesConfig(name="mine", root=str(root)), target)
     return paths.SOURCE.read_bytes(), paths.TARGET_SOURCE.read_bytes()
 
 
@@ -56,7 +67,7 @@ def test_a_data_set_that_comes_is_seen(root: Path) -> None:
 
 
 def test_the_pipeline_s_own_digits_need_no_files(root: Path) -> None:
-    sources.write(ImagesConfig(root=str(root)), TransferConfig())
+    write(ImagesConfig(root=str(root)), TransferConfig())
     assert json.loads(paths.SOURCE.read_bytes())["splits"].keys() == {"all"}
     assert json.loads(paths.TARGET_SOURCE.read_bytes()) == {"name": "cifar10", "splits": None}
 
@@ -66,6 +77,45 @@ def test_the_directory_of_one_s_own_images_is_not_that_of_the_target(
 ) -> None:
     picture(root.parent / "shared" / "other" / "birds" / "1.png", 8)
     monkeypatch.setenv("GHN_DATA_ROOT", str(root.parent / "shared"))
-    sources.write(ImagesConfig(name="mine", root=str(root)), TransferConfig(target="other"))
+    write(ImagesConfig(name="mine", root=str(root)), TransferConfig(target="other"))
     assert json.loads(paths.SOURCE.read_bytes())["splits"] is not None
     assert json.loads(paths.TARGET_SOURCE.read_bytes())["splits"] is not None
+
+
+def test_weights_and_networks_from_elsewhere_are_seen(root: Path) -> None:
+    start, selected, code = (root / name for name in ("start.safetensors", "vit.pt", "nets.py"))
+    networks = (PopulationEntry(networks=f"{code}:Net"),)
+    train = TrainStageConfig(initial=str(start), population=networks)
+    finetune = FinetuneStageConfig(inits=("ghn", "randinit", f"selection={selected}"))
+    transfer = TransferConfig(inits=("ghn", "./other"), target="other")
+
+    def written() -> tuple[str, str]:
+        sources.write(ImagesConfig(root=str(root)), train, finetune, transfer)
+        return paths.START_SOURCE.read_text(), paths.INITS_SOURCE.read_text()
+
+    seen = [written()]
+    assert json.loads(seen[0][0]) == {"initial": {str(start): str(start)}, "population": None}
+    assert json.loads(seen[0][1])[f"selection={selected}"] is None
+    assert json.loads(seen[0][1]).keys() == {f"selection={selected}", "./other"}
+    for path, text in (
+        (start, "weights"),
+        (code, "from torch import nn\n\nclass Net(nn.Linear):\n    pass\n"),
+        (selected, "a"),
+        (root.parent / "other", "b"),
+    ):
+        path.write_text(text)
+        seen.append(written())
+        assert written() == seen[-1]
+    first, second = zip(*seen, strict=True)
+    assert [len({*first[:n]}) for n in range(1, 6)] == [1, 2, 3, 3, 3]
+    assert [len({*second[:n]}) for n in range(1, 6)] == [1, 1, 1, 2, 3]
+
+
+def test_what_params_name_outside_of_the_tree_is_looked_at() -> None:
+    """Whatever these sections may name, `sources` depends on, and the stages on what it writes."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    stages = read_stages(tree, ROOT / "dvc.yaml")
+    assert {"train", "finetune", "transfer"} <= set(stages["sources"].params)
+    assert paths.START_SOURCE.as_posix() in stages["train"].inputs
+    for stage in ("finetune", "transfer"):
+        assert paths.INITS_SOURCE.as_posix() in stages[stage].inputs

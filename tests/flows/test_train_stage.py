@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from flows.params import Params, load_params
 from flows.settings import paths
@@ -454,8 +455,10 @@ def _outputs(params: Params) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
 
 
-def test_other_code_begins_a_new_run(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+@pytest.fixture
+def directories(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Where trainings would be that start from now on; they end at once."""
+    found: list[Path] = []
 
     def directory(
         recipe: object, ghn: object, batches: object, data: object, path: Path, **_: object
@@ -464,11 +467,36 @@ def test_other_code_begins_a_new_run(params: Params, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ghn.train.train", directory)
+    return found
+
+
+def test_other_code_begins_a_new_run(
+    params: Params, directories: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for digest in ("a", "a", "b"):
         monkeypatch.setattr(train, "code_digest", lambda module, digest=digest: digest)
         with pytest.raises(KeyboardInterrupt):
             start(train.run, params, None)
-    assert found[0] == found[1] != found[2]
+    assert directories[0] == directories[1] != directories[2]
+
+
+def test_the_same_pixels_under_another_name_begin_a_new_run(
+    params: Params, directories: list[Path]
+) -> None:
+    """The name decides whether images may be mirrored, and stands in the weights."""
+    for name in ("letters", "mnist"):
+        for number in range(60):
+            path = Path("own", name, "ab"[number % 2], f"{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (32, 32), number).save(path)
+        own = params.images.model_copy(update={"name": name, "root": "own"})
+        changed = params.model_copy(update={"images": own})
+        with stage_run("images", {}, connect_after_seconds=1e9) as run:
+            start(images.run, changed, run)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                start(train.run, changed, None)
+    assert directories[0] == directories[1] != directories[2] == directories[3]
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,12 +49,12 @@ class FolderTable:
         outside = (file for file in self.path.glob("*.*") if _is_image(file))
         found, others = [], [file for file in outside if not _hidden(Path(file.name))]
         for label, name in enumerate(self.classes):
-            for file in sorted((self.path / name).rglob("*")):
+            for file in sorted(_files_below(self.path / name)):
                 if _hidden(file.relative_to(self.path)):
                     continue
                 if _is_image(file):
                     found.append((file, label))
-                elif file.is_file():
+                else:
                     others.append(file)
         if not found:
             raise ConfigError(f"{self.path}: no images ({', '.join(sorted(SUFFIXES))}) in folders")
@@ -97,6 +98,28 @@ class FolderTable:
         return read
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files at any depth, those in folders that links lead to among them, each folder once.
+
+    Raises:
+        DamagedFileError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # a class that this split lacks
+            return
+        raise DamagedFileError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (known := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(known)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
+
+
 def class_folders(path: Path) -> tuple[str, ...]:
     """Names of the folders in `path`, sorted; not of hidden ones and those that tools leave."""
     return tuple(sorted(c.name for c in path.iterdir() if c.is_dir() and not _hidden(Path(c.name))))
@@ -104,7 +127,7 @@ def class_folders(path: Path) -> tuple[str, ...]:
 
 def has_images(path: Path) -> bool:
     """Whether there is an image file below `path`; torchvision's own folders often have none."""
-    return any(_is_image(file) for file in path.rglob("*"))
+    return any(_is_image(file) for file in _files_below(path))
 
 
 def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:

@@ -5,11 +5,11 @@ sentence of result.
 from collections.abc import Callable
 
 from flows.experiments.summaries.common import Rows, Summary
-from flows.experiments.summaries.ensembles import ensembles
+from flows.experiments.summaries.ensembling import ensembles
 from flows.experiments.summaries.filters import first_layers
 from flows.experiments.summaries.networks import network_by_network
-from flows.experiments.summaries.overview import overview
-from flows.experiments.summaries.scaling import scaling, speed
+from flows.experiments.summaries.overall import overview
+from flows.experiments.summaries.sizes import scaling, speed
 from flows.experiments.summaries.trained import (
     detection,
     fine_tuning,

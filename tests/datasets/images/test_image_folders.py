@@ -1,11 +1,13 @@
 """Folder trees: hidden ones, missing classes, one numbering for all splits."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from datasets.images import find_source, load
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, DamagedFileError
 
 
 def both(root: Path):
@@ -98,3 +100,35 @@ def test_classes_that_lie_deeper_are_no_single_class(tmp_path, folder) -> None:
         (tmp_path / "one/train/cat/left/000.png").read_bytes()
     )
     assert find_source("one", tmp_path)["train"].classes == ("cat",)
+
+
+def test_folders_that_links_lead_to_count_once(tmp_path, folder) -> None:
+    for name in "ab":
+        folder(tmp_path / "tree", "train", name)
+    folder(tmp_path / "elsewhere", "", "more")
+    before = len(load("tree", tmp_path, "train", 16))
+    inside = tmp_path / "tree" / "train" / "a"
+    (inside / "link").symlink_to(tmp_path / "elsewhere" / "more")
+    (inside / "round").symlink_to(inside)  # or this would never end
+    images = load("tree", tmp_path, "train", 16)
+    assert len(images) > before
+    assert len(find_source("tree", tmp_path)["train"].files) == len(
+        [path for top in (inside, inside.parent / "b", tmp_path / "elsewhere")
+         for path in top.rglob("*.png")]
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, folder, monkeypatch) -> None:
+    for name in "ab":
+        folder(tmp_path / "tree", "train", name)
+    locked = tmp_path / "tree" / "train" / "b"
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DamagedFileError, match=r"train/b: cannot be read \(Permission denied\)"):
+        load("tree", tmp_path, "train", 16)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.rows import code
 from flows.rows.code import closure, code_digest
 from flows.rows.deps import cover, with_code
 from flows.settings.dvcfile import read_stages
@@ -56,6 +57,19 @@ def test_digest_changes_with_the_files_of_the_closure_only(root: Path, name: str
     # A package that had words only becomes code by the added line.
     outside = ("ghn/unused.py", "datasets/types.py")
     assert changed == (name not in outside)
+
+
+def test_digest_changes_with_the_libraries_that_compute(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(torch: str, torchvision: str = "0.24.1") -> str:
+        versions = {"torch": torch, "torchvision": torchvision}
+        monkeypatch.setattr(code, "version", versions.__getitem__)
+        code_digest.cache_clear()
+        return code_digest("flows.stage", root)
+
+    assert found("2.9.1") == found("2.9.1+cpu") == found("2.9.1+cu130")
+    assert len({found("2.9.1"), found("2.9.2"), found("2.9.1", "0.25.0")}) == 3
 
 
 def test_dvc_yaml_depends_on_the_code_that_runs() -> None:

@@ -10,6 +10,7 @@ import torch
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.generation.generate import generate_split
 from datasets.images import ImageTensors
+from flows.networks import content
 from flows.networks.content import architecture_content
 from flows.networks.targets import Target
 from flows.rows import engine
@@ -107,6 +108,21 @@ def test_content_of_the_architecture_counts_and_another_split_s_does_not() -> No
     assert keys(architecture="resnet18") == named
     with pytest.raises(UnknownArchitectureError, match="has 4 architectures"):
         architecture_content("deepnets1m/test/4")
+
+
+def test_a_network_of_a_library_counts_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = ("resnet18", "vit_b_16_gap", "timm/resnet18", "timm/resnet18@nobn")
+    before = [architecture_content(name) for name in named]
+    assert len({*before}) == len(named)
+    changed = {"timm": [False, False, True, True], "torchvision": [True, True, False, False]}
+    for library, expected in changed.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(content, "version", lambda name, own=library: f"{name == own}")
+            others = [architecture_content(name) for name in named]
+        with monkeypatch.context() as patch:
+            patch.setattr(content, "version", lambda name: "False")
+            none = [architecture_content(name) for name in named]
+        assert [a != b for a, b in zip(others, none, strict=True)] == expected
 
 
 def test_weights_count_by_content_whatever_leads_to_them(monkeypatch: pytest.MonkeyPatch) -> None:

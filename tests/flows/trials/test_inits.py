@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from flows.networks.build import build_network
-from flows.trials.initialise import initialise, source
+from flows.trials.initialise import initialise
 from flows.trials.inits import (
     BASELINES,
     hypernetwork_name,
     is_hypernetwork,
     orthogonal_from,
     selected_file,
+    source,
 )
 from flows.trials.weights import weights_content
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import builtins
 import collections
 import contextlib
 import ctypes
@@ -13,9 +14,12 @@ import gc
 import io
 import itertools
 import logging
+import math
 import os
 import queue
 import random
+import signal
+import socket
 import sys
 import threading
 import warnings
@@ -273,9 +277,66 @@ HOLDERS: dict[str, tuple[Any, Callable[[Any], object], Callable[[Any], Any]]] = 
         None, lambda _: nn.modules.module.register_module_forward_hook(lambda *_: None),
         lambda _: len(nn.modules.module._global_forward_hooks),
     ),
+    "a library's function": (None, lambda _: setattr(torch.nn.functional, "relu", len),
+                             lambda _: torch.nn.functional.relu),
+    "a function by a chain": (None, lambda _: by_chain(), lambda _: nn.functional.gelu),
+    "a function by an import": (None, lambda _: by_import(), lambda _: nn.functional.silu),
+    "functions by a loop": (None, lambda _: by_loop(), lambda _: (nn.functional.elu, math.log)),
+    "new in a library": (None, lambda _: by_dictionary(), lambda _: hasattr(nn.init, "mine")),
+    "method of a library's class": (None, lambda _: setattr(Tensor, "relu", len),
+                                    lambda _: Tensor.relu),
+    "new in a library's class": (None, lambda _: by_class(), lambda _: hasattr(nn.Tanh, "mine")),
+    "method of a layer's class": (nn.Linear(1, 1), lambda o: setattr(type(o), "extra_repr", len),
+                                  lambda _: nn.Linear.extra_repr),
+    "built-in name": (None, lambda _: setattr(builtins, "mine", 1),
+                      lambda _: hasattr(builtins, "mine")),
+    "built-in function": (None, lambda _: by_builtins(), lambda _: builtins.abs),
+    "module that is none": (None, lambda _: sys.modules.update(no_such=ModuleType("no_such")),
+                            lambda _: "no_such" in sys.modules),
+    "module that goes": (None, lambda _: sys.modules.pop("argparse"),
+                         lambda _: sys.modules["argparse"]),
+    "module that changes": (None, lambda _: sys.modules.update(argparse=math),
+                            lambda _: sys.modules["argparse"]),
+    "permissions of new files": (None, lambda _: os.umask(0o123), lambda _: umask()),
+    "signal": (None, lambda _: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+               lambda _: signal.getsignal(signal.SIGUSR1)),
+    "timeout of sockets": (None, lambda _: socket.setdefaulttimeout(7),
+                           lambda _: socket.getdefaulttimeout()),
     "printing": (None, lambda _: torch.set_printoptions(precision=2),
                  lambda _: torch._tensor_str.PRINT_OPTS.precision),
 }  # fmt: skip
+
+
+def by_chain() -> None:
+    torch.nn.functional.gelu = len  # type: ignore[assignment]
+
+
+def by_import() -> None:
+    from torch.nn import functional
+
+    functional.silu = len  # type: ignore[assignment]
+
+
+def by_loop() -> None:
+    for library, names in ((torch.nn.functional, ("elu", "selu")), (math, ("log",))):
+        for name in names:
+            setattr(library, name, len)
+
+
+def by_dictionary() -> None:
+    vars(torch.nn.init)["mine"] = len
+
+
+def by_class() -> None:
+    torch.nn.modules.activation.Tanh.mine = 1  # type: ignore[attr-defined]
+
+
+def by_builtins() -> None:
+    __builtins__["abs"] = len  # type: ignore[index]
+
+
+def umask() -> str:
+    return Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0]
 
 
 def repr_of(iterator: Iterator[Any]) -> Any:

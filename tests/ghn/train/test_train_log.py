@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_a_log_is_what_was_written_and_a_torn_line_is_left_out(log: Path) -> Non
     log.write_bytes(log.read_bytes()[:-20])
     assert read_log(log) == STEPS[:2]
     assert read_log(log.with_name("absent.jsonl")) == []
+
+
+def test_numbers_that_are_not_finite_are_null(log: Path) -> None:
+    log.write_text("".join(_line({"step": 3, "loss": loss}) for loss in (math.nan, math.inf)))
+    strict = [json.loads(line, parse_constant=pytest.fail) for line in log.read_text().splitlines()]
+    assert [line["loss"] for line in strict] == [None, None]
+    assert read_log(log) == [{"step": 3, "loss": None}] * 2
 
 
 def test_one_flipped_bit_anywhere_is_named(log: Path) -> None:

@@ -1,0 +1,49 @@
+"""What a hypernetwork of the experiments was made from: it is fetched again if that is another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.experiments.catalogue import Hypernetwork, Profile
+from flows.experiments.hypernetworks import RECIPE_NAME, is_missing, obtain, recipe
+from flows.experiments.sources import write_sources
+from flows.settings import paths
+from flows.settings.images import ImagesSpec
+from ghn.checkpoint import save_checkpoint
+from ghn.models import GHN, GHNConfig
+
+
+def weights(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    save_checkpoint(GHN(GHNConfig(hidden=16, layers=1, heads=2, decoder_channels=8)), path)
+
+
+def test_a_released_one_counts_by_what_its_name_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "released.safetensors"
+    profile = Profile(
+        images=ImagesSpec(name="digits", image_size=8),
+        num_classes=10,
+        hypernetworks={"g": Hypernetwork(released=str(file))},
+        experiments={},
+    )
+    monkeypatch.setattr("flows.experiments.hypernetworks.load_profile", lambda _: profile)
+    weights(file, 1)
+    first, seen = recipe(profile, "g"), write_sources(profile).read_text()
+    obtain("p", "g")
+    assert not is_missing(profile, "g")
+    before = paths.weights("g").read_bytes()
+    assert json.loads((paths.model("g") / RECIPE_NAME).read_text()) == first
+    weights(file, 2)
+    assert recipe(profile, "g") != first
+    assert write_sources(profile).read_text() != seen
+    assert is_missing(profile, "g")
+    obtain("p", "g")
+    assert paths.weights("g").read_bytes() != before
+    assert not is_missing(profile, "g")
