@@ -26,12 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
+from ghn.models.decoding.costs import costs
 from ghn.models.decoding.decoder import as_kernel
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import sliced_linear
-
-CHUNK_BYTES = 16 * 2**20
-"""Largest piece that is written at a time; one output channel of a group may exceed it."""
 
 Factors = tuple[Tensor, Tensor]
 """The (G, O * Y, R) and (G, I * X, R) factors of a group's tensors."""
@@ -73,7 +71,7 @@ class LowRankDecoder(nn.Module):
             ((a_GNR, b_GMR),) = self.factors(h_ND, [group], _extents([group]))
             outputs, height = group.channels[0], group.kernel[0]
             row = len(group) * height * b_GMR.shape[1] * b_GMR.element_size()
-            step = max(1, CHUNK_BYTES // row)
+            step = max(1, costs(h_ND.device).chunk_bytes // row)
             if group.kind is Kind.position or step >= outputs:
                 yield group, None, _product(group, (a_GNR, b_GMR))
                 continue
