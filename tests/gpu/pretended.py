@@ -31,6 +31,7 @@ CUDA = torch.device("cuda", 0)
 Move = Callable[[nn.Module], nn.Module]
 _ATEN = torch.ops.aten
 _READS = {_ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.masked_select.default}
+_OWN_ATTENTION = nn.functional.scaled_dot_product_attention
 _COPIES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 
 
@@ -104,12 +105,33 @@ def card() -> Iterator[Move]:
         mock.patch("torch.autograd.backward", _backward),
         mock.patch("torch.cuda.get_rng_state", return_value=state),
         mock.patch("torch.cuda.set_rng_state"),
+        # Memory without values cannot be page-locked, also where there is a card.
+        mock.patch("torch.cuda.is_available", return_value=False),
+        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention),
         # kernels that have no rule for the shapes of what they give
         mock.patch("torch._fused_sgd_"),
         mock.patch.object(nn.GRUCell, "forward", lambda _self, x, h: x + h),
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         yield partial(_emptied, device=CUDA)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """What a card computes attention with where logits are added that need a gradient; PyTorch
+    first copies them if their rows do not begin at multiples of 16 numbers.
+    """
+    if q.dim() != 4 or q.device.type != "cuda":
+        return _OWN_ATTENTION(q, k, v, attn_mask, **options)
+    if attn_mask is not None:
+        if any(step % 16 for step in attn_mask.stride()[:-1]):
+            n = attn_mask.shape[-1]
+            attn_mask = nn.functional.pad(attn_mask, (0, 16 - n % 16))[..., :n]
+        attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
+    out: Tensor = _ATEN._scaled_dot_product_efficient_attention(q, k, v, attn_mask, True)[0]
+    return out
 
 
 def _emptied(module: nn.Module, device: torch.device) -> nn.Module:
