@@ -43,11 +43,14 @@ class Count:
         operations: how often each was dispatched.
         waits: for each time that the program waits for the card, why and from where.
         sent: copies to the card that the program waits for: from memory that is not pinned.
+        made: for each tensor of the card that is not a view of another, what made it, and how many
+            numbers it has.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
     waits: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    made: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -81,6 +84,8 @@ class _Counting(TorchDispatchMode):
             if function is _ATEN._local_scalar_dense.default:
                 return 1.0 if first.is_floating_point() else 1
         out = function(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.device.type == "cuda" and not _shares(out, args):
+            self.count.made.append((str(function), out.numel()))
         if function in _COPIES:
             source = args[1] if function is _ATEN.copy_.default else args[0]
             kinds = {source.device.type, out.device.type}
@@ -88,6 +93,13 @@ class _Counting(TorchDispatchMode):
                 to = self.count.sent if out.device.type == "cuda" else self.count.waits
                 to.append(f"copy from {source.device} {_caller()}")
         return out
+
+
+def _shares(out: Tensor, args: tuple[Any, ...]) -> bool:
+    storage = out.untyped_storage()._cdata
+    return any(
+        arg.untyped_storage()._cdata == storage for arg in args if isinstance(arg, FakeTensor)
+    )
 
 
 def _filled(shape: tuple[int, ...], value: float) -> Any:
@@ -108,6 +120,7 @@ def card() -> Iterator[Move]:
         # Memory without values cannot be page-locked, also where there is a card.
         mock.patch("torch.cuda.is_available", return_value=False),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention),
         # kernels that have no rule for the shapes of what they give
         mock.patch("torch._fused_sgd_"),
@@ -182,7 +195,8 @@ def counted(answers: Sequence[float] = ()) -> Iterator[Count]:
     """Counts what is dispatched inside.
 
     Args:
-        answers: what `tolist` gives for a vector, whose further entries are 1.
+        answers: what `tolist` gives for a vector of the card, whose further entries are 1. Those of
+            one on the CPU, by which ranks tell each other what failed, are 0.
     """
     count = Count()
 
@@ -190,9 +204,11 @@ def counted(answers: Sequence[float] = ()) -> Iterator[Count]:
         """One copy, not one for each element."""
         if tensor.device.type == "cuda":
             count.waits.append(f"tolist {_caller()}")
+        elif tensor.dim() == 1:
+            return [0.0] * len(tensor)
         if tensor.dim() == 1:
             ones = [1.0] * len(tensor)
-            return [*answers, *ones[len(answers) :]] if answers else ones
+            return [*answers, *ones][: len(tensor)]
         return _filled(tuple(tensor.shape), 1.0)
 
     with mock.patch.object(FakeTensor, "tolist", tolist), _Counting(count):

@@ -30,6 +30,7 @@ from ghn.models.decoding.costs import costs
 from ghn.models.decoding.decoder import as_kernel
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import sliced_linear
+from ghn.models.sending import send_list
 
 Factors = tuple[Tensor, Tensor]
 """The (G, O * Y, R) and (G, I * X, R) factors of a group's tensors."""
@@ -85,7 +86,7 @@ class LowRankDecoder(nn.Module):
         """For each group its two factors, of as many rows as its extent says."""
         if not groups:
             return
-        nodes = torch.tensor([n for group in groups for n in group.nodes], device=h_ND.device)
+        nodes = send_list([n for group in groups for n in group.nodes], h_ND.device)
         features_PF = F.relu(self.hidden(F.relu(self.spread(h_ND[nodes]))))
         pieces = torch.split(features_PF, [len(group) for group in groups])
         r = self.rank
