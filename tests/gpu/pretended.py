@@ -164,8 +164,12 @@ def _emptied(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def _grad(outputs: Any, inputs: Any, *_: Any, **__: Any) -> list[Tensor]:
-    return [torch.empty_like(tensor) for tensor in inputs]
+def _grad(
+    outputs: Any, inputs: Any, *_: Any, create_graph: bool = False, **__: Any
+) -> list[Tensor]:
+    gradients = [torch.empty_like(tensor) for tensor in inputs]
+    # what is differentiated again hangs on what the outputs hang on
+    return [gradient * outputs for gradient in gradients] if create_graph else gradients
 
 
 def _backward(tensors: Any, gradients: Any = None, *_: Any, **__: Any) -> None:
