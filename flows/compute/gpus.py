@@ -24,6 +24,11 @@ Device = Literal["auto", "cpu", "cuda"]
 """`base.device`."""
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Of every process that computes on a GPU, unless its user has another: architectures of all sizes
+take turns, and segments that grow leave fewer gaps. PyTorch reads it as the first tensor is made
+there.
+"""
 LOCKS = Path(tempfile.gettempdir()) / f"ghn-gpus-{os.getuid()}"
 
 
@@ -129,13 +134,13 @@ def held_for_us(count: int, gpus: Sequence[str]) -> Iterator[None]:
     if not gpus:
         yield
         return
-    before = os.environ.get(VARIABLE)
+    before = os.environ.copy()
     with hold(count, gpus) as held:
-        os.environ[VARIABLE] = ",".join(held)
+        ours = {VARIABLE: ",".join(held), **{k: before.get(k, v) for k, v in ALLOCATOR.items()}}
+        os.environ.update(ours)
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = before
+            for name in ours:
+                del os.environ[name]
+            os.environ.update({name: before[name] for name in ours if name in before})

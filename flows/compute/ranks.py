@@ -81,8 +81,7 @@ def run_ranks(processes: int, module: str, *arguments: str) -> int:
     """
     command = [sys.executable, "-m", "flows.compute.rank", str(os.getpid()), module, *arguments]
     common = {
-        # Architectures of all sizes take turns: segments that grow leave fewer gaps.
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **gpus.ALLOCATOR,
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
         "WORLD_SIZE": str(processes),

@@ -17,6 +17,7 @@ from flows.compute.fanout import FanOut, fan_out
 from ghn.errors import ConfigError
 from ghn.locks import locked
 
+(ALLOCATOR,) = gpus.ALLOCATOR
 HOLD = """
 import pathlib, sys, time
 from flows.compute.gpus import hold
@@ -98,8 +99,11 @@ def test_a_fan_out_has_a_worker_per_share_and_holds_its_gpus(
     monkeypatch.setattr("flows.compute.processes._cores", lambda: 3)
     config = FanOut(gpus=each)
 
+    monkeypatch.delenv(ALLOCATOR, raising=False)
+
     def look(_: int) -> tuple[int, str]:
         time.sleep(0.2)
+        assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
     work = fan_out(look, range(4 * len(expected)), config)
@@ -165,11 +169,16 @@ def test_a_training_on_a_machine_with_one_gpu_is_one_rank_that_holds_it(
 
     def alone() -> None:
         with locked(tmp_path / "3", wait=False) as lock:
-            seen.append(f"{os.environ[gpus.VARIABLE]} {lock}")
+            seen.append(f"{os.environ[gpus.VARIABLE]} {lock} {os.environ[ALLOCATOR]}")
 
+    monkeypatch.delenv(ALLOCATOR, raising=False)
     assert ranks.run_training(2, 8, "auto", alone, "module") == 0
-    assert seen == ["3 None"]
-    assert gpus.VARIABLE not in os.environ
+    assert seen == ["3 None expandable_segments:True"]
+    assert not {gpus.VARIABLE, ALLOCATOR} & set(os.environ)
+    monkeypatch.setenv(ALLOCATOR, "backend:cudaMallocAsync")  # a user's own stays
+    assert ranks.run_training(2, 8, "auto", alone, "module") == 0
+    assert seen[1] == "3 None backend:cudaMallocAsync"
+    assert os.environ[ALLOCATOR] == "backend:cudaMallocAsync"
     assert ranks.run_training(2, 8, "cpu", alone, "module") == 102
 
 
