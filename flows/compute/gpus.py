@@ -91,6 +91,12 @@ def ranks(processes: int, meta_batch_size: int, gpus: int, per_gpu: int = 1) -> 
     return max(count for count in range(1, room + 1) if meta_batch_size % count == 0)
 
 
+def training(processes: int, meta_batch_size: int, gpus: int, per_gpu: int = 1) -> tuple[int, int]:
+    """The `ranks` of a training, and how many GPUs they take: its slots for Prefect, its locks."""
+    count = ranks(processes, meta_batch_size, gpus, per_gpu)
+    return count, math.ceil(count / per_gpu) if gpus else 0
+
+
 @contextmanager
 def hold(
     count: int,

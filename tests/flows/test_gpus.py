@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.compute import gpus, ranks
+from flows.compute.cluster import room
 from flows.compute.fanout import FanOut, fan_out
 from ghn.errors import ConfigError
 from ghn.locks import locked
@@ -129,6 +130,28 @@ def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(
     processes: int, found: int, expected: int
 ) -> None:
     assert gpus.ranks(processes, 8, found) == expected
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"), [(0.25, (0.25, 9)), (0.4, (0.4, 7)), (1.5, (2.0, 1)), (None, (1.0, 4))]
+)
+def test_ray_s_nodes_have_room_by_the_same_rule(
+    each: float | None, expected: tuple[float, int]
+) -> None:
+    nodes = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 16.0}]
+    assert room(nodes, FanOut(gpus=each)) == expected
+    assert room(nodes, FanOut(gpus=0)) == (0.0, 25)
+    assert room(nodes[2:], FanOut()) == (0.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("processes", "found", "per_gpu", "expected"),
+    [(4, 1, 4, (4, 1)), (8, 3, 4, (8, 2)), (8, 4, 1, (4, 4)), (2, 0, 4, (2, 0))],
+)
+def test_what_a_training_takes_is_said_once_for_its_locks_and_prefect_s_slots(
+    processes: int, found: int, per_gpu: int, expected: tuple[int, int]
+) -> None:
+    assert gpus.training(processes, 8, found, per_gpu) == expected
 
 
 @pytest.mark.parametrize(
