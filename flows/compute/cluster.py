@@ -51,8 +51,8 @@ def cluster(function: Callable[[Any], Any], config: FanOut) -> Iterator[tuple[Su
         each, slots = room(nodes, config)
         if slots < 1:
             raise ConfigError(
-                f"fanout: no node of the Ray cluster can give {config.threads} CPUs and {each:g}"
-                f" GPUs to an item; they have {nodes}"
+                f"fanout: no node of the Ray cluster can give {config.threads} CPUs and {each} GPUs"
+                f" to an item; they have {nodes}"
             )
         yield _submit(function, config.threads, each), config.workers or slots
     finally:
