@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -40,21 +39,11 @@ class _Blank:
 IMAGES: Any = _Blank()
 
 
-@pytest.fixture(scope="module")
-def hypernetwork() -> GHN:
-    """GHN-3-T for 1000 classes, with narrower decoders."""
-    return GHN(
-        GHNConfig(
-            hidden=32, layers=3, heads=8, num_classes=1000, decoder_kernel=16, decoder_channels=32
-        )
-    )
-
-
 @pytest.mark.parametrize("name", TORCHVISION_74)
-def test_a_prediction_does_not_wait(name: str, hypernetwork: GHN) -> None:
+def test_a_prediction_does_not_wait(name: str) -> None:
     model = build(name, device="meta")
     graph = ghn_package.trace(model)
-    ghn = copy.deepcopy(hypernetwork)
+    ghn = GHN.empty(GHNConfig.variant("ghn3-t", 1000))
     with card() as move:
         move(ghn), move(model)
         with counted() as count:
@@ -62,8 +51,8 @@ def test_a_prediction_does_not_wait(name: str, hypernetwork: GHN) -> None:
         assert {parameter.device for parameter in model.parameters()} == {CUDA}
     assert len(count.waits) <= 1, count.waits  # whether running statistics are old ones
     assert count.sent == []
-    # 8 to 40 for each tensor, fewer where many have one shape, and what the graph takes
-    assert count.total < 500 + 30 * sum(1 for _ in model.parameters())
+    # a few for each tensor, fewer where many have one shape, and what the graph takes
+    assert count.total < 1000 + 15 * sum(1 for _ in model.parameters())
 
 
 def _tuned(steps: int, amp: bool | Literal["bf16", "fp16"], optimizer: str) -> Count:
