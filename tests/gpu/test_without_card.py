@@ -159,25 +159,30 @@ def test_the_edge_term_is_one_gather_that_all_layers_share(amp: bool) -> None:
 
 def test_nothing_of_a_step_is_an_error_under_deterministic_algorithms(cifar: Count) -> None:
     ghn, batch = _hypernetwork(), make_batch([0, 1, 2])
-    with card() as move, deterministic_algorithms(True):
-        move(ghn)
-        on_card = _counted(ghn, batch, CUDA, amp="bf16")
+    with deterministic_algorithms(True):
+        with card() as move:
+            move(ghn)
+            on_card = _counted(ghn, batch, CUDA, amp="bf16")
+        on_cpu = [_counted(_hypernetwork(), batch, torch.device("cpu"), images=2)]
+    on_cpu.append(_counted(_hypernetwork(), batch, torch.device("cpu"), images=2))
+    assert on_cpu[0].operations == on_cpu[1].operations  # what it costs on a CPU
     names = {name.removeprefix("aten.") for name in (*cifar.operations, *on_card.operations)}
     assert len(names) > 50
     assert {name for name in names if name.startswith(UNREPEATABLE)} == set()
 
 
 def test_a_recipe_decides_the_arithmetic_of_a_card_and_leaves_that_of_before() -> None:
-    def now() -> tuple[str, bool, bool]:
+    def now() -> tuple[str, bool, bool, bool]:
         convolutions = torch.backends.cudnn.allow_tf32
         repeats = torch.are_deterministic_algorithms_enabled()
-        return torch.get_float32_matmul_precision(), convolutions, repeats
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.get_float32_matmul_precision(), convolutions, repeats, filled
 
     before = now()
     with arithmetic(TrainConfig(), CUDA):
-        assert now() == ("high", True, False)
+        assert now() == ("high", True, False, before[-1])
     with arithmetic(TrainConfig(tf32=False, deterministic=True), CUDA):
-        assert now() == (*before[:2], True)
+        assert now() == (*before[:2], True, False)
     with arithmetic(TrainConfig(), torch.device("cpu")):
         assert now() == before
     assert now() == before
