@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from beside import compared, timed_reference
 from setting import CIFAR, IMAGENET, TINY, TINY_LARGE, Setting, Size, drawn, say, timed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from train_memory import Plan, planned
 
 from datasets.deepnets import meta_batches as loaded
 from datasets.images import load
@@ -64,11 +66,8 @@ def step(setting: Setting, size: Size, amp: str) -> None:
     batches, times, apart, theirs = drawn(size), list[float](), list[float](), list[float]()
     ghn = size.hypernetwork().to(device)
     other = compared(setting, size, ghn.config)
-    updates = Updates(
-        ghn,
-        TrainConfig(meta_batch_size=size.m, batch_size=size.b, amp=amp),  # type: ignore[arg-type]
-        Ranks(device=device),
-    )
+    config = TrainConfig(meta_batch_size=size.m, batch_size=size.b, amp=amp)  # type: ignore[arg-type]
+    updates = Updates(ghn, config, Ranks(device=device))
     end = time.perf_counter() + setting.seconds
     with tensor_float(True, device):
         for number in range(200):
@@ -96,21 +95,28 @@ def step(setting: Setting, size: Size, amp: str) -> None:
         if theirs:
             spent = statistics.mean(theirs)
             say(reference_seconds=spent, reference_ratio=spent / mean, reference_steps=len(theirs))
+        plan = planned(ghn.config, batch, size.pixels, config)
+        say(plan_bytes=plan.peak, plan=asdict(plan))
         if device.type == "cuda":
-            _on_card(lambda: updates.take(0, data), device)
+            _on_card(lambda: updates.take(0, data), device, plan)
 
 
-def _on_card(take: Callable[[], object], device: torch.device) -> None:
+def _on_card(take: Callable[[], object], device: torch.device, plan: Plan) -> None:
     """Waits, memory and the share of time that kernels run."""
     torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)  # other contenders' among it
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         take()
     torch.cuda.set_sync_debug_mode("default")
+    peak = torch.cuda.max_memory_allocated(device)
+    taken = peak - before + plan.weights + plan.moments + plan.images
     say(
         synchronisations=sum("synchroniz" in str(warning.message) for warning in caught),
-        peak_bytes=torch.cuda.max_memory_allocated(device),
+        peak_bytes=peak,
+        step_bytes=taken,
+        memory_against_plan=taken / plan.peak,
         card=torch.cuda.get_device_name(device),
         torch=torch.__version__,
         cuda=torch.version.cuda,

@@ -6,9 +6,10 @@ holds it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,21 +47,29 @@ def cluster(function: Callable[[Any], Any], config: FanOut) -> Iterator[tuple[Su
                 f" {config.address or os.environ.get('RAY_ADDRESS')}: {error}"
             ) from error
     try:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        devices = int(resources.get("GPU", 0))
-        each = config.gpus if config.gpus is not None else float(bool(devices))
-        slots = int(resources.get("CPU", 1) / config.threads)
-        if each:
-            slots = min(slots, gpus.slots(devices, each))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        each, slots = room(nodes, config)
         if slots < 1:
             raise ConfigError(
                 f"fanout: no node of the Ray cluster can give {config.threads} CPUs and {each} GPUs"
-                f" to an item; it has {resources}"
+                f" to an item; they have {nodes}"
             )
         yield _submit(function, config.threads, each), config.workers or slots
     finally:
         if started_here:
             ray.shutdown()
+
+
+def room(nodes: Sequence[Mapping[str, float]], config: FanOut) -> tuple[float, int]:
+    """The GPUs of an item as Ray wants them, and how many items fit on nodes with these resources:
+    an item is on one node.
+    """
+    devices = [int(node.get("GPU", 0)) for node in nodes]
+    each = config.gpus if config.gpus is not None else float(any(devices))
+    slots = [int(node.get("CPU", 0) / config.threads) for node in nodes]
+    if each:
+        slots = [min(n, gpus.slots(k, each)) for n, k in zip(slots, devices, strict=True)]
+    return each if each < 1 else float(math.ceil(each)), sum(slots)
 
 
 def _submit(function: Callable[[Any], Any], threads: int, each: float) -> Submit:

@@ -24,6 +24,11 @@ Device = Literal["auto", "cpu", "cuda"]
 """`base.device`."""
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Of every process that computes on a GPU, unless its user has another: architectures of all sizes
+take turns, and segments that grow leave fewer gaps. PyTorch reads it as the first tensor is made
+there.
+"""
 LOCKS = Path(tempfile.gettempdir()) / f"ghn-gpus-{os.getuid()}"
 
 
@@ -86,6 +91,12 @@ def ranks(processes: int, meta_batch_size: int, gpus: int, per_gpu: int = 1) -> 
     return max(count for count in range(1, room + 1) if meta_batch_size % count == 0)
 
 
+def training(processes: int, meta_batch_size: int, gpus: int, per_gpu: int = 1) -> tuple[int, int]:
+    """The `ranks` of a training, and how many GPUs they take: its slots for Prefect, its locks."""
+    count = ranks(processes, meta_batch_size, gpus, per_gpu)
+    return count, math.ceil(count / per_gpu) if gpus else 0
+
+
 @contextmanager
 def hold(
     count: int,
@@ -129,13 +140,13 @@ def held_for_us(count: int, gpus: Sequence[str]) -> Iterator[None]:
     if not gpus:
         yield
         return
-    before = os.environ.get(VARIABLE)
+    before = os.environ.copy()
     with hold(count, gpus) as held:
-        os.environ[VARIABLE] = ",".join(held)
+        ours = {VARIABLE: ",".join(held), **{k: before.get(k, v) for k, v in ALLOCATOR.items()}}
+        os.environ.update(ours)
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = before
+            for name in ours:
+                del os.environ[name]
+            os.environ.update({name: before[name] for name in ours if name in before})

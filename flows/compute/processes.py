@@ -117,7 +117,8 @@ def _environment(threads: int, devices: str) -> dict[str, str]:
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
     )
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return {**os.environ, **numbers, gpus.VARIABLE: devices, "PYTHONPATH": path}
+    own = {**gpus.ALLOCATOR, **os.environ}
+    return {**own, **numbers, gpus.VARIABLE: devices, "PYTHONPATH": path}
 
 
 class _Worker:

@@ -9,7 +9,6 @@ Ctrl-C, which is less than a step may take, and cannot be told to wait.)
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
@@ -53,13 +52,13 @@ def run_training(
         The exit code.
     """
     found = gpus.visible() if device != "cpu" else []
-    count = gpus.ranks(processes, meta_batch_size, len(found), per_gpu)
+    count, taken = gpus.training(processes, meta_batch_size, len(found), per_gpu)
     if count < processes:
         print(
             f"train.processes = {processes}, but {len(found)} GPUs here"
             f" (train.ranks_per_gpu = {per_gpu}): {count} ranks"
         )
-    with gpus.held_for_us(math.ceil(count / per_gpu), found):
+    with gpus.held_for_us(taken, found):
         if count > 1:
             return run_ranks(count, module, *arguments)
         alone()
@@ -81,8 +80,7 @@ def run_ranks(processes: int, module: str, *arguments: str) -> int:
     """
     command = [sys.executable, "-m", "flows.compute.rank", str(os.getpid()), module, *arguments]
     common = {
-        # Architectures of all sizes take turns: segments that grow leave fewer gaps.
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **gpus.ALLOCATOR,
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
         "WORLD_SIZE": str(processes),

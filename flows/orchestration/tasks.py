@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import time
@@ -159,11 +158,9 @@ def _training_slots(workspace: Workspace) -> int:
     """
     params = load_params(workspace.directory / PARAMS_FILE)
     found = 0 if params.base.device == "cpu" else len(gpus.visible())
-    train, taken = params.train, 1
-    if found:
-        count = gpus.ranks(train.processes, train.meta_batch_size, found, train.ranks_per_gpu)
-        taken = math.ceil(count / train.ranks_per_gpu)
-    if taken == 1:
+    train = params.train
+    _, taken = gpus.training(train.processes, train.meta_batch_size, found, train.ranks_per_gpu)
+    if taken <= 1:
         return 1
     try:
         with get_client(sync_client=True) as prefect_client:

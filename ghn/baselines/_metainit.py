@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghn.baselines.config import MetaInitConfig
+from ghn.models.sending import send
 
 SMALLEST_NORM = 0.01
 """Of the initial norm; without a bound a weight may pass through zero, where it stays or turns
@@ -80,8 +81,9 @@ def metainit(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for _ in range(config.iterations):
-            x_BCHW = torch.randn(*shape, generator=random, device="cpu").to(device)
-            y_B = torch.randint(num_classes, shape[:1], generator=random, device="cpu").to(device)
+            x_BCHW = send(torch.randn(*shape, generator=random, device="cpu"), device)
+            y_B = torch.randint(num_classes, shape[:1], generator=random, device="cpu")
+            y_B = send(y_B, device)
             output = model(x_BCHW)
             loss = functional.cross_entropy(
                 output if isinstance(output, Tensor) else output[0], y_B
@@ -91,11 +93,14 @@ def metainit(
             slopes = torch.autograd.grad(quotient, weights, allow_unused=True)
             with torch.no_grad():
                 for i, (weight, slope) in enumerate(zip(weights, slopes, strict=True)):
-                    norm = weight.norm()
-                    if slope is None or not float(norm):
+                    if slope is None:
                         continue
+                    norm = weight.norm()
+                    moves = norm > 0  # found out where the weight is: reading it waits for a GPU
                     towards = torch.sign((slope * weight).sum() / norm)
-                    velocity[i] = config.momentum * velocity[i] - config.lr * towards
-                    weight.mul_(torch.maximum(norm + velocity[i], least[i]) / norm)
+                    changed = config.momentum * velocity[i] - config.lr * towards
+                    velocity[i] = torch.where(moves, changed, velocity[i])
+                    longer = torch.maximum(norm + velocity[i], least[i]) / norm
+                    weight.mul_(torch.where(moves, longer, 1.0))
     model.train(was_training)
     return history

@@ -62,7 +62,7 @@ def accuracies(
                 best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
                 correct[place] += (best_BJ == y_B[:, None]).sum()
         total += len(y_B)
-    correct[-1] = total
+    correct[-1].fill_(total)  # an assignment would copy it to a GPU, and wait
     *counts, total = sharing.sum(correct).tolist()
     return [count / total for count in counts]
 

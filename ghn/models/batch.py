@@ -16,6 +16,7 @@ from torch import Tensor
 from ghn.graph.graph import Graph
 from ghn.models.config import GHNConfig
 from ghn.models.decoding.plan import Plan, plan
+from ghn.models.levels import Levels
 from ghn.models.sending import send
 
 MAX_DEGREE = 100
@@ -35,6 +36,8 @@ class GraphBatch:
         degree_2BN: int64, in-degrees and out-degrees, clipped to `MAX_DEGREE`.
         made_for: a hypernetwork's configuration and what it has to decode, if that was planned
             ahead (`planned_for`).
+        levels: in which order a GatedGNN visits the nodes, along the edges and against them, if
+            that was found out ahead.
     """
 
     graphs: Sequence[Graph]
@@ -44,6 +47,7 @@ class GraphBatch:
     mask_BN: Tensor
     degree_2BN: Tensor
     made_for: tuple[GHNConfig, Plan] | None = None
+    levels: tuple[Levels, Levels] | None = None
 
     @classmethod
     def from_graphs(cls, graphs: Sequence[Graph]) -> GraphBatch:
@@ -71,10 +75,27 @@ class GraphBatch:
         )
 
     def planned_for(self, config: GHNConfig) -> GraphBatch:
-        """The same batch with what a hypernetwork decodes for it, so that a loader's worker plans
-        and not the thread that launches the step.
+        """The same batch with what a hypernetwork decodes for it, and in which order it visits the
+        nodes if it does so, so that a loader's worker finds it out and not the thread that launches
+        the step.
         """
-        return replace(self, made_for=(config, plan(self.graphs, self.offsets, config)))
+        planned = replace(self, made_for=(config, plan(self.graphs, self.offsets, config)))
+        return planned.with_levels() if config.message_passing == "gated" else planned
+
+    def with_levels(self) -> GraphBatch:
+        """The same batch with `levels`."""
+        if self.levels is not None:
+            return self
+        n = self.primitive_BN.shape[1]
+        along, against = (Levels.of(self.graphs, n, backward) for backward in (False, True))
+        return replace(self, levels=(self._sent(along), self._sent(against)))
+
+    def _sent(self, levels: Levels) -> Levels:
+        return replace(
+            levels,
+            slot_BW=send(levels.slot_BW, self.device),
+            position_BN=send(levels.position_BN, self.device),
+        )
 
     def plan_of(self, config: GHNConfig) -> Plan:
         """What a hypernetwork decodes for all networks of the batch, heads included."""
@@ -122,9 +143,25 @@ class GraphBatch:
         return self._with([tensor.pin_memory() for tensor in self.tensors])
 
     def _with(self, tensors: Sequence[Tensor]) -> GraphBatch:
-        primitive_BN, shape_BN4, distance_BNN, mask_BN, degree_2BN = tensors
+        primitive_BN, shape_BN4, distance_BNN, mask_BN, degree_2BN, *of_levels = tensors
+        levels = None
+        if self.levels is not None:
+            first, second = (
+                replace(old, slot_BW=slot_BW, position_BN=position_BN)
+                for old, slot_BW, position_BN in zip(
+                    self.levels, of_levels[::2], of_levels[1::2], strict=True
+                )
+            )
+            levels = first, second
         return GraphBatch(
-            self.graphs, primitive_BN, shape_BN4, distance_BNN, mask_BN, degree_2BN, self.made_for
+            self.graphs,
+            primitive_BN,
+            shape_BN4,
+            distance_BNN,
+            mask_BN,
+            degree_2BN,
+            self.made_for,
+            levels,
         )
 
     @property
@@ -136,6 +173,7 @@ class GraphBatch:
             self.distance_BNN,
             self.mask_BN,
             self.degree_2BN,
+            *(t for own in self.levels or () for t in (own.slot_BW, own.position_BN)),
         )
 
 

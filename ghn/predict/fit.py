@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +94,8 @@ def norms_with_statistics(model: nn.Module) -> list[nn.Module]:
 
 
 def _statistics(model: nn.Module) -> str:
-    norms = [
-        (norm, flag)
-        for norm in norms_with_statistics(model)
-        if (flag := _has_run(norm)) is not None
-    ]
-    # Read together: each reading waits for a GPU.
-    flags = [flag.to(norms[0][1].device) for _, flag in norms]
-    read = torch.stack(flags).tolist() if flags else []
-    run = [norm for (norm, _), has in zip(norms, read, strict=True) if has]
+    norms = norms_with_statistics(model)
+    run = [norm for norm, has in zip(norms, _have_run(norms), strict=True) if has]
     if not run:
         return ""
     own = {type(norm).__name__ for norm in run if not isinstance(norm, _BatchNorm)}
@@ -119,9 +112,24 @@ def _running(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     return module._buffers.get("running_mean"), module._buffers.get("running_var")
 
 
-def _has_run(norm: nn.Module) -> Tensor | None:
-    """Whether the statistics are not those of a new norm, as a tensor; None if there are none."""
-    mean, variance = _running(norm)
-    if mean is None or variance is None or mean.is_meta:
-        return None
-    return (mean != 0).any() | (variance != 1).any()
+def _have_run(norms: Sequence[nn.Module]) -> list[bool]:
+    """For each norm whether its statistics are not those of a new one; false where there are none.
+
+    All are looked at and read together: each call takes time to launch on a GPU, each reading waits
+    for it.
+    """
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for number, norm in enumerate(norms):
+        mean, variance = _running(norm)
+        if mean is not None and variance is not None and not mean.is_meta:
+            found[number] = mean, variance
+    if not found:
+        return [False] * len(norms)
+    means, variances = zip(*found.values(), strict=True)
+    apart = [
+        *torch._foreach_norm(means, 1),
+        *torch._foreach_norm(torch._foreach_sub(variances, 1), 1),
+    ]
+    sizes = torch.stack([size.float().to(means[0].device) for size in apart]).tolist()
+    run = {n for n, size in zip([*found, *found], sizes, strict=True) if size != 0}
+    return [number in run for number in range(len(norms))]

@@ -40,7 +40,7 @@ class LossScaler:
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._floor = config.amp_scale_floor
+        self._floor = float(config.amp_scale_floor)
         self._scaler = GradScaler(
             device.type,
             init_scale=max(65536.0, config.amp_scale_floor),

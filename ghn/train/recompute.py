@@ -29,19 +29,20 @@ def recomputed(network: nn.Module, enabled: bool) -> Iterator[None]:
         finally:
             del vars(network)["recompute"]
         return
-    blocks = list(_blocks(network))
-    for block in blocks:
+    found = list(blocks(network))
+    for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for block in blocks:
+        for block in found:
             del block.forward
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """What is computed again at a time, of a network that does not see to it itself."""
     for child in module.children():
         if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            yield from _blocks(child)
+            yield from blocks(child)
         elif next(child.children(), None) is not None and "forward" not in vars(child):
             yield child

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from flows.compute import gpus, ranks
+from flows.compute.cluster import room
 from flows.compute.fanout import FanOut, fan_out
 from ghn.errors import ConfigError
 from ghn.locks import locked
 
+(ALLOCATOR,) = gpus.ALLOCATOR
 HOLD = """
 import pathlib, sys, time
 from flows.compute.gpus import hold
@@ -98,8 +100,11 @@ def test_a_fan_out_has_a_worker_per_share_and_holds_its_gpus(
     monkeypatch.setattr("flows.compute.processes._cores", lambda: 3)
     config = FanOut(gpus=each)
 
+    monkeypatch.delenv(ALLOCATOR, raising=False)
+
     def look(_: int) -> tuple[int, str]:
         time.sleep(0.2)
+        assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
     work = fan_out(look, range(4 * len(expected)), config)
@@ -125,6 +130,28 @@ def test_no_two_ranks_share_a_gpu_and_meta_batches_divide_evenly(
     processes: int, found: int, expected: int
 ) -> None:
     assert gpus.ranks(processes, 8, found) == expected
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"), [(0.25, (0.25, 9)), (0.4, (0.4, 7)), (1.5, (2.0, 1)), (None, (1.0, 4))]
+)
+def test_ray_s_nodes_have_room_by_the_same_rule(
+    each: float | None, expected: tuple[float, int]
+) -> None:
+    nodes = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 16.0}]
+    assert room(nodes, FanOut(gpus=each)) == expected
+    assert room(nodes, FanOut(gpus=0)) == (0.0, 25)
+    assert room(nodes[2:], FanOut()) == (0.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("processes", "found", "per_gpu", "expected"),
+    [(4, 1, 4, (4, 1)), (8, 3, 4, (8, 2)), (8, 4, 1, (4, 4)), (2, 0, 4, (2, 0))],
+)
+def test_what_a_training_takes_is_said_once_for_its_locks_and_prefect_s_slots(
+    processes: int, found: int, per_gpu: int, expected: tuple[int, int]
+) -> None:
+    assert gpus.training(processes, 8, found, per_gpu) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,11 +192,16 @@ def test_a_training_on_a_machine_with_one_gpu_is_one_rank_that_holds_it(
 
     def alone() -> None:
         with locked(tmp_path / "3", wait=False) as lock:
-            seen.append(f"{os.environ[gpus.VARIABLE]} {lock}")
+            seen.append(f"{os.environ[gpus.VARIABLE]} {lock} {os.environ[ALLOCATOR]}")
 
+    monkeypatch.delenv(ALLOCATOR, raising=False)
     assert ranks.run_training(2, 8, "auto", alone, "module") == 0
-    assert seen == ["3 None"]
-    assert gpus.VARIABLE not in os.environ
+    assert seen == ["3 None expandable_segments:True"]
+    assert not {gpus.VARIABLE, ALLOCATOR} & set(os.environ)
+    monkeypatch.setenv(ALLOCATOR, "backend:cudaMallocAsync")  # a user's own stays
+    assert ranks.run_training(2, 8, "auto", alone, "module") == 0
+    assert seen[1] == "3 None backend:cudaMallocAsync"
+    assert os.environ[ALLOCATOR] == "backend:cudaMallocAsync"
     assert ranks.run_training(2, 8, "cpu", alone, "module") == 102
 
 

@@ -5,5 +5,5 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-for directory in ("gpu", "ghn/train"):
-    sys.path.append(str(Path(__file__).resolve().parents[1] / directory))
+for directory in ("tests/gpu", "tests/ghn/train", "benchmarks"):
+    sys.path.append(str(Path(__file__).resolve().parents[2] / directory))

@@ -31,6 +31,7 @@ CUDA = torch.device("cuda", 0)
 Move = Callable[[nn.Module], nn.Module]
 _ATEN = torch.ops.aten
 _READS = {_ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.masked_select.default}
+_OWN_ATTENTION = nn.functional.scaled_dot_product_attention
 _COPIES = {_ATEN._to_copy.default, _ATEN.copy_.default}
 
 
@@ -42,11 +43,14 @@ class Count:
         operations: how often each was dispatched.
         waits: for each time that the program waits for the card, why and from where.
         sent: copies to the card that the program waits for: from memory that is not pinned.
+        made: for each tensor of the card that is not a view of another, what made it, and how many
+            numbers it has.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
     waits: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    made: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -80,6 +84,8 @@ class _Counting(TorchDispatchMode):
             if function is _ATEN._local_scalar_dense.default:
                 return 1.0 if first.is_floating_point() else 1
         out = function(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.device.type == "cuda" and not _shares(out, args):
+            self.count.made.append((str(function), out.numel()))
         if function in _COPIES:
             source = args[1] if function is _ATEN.copy_.default else args[0]
             kinds = {source.device.type, out.device.type}
@@ -87,6 +93,13 @@ class _Counting(TorchDispatchMode):
                 to = self.count.sent if out.device.type == "cuda" else self.count.waits
                 to.append(f"copy from {source.device} {_caller()}")
         return out
+
+
+def _shares(out: Tensor, args: tuple[Any, ...]) -> bool:
+    storage = out.untyped_storage()._cdata
+    return any(
+        arg.untyped_storage()._cdata == storage for arg in args if isinstance(arg, FakeTensor)
+    )
 
 
 def _filled(shape: tuple[int, ...], value: float) -> Any:
@@ -104,12 +117,34 @@ def card() -> Iterator[Move]:
         mock.patch("torch.autograd.backward", _backward),
         mock.patch("torch.cuda.get_rng_state", return_value=state),
         mock.patch("torch.cuda.set_rng_state"),
+        # Memory without values cannot be page-locked, also where there is a card.
+        mock.patch("torch.cuda.is_available", return_value=False),
+        mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", _attention),
         # kernels that have no rule for the shapes of what they give
         mock.patch("torch._fused_sgd_"),
         mock.patch.object(nn.GRUCell, "forward", lambda _self, x, h: x + h),
         FakeTensorMode(allow_non_fake_inputs=True),
     ):
         yield partial(_emptied, device=CUDA)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """What a card computes attention with where logits are added that need a gradient; PyTorch
+    first copies them if their rows do not begin at multiples of 16 numbers.
+    """
+    if q.dim() != 4 or q.device.type != "cuda":
+        return _OWN_ATTENTION(q, k, v, attn_mask, **options)
+    if attn_mask is not None:
+        if any(step % 16 for step in attn_mask.stride()[:-1]):
+            n = attn_mask.shape[-1]
+            attn_mask = nn.functional.pad(attn_mask, (0, 16 - n % 16))[..., :n]
+        attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
+    out: Tensor = _ATEN._scaled_dot_product_efficient_attention(q, k, v, attn_mask, True)[0]
+    return out
 
 
 def _emptied(module: nn.Module, device: torch.device) -> nn.Module:
@@ -129,8 +164,12 @@ def _emptied(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def _grad(outputs: Any, inputs: Any, *_: Any, **__: Any) -> list[Tensor]:
-    return [torch.empty_like(tensor) for tensor in inputs]
+def _grad(
+    outputs: Any, inputs: Any, *_: Any, create_graph: bool = False, **__: Any
+) -> list[Tensor]:
+    gradients = [torch.empty_like(tensor) for tensor in inputs]
+    # what is differentiated again hangs on what the outputs hang on
+    return [gradient * outputs for gradient in gradients] if create_graph else gradients
 
 
 def _backward(tensors: Any, gradients: Any = None, *_: Any, **__: Any) -> None:
@@ -160,7 +199,8 @@ def counted(answers: Sequence[float] = ()) -> Iterator[Count]:
     """Counts what is dispatched inside.
 
     Args:
-        answers: what `tolist` gives for a vector, whose further entries are 1.
+        answers: what `tolist` gives for a vector of the card, whose further entries are 1. Those of
+            one on the CPU, by which ranks tell each other what failed, are 0.
     """
     count = Count()
 
@@ -168,9 +208,11 @@ def counted(answers: Sequence[float] = ()) -> Iterator[Count]:
         """One copy, not one for each element."""
         if tensor.device.type == "cuda":
             count.waits.append(f"tolist {_caller()}")
+        elif tensor.dim() == 1:
+            return [0.0] * len(tensor)
         if tensor.dim() == 1:
             ones = [1.0] * len(tensor)
-            return [*answers, *ones[len(answers) :]] if answers else ones
+            return [*answers, *ones][: len(tensor)]
         return _filled(tuple(tensor.shape), 1.0)
 
     with mock.patch.object(FakeTensor, "tolist", tolist), _Counting(count):

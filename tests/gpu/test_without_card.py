@@ -1,47 +1,57 @@
-"""What is known of a card without one: devices are not mixed, nothing waits, calls are few."""
+"""What is known of a training step on a card without one: devices are not mixed, nothing waits,
+calls are few, and what is called repeats.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
-from pretended import CUDA, card, counted
-from torch import Tensor, nn
-from torchvision import models
+import torch.distributed as dist
+from pretended import CUDA, Count, card, counted
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from train_setting import make_batch
 
-import ghn as ghn_package
 from datasets.deepnets import GenerateConfig, MetaBatchConfig, MetaBatches, generate_split
-from ghn.architectures import build
-from ghn.baselines import (
-    GradInitConfig,
-    MetaInitConfig,
-    fixup,
-    gradinit,
-    metainit,
-    orthogonal,
-    without_norm,
-)
-from ghn.finetune import FinetuneConfig, finetune
 from ghn.models import GHN, GHNConfig
 from ghn.train import TrainConfig
-from ghn.train.data import StepData
+from ghn.train.data import StepData, on_device
+from ghn.train.determinism import deterministic_algorithms
 from ghn.train.distributed import Ranks
+from ghn.train.precision import arithmetic
 from ghn.train.step import MetaBatch
-from ghn.train.update import Outcome, Updates
+from ghn.train.update import Updates
 
-TAKEN = [1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
-"""What a step reads at first: four means, no rank failed, all take part, none is left out."""
-
-
-@pytest.fixture(scope="module")
-def cifar(tmp_path_factory: pytest.TempPathFactory) -> MetaBatch:
-    """A meta-batch of CIFAR size: m = 8, C = 32."""
-    directory = tmp_path_factory.mktemp("split")
-    config = GenerateConfig(shard_size=50, splits={"train": {"size": 32}})
-    split = generate_split(directory, "train", config, 1).split
-    return MetaBatches(split, 8, seed=1, config=MetaBatchConfig(channels=(32, 32)))[0]
+MEANS = [1.0, 1.0, 1.0, 1.0]
+"""Loss, cross-entropy, penalty, accuracy."""
+GATED = {"message_passing": "gated", "layers": 2, "layer_norm": False, "edge_embedding": "none"}
+RECIPES = {
+    "default": {},
+    "network clip": {"network_clip": 0.5},
+    "bf16": {"amp": "bf16"},
+    "bf16, decoders too": {"amp": "bf16", "amp_decoders": True},
+    "fp16": {"amp": "fp16"},
+    "fp16, network clip": {"amp": "fp16", "network_clip": 0.5},
+    "recompute": {"recompute": True},
+    "squares, smoothing": {"penalty": "square", "label_smoothing": 0.1},
+}
+KINDS = {
+    "GHN-3": {},
+    "GHN-2": GATED,
+    "low-rank": {"decoder": "low-rank", "rank": 8, "factor_length": 256},
+    "MLP": {"message_passing": "mlp", "edge_embedding": "none"},
+}
+UNREPEATABLE = (
+    "adaptive_avg_pool", "adaptive_max_pool", "avg_pool3d", "max_pool3d", "fractional_max_pool",
+    "max_unpool", "upsample_linear", "upsample_bilinear", "upsample_bicubic", "reflection_pad",
+    "nll_loss2d", "_ctc_loss", "put_", "histc", "bincount", "kthvalue", "median", "grid_sampler",
+    "cumsum", "scatter_reduce",
+)  # fmt: skip
+"""Of what PyTorch documents as an error on a GPU under deterministic algorithms, itself or in its
+gradient, the names of operations.
+"""
 
 
 def _hypernetwork(**changes: object) -> GHN:
@@ -49,108 +59,141 @@ def _hypernetwork(**changes: object) -> GHN:
     return GHN(GHNConfig(**(fields | {"decoder_channels": 32} | changes)))
 
 
-def _step(
-    ghn: GHN, batch: MetaBatch, device: torch.device, images: int = 64, **recipe: object
-) -> Outcome:
+def _counted(
+    ghn: GHN,
+    batch: MetaBatch,
+    device: torch.device,
+    images: int = 64,
+    ranks: Ranks | None = None,
+    **recipe: object,
+) -> Count:
+    """What a step asks for."""
+    world = ranks.world if ranks else 1
     x_BCHW = torch.zeros(images, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     y_B = torch.zeros(images, dtype=torch.int64, device=device)
     config = TrainConfig(steps=4, warmup_steps=1, batch_size=images, **recipe)
-    outcome = Updates(ghn, config, Ranks(device=device)).take(0, StepData(x_BCHW, y_B, batch))
+    with counted():  # the scale of fp16 is read
+        updates = Updates(ghn, config, ranks or Ranks(device=device))
+    # read at first: sums of means, no rank failed, all take part, none is left out
+    with counted([world * mean for mean in MEANS] + [0.0, float(world), 0.0]) as count:
+        outcome = updates.take(0, StepData(x_BCHW, y_B, batch))
     assert not outcome.reason
-    return outcome
+    return count
 
 
-@pytest.mark.parametrize("recipe", [{}, {"network_clip": 0.5}], ids=str)
-def test_a_step_waits_twice(recipe: dict[str, object]) -> None:
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Count:
+    """A step of CIFAR size, m = 8 and C = 32, on a CPU: what is dispatched does not hang on the
+    number of images.
+    """
+    directory = tmp_path_factory.mktemp("split")
+    config = GenerateConfig(shard_size=50, splits={"train": {"size": 32}})
+    split = generate_split(directory, "train", config, 1).split
+    batch = MetaBatches(split, 8, seed=1, config=MetaBatchConfig(channels=(32, 32)))[0]
+    return _counted(_hypernetwork(), batch, torch.device("cpu"), images=2)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_step_waits_twice(recipe: str) -> None:
     ghn, batch = _hypernetwork(), make_batch([0, 1, 2])
     with card() as move:
         move(ghn)
-        with counted(TAKEN) as count:
-            _step(ghn, batch, CUDA, **recipe)
+        count = _counted(ghn, batch, CUDA, **RECIPES[recipe])
     assert len(count.waits) == 2, count.waits  # means and verdict; the norm of the gradient
     assert count.sent == []
 
 
-def test_a_step_of_the_gated_hypernetwork_waits_twice() -> None:
-    ghn = _hypernetwork(message_passing="gated", layer_norm=False, edge_embedding="none")
-    batch = make_batch([0, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_every_kind_of_hypernetwork_waits_twice(kind: str) -> None:
+    ghn, batch = _hypernetwork(**KINDS[kind]), make_batch([0, 2])
     with card() as move:
         move(ghn)
-        with counted(TAKEN) as count:
-            _step(ghn, batch, CUDA)
+        count = _counted(ghn, batch, CUDA)
     assert len(count.waits) == 2, count.waits
     assert count.sent == []
 
 
-def test_a_step_dispatches_no_more_than_before(cifar: MetaBatch) -> None:
-    with counted() as count:  # on a CPU: their number does not hang on that of images
-        _step(_hypernetwork(), cifar, torch.device("cpu"), images=2)
-    # 21,900 for 2,065 parameters: 19,500, and in the first step the optimizer's memory
-    assert count.total < 22_200, count.operations.most_common(20)
+@pytest.fixture
+def two_ranks() -> Iterator[Ranks]:
+    """The first of two, whose communication goes nowhere."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield Ranks(0, 2, CUDA, host=dist.new_group([0, 1], backend="fake"))
+    dist.destroy_process_group()
 
 
-SOME = ("resnet18", "vit_b_16", "googlenet")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in SOME else pytest.param(name, marks=pytest.mark.slow)
-        for name in models.list_models(module=models)
-    ],
-)
-def test_predictions_do_not_wait(name: str) -> None:
-    ghn = _hypernetwork(num_classes=1000)
-    model = build(name, device="meta")
-    graph = ghn_package.trace(model)
+@pytest.mark.parametrize("recipe", [{}, {"network_clip": 0.5}], ids=str)
+def test_a_step_of_one_of_two_ranks_waits_twice(
+    recipe: dict[str, object], two_ranks: Ranks
+) -> None:
+    ghn, batch = _hypernetwork(), make_batch([0, 1])
     with card() as move:
-        move(ghn), move(model)
-        with counted() as count:
-            ghn.initialize(model, graph)
-    assert {parameter.device for parameter in model.parameters()} == {CUDA}
-    assert len(count.waits) <= 1, count.waits  # whether running statistics are old ones
+        move(ghn)
+        count = _counted(ghn, batch, CUDA, ranks=two_ranks, **recipe)
+    assert len(count.waits) == 2, count.waits
+    assert count.operations["c10d.allreduce_.default"] >= 3  # means, verdict, gradients
     assert count.sent == []
 
 
-class _Blank:
-    """Images without values on the card."""
-
-    def __len__(self) -> int:
-        return 256
-
-    def n_batches(self, batch_size: int, drop_last: bool = True) -> int:
-        return 256 // batch_size
-
-    def batches(self, batch_size: int, *_: object, **__: object) -> Iterator[tuple[Tensor, Tensor]]:
-        for _number in range(256 // batch_size):
-            x_BCHW = torch.empty(batch_size, 3, 32, 32, device=CUDA)
-            yield x_BCHW, torch.empty(batch_size, dtype=torch.int64, device=CUDA)
+def test_a_step_dispatches_no_more_than_before(cifar: Count) -> None:
+    # 21,900 for 2,065 parameters: 19,500, and in the first step the optimizer's memory
+    assert cifar.total < 22_200, cifar.operations.most_common(20)
 
 
-def test_fine_tuning_waits_when_it_measures_and_not_between() -> None:
-    waits = []
-    for steps in (4, 12):
-        model = models.resnet18(num_classes=10)
-        config = FinetuneConfig(steps=steps, batch_size=16, evaluation_batch=64)
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_edge_term_is_one_gather_that_all_layers_share(amp: bool) -> None:
+    batch = make_batch([0, 1, 2]).graphs
+    pairs = batch.distance_BNN.numel() * 8  # of heads
+    ghn = _hypernetwork()
+    with card() as move:
+        move(ghn)
+        with counted() as count, torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            ghn.embed(batch.to(CUDA))
+    assert count.operations["aten._scaled_dot_product_efficient_attention.default"] == 3
+    assert not {"aten.index_select.default", "aten.scatter_add_.default"} & set(count.operations)
+    # the gather, and its result in the order that attention takes; one view for each layer
+    assert [name for name, size in count.made if size >= pairs] == [
+        "aten.embedding.default",
+        "aten.clone.default",
+    ]
+
+
+def test_nothing_of_a_step_is_an_error_under_deterministic_algorithms(cifar: Count) -> None:
+    ghn, batch = _hypernetwork(), make_batch([0, 1, 2])
+    with deterministic_algorithms(True):
         with card() as move:
-            move(model)
-            with counted([8.0, 8.0, float(steps), float(steps)]) as count:
-                finetune(model, _Blank(), _Blank(), config)  # type: ignore[arg-type]
-        waits.append(count.waits)
-    assert len(waits[0]) == len(waits[1]), waits
+            move(ghn)
+            on_card = _counted(ghn, batch, CUDA, amp="bf16")
+        on_cpu = [_counted(_hypernetwork(), batch, torch.device("cpu"), images=2)]
+    on_cpu.append(_counted(_hypernetwork(), batch, torch.device("cpu"), images=2))
+    assert on_cpu[0].operations == on_cpu[1].operations  # what it costs on a CPU
+    names = {name.removeprefix("aten.") for name in (*cifar.operations, *on_card.operations)}
+    assert len(names) > 50
+    assert {name for name in names if name.startswith(UNREPEATABLE)} == set()
 
 
-@pytest.mark.parametrize("name", ["orthogonal", "fixup", "metainit", "gradinit"])
-def test_baselines_stay_on_the_card(name: str) -> None:
-    model: nn.Module = models.resnet18(num_classes=10)
-    with card() as move, counted():
-        move(model)
-        if name == "orthogonal":
-            orthogonal(model)
-        elif name == "fixup":
-            fixup(without_norm(model))
-        elif name == "metainit":
-            metainit(model, (3, 32, 32), 10, MetaInitConfig(iterations=2))
-        else:
-            gradinit(model, _Blank(), GradInitConfig(iterations=2))  # type: ignore[arg-type]
-        assert {parameter.device for parameter in model.parameters()} == {CUDA}
+def test_a_recipe_decides_the_arithmetic_of_a_card_and_leaves_that_of_before() -> None:
+    def now() -> tuple[str, bool, bool, bool]:
+        convolutions = torch.backends.cudnn.allow_tf32
+        repeats = torch.are_deterministic_algorithms_enabled()
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.get_float32_matmul_precision(), convolutions, repeats, filled
+
+    before = now()
+    with arithmetic(TrainConfig(), CUDA):
+        assert now() == ("high", True, False, before[-1])
+    with arithmetic(TrainConfig(tf32=False, deterministic=True), CUDA):
+        assert now() == (*before[:2], True, False)
+    with arithmetic(TrainConfig(), torch.device("cpu")):
+        assert now() == before
+    assert now() == before
+
+
+def test_levels_and_plan_go_to_the_card_without_waiting() -> None:
+    ghn = _hypernetwork(**GATED)
+    ahead = make_batch([0, 1]).graphs.planned_for(ghn.config)
+    with card(), counted() as count:
+        moved = on_device(make_batch([0, 1]), CUDA).graphs
+        assert {tensor.device for tensor in ahead.to(CUDA).tensors} == {CUDA}
+        assert len(ahead.tensors) == len(moved.tensors) + 4
+    assert (count.waits, count.sent) == ([], [])
+    assert math.prod(ahead.levels[0].slot_BW.shape) > 0  # type: ignore[index]

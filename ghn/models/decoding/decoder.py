@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
 from ghn.models.decoding.buckets import Bucket, buckets
+from ghn.models.decoding.costs import costs
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import leading, sliced_linear
 from ghn.models.sending import send_list
@@ -79,7 +80,7 @@ class TensorDecoder(nn.Module):
         """Yields each group with its (G, ...) scaled blocks. Differentiable."""
         if not plan.tensors:
             return
-        decoded = buckets(plan.tensors, self.config, copied=True)
+        decoded = buckets(plan.tensors, self.config, costs(h_ND.device), copied=True)
         blocks = sliced_linear(
             self.block.weight,
             self.block.bias,

@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
+from ghn.models.decoding.costs import costs
 from ghn.models.decoding.decoder import as_kernel
 from ghn.models.decoding.plan import Group, Kind, Plan
 from ghn.models.decoding.sliced import sliced_linear
-
-CHUNK_BYTES = 16 * 2**20
-"""Largest piece that is written at a time; one output channel of a group may exceed it."""
+from ghn.models.sending import send_list
 
 Factors = tuple[Tensor, Tensor]
 """The (G, O * Y, R) and (G, I * X, R) factors of a group's tensors."""
@@ -73,7 +72,7 @@ class LowRankDecoder(nn.Module):
             ((a_GNR, b_GMR),) = self.factors(h_ND, [group], _extents([group]))
             outputs, height = group.channels[0], group.kernel[0]
             row = len(group) * height * b_GMR.shape[1] * b_GMR.element_size()
-            step = max(1, CHUNK_BYTES // row)
+            step = max(1, costs(h_ND.device).chunk_bytes // row)
             if group.kind is Kind.position or step >= outputs:
                 yield group, None, _product(group, (a_GNR, b_GMR))
                 continue
@@ -87,7 +86,7 @@ class LowRankDecoder(nn.Module):
         """For each group its two factors, of as many rows as its extent says."""
         if not groups:
             return
-        nodes = torch.tensor([n for group in groups for n in group.nodes], device=h_ND.device)
+        nodes = send_list([n for group in groups for n in group.nodes], h_ND.device)
         features_PF = F.relu(self.hidden(F.relu(self.spread(h_ND[nodes]))))
         pieces = torch.split(features_PF, [len(group) for group in groups])
         r = self.rank

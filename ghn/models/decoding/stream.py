@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.models.decoding.buckets import Bucket, buckets
+from ghn.models.decoding.costs import costs
 from ghn.models.decoding.decoder import TensorDecoder, assemble
 from ghn.models.decoding.low_rank import LowRankDecoder
 from ghn.models.decoding.plan import Group, Kind, Plan
@@ -32,11 +33,6 @@ from ghn.models.sending import send, send_list
 
 Box = tuple[tuple[int, int], tuple[int, int]]
 """A window of the grid, as `Group.window` has it: ((y0, y1), (x0, x1))."""
-
-CHUNK_BYTES = 16 * 2**20
-"""Largest piece that is decoded at a time; a single output channel of all parameters of a bucket
-may exceed it.
-"""
 
 _NARROW = 32
 """With fewer input channels than this, matrices are those of input channels, as wide as there are
@@ -58,7 +54,7 @@ def stream(
         return
     if not plan.tensors:
         return
-    decoded = buckets(plan.tensors, decoder.config, copied=False)
+    decoded = buckets(plan.tensors, decoder.config, costs(h_ND.device), copied=False)
     features_PF = _features(decoder, h_ND, [group for bucket in decoded for group in bucket.groups])
     hidden_PF = F.relu(decoder.hidden(features_PF), inplace=True)
     del features_PF
@@ -112,7 +108,8 @@ def _blocks(
         block_IPO = scale_P1 * bias_OI[:outputs, :inputs].T[:, None]
         yield 0, block_IPO.baddbmm_(hidden_PF.expand(inputs, -1, -1), weight_IFO).permute(1, 2, 0)
         return
-    step = max(1, CHUNK_BYTES // (positions * inputs * hidden_PF.element_size()))
+    row = positions * inputs * hidden_PF.element_size()
+    step = max(1, costs(hidden_PF.device).chunk_bytes // row)
     for first in range(0, outputs, step):
         rows = slice(first, min(first + step, outputs))
         block_OPI = scale_P1 * bias_OI[rows, None, :inputs]

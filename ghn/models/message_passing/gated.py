@@ -6,25 +6,19 @@ with no path between them do not depend on each other, so all nodes of the same 
 of a batch, are updated together, and a node's message is computed once when the node is final
 instead of once per edge.
 
-Shape legend: B graphs, N nodes, D hidden features, L levels (depths), V nodes of the widest graph
-in a level.
+Shape legend: B graphs, N nodes, D hidden features, V nodes of the widest graph in a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ghn.graph import VIRTUAL_EDGE_CUTOFF, Graph
+from ghn.graph import VIRTUAL_EDGE_CUTOFF
 from ghn.models.batch import GraphBatch
 from ghn.models.config import GHNConfig
-from ghn.models.sending import send
+from ghn.models.levels import Levels
 
 
 class MLP(nn.Module):
@@ -61,10 +55,11 @@ class GatedGNN(nn.Module):
 
     def forward(self, h_BND: Tensor, batch: GraphBatch) -> Tensor:
         """(B, N, D) updated node embeddings."""
-        for backward in (False, True):
-            levels = Levels.of(batch.graphs, h_BND.shape[1], backward, h_BND.device)
-            distance = batch.distance_BNN.mT if backward else batch.distance_BNN
-            h_BND = self._traverse(h_BND, distance, levels)
+        batch = batch.with_levels()
+        assert batch.levels is not None
+        along, against = batch.levels
+        h_BND = self._traverse(h_BND, batch.distance_BNN, along)
+        h_BND = self._traverse(h_BND, batch.distance_BNN.mT, against)
         for layer in self.later:
             h_BND = layer(h_BND, batch)
         return h_BND
@@ -93,54 +88,3 @@ class GatedGNN(nn.Module):
                 sent_BND = sent_BND + inverse[distance_BVN.int()].mT @ self.virtual_message(h_BVD)
             message_BND = message_BND + F.pad(sent_BND, (0, 0, 0, 1))
         return torch.cat(updated, dim=1)[graph_B1, levels.position_BN]
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The order of a traversal: which nodes are updated together, and where to find each node
-    afterwards.
-
-    Attributes:
-        nodes: L tensors (B, V) of node indices; N stands for none.
-        position_BN: place of node n of graph b among the concatenated levels; 0 for padding.
-    """
-
-    nodes: list[Tensor]
-    position_BN: Tensor
-
-    @classmethod
-    def of(cls, graphs: Sequence[Graph], n: int, backward: bool, device: torch.device) -> Levels:
-        """The levels of a batch padded to `n` nodes."""
-        depths = [depth(graph, backward) for graph in graphs]
-        counts = np.stack(
-            [np.bincount(d, minlength=max(int(x.max()) for x in depths) + 1) for d in depths]
-        )
-        width_L = counts.max(axis=0)
-        offset_L = np.concatenate([[0], np.cumsum(width_L)])
-        slots = np.full((len(graphs), offset_L[-1]), n)
-        position = np.zeros((len(graphs), n), dtype=np.int64)
-        for b, depth_N in enumerate(depths):
-            order = np.argsort(depth_N, kind="stable")
-            level = depth_N[order]
-            rank = np.arange(len(order)) - np.concatenate([[0], np.cumsum(counts[b])])[level]
-            place = offset_L[level] + rank
-            slots[b, place] = order
-            position[b, order] = place
-        flat = send(torch.from_numpy(slots), device)
-        return cls(
-            list(torch.split(flat, width_L.tolist(), dim=1)),
-            send(torch.from_numpy(position), device),
-        )
-
-
-def depth(graph: Graph, backward: bool) -> NDArray[np.int64]:
-    """(N,) length of the longest path that ends (backward: starts) at each node."""
-    depth_N = [0] * graph.n_nodes
-    edges = graph.edges
-    if backward:
-        for source, target in edges[np.argsort(-edges[:, 0], kind="stable")].tolist():
-            depth_N[source] = max(depth_N[source], depth_N[target] + 1)
-    else:
-        for source, target in edges[np.argsort(edges[:, 1], kind="stable")].tolist():
-            depth_N[target] = max(depth_N[target], depth_N[source] + 1)
-    return np.asarray(depth_N, dtype=np.int64)

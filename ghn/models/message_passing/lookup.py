@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ALIGNED = 16
+"""Numbers; of what PyTorch's memory-efficient attention takes as additive logits without a copy."""
+
 
 def look_up(table_HC: Tensor, code: Tensor) -> Tensor:
     """Row-wise look-up: entry (b, h, ...) of the result is `table_HC[h, code[b, ...]]`.
@@ -20,14 +23,27 @@ def look_up(table_HC: Tensor, code: Tensor) -> Tensor:
         code: (B, ...) uint8 codes below C.
 
     Returns:
-        (B, H, ...), contiguous, so that attention can use it as it is.
+        (B, H, ...), so that attention can use it as it is.
     """
     if code.device.type != "cpu":
-        # One gather whose gradient sorts the codes: adding them up where they belong would be
-        # millions of atomic additions onto a hundred addresses.
-        values = F.embedding(code.int(), table_HC.T)
-        return values.movedim(-1, 1).contiguous()
+        return gathered(table_HC, code)
     return _LookUp.apply(table_HC, code)  # type: ignore[no-any-return]
+
+
+def gathered(table_HC: Tensor, code: Tensor) -> Tensor:
+    """`look_up` on a GPU: in the precision of autocast and with rows that begin at multiples of
+    `ALIGNED` numbers. Attention would otherwise cast and pad a copy in each layer, and keep it for
+    the backward pass.
+
+    It is one gather, whose gradient sorts the codes: adding up values where they belong would be
+    millions of atomic additions onto a hundred addresses.
+    """
+    device = code.device.type
+    if torch.is_autocast_enabled(device):
+        table_HC = table_HC.to(torch.get_autocast_dtype(device))
+    n = code.shape[-1]
+    values = F.embedding(F.pad(code, (0, -n % ALIGNED)).int(), table_HC.T)
+    return values.movedim(-1, 1).contiguous()[..., :n]
 
 
 class _LookUp(torch.autograd.Function):

@@ -4,7 +4,9 @@ same.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from ghn.graph import Graph, Primitive
 from ghn.models import GHN
 from ghn.models.batch import GraphBatch
 from ghn.models.decoding.buckets import buckets
+from ghn.models.decoding.costs import CPU, GPU
 from ghn.models.decoding.plan import plan
 from ghn.models.decoding.sliced import leading, sliced_linear
 
@@ -137,7 +140,7 @@ def test_writing_equals_decoding(
 ) -> None:
     """By input or output channels, all at once, some or one output channel at a time."""
     monkeypatch.setattr("ghn.models.decoding.stream._NARROW", narrow)
-    monkeypatch.setattr("ghn.models.decoding.stream.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("ghn.models.decoding.costs.CPU", replace(CPU, chunk_bytes=chunk))
     ghn = make_ghn(**fields)
     expected = ghn(GraphBatch.from_graphs(graphs)).parameters
     targets = [
@@ -224,13 +227,34 @@ def test_plan_groups_by_kind_and_shape(graphs: list[Graph], make_ghn: Callable[.
     assert members == sorted(
         (b, name) for b, graph in enumerate(graphs) for name in graph.param if name
     )
-    for copied in (False, True):
-        decoded = buckets(planned.tensors, config, copied=copied)
+    for copied, costs in itertools.product((False, True), (CPU, GPU)):
+        decoded = buckets(planned.tensors, config, costs, copied=copied)
         assert {group for bucket in decoded for group in bucket.groups} == set(planned.tensors)
         for bucket in decoded:
             for group in bucket.groups:
                 assert group.channels[0] <= bucket.channels[0] <= config.decoder_channels
                 assert group.channels[1] <= bucket.channels[1] <= config.decoder_channels
+
+
+@pytest.mark.parametrize("fields", VARIANTS)
+def test_a_card_s_buckets_are_fewer_and_decode_the_same(
+    graphs: list[Graph],
+    make_ghn: Callable[..., GHN],
+    fields: dict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ghn, batch = make_ghn(**fields), GraphBatch.from_graphs(graphs)
+    planned = plan(graphs, batch.offsets, ghn.config)
+    few, many = (buckets(planned.tensors, ghn.config, c, copied=True) for c in (GPU, CPU))
+    assert len(few) < len(many)
+    expected = ghn(batch).parameters
+    targets = [{name: torch.zeros_like(p) for name, p in of.items()} for of in expected]
+    monkeypatch.setattr("ghn.models.decoding.costs.CPU", GPU)
+    ghn.write(graphs, lambda graph, name: targets[graph][name])
+    for parameters, written, known in zip(ghn(batch).parameters, targets, expected, strict=True):
+        for name, tensor in known.items():
+            for found in (parameters[name], written[name]):
+                torch.testing.assert_close(found, tensor, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_heads_can_be_left_out(graphs: list[Graph], make_ghn: Callable[..., GHN]) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from ghn.graph import Graph
 from ghn.models import GHNConfig
 from ghn.models.batch import GraphBatch
-from ghn.models.message_passing.gated import GatedGNN, depth
+from ghn.models.levels import depth
+from ghn.models.message_passing.gated import GatedGNN
 
 
 def node_by_node(gnn: GatedGNN, h_ND: Tensor, graph: Graph) -> Tensor:

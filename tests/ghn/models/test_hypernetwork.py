@@ -51,15 +51,22 @@ def test_every_parameter_gets_a_gradient(
     assert without == set()
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"message_passing": "gated", "layers": 2, "edge_embedding": "none"}], ids=str
+)
 def test_a_plan_made_ahead_is_used_by_the_hypernetwork_that_it_is_for(
-    graphs: list[Graph], make_ghn: Callable[..., GHN], monkeypatch: pytest.MonkeyPatch
+    graphs: list[Graph],
+    make_ghn: Callable[..., GHN],
+    fields: dict,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ghn, other = make_ghn(), make_ghn(hidden=32)
+    ghn, other = make_ghn(**fields), make_ghn(**fields, hidden=32)
     batch = GraphBatch.from_graphs(graphs)
     expected, of_other = ghn(batch).parameters, other(batch).parameters
     ahead = pickle.loads(pickle.dumps(batch.planned_for(ghn.config)))  # as from a loader's worker
     assert_equal(other(ahead).parameters, of_other)
     monkeypatch.setattr("ghn.models.batch.plan", None)  # nothing is planned in the step
+    monkeypatch.setattr("ghn.models.batch.Levels", None)
     assert_equal(ghn(ahead).parameters, expected)
 
 

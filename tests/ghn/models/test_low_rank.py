@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ghn.errors import ConfigError
 from ghn.graph import Graph, Primitive
 from ghn.models import GHN, GHNConfig
 from ghn.models.batch import GraphBatch
+from ghn.models.decoding.costs import CPU
 from ghn.models.decoding.low_rank import unused
 
 FIELDS = {"decoder": "low-rank", "rank": 5, "factor_length": 150}
@@ -105,7 +107,7 @@ def test_writing_equals_decoding(
     chunk: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ghn.models.decoding.low_rank.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("ghn.models.decoding.costs.CPU", replace(CPU, chunk_bytes=chunk))
     ghn = make_ghn(**FIELDS)
     expected = ghn(GraphBatch.from_graphs(graphs)).parameters
     targets = [{name: torch.zeros_like(p) for name, p in of.items()} for of in expected]

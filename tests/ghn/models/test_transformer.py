@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ghn.models import GHNConfig
 from ghn.models.batch import GraphBatch
-from ghn.models.message_passing.lookup import look_up
+from ghn.models.message_passing.lookup import gathered, look_up
 from ghn.models.message_passing.transformer import EdgeTerm, Transformer
 
 
@@ -28,15 +31,27 @@ def test_edge_term_is_equation_9(graphs: list, edge_embedding: str) -> None:
     assert torch.isinf(bias[~real]).all()
 
 
-def test_look_up_and_its_gradient() -> None:
+@pytest.mark.parametrize("look_up", [look_up, gathered])
+def test_look_up_and_its_gradient(look_up: Callable[[Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     table = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     code = torch.randint(0, 7, (2, 4, 5), dtype=torch.uint8)
-    assert torch.equal(look_up(table, code), table[:, code.long()].transpose(0, 1))
+    found = look_up(table, code)
+    assert torch.equal(found, table[:, code.long()].transpose(0, 1))
     weight = torch.randn(2, 3, 4, 5)
-    (gradient,) = torch.autograd.grad((look_up(table, code) * weight).sum(), table)
+    (gradient,) = torch.autograd.grad((found * weight).sum(), table)
     (expected,) = torch.autograd.grad((table[:, code.long()].transpose(0, 1) * weight).sum(), table)
     torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpu_s_look_up_is_what_attention_takes_without_a_copy() -> None:
+    table, code = torch.randn(3, 7), torch.randint(0, 7, (2, 21, 21), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gathered(table, code)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, look_up(table, code).bfloat16())
+    assert found.stride(-1) == 1
+    assert all(step % 16 == 0 for step in found.stride()[:-1])
 
 
 @pytest.mark.parametrize("edge_embedding", ["both", "none"])

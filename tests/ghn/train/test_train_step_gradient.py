@@ -137,7 +137,7 @@ def test_learning_rate_warms_up_and_decays_to_zero() -> None:
 
 def test_loss_scale_grows_halves_on_overflow_and_stops_at_the_floor() -> None:
     layer = torch.nn.Linear(2, 1)
-    config = TrainConfig(amp="fp16", amp_growth_interval=2, amp_scale_floor=1024, weight_decay=0)
+    config = TrainConfig(amp="fp16", amp_growth_interval=2, weight_decay=0)
     optimizer, scaler = make_optimizer(layer, config), LossScaler(config, torch.device("cpu"))
     before = layer.weight.clone()
     assert scaler.scale == 65536
