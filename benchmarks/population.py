@@ -9,11 +9,15 @@ of batches of 64 test images. Networks are sorted by multiply-accumulates at thi
 are the cheap half. Of it the families HELD_OUT are left out, and what is above --train-gmacs. Of
 the others those above --max-gmacs take too long for a benchmark. --deepnets is the share of
 DeepNets-1M in what is trained on: without it the hypernetwork forgets the networks that it knew.
+It is adapted once per seed, from the same weights; all are evaluated on the same images. Printed
+are means over seeds, of a group with the standard deviation over seeds, and of the change with the
+standard error over its networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import statistics
@@ -78,8 +82,8 @@ def main() -> None:
     parser.add_argument("--max-gmacs", type=float, default=0.37, help="of evaluated networks")
     parser.add_argument("--train-gmacs", type=float, default=0.07, help="of trained networks")
     parser.add_argument("--test", type=int, default=128, help="test images")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="file for the adapted weights")
+    parser.add_argument("--seeds", type=int, default=1, help="adaptations, of seeds from 0 on")
+    parser.add_argument("--out", type=Path, help="file for the adapted weights of the last seed")
     asked = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -91,19 +95,22 @@ def main() -> None:
     names = [name for name in by_cost if name in trained or costs[name] <= asked.max_gmacs]
 
     test = load(asked.images, split="test", image_size=asked.size)
-    batches = list(test.batches(64, asked.seed, drop_last=True))[: asked.test // 64]
-    ghn = from_pretrained(asked.initial)
-    before = accuracies(ghn, names, asked.size, batches)
-    adapt(ghn, trained, asked)
-    after = accuracies(ghn.eval(), names, asked.size, batches)
+    batches = list(test.batches(64, 0, drop_last=True))[: asked.test // 64]
+    before = accuracies(from_pretrained(asked.initial), names, asked.size, batches)
+    after = []
+    for seed in range(asked.seeds):
+        ghn = from_pretrained(asked.initial)
+        adapt(ghn, trained, seed, asked)
+        after.append(accuracies(ghn.eval(), names, asked.size, batches))
+        print(f"seed {seed}: {statistics.mean(after[-1].values()):.1%}", flush=True)
     report(names, before, after, trained, half)
 
 
-def adapt(ghn: GHN, trained: list[str], asked: argparse.Namespace) -> None:
+def adapt(ghn: GHN, trained: list[str], seed: int, asked: argparse.Namespace) -> None:
     """Trains the hypernetwork on networks of these names and DeepNets-1M."""
     recipe = TrainConfig(
         steps=asked.steps, warmup_steps=asked.steps // 10, meta_batch_size=4, batch_size=32,
-        lr=asked.lr, network_clip=0.5, seed=asked.seed,
+        lr=asked.lr, network_clip=0.5, seed=seed,
     )  # fmt: skip
     networks = MetaBatchConfig(channels=(16, 32), fc_dim=(64, 256), max_nodes=6000)
     entries = [PopulationEntry(networks=name) for name in trained]
@@ -112,11 +119,11 @@ def adapt(ghn: GHN, trained: list[str], asked: argparse.Namespace) -> None:
         weight = len(trained) * asked.deepnets / (1 - asked.deepnets)
         entries.append(PopulationEntry(networks=DEEPNETS, weight=weight))
         split = open_split(asked.split, "train")
-        sizes = (4, 10, asked.size, asked.seed)
+        sizes = (4, 10, asked.size, seed)
         deepnets = MetaBatches(split, *sizes, config=networks, max_cost=2e7)
     population = Population(entries)
-    members = population.members(10, asked.size, asked.seed)
-    dataset = PopulationBatches(population, members, 4, networks, asked.seed, deepnets=deepnets)
+    members = population.members(10, asked.size, seed)
+    dataset = PopulationBatches(population, members, 4, networks, seed, deepnets=deepnets)
     images = load(asked.images, split="train", image_size=asked.size)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as directory:
@@ -130,11 +137,11 @@ def adapt(ghn: GHN, trained: list[str], asked: argparse.Namespace) -> None:
 def report(
     names: list[str],
     before: dict[str, float],
-    after: dict[str, float],
+    after: list[dict[str, float]],
     trained: list[str],
     half: list[str],
 ) -> None:
-    """Prints every network, and means of the groups."""
+    """Prints every network with what each seed made of it, and means of the groups."""
     known = {family(name) for name in trained}
     groups = defaultdict(list)
     for name in names:
@@ -143,9 +150,30 @@ def report(
         groups["trained on" if name in trained else f"{place}, {seen}"].append(name)
     for title, members in groups.items():
         for name in members:
-            print(f"| {name} | {before[name]:.1%} | {after[name]:.1%} |")
-        first, second = (statistics.mean(of[n] for n in members) for of in (before, after))
-        print(f"| **{title}** ({len(members)}) | {first:.1%} | {second:.1%} |")
+            told = [found[name] for found in after]
+            seeds = " ".join(f"{value:.1%}" for value in told)
+            print(f"| {name} | {before[name]:.1%} | {statistics.mean(told):.1%} | {seeds} |")
+        print(line(title, members, before, after), flush=True)
+    others = [name for name in names if name not in trained]
+    print(line("not trained on", others, before, after))
+
+
+def line(
+    title: str, members: list[str], before: dict[str, float], after: list[dict[str, float]]
+) -> str:
+    """Means over networks: before, after with the spread over seeds, and the change with its
+    standard error over networks.
+    """
+    begun = statistics.mean(before[name] for name in members)
+    ends = [statistics.mean(found[name] for name in members) for found in after]
+    spread = f" ± {statistics.stdev(ends):.1%}" if len(ends) > 1 else ""
+    gains = [statistics.mean(found[name] for found in after) - before[name] for name in members]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    end, gain = statistics.mean(ends), statistics.mean(gains)
+    return (
+        f"| **{title}** ({len(members)}) | {begun:.1%} | {end:.1%}{spread} |"
+        f" {gain:+.1%} ± {error:.1%} |"
+    )
 
 
 if __name__ == "__main__":
