@@ -51,6 +51,7 @@ HELD_OUT = (
     "convnext",
     "vit",
 )
+TRAINED = "trained on"
 
 
 def family(name: str) -> str:
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--train-gmacs", type=float, default=0.07, help="of trained networks")
     parser.add_argument("--test", type=int, default=128, help="test images")
     parser.add_argument("--seeds", type=int, default=1, help="adaptations, of seeds from 0 on")
+    parser.add_argument("--plot", help="file of the figure")
     parser.add_argument("--out", type=Path, help="file for the adapted weights of the last seed")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -103,7 +105,10 @@ def main() -> None:
         adapt(ghn, trained, seed, asked)
         after.append(accuracies(ghn.eval(), names, asked.size, batches))
         print(f"seed {seed}: {statistics.mean(after[-1].values()):.1%}", flush=True)
-    report(names, before, after, trained, half)
+    groups = grouped(names, trained, half)
+    report(groups, before, after)
+    if asked.plot:
+        plot(asked.plot, groups, before, after)
 
 
 def adapt(ghn: GHN, trained: list[str], seed: int, asked: argparse.Namespace) -> None:
@@ -134,27 +139,28 @@ def adapt(ghn: GHN, trained: list[str], seed: int, asked: argparse.Namespace) ->
     print(f"{asked.steps} steps in {time.process_time() - started:.0f} s of one core", flush=True)
 
 
-def report(
-    names: list[str],
-    before: dict[str, float],
-    after: list[dict[str, float]],
-    trained: list[str],
-    half: list[str],
-) -> None:
-    """Prints every network with what each seed made of it, and means of the groups."""
+def grouped(names: list[str], trained: list[str], half: list[str]) -> dict[str, list[str]]:
+    """Networks by what training has seen of them."""
     known = {family(name) for name in trained}
     groups = defaultdict(list)
     for name in names:
         seen = "families trained on" if family(name) in known else "families held out"
         place = "cheap half" if name in half else "costly half"
-        groups["trained on" if name in trained else f"{place}, {seen}"].append(name)
+        groups[TRAINED if name in trained else f"{place}, {seen}"].append(name)
+    return dict(groups)
+
+
+def report(
+    groups: dict[str, list[str]], before: dict[str, float], after: list[dict[str, float]]
+) -> None:
+    """Prints every network with what each seed made of it, and means of the groups."""
     for title, members in groups.items():
         for name in members:
             told = [found[name] for found in after]
             seeds = " ".join(f"{value:.1%}" for value in told)
             print(f"| {name} | {before[name]:.1%} | {statistics.mean(told):.1%} | {seeds} |")
         print(line(title, members, before, after), flush=True)
-    others = [name for name in names if name not in trained]
+    others = [n for title, members in groups.items() if title != TRAINED for n in members]
     print(line("not trained on", others, before, after))
 
 
@@ -174,6 +180,33 @@ def line(
         f"| **{title}** ({len(members)}) | {begun:.1%} | {end:.1%}{spread} |"
         f" {gain:+.1%} ± {error:.1%} |"
     )
+
+
+def plot(
+    path: str,
+    groups: dict[str, list[str]],
+    before: dict[str, float],
+    after: list[dict[str, float]],
+) -> None:
+    """A point per network: accuracy before and, mean and range over seeds, after."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "population"
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    axes.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
+    colours = ("tab:grey", "tab:blue", "tab:orange", "tab:green")
+    for colour, (title, members) in zip(colours, groups.items(), strict=False):
+        ends = [[100 * found[name] for found in after] for name in members]
+        means = [statistics.mean(found) for found in ends]
+        low = [mean - min(found) for mean, found in zip(means, ends, strict=True)]
+        high = [max(found) - mean for mean, found in zip(means, ends, strict=True)]
+        axes.errorbar(
+            [100 * before[name] for name in members], means, (low, high), fmt="o", color=colour,
+            elinewidth=0.8, markersize=4, label=f"{title} ({len(members)})",
+        )  # fmt: skip
+    axes.set(xlabel="accuracy before (%)", ylabel="after (%)", xlim=(0, 100), ylim=(0, 100))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path, metadata={"Date": None} if path.endswith("svg") else None)
 
 
 if __name__ == "__main__":
