@@ -23,6 +23,7 @@ from flows.experiments.catalogue import (
 )
 from flows.networks.build import forward_gmacs
 from flows.settings.trials import Part, Selection, TrialsEntry
+from flows.trials.inits import SELECTION
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09
@@ -164,6 +165,10 @@ def _trial_hours(
     )
     if entry.pretrain is not None:
         hours += _forward_hours(gmacs, 3 * entry.pretrain.batch_size * entry.pretrain.steps)
+    if init == SELECTION and entry.larger is not None:
+        larger = entry.larger.train
+        gmacs_larger = _gmacs(profile, entry.larger.architecture)
+        hours += _forward_hours(gmacs_larger, 3 * larger.batch_size * larger.steps)
     if init == "gradinit":  # two passes, the gradient of one of them differentiated again
         hours += _forward_hours(gmacs, 9 * entry.gradinit.batch_size * entry.gradinit.iterations)
     if init == "nio":  # a pass, and a gradient of each part that is differentiated again

@@ -47,8 +47,14 @@ def jobs(
     entry: DiversityEntry | ActivationsEntry | GradientsEntry | NasEntry | SpeedEntry,
     profile: Profile,
     truth: Sequence[str] = (),
+    device: str = "cpu",
 ) -> list[Job]:
-    """The measurements of an entry; of a NasEntry those of the architectures in `truth`."""
+    """The measurements of an entry.
+
+    Args:
+        truth: of a NasEntry: the architectures.
+        device: of a SpeedEntry: where it trains; all else is measured on the CPU.
+    """
     seed, classes, images = profile.seed, profile.num_classes, profile.images
     spec = images.model_dump(mode="json")
     common = {"num_classes": classes, "image_size": images.image_size, "images_spec": spec}
@@ -106,6 +112,7 @@ def jobs(
                     seed,
                     train=train.model_dump(mode="json"),
                     steps=entry.steps,
+                    device=device,
                 )
                 for name, changes in entry.variants.items()
             ]

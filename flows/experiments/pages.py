@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from flows.experiments.summaries import (
     scaling,
     speed,
 )
-from flows.experiments.summaries.common import counted, unique
+from flows.experiments.summaries.common import counted, sound
 from flows.report import Block, Section, Table, Text, cifar10, render
 from flows.report.evaluation import column
-from flows.rows.schema import read_rows, timings_path
+from flows.rows.schema import Row, read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.settings.trials import TrialsEntry
@@ -126,8 +126,8 @@ def _page(
         sections.append(
             Section("published", "Published", [table, Text(f"{published['source']}.", "note")])
         )
-    if isinstance(entry, GeneralisationEntry) and images.name == cifar10.IMAGES:
-        sections.append(Section("cifar10", "Published, CIFAR-10", [_beside(rows)]))
+    if images.name == cifar10.IMAGES and (beside := _beside(entry, rows)) is not None:
+        sections.append(Section("cifar10", "Published, CIFAR-10", [beside]))
     provenance = {
         "rows": str(path_of(name)),
         "images": f"{images.name}, {images.image_size} pixels",
@@ -137,18 +137,37 @@ def _page(
     return render(title, summary.sentence, [], sections, provenance, {f"{name}.csv": _csv(rows)})
 
 
-def _beside(rows: Rows) -> Table:
-    """Ours by hypernetwork beside the published accuracies on CIFAR-10."""
-    good = [row for row in rows if row["error"] is None]
+def _beside(entry: Entry, rows: Rows) -> Table | None:
+    """Ours beside the published accuracies on CIFAR-10, which are of networks of DeepNets-1M; None
+    where we have none of those.
+    """
+    match entry:
+        case GeneralisationEntry():
+            titled, accuracy = [(row["ghn"], row) for row in sound(rows)], "accuracy"
+        case TrialsEntry():
+            chosen = [row for row in sound(rows) if row["selected"]]
+            titled = [(_trained(row, len(entry.parts)), row) for row in chosen]
+            accuracy = "test_accuracy"
+        case _:
+            return None
+    found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for title, row in titled:
+        if row["split"] in cifar10.SPLITS:
+            found[title][row["split"]].append(row)
+    if not found:
+        return None
     ours = {
-        ghn: {
-            split: column([r for r in good if (r["ghn"], r["split"]) == (ghn, split)], "accuracy")
-            for split in unique(good, "split")
-        }
-        for ghn in unique(good, "ghn")
+        title: {split: column(mine, accuracy) for split, mine in by_split.items()}
+        for title, by_split in found.items()
     }
     published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())
     return cifar10.beside_published(ours, published)
+
+
+def _trained(row: Row, parts: int) -> str:
+    """What a network started from, and how long it trained."""
+    part = f", {row['part']}" if parts > 1 else ""
+    return f"{row['ghn']}{part}, {counted(row['steps'], 'step')}"
 
 
 def _protocol(entry: Entry) -> str | None:

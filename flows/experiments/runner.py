@@ -134,7 +134,7 @@ class Runner:
                 DiversityEntry() | ActivationsEntry() | GradientsEntry() | NasEntry() | SpeedEntry()
             ):
                 truth = self.truth(entry) if isinstance(entry, NasEntry) else ()
-                jobs = measurements.jobs(entry, self.profile, truth)
+                jobs = measurements.jobs(entry, self.profile, truth, self.device)
                 fanout = self.fanout
                 if entry.workers is not None:
                     fanout = fanout.model_copy(update={"workers": entry.workers})

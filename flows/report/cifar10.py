@@ -14,6 +14,9 @@ from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, spread
 IMAGES = "cifar10"
 """The data set whose results these stand beside."""
 
+SPLITS = ("val", *DEEPNETS)
+"""Those whose networks have published accuracies."""
+
 
 def beside_published(
     ours: Mapping[str, Mapping[str, NDArray[np.float64]]], published: Mapping[str, Any]
@@ -24,10 +27,9 @@ def beside_published(
         ours: by row title and split, accuracies of the networks, fractions.
         published: the file cifar10.json.
     """
-    splits = ("val", *DEEPNETS)
     shown = [
         split
-        for split in splits
+        for split in SPLITS
         if split != "val" or any("val" in found for found in ours.values())
     ]
     body: list[list[str | None]] = [

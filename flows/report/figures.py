@@ -1,9 +1,9 @@
 """Plots as inline SVG that takes the page's font and colours, in light, in dark and on paper.
 
 Matplotlib draws in placeholder colours that are then replaced by the page's CSS variables. Nothing
-in a figure depends on time or machine, so the same rows give the same bytes. Series colours are
-Okabe and Ito's, told apart by readers with colour-blindness; series differ in line style or filling
-too.
+in a figure depends on time or machine, so the same rows give the same bytes. The first six series
+colours are Okabe and Ito's, told apart by readers with colour-blindness; series differ in line
+style or filling too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ from ghn.graph.drawing import Drawable
 from ghn.graph.drawing import draw as draw_graph
 
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
-_SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
+_SERIES = tuple(f"#0a0a0{number}" for number in range(1, 9))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     colour: f"--series-{number}" for number, colour in enumerate(_SERIES, 1)
 }
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)), "-")
+_DASHES: tuple[Any, ...] = (
+    *("-", (0, (5, 2)), (0, (2, 1.5)), "-.", (0, (1, 1)), "-"),
+    *((0, (6, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 3))),
+)
+_MARKERS = "os^DvP*X"
 
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font, is selectable and small
@@ -84,9 +88,10 @@ def lines(
     percent: bool = True,
     chance: float | None = None,
     log: bool = False,
+    whole: bool = True,
 ) -> str:
     """A line per series, bands for spreads, a dotted line at chance; `log`: a logarithmic axis of
-    values.
+    values; `whole`: positions are whole numbers.
     """
 
     def draw(axes: Axes) -> None:
@@ -116,7 +121,7 @@ def lines(
                 fontsize=7.5,
             )
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
         if log:
             axes.set_yscale("log", base=2)
             axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -155,7 +160,7 @@ def histogram(
                     edges,
                     color=colour,
                     linewidth=1.4,
-                    linestyle=_DASHES[number],
+                    linestyle=_DASHES[number % len(_DASHES)],
                     label=name,
                 )
             if sample.size:
@@ -203,7 +208,7 @@ def scatter(
                 alpha=0.65,
                 linewidth=0,
                 label=name,
-                marker="os^Dv"[number],
+                marker=_MARKERS[number % len(_MARKERS)],
             )
         if log:
             axes.set(xscale="log", yscale="log")

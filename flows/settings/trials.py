@@ -80,6 +80,17 @@ class Part(BaseModel):
     )
 
 
+class Larger(BaseModel):
+    """A larger network of the same family, which is trained first so that others start with part of
+    its weights (initialisation `selection`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    train: FinetuneConfig = FinetuneConfig()
+
+
 class TrialsEntry(Described):
     """Trains networks from several initialisations (`flows.trials`)."""
 
@@ -94,6 +105,10 @@ class TrialsEntry(Described):
     )
     pretrain: FinetuneConfig | None = Field(
         default=None, description="transfer: training on the source first"
+    )
+    larger: Larger | None = Field(
+        default=None,
+        description="`selection`: the network whose weights are taken; trained from each seed",
     )
     beta: float = Field(default=1e-5, ge=0, description="noise on predicted parameters")
     checkpoints: bool = Field(default=False, description="keep the state at every evaluation")

@@ -29,6 +29,7 @@ from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, initialise
+from flows.trials.inits import SELECTION
 from flows.trials.samples import seen_before_and_after
 from flows.trials.spec import Trial
 from flows.trials.weights import ChangedInputError
@@ -180,7 +181,7 @@ class _Start:
     def _make(self) -> nn.Module:
         trial, train = self.trial, self.train
         source, held_out, _ = trial_images(trial.source_images or trial.images)
-        model, graph = self._build(source.num_classes)
+        model, graph = self._build(trial.architecture, source.num_classes)
         self.seconds = initialise(
             model,
             graph,
@@ -193,6 +194,7 @@ class _Start:
             gradinit_config=trial.gradinit,
             metainit_config=trial.metainit,
             nio_config=trial.nio,
+            larger=self._larger(source, held_out),
         )
         if trial.pretrain is not None:
             model.to(trial.device)
@@ -200,15 +202,24 @@ class _Start:
             model.cpu()
         if trial.source_images is None:
             return model
-        fresh, _ = self._build(train.num_classes)
+        fresh, _ = self._build(trial.architecture, train.num_classes)
         with_new_head(fresh, model)
         return fresh
 
-    def _build(self, num_classes: int) -> tuple[nn.Module, Graph]:
+    def _larger(self, train: ImageTensors | ImageStream, val: ImageTensors) -> nn.Module | None:
+        """The larger network of the family, trained, where this trial selects its weights."""
+        trial = self.trial
+        if trial.larger is None or trial.init != SELECTION:
+            return None
+        model, _ = self._build(trial.larger.architecture, train.num_classes)
+        finetune(model.to(trial.device), train, val, trial.larger.train, seed=trial.seed)
+        return model.cpu()
+
+    def _build(self, architecture: str, num_classes: int) -> tuple[nn.Module, Graph]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trial.seed)
             return build_network(
-                self.trial.architecture,
+                architecture,
                 num_classes,
                 self.trial.images.image_size,
                 scalars=self.trial.init == "fixup",

@@ -66,6 +66,7 @@ def initialise(
     gradinit_config: GradInitConfig,
     metainit_config: MetaInitConfig,
     nio_config: NIOConfig,
+    larger: nn.Module | None = None,
 ) -> float:
     """Initialises `model`, freshly built (so with its standard random initialisation), in place.
 
@@ -74,6 +75,7 @@ def initialise(
         seed: of all random draws.
         train: for GradInit and NIO, which look at data.
         beta: noise added to predicted parameters.
+        larger: for `selection`: the trained network whose weights are taken.
 
     Returns:
         seconds, without those of loading a hypernetwork.
@@ -91,6 +93,10 @@ def initialise(
     match init:
         case "orthogonal":
             orthogonal(model, seed=seed)
+        case "selection":
+            if larger is None:
+                raise ConfigError(f"{init} needs a larger trained network; it is not offered here")
+            weight_selection(model, larger.state_dict())
         case "gradinit" | "nio":
             if train is None:
                 raise ConfigError(f"{init} needs images of the task; it is not offered here")

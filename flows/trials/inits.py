@@ -3,7 +3,8 @@
 - a name of `BASELINES`;
 - a hypernetwork: a directory of models/, a file, a released name or a models:/ URI;
 - `<hypernetwork>+orth<n>`: its prediction, orthogonalised from the n-th layer on (GHN-orth);
-- `selection=<file>`: what fits of a larger trained network, a state dict.
+- `selection=<file>`: what fits of a larger trained network, a state dict; `selection` alone: of the
+  one that the entry names (`larger`), which is trained first.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from flows.settings import paths
 RANDOM = "randinit"
 """What networks are built with, against which predicted parameters are held."""
 
-BASELINES = (RANDOM, "orthogonal", "gradinit", "nio", "metainit", "fixup")
+SELECTION = "selection"
+"""The start that part of a larger trained network makes."""
 
-_SELECTION = "selection="
+BASELINES = (RANDOM, "orthogonal", "gradinit", "nio", "metainit", "fixup", SELECTION)
+
+_FILE = f"{SELECTION}="
 _ORTH = re.compile(r"(?P<name>.+)\+orth(?P<layer>\d+)")
 
 
@@ -48,4 +52,4 @@ def orthogonal_from(init: str) -> int | None:
 
 def selected_file(init: str) -> str | None:
     """The state dict that weights are selected from, if `init` does so."""
-    return init.removeprefix(_SELECTION) if init.startswith(_SELECTION) else None
+    return init.removeprefix(_FILE) if init.startswith(_FILE) else None

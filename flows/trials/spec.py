@@ -13,11 +13,13 @@ from flows.networks.content import architecture_content
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings.images import ImagesSpec
-from flows.settings.trials import Grid
+from flows.settings.trials import Grid, Larger
 from flows.trials import samples
 from flows.trials.images import images_digest
+from flows.trials.inits import SELECTION
 from flows.trials.weights import weights_content
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
+from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -70,6 +72,9 @@ class Trial(BaseModel):
     pretrain: FinetuneConfig | None = Field(
         default=None, description="transfer: training on the source first"
     )
+    larger: Larger | None = Field(
+        default=None, description="selection: the network whose weights are taken"
+    )
     checkpoints: bool = Field(
         default=False, description="keep the state of a point at every evaluation"
     )
@@ -87,15 +92,24 @@ class Trial(BaseModel):
         return f"{self.architecture} from {self.init}, seed {self.seed}"
 
     def data_hash(self) -> str:
-        """Digest of the hypernetwork, the architecture and the images, by content.
+        """Digest of the hypernetwork, the architectures and the images, by content.
 
         Raises:
+            ConfigError: weights are to be selected from no network.
             GHNError: one of them is missing or damaged.
         """
+        architectures = [self.architecture]
+        if self.init == SELECTION:
+            if self.larger is None:
+                raise ConfigError(
+                    f"{self}: weights are selected from a larger network; name it as `larger` of"
+                    " the experiment, or give its state dict: selection=<file>"
+                )
+            architectures.append(self.larger.architecture)
         specs = (self.images, self.source_images)
         return digest(
             weights_content(self.init),
-            architecture_content(self.architecture),
+            *(architecture_content(name) for name in architectures),
             *(images_digest(spec) for spec in specs if spec is not None),
         )
 
@@ -106,6 +120,7 @@ class Trial(BaseModel):
         """
         apart = {"grid", "finetune", "device", "checkpoints"}
         apart |= {name for name in ("gradinit", "metainit", "nio") if name != self.init}
+        apart |= set() if self.init == SELECTION else {"larger"}
         settings = self.model_dump(mode="json", exclude=apart)
         common = (settings, data_hash, code_digest("flows.trials.execution"))
         return {

@@ -15,6 +15,8 @@ import yaml
 from clone import Clone
 from scipy.stats import kendalltau
 
+from flows.settings import paths
+
 pytestmark = pytest.mark.slow
 
 PROFILE = "params/experiments/tiny.yaml"
@@ -87,11 +89,12 @@ def test_a_second_time_nothing_runs(clone: Clone) -> None:
         ("table6-transformer", ("gradinit", "x-ghn3")),
         ("table7", ("orthogonal", "x-ghn3")),
         ("table16", ("fixup", "gradinit")),
+        ("selection", ("selection", "x-ghn3")),
     ],
 )
 def test_trained_accuracy_of_one_network(clone: Clone, name: str, inits: tuple[str, str]) -> None:
-    """Tables 2, 6, 7 and 16: mean over seeds of the test accuracy of the grid point that is best on
-    validation.
+    """Tables 2, 6, 7 and 16, weight selection: mean over seeds of the test accuracy of the grid
+    point that is best on validation.
     """
     table = cells(
         clone,
@@ -131,9 +134,7 @@ def test_tables_4_and_20_and_14(clone: Clone) -> None:
         if r["selected"]
     }
     table = cells(clone, "table4", "As table 20")
-    published = json.loads((clone.path / "flows" / "published" / "pytorch74.json").read_text())[
-        "models"
-    ]
+    published = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())["models"]
     for architecture in ("mnasnet0_5", "mobilenet_v3_small"):
         assert (
             table[architecture]["x-ghn3, ours"] == f"{100 * accuracy[architecture, 'x-ghn3']:.1f}"

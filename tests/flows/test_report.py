@@ -273,6 +273,15 @@ def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> N
     assert len(ids) == len(set(ids))
 
 
+def test_eight_series_look_different() -> None:
+    series = [figures.Series(str(n), [0, 1], [0.1, 0.1 * n], None, n) for n in range(8)]
+    svg = figures.lines(series, "Eight", "x", "y")
+    styles = re.findall(r'style="(fill: none; stroke[^"]*var\(--series-[^"]*)"', svg)
+    assert len(set(styles)) == 8
+    points = {str(n): ([0.1 * n], [0.2]) for n in range(8)}
+    assert figures.scatter(points, "Points", "x", "y").count("var(--series-8)") >= 1
+
+
 def test_a_transfer_to_images_seen_before_is_said_to_be_one() -> None:
     rows = [
         finetuned(init, 0.1, [0.1, 0.2, 0.3], True, 0.3)

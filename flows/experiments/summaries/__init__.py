@@ -52,6 +52,7 @@ __all__ = [
 SUMMARIES: dict[str, Callable[[Rows], Summary]] = {
     "generalisation": generalisation,
     "ablations": ablations,
+    "low-rank": ablations,
     "detect": detection,
     "diversity": diversity,
     "activations": activations,

@@ -54,9 +54,8 @@ def scaling(rows: Rows, facts: Mapping[str, tuple[int, int]]) -> Summary:
         ],
         "Hypernetworks by size, with the accuracy of their networks, mean ± std over networks",
     )
-    svg = figures.lines(
-        series, "Accuracy by size", "million parameters of the hypernetwork", "accuracy"
-    )
+    axis = "million parameters of the hypernetwork"
+    svg = figures.lines(series, "Accuracy by size", axis, "accuracy", whole=False)
     panels = Panels(
         [Figure(svg, "", "Accuracy against the number of parameters of the hypernetwork")],
         "As figure 1: mean over networks, hypernetworks of one size and meta-batch pooled",

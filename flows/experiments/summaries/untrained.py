@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -80,7 +81,7 @@ def ablations(rows: Rows) -> Summary:
     good = sound(rows)
     groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in good:
-        name = row["ghn"].rsplit("-s", 1)[0]
+        name = re.sub(r"-s\d+$", "", row["ghn"])
         groups[name][row["ghn"]].append(row)
     splits = unique(good, "split")
     body: list[list[str | None]] = []

@@ -4,6 +4,7 @@ import pytest
 
 from flows.experiments.catalogue import load_profile
 from flows.experiments.cost import A100_FLOPS, plan
+from flows.networks.build import forward_gmacs
 from flows.trials.inits import BASELINES, hypernetwork_name
 from ghn.errors import ConfigError
 
@@ -80,3 +81,16 @@ def test_a_plan_lists_every_trial_with_its_grid(tmp_path):
     }
     # an epoch of ResNet-50 at two learning rates: 2/90 of full training
     assert jobs[0].gpu_hours == pytest.approx(2 * 38.4 / 90, rel=0.02)
+
+
+def test_selecting_weights_costs_the_training_of_the_larger_network():
+    jobs = [job for job in plan(load_profile("paper")) if job.experiment == "selection"]
+    hours = {
+        init: job.gpu_hours
+        for job in jobs
+        for init in ("randinit", "selection")
+        if f"from {init}," in job.job
+    }
+    images = 225180 * 512
+    trained = 3 * 2 * forward_gmacs("swin_s", 1000, 224) * 1e9 * images / A100_FLOPS / 3600
+    assert hours["selection"] - hours["randinit"] == pytest.approx(trained)

@@ -1,9 +1,13 @@
+import time
+
 import pytest
+import torch
 from torch import nn
 
 from flows.compute.fanout import FanOut
 from flows.experiments import measures
-from flows.experiments.measurements import Job
+from flows.experiments.catalogue import load_profile
+from flows.experiments.measurements import Job, jobs
 from flows.experiments.measures import measure
 
 
@@ -22,7 +26,7 @@ def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypat
         "images_spec": None,
     }
     settings |= {"max_tensors": 10, "max_matched": 10}
-    jobs = [
+    todo = [
         Job(
             measure="diversity",
             architecture="two",
@@ -32,7 +36,7 @@ def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypat
         )
         for matched in (False, True)
     ]
-    plain, matched = measure(jobs, FanOut(workers=1), "diversity")
+    plain, matched = measure(todo, FanOut(workers=1), "diversity")
     assert (plain["error"], plain["tensors"], plain["shape"]) == (None, 4, "8x8x1x1")
     # a and b have the same seed here, so two of the six pairs are of equal tensors; matching makes
     # others closer
@@ -45,3 +49,17 @@ def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypat
 )
 def test_a_linear_weight_counts_as_a_convolution(shape, padded):
     assert measures._padded(shape) == padded
+
+
+def test_other_programs_time_does_not_count_in_a_step(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    started = measures._clock(torch.device("cpu"))
+    time.sleep(0.2)
+    assert measures._clock(torch.device("cpu")) - started < 0.1
+
+
+def test_steps_are_timed_where_networks_train():
+    entry = load_profile("laptop").experiments["figure3"]
+    found = jobs(entry, load_profile("laptop"), device="cuda")
+    assert {job.settings["device"] for job in found} == {"cuda"}
+    assert {job.init for job in found} == set(entry.variants)

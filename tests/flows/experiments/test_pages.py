@@ -1,11 +1,13 @@
 """Pages from rows on disk, through the same functions as the command line."""
 
+import re
+
 import pytest
 
 from flows.experiments.catalogue import load_profile
 from flows.experiments.pages import write_pages
 from flows.experiments.runner import TRIAL_COLUMNS, path_of
-from flows.rows.schema import identity, write_rows
+from flows.rows.schema import identity, read_rows, write_rows
 
 PROFILE = """
 images: {name: digits}
@@ -66,6 +68,21 @@ def test_a_page_has_ours_the_published_the_protocol_the_failures_and_the_rows(pr
     assert page.count("<svg") == 2
     assert "http-equiv" not in page
     assert 'src="http' not in page
+
+
+def test_trained_networks_of_cifar_10_stand_beside_the_published_ones(profile, tmp_path):
+    text = PROFILE.replace("name: digits", "name: cifar10")
+    (tmp_path / "profile.yaml").write_text(text)
+    of_digits = (write_pages(profile).parent / "table2.html").read_text()
+    rows = [
+        row | {"split": "test", "steps": 25} if row["architecture"] in "ab" else row
+        for row in read_rows(path_of("table2"))
+    ]
+    write_rows(path_of("table2"), rows, TRIAL_COLUMNS)
+    page = (write_pages(load_profile("profile.yaml")).parent / "table2.html").read_text()
+    assert "published: RandInit, 50 epochs of SGD" in page
+    assert "published:" not in of_digits
+    assert re.search(r"g, 25 steps</th>\s*<td[^>]*>62.5 ± 0.0", page)
 
 
 def test_the_index_links_what_has_run_and_says_what_has_not(profile):

@@ -205,6 +205,12 @@ def test_ablations_pool_seeds():
     )
 
 
+def test_a_variant_s_name_is_no_seed():
+    rows = [evaluation(name, "wide", "a", 0.5) for name in ("ghn3-t", "logah-s", "ghn3-d32")]
+    (table,) = ablations(rows).blocks
+    assert [row[0] for row in table.rows] == ["ghn3-t", "logah-s", "ghn3-d32"]
+
+
 def test_detection():
     rows = [
         {"architecture": "resnet18", "ghn": init, "ap50": value, "error": None}

@@ -11,7 +11,7 @@ from torch import nn
 from flows.compute.fanout import FanOut
 from flows.rows.schema import IDENTITY, read_rows, write_rows
 from flows.settings.images import ImagesSpec
-from flows.settings.trials import Grid
+from flows.settings.trials import Grid, Larger
 from flows.trials import execution as module
 from flows.trials.execution import run_trials, with_new_head
 from flows.trials.images import trial_images
@@ -248,3 +248,35 @@ def test_weights_selected_from_a_file_train_and_belong_to_the_key(trained, tmp_p
     assert trial(init=init).data_hash() != before
     with pytest.raises(ConfigError, match="no file"):
         trial(init="selection=absent.pt").data_hash()
+
+
+def test_weights_are_selected_from_a_larger_network_that_is_trained_first(trained, monkeypatch):
+    made = []
+
+    def build(name, num_classes, *_, **__):
+        model = tiny(num_classes)
+        if name == "resnet34":
+            model[0], model[1] = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+            model[4] = nn.Linear(576, num_classes)
+            made.append((model, model[0].weight.detach().clone()))
+        return model, None
+
+    monkeypatch.setattr(module, "build_network", build)
+    larger = Larger(architecture="resnet34", train=FinetuneConfig(steps=2, lr=0.077))
+    rows = run_trial(trial(init="selection", larger=larger, samples=1))
+    assert trained == [0.077, 1e-6, 0.05, 1e-5]  # once, for all points of the grid
+    (chosen,) = [row for row in rows if row["selected"]]
+    start = np.array(chosen["filters_start"], np.float32).reshape(8, 3, 3, 3)
+    ((network, before),) = made
+    assert np.array_equal(start, network[0].weight.detach().numpy()[::2])
+    assert not torch.equal(network[0].weight, before)
+
+
+def test_only_what_is_selected_depends_on_the_larger_network():
+    larger = Larger(architecture="resnet34", train=FinetuneConfig(steps=2))
+    longer = Larger(architecture="resnet34", train=FinetuneConfig(steps=3))
+    for init, same in (("randinit", True), ("selection", False)):
+        one, other = (trial(init=init, larger=which) for which in (larger, longer))
+        assert (one.keys("x").keys() == other.keys("x").keys()) is same
+    with pytest.raises(ConfigError, match=r"from selection.*`larger`"):
+        trial(init="selection").data_hash()

@@ -72,6 +72,48 @@ def test_bert() -> None:
     check(build("BertModel", "BertConfig"))
 
 
+SMALL: dict[str, tuple[str, dict[str, int]]] = {
+    "GPT2LMHeadModel": ("GPT2Config", {"n_embd": 48, "n_layer": 2, "n_head": 4}),
+    "LlamaForCausalLM": (
+        "LlamaConfig",
+        {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2},
+    ),
+    "BertForMaskedLM": (
+        "BertConfig",
+        {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
+         "num_attention_heads": 4},
+    ),
+}  # fmt: skip
+SIZES = {"hidden": 16, "heads": 2, "layers": 1, "num_classes": 10, "decoder_channels": 16}
+DECODERS = [{}, {"decoder": "low-rank", "rank": 4, "factor_length": 256}]
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=["tiled", "low-rank"])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_language_network_runs_with_predicted_parameters(
+    name: str, decoder: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    config, fields = SMALL[name]
+    kind = getattr(transformers, config)
+    model = getattr(transformers, name)(kind(**fields, vocab_size=96)).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    hypernetwork = ghn.GHN(GHNConfig(**SIZES, **decoder))
+    hypernetwork(model, trace(model, extensions="all"))
+    state = dict(model.named_parameters())
+    changed = sum(p.numel() for key, p in state.items() if not torch.equal(p, before[key]))
+    assert changed >= 0.99 * sum(p.numel() for p in state.values())
+    head = model.get_output_embeddings().weight
+    tied = model.get_input_embeddings().weight
+    assert (head is tied) == (name != "LlamaForCausalLM")
+    ids = torch.randint(96, (2, 12))
+    one, other = (model(input_ids=x).logits for x in (ids, ids.roll(1, 0)))
+    assert torch.isfinite(one).all()
+    torch.testing.assert_close(one.roll(1, 0), other)
+    assert one.std() > 0
+
+
 Inputs = Callable[[], dict[str, Tensor]]
 
 
