@@ -8,6 +8,7 @@ paper`).
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -29,6 +30,7 @@ from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
+from ghn.errors import ConfigError
 
 __all__ = [
     "LAPTOP",
@@ -51,6 +53,7 @@ _HEADER = """\
 # The values of params/{profile}.yaml over those of the laptop profile, for which the comments
 # beside fields were written. `git checkout params.yaml` goes back; `ghn params describe` explains.
 """
+_PROFILE = re.compile(r"\A# The values of params/(\S+)\.yaml over ")
 
 
 class Params(BaseModel):
@@ -116,11 +119,13 @@ def set_params(
     values: Mapping[str, Any], profile: str | None = None, path: str | Path = PARAMS_FILE
 ) -> Params:
     """Writes `values` (by dotted name) over an optional profile into params.yaml, comments kept, if
-    that is valid.
+    that is valid. A profile takes the place of the one that was written before it.
 
     Raises:
-        ConfigError: as `load_params`.
+        ConfigError: as `load_params`; or params.yaml has the values of another profile, and git
+            none without.
     """
+    import yaml
     from ruamel.yaml import YAML
 
     from ghn.files import atomic_path
@@ -136,11 +141,22 @@ def set_params(
         for part in reversed(name.split(".")):
             nested = {part: nested}
         overlay = merge(overlay, nested)
-    params = validate(merge(read_yaml(path), overlay), source)
+    tree = read_yaml(path)
+    text = Path(path).read_text()
+    if profile is not None and (before := _PROFILE.match(text)) and before[1] != profile:
+        text = _committed(Path(path), before[1])
+        tree = yaml.safe_load(text)
+    params = validate(merge(tree, overlay), source)
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 120
-    tree = round_trip.load(Path(path).read_text())
+    round_trip.indent(
+        mapping=2, sequence=4, offset=2
+    )  # as the file has it: only what is set changes
+    round_trip.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    document = round_trip.load(text)
 
     def put(target: Any, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
@@ -149,15 +165,31 @@ def set_params(
             else:
                 target[key] = _quoted(value)
 
-    put(tree, overlay)
+    put(document, overlay)
     written = StringIO()
-    round_trip.dump(tree, written)
+    round_trip.dump(document, written)
     text = written.getvalue()
     if profile is not None and profile != LAPTOP:
         text = _HEADER.format(profile=profile) + re.sub(r"\A(#.*\n)*", "", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text)
     return params
+
+
+def _committed(path: Path, before: str) -> str:
+    """The text of params.yaml as committed: that of the laptop profile, over which all others are.
+
+    Raises:
+        ConfigError: there is no git, or what is committed has the values of a profile too.
+    """
+    command = ["git", "show", f"HEAD:./{path.name}"]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+    if done.returncode or _PROFILE.match(done.stdout):
+        raise ConfigError(
+            f"{path} has the values of profile {before}, and git has none without them: put the"
+            " file of the laptop profile back first"
+        )
+    return done.stdout
 
 
 def _quoted(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """`ghn run --dry`: the stages in their order, what each waits for, and whether and why it would
-run. (`dvc repro --dry` fails where data is not there yet, and `dvc dag` is 800 columns wide.)
+run; `ghn run --dag`: their picture. (`dvc repro --dry` fails where data is not there yet, and `dvc
+dag` is 977 columns wide.)
 """
 
 from __future__ import annotations
@@ -8,11 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from flows.settings.dvcfile import Declaration
+from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
@@ -38,13 +35,14 @@ def plan(tree: Mapping[str, Any]) -> list[Step]:
     Raises:
         GHNError: DVC cannot tell.
     """
+    from flows.orchestration.order import upstream
     from flows.settings.dvcfile import read_stages
 
-    stages = read_stages(tree)
-    found = _status([*stages])
+    sources = upstream(read_stages(tree))
+    found = _status([*sources])
     steps: list[Step] = []
-    for name, stage in stages.items():
-        before = [other for other in steps if _feeds(stages[other.name], stage)]
+    for name in sources:
+        before = [other for other in steps if other.name in sources[name]]
         after = tuple(dict.fromkeys(other.name.partition("@")[0] for other in before))
         running = {other.name.partition("@")[0] for other in before if other.why}
         running -= {"sources"}  # runs each time; whether it found a change shows in its outputs
@@ -53,12 +51,26 @@ def plan(tree: Mapping[str, Any]) -> list[Step]:
     return steps
 
 
-def _feeds(maker: Declaration, reader: Declaration) -> bool:
-    """Whether a stage reads what another writes, or the directory in which it is."""
-    made, read = [Path(out) for out in maker.outputs], [Path(path) for path in reader.inputs]
-    return any(
-        out == path or path in out.parents or out in path.parents for out in made for path in read
-    )
+def picture(tree: Mapping[str, Any]) -> str:
+    """The stages as `dvc dag` draws them, but those of a `foreach` as one, and without the arrows
+    that follow from others, so that they fit in 80 columns.
+
+    Args:
+        tree: params.yaml, for the placeholders of dvc.yaml.
+    """
+    import networkx as nx
+    from dvc.dagascii import draw
+
+    from flows.orchestration.order import upstream
+    from flows.settings.dvcfile import read_stages
+
+    graph = nx.DiGraph()
+    for name, sources in upstream(read_stages(tree)).items():
+        stage = name.partition("@")[0]
+        graph.add_node(stage)
+        graph.add_edges_from((stage, source.partition("@")[0]) for source in sources)
+    arrows = nx.transitive_reduction(graph).edges
+    return str(draw(sorted(graph), sorted(arrows)))  # DVC's edges point from a stage to its sources
 
 
 def _status(names: list[str]) -> dict[str, list[Any]]:

@@ -64,6 +64,9 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry", help="Only say which stages would run, and why.")
     ] = False,
+    dag: Annotated[
+        bool, typer.Option("--dag", help="Only draw which stage follows which.")
+    ] = False,
 ) -> None:
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
@@ -73,8 +76,8 @@ def run(
 
     _check_targets(targets or [])
     new = assignments(values or [])
-    if dry:
-        _show_plan(bool(profile or new))
+    if dry or dag:
+        _show_plan(bool(profile or new), dag)
         return
     params = set_params(new, profile) if profile or new else load_params()
     params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
@@ -90,23 +93,29 @@ def run(
     _summarise(console, params, run_id, time.perf_counter() - started)
 
 
-def _show_plan(changed: bool) -> None:
-    """What would run with params.yaml as it is."""
+def _show_plan(changed: bool, drawn: bool) -> None:
+    """What would run with params.yaml as it is, or a drawing of the stages."""
     from rich.console import Console
     from rich.table import Table
 
-    from flows.commands.plan import plan
+    from flows.commands.plan import picture, plan
     from flows.params import load_params
     from flows.stages import sources
     from ghn.errors import ConfigError
 
     if changed:
-        raise ConfigError("--dry looks at params.yaml as it is: leave out --profile and -S")
+        raise ConfigError(
+            "--dry and --dag look at params.yaml as it is: leave out --profile and -S"
+        )
     params = load_params()
+    tree = params.model_dump(mode="json", by_alias=True)
+    if drawn:
+        typer.echo(picture(tree))
+        return
     # As the stage does, which always looks.
     sources.write(params.images, params.train, params.finetune, params.transfer)
     table = Table("stage", "reads what they write", "would run", box=None, pad_edge=False)
-    for step in plan(params.model_dump(mode="json", by_alias=True)):
+    for step in plan(tree):
         table.add_row(step.name, ", ".join(step.after), step.why or "no")
     Console(highlight=False).print(table)
 

@@ -21,10 +21,14 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; color: #222 }}
 body {{ margin: 2rem auto; max-width: 90rem; padding: 0 1rem }}
-main {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)) }}
-figure {{ margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .75rem }}
-img {{ width: 100%; height: 26rem; object-fit: contain }}
+main {{ columns: 22rem; column-gap: 1rem }}
+figure {{ margin: 0 0 1rem; border: 1px solid #ddd; border-radius: 6px; padding: .75rem }}
+figure {{ break-inside: avoid }}
+figure:target {{ column-span: all }}
+figure img {{ display: block; max-width: 100%; margin: auto }}
+figure:not(:target) img {{ max-height: 26rem }}
 figcaption b {{ font-size: 1.05em }}
+figure:not(:target) figcaption a {{ display: none }}
 code {{ font-size: .85em; overflow-wrap: anywhere }}
 @media (prefers-color-scheme: dark) {{
   body {{ background: #1b1b1b; color: #ddd }}
@@ -33,14 +37,16 @@ code {{ font-size: .85em; overflow-wrap: anywhere }}
 </style></head><body>
 <h1>{title}</h1>
 <p>{n} of the {total} architectures; nodes are operations, marked by primitive,
-edges follow the forward pass.</p>
+edges follow the forward pass. A click on a picture shows it in full.</p>
 <main>
 {figures}
 </main></body></html>
 """
 
-_FIGURE = """<figure><img alt="{alt}" src="data:image/png;base64,{picture}">
-<figcaption><b>{name}</b><br>{facts}<br><code>{cells}</code></figcaption></figure>"""
+_FIGURE = """<figure id="graph-{index}"><a href="#graph-{index}">
+<img alt="{alt}" src="data:image/png;base64,{picture}"></a>
+<figcaption><b>{name}</b> <a href="#">back</a><br>{facts}<br><code>{cells}</code></figcaption>
+</figure>"""
 
 
 def write_gallery(split: Split, indices: Iterable[int], path: Path) -> None:
@@ -68,7 +74,7 @@ def write_gallery(split: Split, indices: Iterable[int], path: Path) -> None:
 def _figure(split: Split, index: int) -> str:
     architecture, graph = split[index], split.graph(index)
     buffer = io.BytesIO()
-    draw(graph, labels=False).savefig(buffer, format="png", dpi=80)
+    draw(graph, labels=False).savefig(buffer, format="png", dpi=110)
     name = split.identifier(index)
     parameters = int(split.n_params[index, 0])
     facts = (
@@ -76,6 +82,7 @@ def _figure(split: Split, index: int) -> str:
         f" {_arguments(architecture)}"
     )
     return _FIGURE.format(
+        index=index,
         picture=base64.b64encode(buffer.getvalue()).decode(),
         alt=escape(f"graph of {name}"),
         name=escape(name),

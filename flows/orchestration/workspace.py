@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.compute.shell import Commands
-from flows.params import PARAMS_FILE, load_params, set_params
+from flows.params import LAPTOP, PARAMS_FILE, load_params, set_params
 from flows.settings.dvcfile import read_stages
 from ghn.errors import ConfigError, GHNError
 from ghn.locks import locked
@@ -166,7 +166,7 @@ def _prepare(
         workspace.dvc("checkout", "--allow-missing", "--force", "--quiet")
         _copy_uncached(root, directory)
     shutil.copy(root / PARAMS_FILE, directory / PARAMS_FILE)
-    set_params(overrides, profile, directory / PARAMS_FILE)
+    set_params(overrides, None if profile == LAPTOP else profile, directory / PARAMS_FILE)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(commit)
 

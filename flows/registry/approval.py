@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flows.registry.lookup import CHAMPION, by_alias
 from flows.registry.promotion import Decision, already_champion, candidates, judge, promote
 from flows.tracking.client import client
 from flows.tracking.events import challenger_waits
@@ -25,8 +24,7 @@ WAITS = "waits for approval"
 
 def hold(mlflow_client: MlflowClient, name: str, number: str) -> None:
     """Leaves a version to somebody's decision, unless it is the champion already."""
-    champion = by_alias(name, CHAMPION, mlflow_client)
-    if champion is not None and str(champion.version) == number:
+    if already_champion(*candidates(mlflow_client, name, number)) is not None:
         return
     mlflow_client.set_model_version_tag(name, number, "promotion.decision", WAITS)
     challenger_waits(name, number)

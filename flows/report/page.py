@@ -39,6 +39,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template("page.html.j2").render(
         title=title,
         summary=summary,
@@ -50,3 +51,9 @@ def render(
         style=(_TEMPLATES / "style.css").read_text(),
         script=(_TEMPLATES / "sort.js").read_text(),
     )
+
+
+def _unbroken(text: str) -> str:
+    """Keeps a number and its sign on one line."""
+    space = "\N{NO-BREAK SPACE}"
+    return text.replace(" %", f"{space}%").replace(" = ", f"{space}={space}")

@@ -154,7 +154,7 @@ def _of_finetuning(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[
     behind = [step for step, gap in gaps(sound, ghn).items() if not gap > 0]
     yield Judged(
         "ahead along training",
-        "at every step looked at",
+        "at every step",
         f"not after {', '.join(map(str, behind))} steps" if behind else "at every step",
         not behind,
     )

@@ -19,6 +19,7 @@ from flows.report import (
     evaluation,
     families,
     learning,
+    pipeline,
     render,
     samples,
     torchvision,
@@ -88,8 +89,10 @@ def build(
     paper, table_20 = published("paper"), published("pytorch74")
     setting, classes, graphs = setting_of(base, images, train, evaluated)
     judged = verdict.judge(report.targets, ghn, setting, evaluated, finetuned, transferred)
+    curve = read_curve(paths.model(ghn) / "curve.json")
     sections: list[Section | None] = [
         verdict.targets(judged),
+        pipeline.pipeline(setting, tables, curve, ghn, register.name),
         trained_on(setting, train, finetuned, transferred),
         evaluation.generalisation(
             evaluated, setting, report.bins, paper, beside_published(evaluated, setting)
@@ -100,11 +103,7 @@ def build(
         samples.first_filters(finetuned),
         transfer.transfer(transferred, paper),
         torchvision.torchvision_table(evaluated, predictions, finetuned, ghn, table_20, setting),
-        learning.learning_curve(
-            read_curve(paths.model(ghn) / "curve.json"),
-            read_steps(paths.model(ghn) / "steps.csv"),
-            setting,
-        ),
+        learning.learning_curve(curve, read_steps(paths.model(ghn) / "steps.csv"), setting),
         samples.graphs(graphs, best_graph(evaluated, setting)),
         evaluation.coverage(predictions),
         evaluation.failures(

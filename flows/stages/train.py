@@ -12,6 +12,7 @@ ends at once, with the same files.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -75,8 +76,13 @@ class Tracker(Callback):
         self._stage = stage
 
     def on_report(self, training: Training, record: StepRecord) -> None:
-        """Sends means since the last report."""
-        self._stage.log_metrics(record.metrics(), record.step)
+        """Sends means since the last report; of the loss the logarithm too, since MLflow's charts
+        begin linear, and a single network without norms sends a single step far up.
+        """
+        metrics = record.metrics()
+        if (loss := metrics.get("cross_entropy", 0.0)) > 0:
+            metrics["cross_entropy_log10"] = math.log10(loss)
+        self._stage.log_metrics(metrics, record.step)
 
     def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:
         """Sends accuracies of unseen architectures."""

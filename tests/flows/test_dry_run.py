@@ -11,7 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from flows.commands.plan import plan
+from flows.commands.plan import picture, plan
 from flows.commands.stages import register
 from flows.params import load_params
 from flows.settings.dvcfile import read_stages
@@ -50,6 +50,19 @@ def test_the_plan_names_what_runs_and_why(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["join"].after == ("make",)
     assert found["join"].why == "after make"
     assert found["use"].why == "used is not there"
+
+
+def test_the_picture_of_the_stages_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    tree = load_params().model_dump(mode="json", by_alias=True)
+    drawn = picture(tree).splitlines()
+    assert max(map(len, drawn)) <= 80
+    names = [" ".join(line.replace("*", " ").split()) for line in drawn if "| " in line]
+    assert names[0] == "| sources | | generate |"
+    assert names[-1] == "| report |"
+    assert {f"| {name.partition('@')[0]} |" for name in read_stages(tree)} <= {
+        f"|{box}|" for line in names for box in line.split("|")
+    }
 
 
 def test_stages_are_listed_after_those_that_they_wait_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -66,6 +67,8 @@ def test_gallery_has_a_picture_per_architecture(directory, tmp_path):
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2
     assert "deepnets1m/test/1" in text
+    links = set(re.findall(r'href="#(\S+)"', text))
+    assert links == set(re.findall(r' id="(\S+)"', text)) == {"graph-1", "graph-2"}
 
 
 def test_publish_and_import_round_trip(directory, tmp_path):

@@ -104,6 +104,35 @@ def test_a_profile_takes_the_header_of_the_laptop_profile_away(
         assert text.index("base:") < 300
 
 
+def test_only_what_is_set_changes(tree: Path) -> None:
+    before = Path("params.yaml").read_text().splitlines()
+    set_params({"base.seed": 77})
+    after = Path("params.yaml").read_text().splitlines()
+    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert changed == [("  seed: 1", "  seed: 77")]
+
+
+def test_a_profile_takes_the_place_of_the_one_before(tree: Path) -> None:
+    laptop = Path("params.yaml").read_text()
+    of_gpu = load_params(profile="gpu")
+    set_params({}, "tiny")
+    tiny = Path("params.yaml").read_text()
+    with pytest.raises(ConfigError, match="the values of profile tiny, and git has none"):
+        set_params({}, "gpu")  # no git
+    assert Path("params.yaml").read_text() == tiny
+    Path("params.yaml").write_text(laptop)
+    git = ("git", "-c", "user.name=test", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "params.yaml"), ("commit", "-qm", "laptop")):
+        subprocess.run([*git, *command], check=True)
+    set_params({"train.steps": 7}, "tiny")
+    assert set_params({}, "tiny").train.steps == 8
+    assert set_params({"images.name": "photos"}, "gpu").images.name == "photos"
+    assert set_params({}, "gpu") == of_gpu == load_params()
+    assert set_params({}, "laptop") == load_params()
+    assert Path("params.yaml").read_text() == laptop
+    assert set_params({"base.seed": 3}, "laptop").base.seed == 3  # as it is, and the value
+
+
 def test_words_that_yaml_reads_otherwise_keep_their_quotes(app: typer.Typer, tree: Path) -> None:
     done = CliRunner().invoke(app, ["params", "set", "train.amp=off", "train.lr=1e-3"])
     assert done.exit_code == 0, done.output

@@ -73,6 +73,12 @@ def test_the_stage_leaves_a_hypernetwork_its_curve_and_nothing_else(params: Para
     log = "".join(path.read_text() for path in Path(".mlflow-spool").iterdir())
     assert '"curve/val_mean"' in log
     assert '"images_per_second"' in log
+    sent = [entry["metrics"] for entry in map(json.loads, log.splitlines()) if "metrics" in entry]
+    steps = [metrics for metrics in sent if "cross_entropy" in metrics]
+    assert len(steps) == 4
+    for metrics in steps:  # what MLflow draws without spikes
+        logarithm = metrics["cross_entropy_log10"]
+        assert 10**logarithm == pytest.approx(metrics["cross_entropy"])
 
 
 def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -20,6 +16,8 @@ import pytest
 from flows.registry.lookup import RegistryError
 from flows.registry.webhooks import NAME, announce, silence
 from flows.tracking.client import client
+
+from .conftest import Receiver
 
 
 @pytest.fixture
@@ -70,46 +68,26 @@ def answers(url: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_a_receiver_is_told_when_an_alias_moves(server: str) -> None:
-    received: list[tuple[dict[str, Any], str]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            received.append((body, self.headers["X-MLflow-Signature"] or ""))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=receiver.serve_forever)
-    thread.start()
-    try:
-        address = f"http://127.0.0.1:{receiver.server_port}/moved"
-        with pytest.raises(RegistryError, match=r"MLflow does not take ftp://example\.org"):
-            announce("ftp://example.org")
-        announce("http://127.0.0.1:9/old")
-        assert announce(address, "a secret").url == address
-        mlflow_client = client()
-        assert [hook.name for hook in mlflow_client.list_webhooks()] == [NAME]
-        mlflow_client.create_registered_model("ghn3")
-        mlflow_client.create_model_version("ghn3", "s3://bucket/model")
-        mlflow_client.set_registered_model_alias("ghn3", "champion", "1")
-        deadline = time.monotonic() + 60
-        while not received and time.monotonic() < deadline:
-            time.sleep(0.1)
-        ((body, signature),) = received
-        assert (body["entity"], body["action"]) == ("model_version_alias", "created")
-        assert body["data"] == {"name": "ghn3", "alias": "champion", "version": "1"}
-        assert signature.startswith("v1,")
-        assert silence()
-        assert not silence()
-    finally:
-        receiver.shutdown()
-        thread.join()
-        receiver.server_close()
+def test_a_receiver_is_told_when_an_alias_moves(server: str, receiver: Receiver) -> None:
+    address = f"{receiver.url}/moved"
+    with pytest.raises(RegistryError, match=r"MLflow does not take ftp://example\.org"):
+        announce("ftp://example.org")
+    announce("http://127.0.0.1:9/old")
+    assert announce(address, "a secret").url == address
+    mlflow_client = client()
+    assert [hook.name for hook in mlflow_client.list_webhooks()] == [NAME]
+    mlflow_client.create_registered_model("ghn3")
+    mlflow_client.create_model_version("ghn3", "s3://bucket/model")
+    mlflow_client.set_registered_model_alias("ghn3", "champion", "1")
+    deadline = time.monotonic() + 60
+    while not receiver.posts and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (post,) = receiver.posts
+    assert (post.body["entity"], post.body["action"]) == ("model_version_alias", "created")
+    assert post.body["data"] == {"name": "ghn3", "alias": "champion", "version": "1"}
+    assert post.headers["X-MLflow-Signature"].startswith("v1,")
+    assert silence()
+    assert not silence()
 
 
 def test_a_store_without_a_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

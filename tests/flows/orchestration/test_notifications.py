@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 import pytest
@@ -17,37 +13,14 @@ from flows.orchestration.pipeline import pipeline
 from flows.tracking.events import champion_drifted
 from ghn.errors import ConfigError
 
+from ..conftest import Receiver
 from .conftest import wait_for
 
 
-@pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The texts that a chat receives at the address of the environment."""
-    received: list[str] = []
-
-    class Chat(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            received.append(body["text"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    chat = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
-    thread = threading.Thread(target=chat.serve_forever)
-    thread.start()
-    monkeypatch.setenv(notifications.ADDRESS, f"http://127.0.0.1:{chat.server_port}/secret-part")
-    yield received
-    chat.shutdown()
-    thread.join()
-    chat.server_close()
-
-
 def test_what_failed_crashed_or_drifted_is_told_of(
-    server: SyncPrefectClient, messages: list[str], monkeypatch: pytest.MonkeyPatch
+    server: SyncPrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(notifications.ADDRESS, f"{receiver.url}/secret-part")
     for _ in range(2):  # a second deployment makes no second message
         automations.apply(server)
     monkeypatch.setenv("PREFECT_API_URL", str(server.api_url).rstrip("/"))
@@ -59,9 +32,12 @@ def test_what_failed_crashed_or_drifted_is_told_of(
         for step in (Pending(), Running(), state):
             server.set_flow_run_state(run.id, step, force=True)
 
+    def texts() -> list[str]:
+        return [post.body["text"] for post in receiver.posts]
+
     def told(word: str) -> str:
         text: str = wait_for(
-            f"a message with {word}", lambda: next((m for m in messages if word in m), "")
+            f"a message with {word}", lambda: next((m for m in texts() if word in m), "")
         )
         return text
 
@@ -77,7 +53,7 @@ def test_what_failed_crashed_or_drifted_is_told_of(
         "*ghn3 version 7 drifted*\nIts accuracy has changed by -0.031 since it was registered,"
         " which is more than noise."
     )
-    assert len(messages) == 3
+    assert len(texts()) == 3
     kept = server._client.post("/block_documents/filter", json={}).text
     assert notifications.BLOCK in kept
     assert "secret-part" not in kept
