@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ class MetaBatches(Dataset[MetaBatch]):
         config: how networks are sized.
         max_cost: most multiply-adds of a network, per image at its least width; costlier
             architectures are left out.
+        norm: "always" leaves out networks without batch norms, "never" those with them.
 
     Raises:
         ConfigError: `size` is not a multiple of `world` or larger than what there is to choose
@@ -81,27 +82,32 @@ class MetaBatches(Dataset[MetaBatch]):
         world: int = 1,
         config: MetaBatchConfig | None = None,
         max_cost: float | None = None,
+        norm: Literal["always", "never"] | None = None,
     ) -> None:
         self.split, self.size, self.seed, self.rank, self.world = split, size, seed, rank, world
         self.config = config or MetaBatchConfig()
         self.base = Scaling(num_classes=num_classes, image_size=image_size)
         self.n_nodes = split.n_nodes.astype(np.int64)
-        self._members = np.arange(len(split))
+        left = np.ones(len(split), dtype=bool)
         if max_cost is not None:
             least = replace(self.base, channels=self.config.channels[0])
-            self._members = np.flatnonzero(multiply_adds(split.table(), least) <= max_cost)
+            left &= multiply_adds(split.table(), least) <= max_cost
+        if norm is not None:
+            left &= split.table().norm == (norm == "always")
+        self._members = np.flatnonzero(left)
         if size % world or size > len(self._members):
             raise ConfigError(
                 f"a meta-batch of {size} must divide among {world} processes and fit split"
                 f" {split.name!r} of {len(self._members)} architectures"
                 + ("" if max_cost is None else f" of at most {max_cost:g} multiply-adds")
+                + ("" if norm is None else f", batch norms {norm}")
             )
         self._before = [0]  # number of meta-batches before each epoch, as far as known
         self._cut_epoch: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def members(self) -> NDArray[np.int64]:
-        """The architectures of the split that are cheap enough."""
+        """The architectures of the split that take part."""
         return self._members
 
     @property

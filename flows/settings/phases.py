@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +29,13 @@ class PhaseConfig(BaseModel):
         description=(
             "most multiply-adds of a network per image, at its least width and the size of the"
             " phase; costlier ones have no part in it"
+        ),
+    )
+    norm: Literal["always", "never"] | None = Field(
+        default=None,
+        description=(
+            "of DeepNets-1M only networks with batch norms, or only those without, take part; null:"
+            " all of the split. What is learned with them first costs the others nothing"
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.images import ImageStream, ImageTensors
 from flows.settings.phases import begun
@@ -35,6 +35,7 @@ class Setting:
         batch_size: images per step.
         meta_batch_size: architectures per step.
         max_cost: bound on the multiply-adds of networks.
+        norm: "always" or "never", where networks must, or must not, have batch norms.
     """
 
     steps: int | None
@@ -43,6 +44,7 @@ class Setting:
     batch_size: int
     meta_batch_size: int
     max_cost: float | None
+    norm: Literal["always", "never"] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Describes the phase for the digest of a run."""
@@ -72,6 +74,7 @@ def _setting(phase: PhaseConfig, config: TrainStageConfig, image_size: int) -> S
         phase.batch_size or config.batch_size,
         phase.meta_batch_size or config.meta_batch_size,
         phase.max_cost,
+        phase.norm,
     )
 
 
@@ -169,6 +172,7 @@ def _meta_batches(
             group.world,
             setting.networks,
             setting.max_cost,
+            setting.norm,
         )
 
     batches: Dataset[MetaBatch]

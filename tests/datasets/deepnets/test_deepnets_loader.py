@@ -172,6 +172,16 @@ def test_costly_networks_have_no_part_if_so_asked(train):
         MetaBatches(train, 4, max_cost=1.0)
 
 
+@pytest.mark.parametrize("norm", ["always", "never"])
+def test_networks_with_norms_or_without_have_no_part_if_so_asked(train, norm):
+    dataset = MetaBatches(train, 2, norm=norm)
+    drawn = np.concatenate([dataset.indices(step) for step in range(100)])
+    assert set(train.table().norm[drawn].tolist()) == {norm == "always"}
+    assert set(drawn.tolist()) == set(np.flatnonzero(train.table().norm == (norm == "always")))
+    with pytest.raises(ConfigError, match=f"batch norms {norm}"):
+        MetaBatches(train, 100, norm=norm)
+
+
 def test_impossible_requests_are_named(train):
     with pytest.raises(ConfigError, match="must divide among 3 processes"):
         MetaBatches(train, 8, world=3)
