@@ -113,7 +113,7 @@ def _show_plan(changed: bool, drawn: bool) -> None:
         typer.echo(picture(tree))
         return
     # As the stage does, which always looks.
-    sources.write(params.images, params.train, params.finetune, params.transfer)
+    sources.write(params.base, params.images, params.train, params.finetune, params.transfer)
     table = Table("stage", "reads what they write", "would run", box=None, pad_edge=False)
     for step in plan(tree):
         table.add_row(step.name, ", ".join(step.after), step.why or "no")
@@ -140,7 +140,7 @@ def _is_up_to_date(params: Params) -> bool:
     from flows.settings.dvcfile import read_stages
     from flows.stages import sources
 
-    sources.write(params.images, params.train, params.finetune, params.transfer)
+    sources.write(params.base, params.images, params.train, params.finetune, params.transfer)
     tree = params.model_dump(mode="json", by_alias=True)
     others = [name for name in read_stages(tree) if name != "sources"]
     return dvc("status", "--quiet", *others, silent=True) == 0

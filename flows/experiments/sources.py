@@ -51,9 +51,9 @@ def _specs(profile: Profile) -> Iterator[ImagesSpec]:
 def _weights(profile: Profile) -> set[str]:
     """The names of weights that the profile does not make itself."""
     named = {name for entry in profile.experiments.values() for name in inits_of(entry)}
+    named |= {profile.train_config(name).initial or RANDOM for name in profile.hypernetworks}
     named = {init for init in named if hypernetwork_name(init) not in profile.hypernetworks}
-    for name, known in profile.hypernetworks.items():
-        named.add(known.released or profile.train_config(name).initial or RANDOM)
+    named |= {known.released or RANDOM for known in profile.hypernetworks.values()}
     return named - {*BASELINES, "ghn"}
 
 

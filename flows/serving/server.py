@@ -20,6 +20,11 @@ from ghn.errors import ConfigError
 MAX_REQUEST_BYTES = 1_000_000
 """Sixteen descriptions at their limit do not fit, sixteen usual ones (a few kilobytes) do."""
 
+HEAD_SECONDS = 30.0
+"""How long a connection may stay without a request's head: a connection is one of those that the
+server has at most.
+"""
+
 BODY_SECONDS = 60.0
 """How long a client may take to send a request."""
 
@@ -194,6 +199,24 @@ async def _refuse(send: Any, status: int, reason: str) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
+def protocol(seconds: float = HEAD_SECONDS) -> type[asyncio.Protocol]:
+    """uvicorn's protocol of HTTP, which closes a connection that takes longer for its first head;
+    uvicorn itself waits for ever.
+    """
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self.give_up)
+
+        def give_up(self) -> None:
+            if self.cycle is None:  # no request yet
+                self.transport.close()
+
+    return Impatient
+
+
 def serve(
     model_uri: str, host: str, port: int, max_request_bytes: int, limits: Mapping[str, int]
 ) -> None:
@@ -213,4 +236,11 @@ def serve(
 
     model = mlflow.pyfunc.load_model(model_uri, model_config=dict(limits))
     gate = Gate(scoring_server.init(model), max_request_bytes)
-    uvicorn.run(gate, host=host, port=port, log_level="info", limit_concurrency=4 * WAITING)
+    uvicorn.run(
+        gate,
+        host=host,
+        port=port,
+        http=protocol(),
+        log_level="info",
+        limit_concurrency=4 * WAITING,
+    )

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from datasets.images import MissingImagesError, find_source
 from flows.settings import paths
+from flows.settings.base import BaseConfig
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
 from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
-from flows.trials.inits import BASELINES
+from flows.trials.inits import BASELINES, hypernetwork_name, source
 from flows.trials.located import weights_stamp
 from ghn.errors import GHNError
 from ghn.files import atomic_path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    base: BaseConfig,
     images: ImagesConfig,
     train: TrainStageConfig,
     finetune: FinetuneStageConfig,
@@ -35,10 +37,11 @@ def run(
     stage: StageRun,
 ) -> None:
     """Writes data/sources/{images,train,inits,transfer}.json."""
-    write(images, train, finetune, transfer)
+    write(base, images, train, finetune, transfer)
 
 
 def write(
+    base: BaseConfig,
     images: ImagesConfig,
     train: TrainStageConfig,
     finetune: FinetuneStageConfig,
@@ -52,13 +55,20 @@ def write(
     ):
         _write(path, {"name": name, "splits": fingerprints(name, root)})
     initial = () if train.initial is None else (train.initial,)
-    _write(paths.START_SOURCE, {"initial": _stamps(initial), "population": _networks(train)})
-    _write(paths.INITS_SOURCE, _stamps([*finetune.inits, *transfer.inits]))
+    _write(paths.START_SOURCE, {"initial": _stamps(base, initial), "population": _networks(train)})
+    _write(paths.INITS_SOURCE, _stamps(base, [*finetune.inits, *transfer.inits]))
 
 
-def _stamps(inits: Iterable[str]) -> dict[str, str | None]:
-    """Of initialisations that are no stage's output."""
-    return {init: weights_stamp(init) for init in sorted({*inits} - {"ghn", *BASELINES})}
+def _stamps(base: BaseConfig, inits: Iterable[str]) -> dict[str, str | None]:
+    """Of initialisations that are no stage's output: that would be another after each training."""
+    own = {paths.weights(base.ghn).resolve(), paths.model(base.ghn).resolve()}
+    named = sorted({*inits} - {"ghn", *BASELINES})
+    elsewhere = (
+        init
+        for init in named
+        if hypernetwork_name(init) != base.ghn and Path(source(init)).resolve() not in own
+    )
+    return {init: weights_stamp(init) for init in elsewhere}
 
 
 def _networks(train: TrainStageConfig) -> str | None:

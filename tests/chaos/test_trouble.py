@@ -42,6 +42,7 @@ WRITES = {
 
 READS = [
     ("images", "data/sources/images.json"),
+    ("train", "data/sources/train.json"),
     ("train", "data/deepnets1m/train.h5"),
     ("train", "data/deepnets1m/train.parquet"),
     ("train", "data/deepnets1m/val.h5"),
@@ -52,6 +53,7 @@ READS = [
     ("predict", "data/deepnets1m/test.parquet"),
     ("predict", "models/ghn3/ghn.safetensors"),
     ("evaluate", "data/images/digits/test-16px.safetensors"),
+    ("finetune", "data/sources/inits.json"),
     ("finetune", "results/evaluation.parquet"),
     ("transfer", "data/sources/transfer.json"),
     ("register", "results/evaluation.parquet"),

@@ -105,7 +105,8 @@ def test_another_clone_takes_the_results_from_a_directory_of_files(
     clone.run("-m", "dvc", "push")
     git("add", "-A")
     git("commit", "-q", "-m", "A run")
-    clone.run("-m", "gto", "register", "ghn3", "--version", "v1.0.0")
+    gto = "from gto.cli import app; app()"  # a console script, and no module that runs
+    clone.run("-c", gto, "register", "ghn3", "--version", "v1.0.0")
     reader = tmp_path / "reader"
     subprocess.run(["git", "clone", "-q", str(clone.path), str(reader)], check=True)
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.serving.network import LAYERS
 from flows.serving.package import package
 from flows.serving.request import as_body, read_request
-from flows.serving.server import Gate
+from flows.serving.server import Gate, protocol
 from ghn.checkpoint import save_checkpoint
 from ghn.errors import ConfigError
 from ghn.models import GHN, GHNConfig
@@ -295,5 +296,34 @@ def test_a_client_that_does_not_take_its_answer_is_given_up() -> None:
         client = _Client(VALID)
         assert await client.ask(gate) == 200
         assert len(client.taken) == 20_000_000
+
+    asyncio.run(run())
+
+
+def test_a_connection_without_a_request_is_closed() -> None:
+    """Or as many as the server has would keep everybody else away."""
+
+    async def run() -> None:
+        config = uvicorn.Config(
+            Gate(_Worker(2, 0.0)), port=0, http=protocol(0.5), log_level="error",
+            limit_concurrency=5, lifespan="off",
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        for _, writer in idle[:3]:
+            writer.write(b"POST /invocations HTTP/1.1\r\nHost:")
+        for reader, writer in idle:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        async with httpx.AsyncClient() as client:
+            headers = {"content-type": "application/json"}
+            url = f"http://127.0.0.1:{port}/invocations"
+            assert (await client.post(url, content=VALID, headers=headers)).status_code == 200
+        server.should_exit = True
+        await serving
 
     asyncio.run(run())

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from flows.settings import paths
+from flows.settings.base import BaseConfig
 from flows.settings.dvcfile import read_stages
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
@@ -36,7 +37,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(images: ImagesConfig, transfer: TransferConfig) -> None:
-    sources.write(images, TrainStageConfig(), FinetuneStageConfig(), transfer)
+    sources.write(BaseConfig(), images, TrainStageConfig(), FinetuneStageConfig(), transfer)
 
 
 def written(root: Path) -> tuple[bytes, bytes]:
@@ -90,7 +91,7 @@ def test_weights_and_networks_from_elsewhere_are_seen(root: Path) -> None:
     transfer = TransferConfig(inits=("ghn", "./other"), target="other")
 
     def written() -> tuple[str, str]:
-        sources.write(ImagesConfig(root=str(root)), train, finetune, transfer)
+        sources.write(BaseConfig(), ImagesConfig(root=str(root)), train, finetune, transfer)
         return paths.START_SOURCE.read_text(), paths.INITS_SOURCE.read_text()
 
     seen = [written()]
@@ -109,6 +110,21 @@ def test_weights_and_networks_from_elsewhere_are_seen(root: Path) -> None:
     first, second = zip(*seen, strict=True)
     assert [len({*first[:n]}) for n in range(1, 6)] == [1, 2, 3, 3, 3]
     assert [len({*second[:n]}) for n in range(1, 6)] == [1, 1, 1, 2, 3]
+
+
+def test_what_a_stage_writes_is_not_from_elsewhere(root: Path) -> None:
+    """Or the next run would find it changed, each time."""
+    own = paths.weights("mine")
+    base = BaseConfig(ghn="mine")
+    finetune = FinetuneStageConfig(inits=("mine", "mine+orth3", str(own), str(own.resolve())))
+    train = TrainStageConfig(initial=str(own.parent))
+    seen = set()
+    for text in ("before", "after"):
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(text)
+        sources.write(base, ImagesConfig(root=str(root)), train, finetune, TransferConfig())
+        seen.add((paths.START_SOURCE.read_text(), paths.INITS_SOURCE.read_text()))
+    assert len(seen) == 1
 
 
 def test_what_params_name_outside_of_the_tree_is_looked_at() -> None:
