@@ -171,8 +171,8 @@ def main() -> None:
     if wanted("tests"):
         environment = {"GHN_GPU_TESTS": options.device}
         os.environ.update(environment)
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]
-        tests += ["-p", "no:cacheprovider", "-v"]  # says how far it came
+        tests = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"]
+        tests += ["-p", "no:cacheprovider", "-vv"]  # a line for each, as it ends
         run(log, "tests", tests, min(TESTS_SECONDS * slower, end - time.perf_counter()))
     for name, seconds, ranks in PARTS:
         left = end - time.perf_counter()
