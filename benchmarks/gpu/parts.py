@@ -222,7 +222,9 @@ def trained(setting: Setting, name: str) -> None:
             log_every=2 if setting.tiny else 20,
             checkpoint_every=1_000_000,
         )
-        output = Path(tempfile.mkdtemp()) if name != "train" else setting.out / "trained"
+        # A directory of its own: a training goes on with what it finds.
+        kept = setting.out if name == "train" and group.is_main else None
+        output = Path(tempfile.mkdtemp(prefix="trained-", dir=kept))
         result = train(
             config,
             size.hypernetwork(),
