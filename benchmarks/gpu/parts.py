@@ -6,6 +6,7 @@ Each prints lines of JSON, {"found": {...}}, as soon as it knows something.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -146,20 +147,33 @@ def predict(setting: Setting) -> None:
 
 
 def tuned(setting: Setting) -> None:
-    """Fine-tuning, one network after the other."""
+    """Fine-tuning of 16 networks, one after the other; several processes share them and the card.
+
+    Rates of processes that run at once add up.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     images = load("digits", cache=None)
     steps = 2 if setting.tiny else 100
+    trained, spent = 0, 0.0
     rates: dict[str, float] = {}
     end = time.perf_counter() + setting.seconds
-    for name in ("resnet18", "mobilenet_v2", "densenet121", "vit_b_16") * 4:
+    names = ("resnet18", "mobilenet_v2", "densenet121", "vit_b_16") * 4
+    for number, name in enumerate(names):
         if time.perf_counter() > end or (setting.tiny and rates):
             break
+        if number % world != rank:
+            continue
         model = build(name, 10, images.image_size).to(setting.device)
         sizes = {"batch_size": 16, "statistics_images": 16} if setting.tiny else {"batch_size": 128}
         config = FinetuneConfig(steps=steps, amp=True, **sizes)
         curve = finetune(model, images, images.subset(range(16)), config)
-        rates[f"{name} {len(rates)}"] = curve.steps_per_second * config.batch_size
-        say(images_per_second=rates)
+        rates[f"{name} {number}"] = curve.steps_per_second * config.batch_size
+        trained += steps * config.batch_size
+        spent += steps / curve.steps_per_second
+        say(**{
+            f"images_per_second of process {rank} of {world}": trained / spent,
+            f"networks of process {rank} of {world}": rates,
+        })  # fmt: skip
 
 
 class _Until(Callback):
@@ -208,7 +222,9 @@ def trained(setting: Setting, name: str) -> None:
             log_every=2 if setting.tiny else 20,
             checkpoint_every=1_000_000,
         )
-        output = Path(tempfile.mkdtemp()) if name != "train" else setting.out / "trained"
+        # A directory of its own: a training goes on with what it finds.
+        kept = setting.out if name == "train" and group.is_main else None
+        output = Path(tempfile.mkdtemp(prefix="trained-", dir=kept))
         result = train(
             config,
             size.hypernetwork(),
@@ -242,7 +258,7 @@ def main() -> None:
             step(setting, TINY_LARGE if setting.tiny else IMAGENET, "bf16")
         case "predict":
             predict(setting)
-        case "finetune":
+        case "finetune" | "finetune-4":
             tuned(setting)
         case name:
             trained(setting, name)

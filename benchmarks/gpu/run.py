@@ -6,13 +6,14 @@
 
 It needs the library and DeepNets-1M, PyTorch 2.11 or newer and no network; CIFAR-10 (under
 GHN_DATA_ROOT) is trained on if it is there, scikit-learn's digits if not. Each part is a process
-with a time of its own; what it found is in `results.json` as soon as it has ended, however it did,
-and what it said in `log.txt`.
+with a time of its own; what it finds is in `results.json` and what it says in `log.txt` as it
+comes, however it ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,14 @@ NEEDED = (
     "pyarrow", "tqdm", "PIL", "pytest",
 )  # fmt: skip
 PARTS = (  # name, seconds at most, ranks
-    ("step-cifar", 60, 1),
-    ("step-imagenet", 60, 1),
-    ("predict", 45, 1),
-    ("finetune", 45, 1),
-    ("ranks-1", 25, 1),
-    ("ranks-2", 25, 2),
-    ("ranks-4", 25, 4),
+    ("step-cifar", 50, 1),
+    ("step-imagenet", 50, 1),
+    ("predict", 40, 1),
+    ("finetune", 35, 1),
+    ("finetune-4", 35, 4),
+    ("ranks-1", 22, 1),
+    ("ranks-2", 22, 2),
+    ("ranks-4", 22, 4),
 )
 TESTS_SECONDS = 110
 
@@ -62,7 +65,6 @@ class Log:
         temporary = self._json.with_suffix(".part")
         temporary.write_text(json.dumps(self.results, indent=1))
         temporary.replace(self._json)
-        self.say(f"{name}: {json.dumps(found)[:400]}")
 
 
 def missing() -> list[str]:
@@ -83,13 +85,15 @@ def command(name: str, options: argparse.Namespace, ranks: int, seconds: float) 
 
 
 def run(log: Log, name: str, arguments: list[str], seconds: float) -> None:
-    """Runs a part; its last line of JSON is what it found."""
+    """Runs a part; what it says and has found is on disk as it comes."""
     begin = time.perf_counter()
     environment = {
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         **os.environ,
         "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",  # what a part said before its time was over
     }
+    log.say(f"--- {name}, at most {seconds:.0f} s")
     # A group of its own, so that ranks end with their launcher when the time is over.
     process = subprocess.Popen(
         arguments,
@@ -100,17 +104,29 @@ def run(log: Log, name: str, arguments: list[str], seconds: float) -> None:
         text=True,
         start_new_session=True,
     )
-    try:
-        said, code = process.communicate(timeout=seconds)[0], process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, code = process.communicate()[0], 124
-    log.say(f"--- {name}, {time.perf_counter() - begin:.0f} s, exit code {code}\n{said[-6000:]}")
+    assert process.stdout is not None
     found: dict[str, Any] = {}
-    for line in said.splitlines():
-        if line.startswith('{"found"'):
-            found |= json.loads(line)["found"]
-    log.add(name, found | {"exit_code": code, "seconds": round(time.perf_counter() - begin, 1)})
+    over = threading.Event()
+    timer = threading.Timer(seconds, lambda: (over.set(), _end(process)))
+    timer.start()
+    try:
+        for line in process.stdout:
+            log.say(line.rstrip())
+            if line.startswith('{"found"'):
+                found |= json.loads(line)["found"]
+                log.add(name, found)
+        code = process.wait()
+    finally:
+        timer.cancel()
+        _end(process)
+    spent = round(time.perf_counter() - begin, 1)
+    log.add(name, found | {"exit_code": 124 if over.is_set() else code, "seconds": spent})
+    log.say(f"{name}: {json.dumps(log.results[name])[:400]}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def best_ranks(results: dict[str, Any]) -> int:
@@ -138,11 +154,14 @@ def main() -> None:
         f"{name}={Path(path).resolve()}"
         for name, path in (pair.split("=", 1) for pair in options.reference or ())
     ]
+    # Whoever ends this ends its parts, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     end = time.perf_counter() + 60 * options.minutes - 10
     slower = 4 if options.tiny else 1  # a CPU is slow to start
     log = Log(options.out)
     absent = missing()
     log.add("environment", {"python": platform.python_version(), "missing": absent})
+    log.say(f"missing packages: {', '.join(absent) or 'none'}")
     if absent:
         sys.exit(f"packages that are missing: {', '.join(absent)}")
 
@@ -152,8 +171,8 @@ def main() -> None:
     if wanted("tests"):
         environment = {"GHN_GPU_TESTS": options.device}
         os.environ.update(environment)
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"]
-        tests += ["-p", "no:cacheprovider", "-v"]  # says how far it came
+        tests = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"]
+        tests += ["-p", "no:cacheprovider", "-vv"]  # a line for each, as it ends
         run(log, "tests", tests, min(TESTS_SECONDS * slower, end - time.perf_counter()))
     for name, seconds, ranks in PARTS:
         left = end - time.perf_counter()

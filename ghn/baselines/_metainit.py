@@ -90,7 +90,9 @@ def metainit(
             )
             quotient = gradient_quotient(loss, weights, config.epsilon)
             history.append(float(quotient.detach()))
-            slopes = torch.autograd.grad(quotient, weights, allow_unused=True)
+            slopes: Sequence[Tensor | None] = torch.autograd.grad(
+                quotient, weights, allow_unused=True
+            )
             with torch.no_grad():
                 for i, (weight, slope) in enumerate(zip(weights, slopes, strict=True)):
                     if slope is None:

@@ -55,7 +55,7 @@ class Levels:
     @property
     def nodes(self) -> tuple[Tensor, ...]:
         """L tensors (B, V) of node indices; N stands for none."""
-        return torch.split(self.slot_BW, self.widths, dim=1)
+        return torch.split(self.slot_BW, list(self.widths), dim=1)
 
 
 def depth(graph: Graph, backward: bool) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from ghn import load_checkpoint
 from ghn.architectures import build
 from ghn.finetune import FinetuneConfig, finetune
 from ghn.models import GHN
+from ghn.models.batch import GraphBatch
 from ghn.tracing.run import trace
 from ghn.train import TrainConfig, meta_batch_losses, train
 from ghn.train.data import on_device
@@ -85,6 +86,25 @@ def test_tf32_is_within_its_bound_of_the_cpu(golden_root: Path) -> None:
         assert (found[name] - tensor).norm() <= 1e-2 * tensor.norm() + 1e-6, name
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("half", "bound"),
+    [(torch.bfloat16, 0.03), pytest.param(torch.float16, 0.01, marks=on_card)],
+    ids=str,
+)
+def test_half_precision_is_within_its_bound_of_the_cpu(
+    half: torch.dtype, bound: float, golden_root: Path
+) -> None:
+    """Of message passing; decoders stay in float32."""
+    ghn = load_checkpoint(golden_root / FILES["ghn3"])
+    batch = GraphBatch.from_graphs([trace(build("resnet50", device="meta"))])
+    exact = ghn(batch).parameters[0]
+    with torch.autocast(DEVICE.type, half):
+        found = ghn.to(DEVICE)(batch).parameters[0]
+    for name, tensor in exact.items():
+        assert (found[name].cpu() - tensor).norm() <= bound * tensor.norm() + 1e-6, name
+
+
 def _step(device: torch.device, **recipe: Any) -> tuple[float, dict[str, Tensor]]:
     ghn = make_ghn().to(device)
     x_BCHW, y_B = _data()
@@ -128,12 +148,15 @@ def _train(output: Path, digits: ImageTensors, steps: int, stop: int = 0, **reci
     return ghn
 
 
-def test_a_run_resumes_as_if_it_had_not_stopped(tmp_path: Path, digits: ImageTensors) -> None:
-    whole = _train(tmp_path / "whole", digits, 4, deterministic=NAME == "cpu")
-    _train(tmp_path / "parts", digits, 2, deterministic=NAME == "cpu")
-    resumed = _train(tmp_path / "parts", digits, 4, deterministic=NAME == "cpu")
+@pytest.mark.parametrize("deterministic", [True, pytest.param(False, marks=on_card)])
+def test_a_run_resumes_as_if_it_had_not_stopped(
+    tmp_path: Path, digits: ImageTensors, deterministic: bool
+) -> None:
+    whole = _train(tmp_path / "whole", digits, 4, deterministic=deterministic)
+    _train(tmp_path / "parts", digits, 2, deterministic=deterministic)
+    resumed = _train(tmp_path / "parts", digits, 4, deterministic=deterministic)
     for name, weight in whole.state_dict().items():
-        bound = {"rtol": 0.0, "atol": 0.0} if NAME == "cpu" else {"rtol": 1e-2, "atol": 1e-3}
+        bound = {"rtol": 0.0, "atol": 0.0} if deterministic else {"rtol": 1e-2, "atol": 1e-3}
         torch.testing.assert_close(resumed.state_dict()[name], weight, **bound, msg=name)
 
 

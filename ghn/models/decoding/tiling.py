@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_SMALL = 4096
+from ghn.models.decoding.costs import costs
 
 
 def tile(w: Tensor, shape: Sequence[int]) -> Tensor:
@@ -42,7 +42,9 @@ def write_all(targets: Sequence[Tensor], w: Tensor, part_of: tuple[int, int] | N
     """Writes the blocks of `w` (G, ...) into G tensors of one shape, as `write_tiled` does."""
     shape = targets[0].shape
     # A call per tensor takes longer than repeating a small block in memory of its own.
-    if part_of is None and (w.shape[1:] == shape or targets[0].numel() <= _SMALL):
+    of_device, n = costs(w.device), targets[0].numel()
+    small = n <= of_device.small and len(targets) * n * w.element_size() <= of_device.chunk_bytes
+    if part_of is None and (w.shape[1:] == shape or small):
         torch._foreach_copy_(list(targets), list(tile(w, shape).unbind(0)))
         return
     for target, block in zip(targets, w.unbind(0), strict=True):

@@ -31,16 +31,12 @@ def look_up(table_HC: Tensor, code: Tensor) -> Tensor:
 
 
 def gathered(table_HC: Tensor, code: Tensor) -> Tensor:
-    """`look_up` on a GPU: in the precision of autocast and with rows that begin at multiples of
-    `ALIGNED` numbers. Attention would otherwise cast and pad a copy in each layer, and keep it for
-    the backward pass.
+    """`look_up` on a GPU: rows begin at multiples of `ALIGNED` numbers. Attention would otherwise
+    pad a copy in each layer, and keep it for the backward pass.
 
     It is one gather, whose gradient sorts the codes: adding up values where they belong would be
     millions of atomic additions onto a hundred addresses.
     """
-    device = code.device.type
-    if torch.is_autocast_enabled(device):
-        table_HC = table_HC.to(torch.get_autocast_dtype(device))
     n = code.shape[-1]
     values = F.embedding(F.pad(code, (0, -n % ALIGNED)).int(), table_HC.T)
     return values.movedim(-1, 1).contiguous()[..., :n]
