@@ -64,7 +64,7 @@ def picture(tree: Mapping[str, Any]) -> str:
     from flows.orchestration.order import upstream
     from flows.settings.dvcfile import read_stages
 
-    graph = nx.DiGraph()
+    graph: nx.DiGraph = nx.DiGraph()
     for name, sources in upstream(read_stages(tree)).items():
         stage = name.partition("@")[0]
         graph.add_node(stage)
