@@ -83,6 +83,7 @@ def init_(
         break_symmetry(model, noise, seed=seed)
         if batches is not None:
             reestimate_batch_norm(model, rest, n_batches)
+            hypernetwork.reports = [report.with_statistics() for report in hypernetwork.reports]
     return model
 
 

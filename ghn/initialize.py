@@ -92,8 +92,8 @@ def save_initialized(
     report = str(hypernetwork.reports[0])
     if images is not None:
         metadata[_STATISTICS] = n = str(_estimate_statistics(model, images))
-        warned = replace(hypernetwork.reports[0], notes=())
-        report = f"{warned}\n  running statistics are those of {n} images"
+        said = hypernetwork.reports[0].with_statistics()
+        report = f"{said}\n  running statistics are those of {n} images"
     _write(out, model, metadata, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = (

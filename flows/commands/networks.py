@@ -189,7 +189,9 @@ def _print(found: Comparison) -> None:
     from rich.table import Table
 
     table = Table("start", "untrained", f"after {found.steps} steps", "learning rate")
-    table.title = f"Test accuracy, mean of {len(found.starts[0].trained)} seeds (± their std)"
+    seeds = len(found.starts[0].trained)
+    over = f"mean of {seeds} seeds (± their std)" if seeds > 1 else "one seed"
+    table.title = f"Test accuracy, {over}"
     for start in found.starts:
         spread = f" ± {stdev(start.trained):.1%}" if len(start.trained) > 1 else ""
         rates = ", ".join(f"{rate:g}" for rate in sorted(set(start.lr)))

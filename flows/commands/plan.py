@@ -1,6 +1,6 @@
 """`ghn run --dry`: the stages in their order, what each waits for, and whether and why it would
 run; `ghn run --dag`: their picture. (`dvc repro --dry` fails where data is not there yet, and `dvc
-dag` is 977 columns wide.)
+dag` draws the experiments too, in thousands of columns.)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def picture(tree: Mapping[str, Any]) -> str:
     from flows.orchestration.order import upstream
     from flows.settings.dvcfile import read_stages
 
-    graph = nx.DiGraph()
+    graph: nx.DiGraph = nx.DiGraph()
     for name, sources in upstream(read_stages(tree)).items():
         stage = name.partition("@")[0]
         graph.add_node(stage)

@@ -215,7 +215,21 @@ def _summarise(console: Console, params: Params, run_id: str | None, seconds: fl
     console.print(f"Finished in {seconds / 60:.1f} minutes.")
     console.print(f"  report  {here / paths.REPORT}")
     console.print(f"  MLflow  {store}{look}")
+    if run_id is not None:
+        console.print(f"          {_page_of(run_id)}")
     console.print(f"  models  {here / paths.model(params.base.ghn)}")
+
+
+def _page_of(run_id: str) -> str:
+    """The address of a run's page; where the store is a file, on the server that `mlflow ui`
+    starts.
+    """
+    from flows.tracking.client import MODE, client, tracking_uri
+
+    experiment = client().get_run(run_id).info.experiment_id
+    store = tracking_uri()
+    server = store.rstrip("/") if store.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}{MODE}"
 
 
 def _print_stages(console: Console, params: Params, run_id: str) -> None:

@@ -61,13 +61,15 @@ def question(model: str, found: Decision) -> str:
     """What the form shows above its fields, in Markdown."""
     lines = [f"## {model} version {found.version} instead of {found.against}?", "", found.reason]
     if (c := found.comparison) is not None:
-        lines += [
+        measured = f"{c.architectures} networks, {c.images} images"
+        lines += [  # a row each: the form is narrow, and cuts off what is not
             "",
-            "| accuracy without training | now | then | difference | noise |",
-            "|---|---:|---:|---:|---:|",
-            f"| {c.architectures} networks, {c.images} images | {c.champion:.2%} |"
-            f" {c.challenger:.2%} | {100 * c.difference:+.2f} points |"
-            f" {100 * c.noise:.2f} points |",
+            f"| accuracy without training | {measured} |",
+            "|---|---:|",
+            f"| now | {c.champion:.2%} |",
+            f"| then | {c.challenger:.2%} |",
+            f"| difference | {100 * c.difference:+.2f} points |",
+            f"| noise | {100 * c.noise:.2f} points |",
         ]
     return "\n".join([*lines, "", f"`ghn registry show {found.version} {model}` shows its tags."])
 

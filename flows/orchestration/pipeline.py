@@ -70,7 +70,7 @@ def pipeline(
             GPUs; by default it runs here. (An experiment always trains here, since its workspace is
             here.)
         continues: This run is started by an automation in place of one that crashed; it fails if
-            that has happened `crashes.MAX_CRASHES` times in a row.
+            that has happened too often in a row.
         approval: A better hypernetwork becomes the champion as soon as somebody approves of it, in
             the form of the run of promote/approval that the registration starts; otherwise at once.
     """

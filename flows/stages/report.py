@@ -91,8 +91,8 @@ def build(
     judged = verdict.judge(report.targets, ghn, setting, evaluated, finetuned, transferred)
     curve = read_curve(paths.model(ghn) / "curve.json")
     sections: list[Section | None] = [
-        verdict.targets(judged),
         pipeline.pipeline(setting, tables, curve, ghn, register.name),
+        verdict.targets(judged),
         trained_on(setting, train, finetuned, transferred),
         evaluation.generalisation(
             evaluated, setting, report.bins, paper, beside_published(evaluated, setting)

@@ -96,12 +96,7 @@ def predict_in_place(
         target.check_writable(keep_frozen=frozen == "keep")
         targets.append(target)
     _run(ghn, targets, keep_head)
-    reports = [target.report() for target in targets]
-    for report in reports:
-        logger.info("%s", report)
-        for warning in report.warnings:
-            logger.warning("%s: %s", report.network, warning)
-    return reports
+    return [_told(target.report()) for target in targets]
 
 
 def predict_state_dict(
@@ -137,9 +132,17 @@ def predict_state_dict(
     _run(ghn, [target], keep_head)
     state = StateDict({name: new[id(target.parameters[name])] for name in target.written})
     state |= target.buffers
-    state.report = target.report()
+    state.report = _told(target.report())
     state._metadata = getattr(model.state_dict(), "_metadata", {})
     return state
+
+
+def _told(report: Report) -> Report:
+    """The report, whose warnings are in the log."""
+    logger.info("%s", report)
+    for warning in report.warnings:
+        logger.warning("%s: %s", report.network, warning)
+    return report
 
 
 def _run(ghn: Hypernetwork, targets: Sequence[Target], keep_head: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+NO_STATISTICS = "the running statistics of"
+"""How the note begins that says that they are not predicted."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Report:
     def complete(self) -> bool:
         """Whether everything was predicted."""
         return not self.kept
+
+    def with_statistics(self) -> Report:
+        """The report once running statistics were estimated: without the note that asks for it."""
+        notes = tuple(note for note in self.notes if not note.startswith(NO_STATISTICS))
+        return replace(self, notes=notes)
 
     def __str__(self) -> str:
         share = 100 * self.n_predicted / max(1, self.n_parameters)

@@ -14,7 +14,7 @@ from ghn.graph import Graph, Primitive
 from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, computed_weights
 from ghn.predict.protocol import Hypernetwork
-from ghn.predict.report import Kept, Report
+from ghn.predict.report import NO_STATISTICS, Kept, Report
 from ghn.predict.writable import unwritable
 from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
@@ -261,7 +261,7 @@ class Target:
         if not n:
             return []
         return [
-            f"the running statistics of {n} norms are not predicted: before model.eval(), call"
+            f"{NO_STATISTICS} {n} norms are not predicted: before model.eval(), call"
             " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
         ]
 

@@ -83,6 +83,8 @@ def test_run_says_what_continues_and_where_the_report_is(tmp_path: Path) -> None
     result = ghn("run", "works", cwd=tmp_path, MLFLOW_TRACKING_URI=store)
     assert result.returncode == 0, result.stderr
     assert f"report  {tmp_path / 'reports' / 'index.html'}\n" in result.stdout
+    page = r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/\w+\?workflowType=machine_learning\n"
+    assert re.search(page, result.stdout)
 
 
 def test_run_finds_a_wrong_variant_before_any_stage_starts(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.head(self.norm(self.body(x)).relu().mean((2, 3)))
+
+
+class Plain(Small):
+    def forward(self, x):
+        return self.head(self.body(x).relu().mean((2, 3)))
 """
 
 
@@ -63,6 +68,12 @@ def test_init_with_images_is_ready_for_evaluation(app: typer.Typer, here: Path) 
     assert said["n_images"] == 24
     assert said["statistics"] == "own"
     assert 0 <= said["accuracy"] <= 1
+
+
+def test_init_with_images_says_where_predictions_do_not_help(app: typer.Typer, here: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "my.py:Plain", "--images", "photos"])
+    assert done.exit_code == 0, done.output
+    assert "not known to help" in done.stdout
 
 
 def test_a_named_network_needs_no_code(app: typer.Typer, here: Path) -> None:

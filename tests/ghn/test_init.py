@@ -46,6 +46,18 @@ def test_it_is_what_the_three_steps_give(hypernetwork: ghn.GHN) -> None:
     assert torch.equal(mine[1].num_batches_tracked, torch.tensor(2))
 
 
+def test_the_report_asks_for_what_is_missing_alone(hypernetwork: ghn.GHN) -> None:
+    def told(model: nn.Module, *images: object) -> str:
+        inputs = torch.empty(2, 3, 16, 16)
+        ghn.init_(model, hypernetwork, batches=images[0] if images else None, example_inputs=inputs)
+        return str(hypernetwork.reports[0])
+
+    assert "running statistics of 1 norms are not predicted" in told(network())
+    assert "running statistics" not in told(network(), batches())
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 196, 10))
+    assert "not known to help" in told(plain, batches())
+
+
 def test_it_is_what_the_pipeline_does(hypernetwork: ghn.GHN) -> None:
     from flows.trials import initialise
 
