@@ -117,6 +117,7 @@ def card() -> Iterator[Move]:
         mock.patch("torch.autograd.backward", _backward),
         mock.patch("torch.cuda.get_rng_state", return_value=state),
         mock.patch("torch.cuda.set_rng_state"),
+        mock.patch("torch.cuda.default_generators", (torch.Generator(),)),
         # Memory without values cannot be page-locked, also where there is a card.
         mock.patch("torch.cuda.is_available", return_value=False),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),

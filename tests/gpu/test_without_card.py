@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -186,6 +187,18 @@ def test_a_recipe_decides_the_arithmetic_of_a_card_and_leaves_that_of_before() -
     with arithmetic(TrainConfig(), torch.device("cpu")):
         assert now() == before
     assert now() == before
+
+
+def test_dropout_draws_from_the_card_s_generator_by_seed_and_step() -> None:
+    ghn, batch = _hypernetwork(), make_batch([0, 1])
+    seeds = []
+    for seed in (1, 2, 1):
+        with card() as move, mock.patch("torch.manual_seed", side_effect=AssertionError):
+            move(ghn)
+            _counted(ghn, batch, CUDA, seed=seed)
+            (generator,) = torch.cuda.default_generators
+            seeds.append(generator.initial_seed())
+    assert seeds[0] == seeds[2] != seeds[1]
 
 
 def test_levels_and_plan_go_to_the_card_without_waiting() -> None:
