@@ -115,11 +115,12 @@ class HypernetworkModel(PythonModel):
         build = builder(architecture, classes, image_size)
         shapes = outline(build)
         parameters = sum(tensor.numel() for tensor in shapes.parameters())
-        numbers = parameters + sum(tensor.numel() for tensor in shapes.buffers())
-        self._check("max_parameters", "the network has", numbers, "parameters and statistics")
+        statistics = sum(tensor.numel() for tensor in shapes.buffers())
+        self._check("max_parameters", "the network has", parameters, "parameters")
+        self._check("max_parameters", "its statistics have", statistics, "numbers")
         if options["delivery"] == "inline":
             advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
-            size = inline_bytes + numbers * dtype.itemsize
+            size = inline_bytes + (parameters + statistics) * dtype.itemsize
             self._check("max_inline_bytes", "the parameters have", size, advice)
 
         started = time.perf_counter()
