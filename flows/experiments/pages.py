@@ -184,6 +184,12 @@ def _protocol(entry: Entry) -> str | None:
                 f" {decays}; {', '.join(grid.optimizer)}), {part.train.steps} steps of"
                 f" {part.train.batch_size} images each"
             )
+        if entry.larger is not None:
+            first = entry.larger.train
+            told.append(
+                f"selection: {entry.larger.architecture} is trained before, {first.steps} steps of"
+                f" {first.batch_size} images, learning rate {first.lr:g}"
+            )
         seeds = counted(entry.seeds, "seed")
         shared = (
             f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {seeds}"

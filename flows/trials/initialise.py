@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flows.trials.inits import is_hypernetwork, orthogonal_from, selected_file, source
 from ghn.baselines import (
@@ -89,14 +91,14 @@ def initialise(
         return time.perf_counter() - started
     started = time.perf_counter()
     if (file := selected_file(init)) is not None:
-        weight_selection(model, read_state_dict(file))
+        _select(model, read_state_dict(file))
     match init:
         case "orthogonal":
             orthogonal(model, seed=seed)
         case "selection":
             if larger is None:
                 raise ConfigError(f"{init} needs a larger trained network; it is not offered here")
-            weight_selection(model, larger.state_dict())
+            _select(model, larger.state_dict())
         case "gradinit" | "nio":
             if train is None:
                 raise ConfigError(f"{init} needs images of the task; it is not offered here")
@@ -112,3 +114,13 @@ def initialise(
         case "fixup":
             fixup(model, seed=seed)
     return time.perf_counter() - started
+
+
+def _select(model: nn.Module, larger: Mapping[str, Tensor]) -> None:
+    """Selects weights, and leaves the running statistics of batch norms to be estimated as those of
+    every other initialisation: of part of the channels they are others.
+    """
+    weight_selection(model, larger)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()

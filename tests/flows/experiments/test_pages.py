@@ -85,6 +85,15 @@ def test_trained_networks_of_cifar_10_stand_beside_the_published_ones(profile, t
     assert re.search(r"g, 25 steps</th>\s*<td[^>]*>62.5 ± 0.0", page)
 
 
+def test_the_protocol_names_the_larger_network(profile, tmp_path):
+    larger = "larger: {architecture: resnet34, train: {lr: 0.2, steps: 7, batch_size: 8}}"
+    (tmp_path / "profile.yaml").write_text(
+        PROFILE.replace("    seeds: 2", f"    {larger}\n    seeds: 2")
+    )
+    page = (write_pages(load_profile("profile.yaml")).parent / "table2.html").read_text()
+    assert "resnet34 is trained before, 7 steps of 8 images, learning rate 0.2" in page
+
+
 def test_the_index_links_what_has_run_and_says_what_has_not(profile):
     text = write_pages(profile).read_text()
     assert 'href="table2.html"' in text

@@ -15,10 +15,13 @@ from flows.settings.trials import Grid, Larger
 from flows.trials import execution as module
 from flows.trials.execution import run_trials, with_new_head
 from flows.trials.images import trial_images
+from flows.trials.initialise import initialise
 from flows.trials.spec import COLUMNS, Trial
 from ghn.architectures import build
+from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError
 from ghn.finetune import FinetuneConfig, evaluate, finetune
+from ghn.finetune.evaluation import lacks_statistics
 
 DIGITS = ImagesSpec(name="digits", image_size=8, max_train=256, max_val=64, max_test=64)
 HERE = FanOut(workers=1, max_error_share=1)
@@ -280,3 +283,20 @@ def test_only_what_is_selected_depends_on_the_larger_network():
         assert (one.keys("x").keys() == other.keys("x").keys()) is same
     with pytest.raises(ConfigError, match=r"from selection.*`larger`"):
         trial(init="selection").data_hash()
+
+
+def test_statistics_of_the_larger_network_are_not_taken_over(tmp_path):
+    larger = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    larger(torch.randn(4, 3, 8, 8))
+    path = tmp_path / "larger.pt"
+    torch.save(larger.state_dict(), path)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    )
+    settings = {"gradinit_config": GradInitConfig(), "metainit_config": MetaInitConfig()}
+    initialise(
+        model, None, f"selection={path}", seed=1, train=None, image_shape=(3, 8, 8),
+        num_classes=10, beta=0.0, nio_config=NIOConfig(), **settings,
+    )  # fmt: skip
+    assert torch.equal(model[0].weight, larger[0].weight[::2])
+    assert lacks_statistics(model)
