@@ -97,10 +97,10 @@ def _from_hub(repository: str, file: str) -> Path:
             f"{file} is on the Hugging Face hub, which needs huggingface_hub: pip install"
             " ghn3-pipeline[hub]"
         ) from None
+    # Without an answer: the copy of an earlier download, or the error, at once. The library itself
+    # tries for half a minute first.
+    offline = not _answers(constants.ENDPOINT)
     try:
-        # Without an answer: the copy of an earlier download, or the error, at once. The library
-        # itself tries for half a minute first.
-        offline = not _answers(constants.ENDPOINT)
         return Path(hf_hub_download(repository, file, local_files_only=offline))
     except (
         HfHubHTTPError,
@@ -109,11 +109,12 @@ def _from_hub(repository: str, file: str) -> Path:
         OSError,
         ValueError,
     ) as error:
+        away = "it does not answer, and no copy was downloaded before"
         raise UnreachableError(
             f"{file} of {repository} could not be had from the Hugging Face hub"
-            f" ({_first_line(error)}); if this machine is offline, download the file elsewhere and"
-            " pass its path"
-        ) from error
+            f" ({away if offline else _first_line(error)}); if this machine is offline, download"
+            " the file elsewhere and pass its path"
+        ) from None  # the library's own three tracebacks hide the line
 
 
 def _answers(url: str) -> bool:

@@ -84,8 +84,9 @@ def test_a_hub_that_cannot_be_reached_costs_seconds(
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(sources, "PROBE_SECONDS", 1.0)
         started = time.monotonic()
-        with pytest.raises(UnreachableError, match="offline, download the file elsewhere"):
+        with pytest.raises(UnreachableError, match=r"does not answer.* offline, download") as said:
             from_pretrained("ghn3tm8")
+        assert said.value.__suppress_context__  # a line, not the library's three tracebacks
         assert time.monotonic() - started < 10
 
 
