@@ -114,7 +114,7 @@ def test_an_evaluation_gives_the_same_rows_as_locally_also_with_a_killed_worker(
     networks = [
         target(name) for name in ("resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5")
     ]
-    evaluate = Evaluate(hypernetwork, images, EvaluateConfig(batch_size=16), 1, "cpu")
+    evaluate = Evaluate(hypernetwork, images, images, EvaluateConfig(batch_size=16), 1, "cpu")
     local = dict(
         fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1))
     )  # that mark exists
