@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
-from flows.experiments.summaries.trained import REFERENCE, comparison_cells, fine_tuning
+from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
 from flows.settings import paths
 from flows.trials.statistics import paired, per_architecture
@@ -65,17 +65,8 @@ def _wins(chosen: Rows) -> Table:
                     np.array([end[name] for name in shared]),
                 )
                 body.append([f"{init}, step {step}", *comparison_cells(result)])
-    header = [
-        "against randinit at its end",
-        "difference",
-        "95 % interval",
-        "wins",
-        "average gain",
-        "average loss",
-    ]
-    return Table(
-        [*header, "n", "p"], body, "As table 4: validation accuracy along fine-tuning, in points"
-    )
+    header = ["against randinit at its end", *COMPARISON]
+    return Table(header, body, "As table 4: validation accuracy along fine-tuning, in points")
 
 
 def _with_accuracy(row: Mapping[str, object], step: int) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from flows.experiments.summaries.common import Rows, Summary, sound, unique
-from flows.experiments.summaries.trained import REFERENCE, comparison_cells, is_clear
+from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, is_clear
 from flows.report import Table
 from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import Comparison, compare
@@ -29,18 +29,7 @@ def overview(trials: Mapping[str, Rows]) -> Summary:
                 body.append([title, init, _judge(result), *comparison_cells(result)])
                 verdicts[_judge(result)].append(f"{init} in {title}")
     told = [f"{verdict}: {'; '.join(cases)}." for verdict, cases in sorted(verdicts.items())]
-    header = [
-        "",
-        "from",
-        "verdict",
-        "difference",
-        "95 % interval",
-        "wins",
-        "average gain",
-        "average loss",
-        "n",
-        "p",
-    ]
+    header = ["", "from", "verdict", *COMPARISON]
     caption = (
         "Test accuracy after training against RandInit, in points, paired over networks. Clear: the"
         " interval lies on one side of zero and p is below 0.05, which takes six networks"

@@ -118,20 +118,15 @@ def _comparison_table(rows: Rows, prefix: str) -> Table:
         if init == REFERENCE or (result := compare(rows, init, REFERENCE)) is None:
             continue
         body.append([init, *comparison_cells(result)])
-    header = [
-        "against randinit",
-        "difference",
-        "95 % interval",
-        "wins",
-        "average gain",
-        "average loss",
-        "n",
-        "p",
-    ]
+    header = ["against randinit", *COMPARISON]
     caption = (
         f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
     )
     return Table(header, body, sentence_case(caption))
+
+
+COMPARISON = ("difference", "95 % interval", "wins", "average gain", "average loss", "n", "p")
+"""The titles of `comparison_cells`."""
 
 
 def comparison_cells(result: Comparison) -> list[str | None]:
