@@ -143,6 +143,7 @@ class _Run:
             self._evaluate()
             if self.ranks.is_main:
                 self._save_weights(weights, {"step": self.training.step, "metrics": self.metrics})
+            self.ranks.wait()
             best = self.checkpoints.best if self.best > -math.inf else None
             return TrainResult(weights, best, self.metrics, self.tally.skipped, self.tally.left_out)
         finally:

@@ -55,7 +55,7 @@ def main(output: Path, slow: bool) -> None:
         config = CONFIG.model_copy(update={"evaluate_every": 3})
         train(
             config, ghn, own, images, disk / "cut", ranks=group,
-            evaluate=evaluate if slow else None,
+            evaluate=evaluate if slow and group.is_main else None,
         )  # fmt: skip
         assert disk.exists() == group.is_main
         for name, value in whole.state_dict().items():
