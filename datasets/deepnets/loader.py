@@ -3,8 +3,8 @@ widths drawn.
 
 A meta-batch is a function of (seed, step), so training resumes at any step, and ranks and loader
 workers agree without talking. The train split is shuffled anew each epoch and cut into
-meta-batches; one whose graphs hold too many nodes is left out, so that memory stays bounded
-(Knyazev et al., 2021).
+meta-batches, of about one size on request (`MetaBatchConfig.window`); one whose graphs hold too
+many nodes is left out, so that memory stays bounded (Knyazev et al., 2021).
 """
 
 from __future__ import annotations
@@ -124,7 +124,13 @@ class MetaBatches(Dataset[MetaBatch]):
     def _cut(self, epoch: int) -> NDArray[np.int64]:
         draw = np.random.default_rng([self.seed, 0, epoch])
         order = self._members[draw.permutation(len(self._members))]
-        batches = order[: len(order) // self.size * self.size].reshape(-1, self.size)
+        order = order[: len(order) // self.size * self.size]
+        if self.config.window > 1:
+            stretch = np.arange(len(order)) // (self.config.window * self.size)
+            order = order[np.lexsort((self.n_nodes[order], stretch))]
+        batches = order.reshape(-1, self.size)
+        if self.config.window > 1:
+            batches = draw.permutation(batches)
         if self.budget is not None:
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
         if not len(batches):

@@ -53,6 +53,24 @@ def test_epochs_are_shuffled_differently_and_cover_the_split(train):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_a_window_cuts_meta_batches_of_one_size(train):
+    def cut(window: int) -> list[list[int]]:
+        config = MetaBatchConfig(max_nodes=10**6, window=window)
+        dataset = MetaBatches(train, 4, seed=1, config=config)
+        return [dataset.indices(step).tolist() for step in range(2 * (len(train) // 4))]
+
+    def spread(batches: list[list[int]]) -> float:
+        return float(np.mean([np.ptp(train.n_nodes[batch].astype(int)) for batch in batches]))
+
+    alike, mixed, epoch = cut(8), cut(1), len(train) // 4
+    assert spread(alike) < spread(mixed) / 2
+    for batches in (alike[:epoch], alike[epoch:]):
+        assert sorted(itertools.chain(*batches)) == list(range(epoch * 4))
+    assert sorted(map(sorted, alike[:epoch])) != sorted(map(sorted, alike[epoch:]))
+    sizes = [int(train.n_nodes[batch].sum()) for batch in alike]
+    assert sizes != sorted(sizes)  # they come in random order
+
+
 def test_meta_batches_stay_within_the_node_budget(train):
     budget = int(8 * train.n_nodes.mean())  # about half of all meta-batches exceed it
 
