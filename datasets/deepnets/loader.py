@@ -89,11 +89,11 @@ class MetaBatches(Dataset[MetaBatch]):
         self.base = Scaling(num_classes=num_classes, image_size=image_size)
         self.n_nodes = split.n_nodes.astype(np.int64)
         left = np.ones(len(split), dtype=bool)
-        if max_cost is not None:
+        if max_cost is not None or norm is not None:
+            table = split.table()
             least = replace(self.base, channels=self.config.channels[0])
-            left &= multiply_adds(split.table(), least) <= max_cost
-        if norm is not None:
-            left &= split.table().norm == (norm == "always")
+            left &= max_cost is None or multiply_adds(table, least) <= max_cost
+            left &= norm is None or table.norm == (norm == "always")
         self._members = np.flatnonzero(left)
         if size % world or size > len(self._members):
             raise ConfigError(

@@ -100,7 +100,6 @@ def _show_plan(changed: bool, drawn: bool) -> None:
 
     from flows.commands.plan import picture, plan
     from flows.params import load_params
-    from flows.stages import sources
     from ghn.errors import ConfigError
 
     if changed:
@@ -112,8 +111,7 @@ def _show_plan(changed: bool, drawn: bool) -> None:
     if drawn:
         typer.echo(picture(tree))
         return
-    # As the stage does, which always looks.
-    sources.write(params.base, params.images, params.train, params.finetune, params.transfer)
+    _look_at_sources(params)
     table = Table("stage", "reads what they write", "would run", box=None, pad_edge=False)
     for step in plan(tree):
         table.add_row(step.name, ", ".join(step.after), step.why or "no")
@@ -135,12 +133,18 @@ def _check_targets(targets: list[str]) -> None:
             raise ConfigError(f"dvc.yaml has no stage {target!r}; nearest: {', '.join(near)}")
 
 
-def _is_up_to_date(params: Params) -> bool:
-    """Whether no stage would do anything; `sources` always looks, so it looks now."""
-    from flows.settings.dvcfile import read_stages
+def _look_at_sources(params: Params) -> None:
+    """Does what stage `sources` does, which always looks."""
     from flows.stages import sources
 
     sources.write(params.base, params.images, params.train, params.finetune, params.transfer)
+
+
+def _is_up_to_date(params: Params) -> bool:
+    """Whether no stage would do anything."""
+    from flows.settings.dvcfile import read_stages
+
+    _look_at_sources(params)
     tree = params.model_dump(mode="json", by_alias=True)
     others = [name for name in read_stages(tree) if name != "sources"]
     return dvc("status", "--quiet", *others, silent=True) == 0

@@ -159,23 +159,12 @@ def _list(points: Sequence[_Point]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
-def pipeline(
-    setting: Setting,
-    tables: Mapping[str, Sequence[Row]],
-    curve: Sequence[Mapping[str, float]],
-    ghn: str,
-    registered: str,
-) -> Section:
+def pipeline(told: Mapping[str, Sequence[str]]) -> Section:
     """The section with the picture.
 
     Args:
-        setting: of the measurements.
-        tables: rows by stage: predictions, evaluation, finetune, transfer.
-        curve: evaluations along the training, as `curve.json` has them.
-        ghn: name of the hypernetwork.
-        registered: its name in the registry.
+        told: for each stage what it `gave`.
     """
-    told = gave(setting, tables, curve, ghn, registered)
     words = "; ".join(f"{stage}: {', '.join(lines)}" for stage, lines in told.items())
     return Section(
         "pipeline",
@@ -202,7 +191,15 @@ def gave(
     ghn: str,
     registered: str,
 ) -> dict[str, tuple[str, ...]]:
-    """Two lines per stage, of at most `LETTERS` letters; arguments as of `pipeline`."""
+    """Two lines per stage, of at most `LETTERS` letters.
+
+    Args:
+        setting: of the measurements.
+        tables: rows by stage: predictions, evaluation, finetune, transfer.
+        curve: evaluations along the training, as `curve.json` has them.
+        ghn: name of the hypernetwork.
+        registered: its name in the registry.
+    """
     predictions, evaluated = tables["predictions"], tables["evaluation"]
     steps = f"{setting.steps:,} steps" if setting.steps else "a hypernetwork"
     told = {

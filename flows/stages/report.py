@@ -91,7 +91,7 @@ def build(
     judged = verdict.judge(report.targets, ghn, setting, evaluated, finetuned, transferred)
     curve = read_curve(paths.model(ghn) / "curve.json")
     sections: list[Section | None] = [
-        pipeline.pipeline(setting, tables, curve, ghn, register.name),
+        pipeline.pipeline(pipeline.gave(setting, tables, curve, ghn, register.name)),
         verdict.targets(judged),
         trained_on(setting, train, finetuned, transferred),
         evaluation.generalisation(

@@ -76,8 +76,8 @@ class Tracker(Callback):
         self._stage = stage
 
     def on_report(self, training: Training, record: StepRecord) -> None:
-        """Sends means since the last report; of the loss the logarithm too, since MLflow's charts
-        begin linear, and a single network without norms sends a single step far up.
+        """Sends what is typical of the steps since the last report; of the loss the logarithm too,
+        since MLflow's charts begin linear, and networks without norms can send it far up.
         """
         metrics = record.metrics()
         if (loss := metrics.get("cross_entropy", 0.0)) > 0:

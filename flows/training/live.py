@@ -44,7 +44,7 @@ class LiveNumbers(Callback):
         )
 
     def on_report(self, training: Training, record: StepRecord) -> None:
-        """Writes the means since the last report."""
+        """Writes what is typical of the steps since the last report."""
         metrics = record.metrics()
         self._write(training, {name: metrics[name] for name in _SHOWN if name in metrics})
 

@@ -95,7 +95,7 @@ class Callback(Protocol):
         return
 
     def on_report(self, training: Training, record: StepRecord) -> None:
-        """Every `log_every` steps: means since the last report."""
+        """Every `log_every` steps: what is typical of those since the last report."""
         return
 
     def on_evaluation(self, training: Training, metrics: Mapping[str, float]) -> None:

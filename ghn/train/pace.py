@@ -1,4 +1,4 @@
-"""How fast a run goes, and means of what it logs."""
+"""How fast a run goes, and what is typical of the steps between two reports."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from statistics import fmean, median
 
 from ghn.train.callbacks import StepRecord
 from ghn.train.update import Outcome
@@ -68,14 +69,16 @@ class Pace:
         return record
 
     def report(self) -> StepRecord:
-        """The last record with means over the steps since the last report (skipped ones left out)
-        in its place.
+        """The last record with what holds for the steps since the last report (skipped ones left
+        out) in its place: mean accuracies, and medians of the rest, since the loss of a single
+        network without norms can be astronomic.
         """
         last = self._records[-1]
         good = [record for record in self._records if not record.skipped] or [last]
-        names = ("loss", "cross_entropy", "penalty", "accuracy", "gradient_norm")
-        means = {name: sum(getattr(record, name) for record in good) / len(good) for name in names}
+        names = ("loss", "cross_entropy", "penalty", "gradient_norm")
+        typical = {name: median(getattr(record, name) for record in good) for name in names}
+        accuracy = fmean(record.accuracy for record in good)
         left_out = sum(record.left_out for record in self._records)
         skipped = len(good) == 1 and good[0].skipped
         self._reset()
-        return replace(last, **means, skipped=skipped, left_out=left_out)
+        return replace(last, **typical, accuracy=accuracy, skipped=skipped, left_out=left_out)

@@ -101,7 +101,7 @@ def test_failures_and_long_names_fit_in_a_box() -> None:
 
 
 def test_both_pictures_are_well_formed_in_the_page_s_colours() -> None:
-    section = pipeline.pipeline(SETTING, TABLES, [], "ghn3", "ghn3 & <kin>")
+    section = pipeline.pipeline(pipeline.gave(SETTING, TABLES, [], "ghn3", "ghn3 & <kin>"))
     figure = section.blocks[1]
     assert isinstance(figure, Figure)
     pictures = ElementTree.fromstring(f"<page>{figure.svg}</page>")

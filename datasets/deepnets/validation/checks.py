@@ -200,13 +200,12 @@ def drawing_rules(table: ArchitectureTable, rules: SplitRules) -> Failed:
     bad |= ~table.preproc & np.where(vit, rules.preproc_msa == 1, rules.preproc_plain == 1)
     bad |= ~table.glob_avg & (vit | deep)
     bad |= table.stem_pool & (table.stem_type != 0)
-    wrong_norm: dict[str, Failed] = {
-        "always": ~table.norm,
-        "never": table.norm,
-        "mixed": ~table.norm & (table.n_cells > fewest + 1),
-    }
-    if isinstance(rules.norm, str):
-        bad |= wrong_norm[rules.norm]
+    if rules.norm == "always":
+        bad |= ~table.norm
+    elif rules.norm == "never":
+        bad |= table.norm
+    elif rules.norm == "mixed":
+        bad |= ~table.norm & (table.n_cells > fewest + 1)
     bad |= (table.concat >> (steps[:, None].astype(np.uint16) - 1) & 1 == 0).any(
         axis=1
     )  # the last sum is never dropped

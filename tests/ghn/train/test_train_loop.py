@@ -271,6 +271,8 @@ def test_divergence_is_reported_once_and_early() -> None:
     rising = [watch.look(1.3 + 0.05 * t, 1.0) for t in range(40)]
     assert sum(map(len, rising)) == 1
     assert next(t for t, warnings in enumerate(rising) if warnings) < 20
+    wavering = [watch.look(1.3 + 0.3 * (t // 20 % 2), 1.0) for t in range(200)]
+    assert sum(map(len, wavering)) == 0  # half of the rise stays: nothing new
     assert watch.look(3.3, 30.0) == ["gradient norm 30, ten times its median 1"]
 
 
