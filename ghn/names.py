@@ -18,6 +18,11 @@ from pathlib import Path
 from ghn.errors import MissingDependencyError, UnknownArchitectureError
 
 TIMM_PREFIX = "timm/"
+_LITTLE = (
+    "alexnet", "convnext", "densenet", "efficientnet", "efficientnet_v2", "mnasnet",
+    "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnet", "resnet_bottleneck",
+    "resnext", "shufflenet_v2", "squeezenet", "swin", "vgg", "vgg_bn", "vit",
+)  # fmt: skip
 _REGISTERED = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)", re.MULTILINE)
 
 
@@ -27,7 +32,7 @@ def torchvision_names() -> tuple[str, ...]:
     of them.
     """
     names = _registered("torchvision")
-    variants = ["resnet1000", "vit_1_2b"]
+    variants = ["resnet1000", "vit_1_2b", *(f"little_{name}" for name in _LITTLE)]
     variants += [f"{name}_relu" for name in names if name.startswith("efficientnet_")]
     variants += [f"{name}_gap" for name in names if name.startswith("vit_")]
     return (*names, *sorted(variants))

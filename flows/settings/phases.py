@@ -38,6 +38,10 @@ class PhaseConfig(BaseModel):
             " all of the split. What is learned with them first costs the others nothing"
         ),
     )
+    population: bool = Field(
+        default=True,
+        description="false: train.population has no part in the phase, DeepNets-1M only",
+    )
 
 
 def begun(phases: Sequence[PhaseConfig], steps: int) -> list[PhaseConfig]:

@@ -105,7 +105,8 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
         torch.manual_seed(_seed(seed, name))
         model = network(name, num_classes, image_size, device="cpu")
     images = torch.empty(2, 3, image_size, image_size, device="meta")
-    key = digest(member_content(name), num_classes, image_size, code_digest("ghn.tracing.run"))
+    code = [code_digest(module) for module in ("ghn.tracing.run", "ghn.architectures")]
+    key = digest(member_content(name), num_classes, image_size, code)
     path = GRAPHS / f"{key}.npz"
     if (known := _read(path, name)) is None:
         _check_outputs(model, images, num_classes)
@@ -162,21 +163,42 @@ def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
             if parameter is not None:  # a shared one stays shared
                 module._parameters[name] = new[id(parameter)]
     for node, name in enumerate(graph.param):
-        if name and graph.param_shape(node) != (shape := tuple(named[name].shape)):
-            _reshape(model, name, shape)  # a convolution that is the head is a matrix in the graph
+        if name and graph.param_shape(node) != tuple(named[name].shape):
+            _reshape(model, name, _as_layer_has_it(named[name].detach(), graph.param_shape(node)))
     model.register_forward_hook(lambda _module, _inputs, output: first_output(output))
     return model.train()
 
 
-def _reshape(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
-    """Has a layer see its parameter, which comes in the shape of its node, in its own shape."""
+def _as_layer_has_it(own: Tensor, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Leads from a parameter in the shape of its node to that of its layer.
+
+    A convolution that is the head is a matrix in the graph, and a positional encoding (1, T, C) a
+    grid (1, C, H, W), whose positions are the last ones of T; the first, class tokens, are not
+    predicted.
+
+    Args:
+        own: the parameter as it was initialised.
+        shape: of its node.
+    """
+    if len(shape) != 4 or own.dim() != 3:
+        return lambda given: given.view(own.shape)
+    first = own[:, : own.shape[1] - shape[2] * shape[3]].clone()
+
+    def tokens(given: Tensor) -> Tensor:
+        return torch.cat((first.to(given), given.flatten(2).mT), dim=1)
+
+    return tokens
+
+
+def _reshape(model: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    """Has a layer see what `change` makes of its parameter."""
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path)
     given: list[Any] = []
 
     def view(layer: nn.Module, _inputs: Any) -> None:
         given.append(layer._parameters[key])
-        layer._parameters[key] = given[-1].view(shape)
+        layer._parameters[key] = change(given[-1])
 
     def undo(layer: nn.Module, _inputs: Any, _output: Any) -> None:
         # `functional_call` hands back what it finds, and gradients are asked for of what was given

@@ -36,6 +36,7 @@ class Setting:
         meta_batch_size: architectures per step.
         max_cost: bound on the multiply-adds of networks.
         norm: "always" or "never", where networks must, or must not, have batch norms.
+        population: whether networks of `train.population` take part.
     """
 
     steps: int | None
@@ -45,6 +46,7 @@ class Setting:
     meta_batch_size: int
     max_cost: float | None
     norm: Literal["always", "never"] | None = None
+    population: bool = True
 
     def identity(self) -> dict[str, Any]:
         """Describes the phase for the digest of a run."""
@@ -75,6 +77,7 @@ def _setting(phase: PhaseConfig, config: TrainStageConfig, image_size: int) -> S
         phase.meta_batch_size or config.meta_batch_size,
         phase.max_cost,
         phase.norm,
+        phase.population,
     )
 
 
@@ -176,7 +179,7 @@ def _meta_batches(
         )
 
     batches: Dataset[MetaBatch]
-    if population is None:
+    if population is None or not setting.population:
         batches = deepnets()
     else:
         from flows.training.population import PopulationBatches

@@ -8,6 +8,8 @@ Names, besides torchvision's own:
 - `resnet1000`, a ResNet of 1000 layers and 406M parameters, and `vit_1_2b`, a ViT with pooled
   tokens and 1.2 billion (section A.3.3; the paper gives the sizes, the arrangement in blocks is
   ours);
+- `little_*`, narrow and shallow relatives of torchvision's families, to train hypernetworks on
+  (`ghn.architectures.little`);
 - `timm/<name>`: any network of timm, where it is installed.
 
 Images of at most 64 pixels get the small-image stem of `ghn.architectures.small_images`, by one

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from ghn.architectures.little import LITTLE
 from ghn.architectures.small_images import SMALL_IMAGE_FACTOR, SMALL_IMAGE_SIZE
 
 
@@ -35,6 +36,7 @@ VIT_SIZES = {
     **_TORCHVISION_VITS,
     **{f"{name}_gap": size for name, size in _TORCHVISION_VITS.items()},
     "vit_1_2b": _ViTSize(16, 40, 20, 1600, 6400),
+    "little_vit": _ViTSize(16, 4, 4, 128, 512),
 }
 """ViTs; those called `*_gap`, and `vit_1_2b`, pool their tokens."""
 
@@ -66,7 +68,7 @@ def vision_transformer(name: str, num_classes: int, image_size: int) -> nn.Modul
     size = VIT_SIZES[name]
     if image_size <= SMALL_IMAGE_SIZE:
         size = size._replace(patch_size=round(size.patch_size / SMALL_IMAGE_FACTOR))
-    pooled = name not in _TORCHVISION_VITS
+    pooled = name.endswith("_gap") or name == "vit_1_2b"
     kind = PooledVisionTransformer if pooled else VisionTransformer
     return kind(**size._asdict(), num_classes=num_classes, image_size=image_size)
 
@@ -89,6 +91,7 @@ def _efficientnet_relu(base: str, num_classes: int, **_: Any) -> nn.Module:
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet1000": _resnet1000,
+    **LITTLE,
     **{
         f"{name}_relu": partial(_efficientnet_relu, name)
         for name in torchvision.models.list_models(

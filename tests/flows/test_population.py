@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import ShuffleNetV2
 
+from datasets.deepnets import GenerateConfig, generate_split
+from datasets.deepnets.networks.batch import Networks
 from datasets.deepnets.space.widths import MetaBatchConfig
+from datasets.images import load
 from flows.settings.population import PopulationEntry
+from flows.settings.train import TrainStageConfig
 from flows.training import members as members_module
 from flows.training.members import member
+from flows.training.phases import phases, settings
 from flows.training.population import Population, PopulationBatches
+from ghn.architectures import build
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 from ghn.models import GHN, GHNConfig
+from ghn.models.batch import GraphBatch
 from ghn.tracing import trace
-from ghn.train import TrainConfig, meta_batch_losses
+from ghn.train import Ranks, TrainConfig, meta_batch_losses
+from ghn.train.functional import placed
 
 OWN = """
 from torch import nn
@@ -123,6 +132,27 @@ def test_a_member_keeps_what_is_not_predicted_and_nothing_else() -> None:
     assert not list(one.network.buffers())
 
 
+@pytest.mark.parametrize("name", ["little_vit", "vit_b_32_gap"])
+def test_positions_of_a_member_are_those_that_are_predicted(name: str) -> None:
+    one = member(name, 10, 16, 0)
+    torch.manual_seed(0)
+    ghn = GHN(GHNConfig(hidden=16, layers=1, heads=2, decoder_channels=8, num_classes=10)).eval()
+    batch = GraphBatch.from_graphs([one.graph])
+    (parameters,) = ghn(batch).parameters
+    seen: list[torch.Tensor] = []
+    one.network.encoder.register_forward_pre_hook(
+        lambda layer, _inputs: seen.append(layer.pos_embedding.detach().clone())
+    )
+    with placed(one.network, parameters):
+        one.network(torch.randn(2, 3, 16, 16))
+    model = build(name, 10, 16)
+    expected = ghn(model, one.graph).encoder.pos_embedding
+    grid = one.graph.shape[[p == "encoder.pos_embedding" for p in one.graph.param]][0][2:].prod()
+    assert seen[0].shape == expected.shape
+    torch.testing.assert_close(seen[0][:, -grid:], expected[:, -grid:])
+    assert seen[0][:, :-grid].abs().sum() > 0 or name.endswith("_gap")  # as it was initialised
+
+
 def test_graphs_are_traced_once_and_damage_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = member("own_nets.py:Net", 10, 16, 0)
     (path,) = members_module.GRAPHS.glob("*.npz")
@@ -193,3 +223,21 @@ def test_too_many_nodes_are_drawn_again_or_refused() -> None:
         PopulationBatches(population, found, 8, MetaBatchConfig(max_nodes=small)).slots(0)
     with pytest.raises(GHNError, match="must divide among 3"):
         PopulationBatches(population, found, 8, config, world=3)
+
+
+def test_a_phase_may_leave_the_population_out(tmp_path: Path) -> None:
+    config = GenerateConfig(shard_size=20, splits={"train": {"size": 20}})
+    split = generate_split(tmp_path, "train", config, 1).split
+    section = {
+        "steps": 4, "warmup_steps": 1, "meta_batch_size": 2, "batch_size": 4,
+        "population": [{"networks": "little_shufflenet_v2"}],
+        "phases": [{"steps": 2, "population": False}, {}],
+    }  # fmt: skip
+    stage = TrainStageConfig.model_validate(section)
+    images = load("digits", split="train", image_size=16)
+    population = Population(stage.population or [])
+    found = settings(stage, 16)
+    first, last = phases(found, split, images, 1, Ranks(), 0, population)
+    assert isinstance(next(first.meta_batches(0)).networks, Networks)
+    assert {type(one) for one in next(last.meta_batches(0)).networks} == {ShuffleNetV2}
+    assert [setting.identity()["population"] for setting in found] == [False, True]

@@ -16,6 +16,7 @@ from ghn.architectures import (
 )
 from ghn.errors import ConfigError, UnknownArchitectureError
 from ghn.graph import Primitive
+from ghn.names import find
 from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
 
@@ -175,6 +176,19 @@ def test_huge_networks_of_the_paper() -> None:
     vit = build("vit_1_2b", device="meta")
     assert 1.2e9 < n_params(vit) < 1.3e9
     assert "class_token" not in dict(vit.named_parameters())
+
+
+@pytest.mark.parametrize("name", find("little_*"))
+def test_little_relatives_are_smaller_than_all_of_their_family(name: str) -> None:
+    for size in (16, 64):
+        assert logits_shape(build(name, 7, size, device="meta"), size) == (2, 7)
+    little = n_params(build(name, device="meta"))
+    family = name.removeprefix("little_").split("_")[0]
+    members = [other for other in TORCHVISION_74 if other.startswith(family)]
+    assert members
+    assert all(little < n_params(build(other, device="meta")) for other in members)
+    graph = trace(build(name, 10, 16, device="meta"))
+    assert graph.n_nodes < 130
 
 
 def test_pooled_vit() -> None:
