@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import Setting
 from flows.rows.schema import Row
+from flows.settings.population import DEEPNETS
 from flows.settings.train import TrainStageConfig
+from ghn.names import TIMM_PREFIX, find
 
 
 def trained_on(
     setting: Setting,
     train: TrainStageConfig,
+    evaluated: Sequence[Row],
     finetuned: Sequence[Row],
     transferred: Sequence[Row],
 ) -> Section:
@@ -20,17 +23,19 @@ def trained_on(
     steps = setting.steps or train.steps
     batch_size = setting.batch_size or train.batch_size
     seen = steps * train.meta_batch_size * batch_size
+    named, known = _population(train)
+    measured = {row["architecture"] for row in evaluated}
     rows = [
         [
             "the hypernetwork is trained",
-            f"{setting.train_architectures:,} architectures of split {train.split}",
+            f"{setting.train_architectures:,} architectures of split {train.split}{named}",
             f"training images of {setting.images}, {setting.image_size} pixels",
             f"{steps:,} steps of {train.meta_batch_size} networks and {batch_size}"
             f" images: {seen / 1e6:.2g} million network-images",
         ],
         [
             "predicted parameters are measured",
-            "networks that it never saw",
+            _unknown(len(known & measured)),
             f"test images of {setting.images}, which nothing was chosen on",
             "no training",
         ],
@@ -52,8 +57,27 @@ def trained_on(
         )
     header = ["", "networks", "images", "how long"]
     caption = (
-        "Measured networks are not among those of training, and test images are used for the"
+        "Test images are used for the measurement alone."
+        if known & measured
+        else "Measured networks are not among those of training, and test images are used for the"
         " measurement alone."
     )
     table = Table(header, rows, caption, wrapped=True)
     return Section("trained-on", "What was trained on what", [table])
+
+
+def _population(train: TrainStageConfig) -> tuple[str, set[str]]:
+    """What `train.population` adds to DeepNets-1M, in words, and the names of its networks."""
+    others = [one for one in train.population or () if one.networks != DEEPNETS]
+    known: set[str] = set()
+    for entry in others:
+        if ":" not in entry.networks:  # networks of your own are not measured
+            timm = entry.networks.startswith(TIMM_PREFIX)
+            known |= {*find(entry.networks, timm=timm)}
+    return "".join(f" and {entry.networks}" for entry in others), known
+
+
+def _unknown(known: int) -> str:
+    if known:
+        return f"networks that it never saw, and {known} that it was trained on"
+    return "networks that it never saw"

@@ -93,7 +93,7 @@ def build(
     sections: list[Section | None] = [
         pipeline.pipeline(pipeline.gave(setting, tables, curve, ghn, register.name)),
         verdict.targets(judged),
-        trained_on(setting, train, finetuned, transferred),
+        trained_on(setting, train, evaluated, finetuned, transferred),
         evaluation.generalisation(
             evaluated, setting, report.bins, paper, beside_published(evaluated, setting)
         ),

@@ -1,0 +1,46 @@
+"""What the page says of the networks that a hypernetwork was trained on."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.report.evaluation import Setting
+from flows.report.trained import trained_on
+from flows.settings.train import TrainStageConfig
+
+SETTING = Setting("digits", 16, 10, (64, 64), 700_000, 5000, 100)
+EVALUATED = [
+    {"architecture": name, "split": "torchvision"} for name in ("resnet18", "resnet34", "vgg11")
+]
+
+
+def told(*population: str) -> tuple[str, str, str]:
+    """What was trained on, what was measured, and the caption."""
+    section = {"steps": 100, "warmup_steps": 1, "population": [{"networks": n} for n in population]}
+    train = TrainStageConfig.model_validate(
+        section if population else section | {"population": None}
+    )
+    (table,) = trained_on(SETTING, train, EVALUATED, [], []).blocks
+    return table.rows[0][1], table.rows[1][1], table.caption
+
+
+def test_deepnets_alone() -> None:
+    trained, measured, caption = told()
+    assert trained == "5,000 architectures of split train"
+    assert measured == "networks that it never saw"
+    assert caption.startswith("Measured networks are not among those of training")
+
+
+@pytest.mark.parametrize("entry", ["little_*", "own.py:Net"])
+def test_others_that_are_not_measured(entry: str) -> None:
+    trained, measured, caption = told("deepnets1m", entry)
+    assert trained == f"5,000 architectures of split train and {entry}"
+    assert measured == "networks that it never saw"
+    assert caption.startswith("Measured networks are not among those of training")
+
+
+def test_measured_networks_that_were_trained_on_are_counted() -> None:
+    trained, measured, caption = told("deepnets1m", "resnet*", "little_vgg")
+    assert trained == "5,000 architectures of split train and resnet* and little_vgg"
+    assert measured == "networks that it never saw, and 2 that it was trained on"
+    assert caption == "Test images are used for the measurement alone."
