@@ -190,7 +190,7 @@ def _as_layer_has_it(own: Tensor, shape: tuple[int, ...]) -> Callable[[Tensor], 
     return tokens
 
 
-def _reshape(model: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> None:
+def _reshape(model: nn.Module, name: str, change: Callable[[Any], Any]) -> None:
     """Has a layer see what `change` makes of its parameter."""
     path, _, key = name.rpartition(".")
     layer = model.get_submodule(path)

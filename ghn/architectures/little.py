@@ -94,7 +94,7 @@ def _squeezenet(num_classes: int) -> nn.Module:
         Fire(128, 16, 64, 64),
         Fire(128, 24, 96, 96),
     )
-    model.classifier[1] = nn.Conv2d(192, num_classes, 1)
+    model.set_submodule("classifier.1", nn.Conv2d(192, num_classes, 1))
     return model
 
 
