@@ -132,11 +132,14 @@ def _train(profile: Profile, name: str) -> None:
 
 
 def _stage_params(profile: Profile, name: str, params: Params) -> Params:
-    """The tree's parameters with the name, the images and the recipe of hypernetwork `name`."""
+    """The tree's parameters with the name, the images and the recipe of hypernetwork `name`.
+
+    Its seed is that of the training alone: its images are split by their own.
+    """
     spec: ImagesSpec = profile.images_of(name)
     fields = {field: getattr(spec, field) for field in ImagesConfig.model_fields}
-    base = params.base.model_copy(update={"ghn": name, "seed": _seed(profile, name)})
-    config = profile.train_config(name)
+    base = params.base.model_copy(update={"ghn": name, "seed": spec.seed})
+    config = profile.train_config(name).model_copy(update={"seed": _seed(profile, name)})
     return params.model_copy(
         update={"base": base, "images": ImagesConfig(**fields), "train": config}
     )

@@ -9,10 +9,19 @@ import pytest
 import torch
 
 from flows.experiments.catalogue import Hypernetwork, Profile
-from flows.experiments.hypernetworks import RECIPE_NAME, is_missing, obtain, recipe
+from flows.experiments.hypernetworks import (
+    RECIPE_NAME,
+    _stage_params,
+    is_missing,
+    obtain,
+    recipe,
+)
 from flows.experiments.sources import write_sources
+from flows.params import load_params
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.stages.images import load_split
+from flows.trials.images import trial_images
 from ghn.checkpoint import save_checkpoint
 from ghn.models import GHN, GHNConfig
 
@@ -20,6 +29,26 @@ from ghn.models import GHN, GHNConfig
 def weights(path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     save_checkpoint(GHN(GHNConfig(hidden=16, layers=1, heads=2, decoder_channels=8)), path)
+
+
+def test_any_seed_finds_the_images_of_the_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params()
+    monkeypatch.chdir(tmp_path)
+    profile = Profile(
+        seed=3,
+        images=ImagesSpec(name="digits", image_size=16, seed=1, max_test=77),
+        num_classes=10,
+        train={"steps": 2, "warmup_steps": 1},
+        hypernetworks={"plain": Hypernetwork(), "other": Hypernetwork(seed=2)},
+        experiments={},
+    )
+    for name, seed in (("plain", 3), ("other", 2)):
+        trial_images(profile.images_of(name))
+        found = _stage_params(profile, name, params)
+        assert len(load_split(found.images, found.base.seed, "val")) > 0
+        assert found.train.recipe_with(found.base.seed).seed == seed
 
 
 def test_a_released_one_counts_by_what_its_name_means(

@@ -1,5 +1,6 @@
 """experiments/dvc.yaml: what the profile says, and what DVC makes of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,13 @@ def test_writing_again_changes_nothing(tmp_path):
     assert path.stat().st_mtime_ns == before
     write_stages("laptop", path)
     assert "tiny" not in path.read_text()
+
+
+def test_the_page_names_stages_that_exist():
+    page = (ROOT / "docs/experiments.md").read_text()
+    stages = yaml.safe_load(text_of("laptop"))["stages"]
+    named = re.findall(r"experiments/dvc\.yaml:(\w+)@?([\w-]*)", page)
+    named += re.findall(r"`(hypernetwork|measured|compared)@([\w-]+)`", page)
+    assert len(named) >= 5
+    for group, item in named:
+        assert item in stages[group].get("foreach", [""]), (group, item)
