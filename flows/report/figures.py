@@ -60,6 +60,13 @@ _STYLE: Any = {
 }
 
 
+_SIZE = (3.7, 2.6)
+"""Of a figure, in inches: a phone is about 3.7 wide."""
+
+_INSIDE = 4
+"""With more lines than this the legend stands beside the axes: inside it would cover some."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A named line with an optional band.
@@ -128,10 +135,12 @@ def lines(
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.set_ylim(bottom=0)
-        if len(series) > 1:
+        if len(series) > _INSIDE:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7.5)
+        elif len(series) > 1:
             axes.legend(loc="best", fontsize=8)
 
-    return _svg(draw, title)
+    return _svg(draw, title, (5, 2.6) if len(series) > _INSIDE else _SIZE)
 
 
 def histogram(
@@ -251,10 +260,8 @@ def bars(
     return _svg(draw, title, (4.2, 0.7 + 0.2 * len(values)))
 
 
-def _svg(draw: Any, title: str, size: tuple[float, float] = (3.7, 2.6)) -> str:
-    """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches: a phone is about
-    3.7 wide.
-    """
+def _svg(draw: Any, title: str, size: tuple[float, float] = _SIZE) -> str:
+    """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
         canvas = Canvas(figsize=size, layout="constrained")
         FigureCanvasSVG(canvas)
