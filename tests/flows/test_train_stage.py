@@ -266,7 +266,8 @@ def test_a_population_is_mixed_and_resumed_to_the_byte(params: Params) -> None:
         {"networks": "deepnets1m"},
     ]
     tree = params.model_dump(by_alias=True)
-    tree["train"] |= {"population": population, "checkpoint_every": 1, "curve_architectures": 1}
+    tree["train"] |= {"population": population, "phases": [], "checkpoint_every": 1}
+    tree["train"]["curve_architectures"] = 1
     mixed = Params.model_validate(tree)
 
     class StopError(Exception):
