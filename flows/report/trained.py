@@ -9,7 +9,7 @@ from flows.report.evaluation import Setting
 from flows.rows.schema import Row
 from flows.settings.population import DEEPNETS
 from flows.settings.train import TrainStageConfig
-from ghn.names import TIMM_PREFIX, find
+from ghn.architectures.own import is_own
 
 
 def trained_on(
@@ -68,12 +68,11 @@ def trained_on(
 
 def _population(train: TrainStageConfig) -> tuple[str, set[str]]:
     """What `train.population` adds to DeepNets-1M, in words, and the names of its networks."""
+    from flows.training.population import Population
+
     others = [one for one in train.population or () if one.networks != DEEPNETS]
-    known: set[str] = set()
-    for entry in others:
-        if ":" not in entry.networks:  # networks of your own are not measured
-            timm = entry.networks.startswith(TIMM_PREFIX)
-            known |= {*find(entry.networks, timm=timm)}
+    listed = [one for one in others if not is_own(one.networks)]  # your own are not measured
+    known = {name for names in Population(listed).names for name in names} if listed else set()
     return "".join(f" and {entry.networks}" for entry in others), known
 
 

@@ -39,6 +39,14 @@ def test_others_that_are_not_measured(entry: str) -> None:
     assert caption.startswith("Measured networks are not among those of training")
 
 
+def test_what_is_excluded_was_not_trained_on() -> None:
+    entry = {"networks": "resnet*", "exclude": ["resnet18", "resnet34"]}
+    section = {"steps": 100, "warmup_steps": 1, "population": [entry]}
+    train = TrainStageConfig.model_validate(section)
+    (table,) = trained_on(SETTING, train, EVALUATED, [], []).blocks
+    assert table.rows[1][1] == "networks that it never saw"
+
+
 def test_measured_networks_that_were_trained_on_are_counted() -> None:
     trained, measured, caption = told("deepnets1m", "resnet*", "little_vgg")
     assert trained == "5,000 architectures of split train and resnet* and little_vgg"
