@@ -91,9 +91,11 @@ class MetaBatches(Dataset[MetaBatch]):
         left = np.ones(len(split), dtype=bool)
         if max_cost is not None or norm is not None:
             table = split.table()
-            least = replace(self.base, channels=self.config.channels[0])
-            left &= max_cost is None or multiply_adds(table, least) <= max_cost
-            left &= norm is None or table.norm == (norm == "always")
+            if max_cost is not None:
+                least = replace(self.base, channels=self.config.channels[0])
+                left &= multiply_adds(table, least) <= max_cost
+            if norm is not None:
+                left &= table.norm == (norm == "always")
         self._members = np.flatnonzero(left)
         if size % world or size > len(self._members):
             raise ConfigError(
@@ -125,12 +127,11 @@ class MetaBatches(Dataset[MetaBatch]):
         draw = np.random.default_rng([self.seed, 0, epoch])
         order = self._members[draw.permutation(len(self._members))]
         order = order[: len(order) // self.size * self.size]
+        batches = order.reshape(-1, self.size)
         if self.config.window > 1:
             stretch = np.arange(len(order)) // (self.config.window * self.size)
             order = order[np.lexsort((self.n_nodes[order], stretch))]
-        batches = order.reshape(-1, self.size)
-        if self.config.window > 1:
-            batches = draw.permutation(batches)
+            batches = draw.permutation(order.reshape(-1, self.size))
         if self.budget is not None:
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
         if not len(batches):

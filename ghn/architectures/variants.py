@@ -22,6 +22,7 @@ class _ViTSize(NamedTuple):
     num_heads: int
     hidden_dim: int
     mlp_dim: int
+    pooled: bool = False
 
 
 _TORCHVISION_VITS = {
@@ -34,11 +35,11 @@ _TORCHVISION_VITS = {
 
 VIT_SIZES = {
     **_TORCHVISION_VITS,
-    **{f"{name}_gap": size for name, size in _TORCHVISION_VITS.items()},
-    "vit_1_2b": _ViTSize(16, 40, 20, 1600, 6400),
+    **{f"{name}_gap": size._replace(pooled=True) for name, size in _TORCHVISION_VITS.items()},
+    "vit_1_2b": _ViTSize(16, 40, 20, 1600, 6400, pooled=True),
     "little_vit": _ViTSize(16, 4, 4, 128, 512),
 }
-"""ViTs; those called `*_gap`, and `vit_1_2b`, pool their tokens."""
+"""ViTs; those that are pooled have no class token."""
 
 _RESNET1000_BLOCKS = [3, 8, 310, 12]  # 333 of three layers each, and the first convolution
 
@@ -68,9 +69,9 @@ def vision_transformer(name: str, num_classes: int, image_size: int) -> nn.Modul
     size = VIT_SIZES[name]
     if image_size <= SMALL_IMAGE_SIZE:
         size = size._replace(patch_size=round(size.patch_size / SMALL_IMAGE_FACTOR))
-    pooled = name.endswith("_gap") or name == "vit_1_2b"
-    kind = PooledVisionTransformer if pooled else VisionTransformer
-    return kind(**size._asdict(), num_classes=num_classes, image_size=image_size)
+    options = size._asdict()
+    kind = PooledVisionTransformer if options.pop("pooled") else VisionTransformer
+    return kind(**options, num_classes=num_classes, image_size=image_size)
 
 
 def _resnet1000(num_classes: int, **_: Any) -> nn.Module:
