@@ -204,7 +204,7 @@ def test_phases_change_size_and_networks_and_resume_in_between(params: Params) -
         {"meta_batch_size": 1},
     ]
     tree = params.model_dump(by_alias=True)
-    tree["train"] |= {"phases": phases, "checkpoint_every": 1}
+    tree["train"] |= {"phases": phases, "population": None, "checkpoint_every": 1}
     phased = Params.model_validate(tree)
     seen: list[tuple[int, int]] = []
 
