@@ -127,11 +127,12 @@ class MetaBatches(Dataset[MetaBatch]):
         draw = np.random.default_rng([self.seed, 0, epoch])
         order = self._members[draw.permutation(len(self._members))]
         order = order[: len(order) // self.size * self.size]
-        batches = order.reshape(-1, self.size)
-        if self.config.window > 1:
+        if self.config.window == 1:
+            batches = order.reshape(-1, self.size)
+        else:
             stretch = np.arange(len(order)) // (self.config.window * self.size)
-            order = order[np.lexsort((self.n_nodes[order], stretch))]
-            batches = draw.permutation(order.reshape(-1, self.size))
+            by_size = order[np.lexsort((self.n_nodes[order], stretch))]
+            batches = draw.permutation(by_size.reshape(-1, self.size))
         if self.budget is not None:
             batches = batches[self.n_nodes[batches].sum(axis=1) <= self.budget]
         if not len(batches):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import Setting
 from flows.rows.schema import Row
+from flows.settings.phases import batches
 from flows.settings.population import DEEPNETS
 from flows.settings.train import TrainStageConfig
 from ghn.architectures.own import is_own
@@ -22,7 +24,9 @@ def trained_on(
     """Which networks and which images each number of the page is from."""
     steps = setting.steps or train.steps
     batch_size = setting.batch_size or train.batch_size
-    seen = steps * train.meta_batch_size * batch_size
+    taken = batches(train.phases, steps, train.meta_batch_size, batch_size)
+    seen = sum(math.prod(batch) for batch in taken)
+    _, networks, images = (_either(sizes) for sizes in zip(*taken, strict=True))
     named, known = _population(train)
     measured = {row["architecture"] for row in evaluated}
     rows = [
@@ -30,7 +34,7 @@ def trained_on(
             "the hypernetwork is trained",
             f"{setting.train_architectures:,} architectures of split {train.split}{named}",
             f"training images of {setting.images}, {setting.image_size} pixels",
-            f"{steps:,} steps of {train.meta_batch_size} networks and {batch_size}"
+            f"{steps:,} steps of {networks} networks and {images}"
             f" images: {seen / 1e6:.2g} million network-images",
         ],
         [
@@ -66,9 +70,14 @@ def trained_on(
     return Section("trained-on", "What was trained on what", [table])
 
 
+def _either(sizes: Sequence[int]) -> str:
+    """Different numbers, from small to large: "32 or 64"."""
+    return " or ".join(map(str, sorted(set(sizes))))
+
+
 def _population(train: TrainStageConfig) -> tuple[str, set[str]]:
     """What `train.population` adds to DeepNets-1M, in words, and the names of its networks."""
-    from flows.training.population import Population
+    from flows.training.population import Population  # and torch, which a page does without
 
     others = [one for one in train.population or () if one.networks != DEEPNETS]
     listed = [one for one in others if not is_own(one.networks)]  # your own are not measured

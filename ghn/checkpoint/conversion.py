@@ -11,7 +11,7 @@ import torch
 from ghn.checkpoint.files import file_of, save_checkpoint, save_released
 from ghn.checkpoint.names import to_released
 from ghn.checkpoint.sources import from_pretrained, locate
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.files import atomic_path
 from ghn.models.hypernetwork import GHN
 
@@ -71,6 +71,11 @@ def convert(
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the directory {path.parent} does not exist; make it first")
     ghn = from_pretrained(source).to(dtype)
+    if (released or path.suffix in PICKLE) and ghn.config.flattened != "columns":
+        raise UnsupportedFormatError(
+            f"{source} takes linear layers behind flattened maps for {ghn.config.flattened}, which"
+            " released formats cannot say; convert it to our format (leave released out)"
+        )
     if path.suffix in PICKLE:
         _save_pickle(ghn, path)
     elif released:

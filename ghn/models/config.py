@@ -18,6 +18,7 @@ MessagePassing = Literal["transformer", "gated", "mlp"]
 EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
 Decoder = Literal["tiled", "low-rank"]
+Flattened = Literal["columns", "kernels"]
 
 SMALL_IMAGES, LARGE_IMAGES = 32, 224  # pixels
 SMALL_DECODER = 11
@@ -107,6 +108,13 @@ class GHNConfig(BaseModel):
             " product of two factors: LoGAH)"
         ),
     )
+    flattened: Flattened = Field(
+        default="columns",
+        description=(
+            "what a linear layer behind flattened maps takes its weight for: columns like any"
+            " other's (published), or kernels as large as the maps, which repeat by channels"
+        ),
+    )
     rank: int = Field(default=32, ge=1, description="rank of the factors (low-rank only)")
     factor_length: int = Field(
         default=32768,
@@ -172,10 +180,12 @@ class GHNConfig(BaseModel):
         return SMALL_IMAGES if self.decoder_kernel <= SMALL_DECODER else LARGE_IMAGES
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON types; without those of the low-rank decoder where there is none, so
-        that files are those of before it existed.
+        """All fields, as JSON types; without those of the low-rank decoder where there is none and
+        without what is as published, so that files are those of before these existed.
         """
-        return self.model_dump(exclude={"decoder", *_LOW_RANK} if self.decoder == "tiled" else None)
+        absent = {"decoder", *_LOW_RANK} if self.decoder == "tiled" else set()
+        absent |= {"flattened"} if self.flattened == "columns" else set()
+        return self.model_dump(exclude=absent)
 
     def to_json(self) -> str:
         """All fields, as one line of JSON with sorted keys."""

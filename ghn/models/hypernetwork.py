@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ghn.graph import Graph
 from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
-from ghn.models.config import GHNConfig
+from ghn.models.config import Flattened, GHNConfig
 from ghn.models.decoding.decoders import decoders, last_layers
 from ghn.models.decoding.plan import Group, Plan, plan
 from ghn.models.decoding.stream import stream
@@ -74,6 +74,17 @@ class GHN(nn.Module, Hub):
         """One with parameters on the meta device, for `load_state_dict(..., assign=True)`."""
         with without_values():
             return cls(config)
+
+    def with_flattened(self, flattened: Flattened) -> Self:
+        """This hypernetwork, or one with the same weights that takes layers behind flattened maps
+        as `flattened` says (`GHNConfig.flattened`).
+        """
+        if flattened == self.config.flattened:
+            return self
+        other = type(self).empty(self.config.model_copy(update={"flattened": flattened}))
+        other.load_state_dict(self.state_dict(), assign=True)
+        other.metadata = self.metadata
+        return other.train(self.training)
 
     @property
     def num_classes(self) -> int:

@@ -79,7 +79,7 @@ class Prediction:
         shape = predicted_shape(group)
         tiled = (
             tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
-            if len(shape) == 4
+            if len(shape) == 4 and not group.flat
             else tile(w, shape)
         )
         if repeats_evenly(w.shape[1:], shape):
@@ -90,7 +90,9 @@ class Prediction:
             shape != group.shape
         ):  # rows of a positional encoding that are not predicted, which come first
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
-        if len(shape) == 4:
+        if group.flat:
+            tiled = tiled.flatten(2)
+        elif len(shape) == 4:
             tiled = tiled.permute(0, 1, 4, 2, 3)
         self.stacks.append(Stack(tiled, group.graphs, names or group.names))
 
@@ -131,8 +133,10 @@ def predicted_shape(group: Group) -> tuple[int, ...]:
 
 
 def predicted_part(tensor: Tensor, group: Group) -> Tensor:
-    """The part of a parameter that `predicted_shape` describes."""
+    """The part of a parameter that `predicted_shape` describes; of a flat one a view of all."""
     shape = predicted_shape(group)
+    if group.flat:
+        return tensor.view(shape)  # dividing a dimension needs no copy, whatever the strides
     return (
         tensor
         if shape == group.shape

@@ -6,6 +6,7 @@ import pytest
 
 from flows.report.evaluation import Setting
 from flows.report.trained import trained_on
+from flows.settings.phases import batches
 from flows.settings.train import TrainStageConfig
 
 SETTING = Setting("digits", 16, 10, (64, 64), 700_000, 5000, 100)
@@ -52,3 +53,16 @@ def test_measured_networks_that_were_trained_on_are_counted() -> None:
     assert trained == "5,000 architectures of split train and resnet* and little_vgg"
     assert measured == "networks that it never saw, and 2 that it was trained on"
     assert caption == "Test images are used for the measurement alone."
+
+
+def test_what_was_trained_on_is_counted_by_phases() -> None:
+    phases = [{"steps": 40, "batch_size": 64}, {"steps": 40, "meta_batch_size": 2}, {}]
+    section = {"steps": 100, "warmup_steps": 1, "meta_batch_size": 4, "batch_size": 32}
+    train = TrainStageConfig.model_validate(section | {"phases": phases, "population": None})
+    (table,) = trained_on(SETTING, train, EVALUATED, [], []).blocks
+    assert batches(train.phases, 100, 4, 32) == [(40, 4, 64), (40, 2, 32), (20, 4, 32)]
+    assert batches(train.phases, 60, 4, 32) == [(40, 4, 64), (20, 2, 32)]
+    assert batches((), 60, 4, 32) == [(60, 4, 32)]
+    assert table.rows[0][3] == (
+        "100 steps of 2 or 4 networks and 32 or 64 images: 0.015 million network-images"
+    )

@@ -133,6 +133,9 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
     found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+    kernels = onward.model_copy(update={"ghn": {**onward.ghn, "flattened": "kernels"}})
+    start(train.run, params.model_copy(update={"train": kernels}), None)
+    assert from_pretrained(paths.weights(params.base.ghn)).config.flattened == "kernels"
     wider = onward.model_copy(update={"ghn": {**onward.ghn, "hidden": 32}})
     with pytest.raises(
         ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"

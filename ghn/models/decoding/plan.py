@@ -15,6 +15,7 @@ from enum import Enum
 from functools import cached_property
 
 from ghn.graph import Graph, Primitive
+from ghn.graph.flattening import flattened_inputs
 from ghn.models.config import GHNConfig
 from ghn.predict.protocol import Shapes, Skipped
 
@@ -40,13 +41,14 @@ class Group:
 
     Attributes:
         kind: how they are decoded.
-        shape: their shape.
+        shape: their shape; of a flat one that of the kernel it is taken for.
         nodes: for each the row of its node among the embeddings of all nodes.
         graphs: for each the index of its graph.
         names: for each its name in the state dict of its network.
         channels: (out, in) channels that are decoded; the rest is tiled.
         window: ((y0, y1), (x0, x1)), the part of the decoder's spatial grid that is decoded.
         scale: what a tensor is multiplied with (fan-in normalisation).
+        flat: whether they are matrices whose columns are channels times the pixels of a map.
     """
 
     kind: Kind
@@ -57,6 +59,7 @@ class Group:
     channels: tuple[int, int]
     window: tuple[tuple[int, int], tuple[int, int]]
     scale: float
+    flat: bool
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -106,26 +109,30 @@ def plan(
         config: of the hypernetwork.
         heads: whether to predict the last layers of the networks.
     """
-    members: dict[tuple[Kind, tuple[int, ...]], list[tuple[int, int, str]]] = {}
+    members: dict[tuple[Kind, tuple[int, ...], bool], list[tuple[int, int, str]]] = {}
     skipped: list[Skipped] = []
     for b, graph in enumerate(graphs):
         head = graph.head
         # A shared parameter has a node per use: the last one decides.
         last = {name: node for node, name in enumerate(graph.param) if name}
         primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
+        maps = flattened_inputs(graph) if config.flattened == "kernels" else {}
         for name, node in last.items():
             shape = shapes[b][name] if shapes else tuple(size for size in sizes[node] if size)
             if node in head and not heads:
                 skipped.append(Skipped(b, name, shape, "class head, kept on request"))
                 continue
+            if flat := node in maps:
+                channels, side = maps[node]
+                shape = (shape[0], channels, side, side)
             kind = _kind(primitive[node], shape, node in head)
             if kind is Kind.position and len(shape) == 2 and config.decoder == "low-rank":
                 kind = Kind.tensor  # a table of embeddings: factors need no square of positions
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))
             else:
-                members.setdefault((kind, shape), []).append((offsets[b] + node, b, name))
-    groups = [_group(kind, shape, group, config) for (kind, shape), group in members.items()]
+                members.setdefault((kind, shape, flat), []).append((offsets[b] + node, b, name))
+    groups = [_group(*same, group, config) for same, group in members.items()]
     tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
     vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
     return Plan(tensors, vectors, tuple(skipped))
@@ -164,7 +171,11 @@ def kernel_size(kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _group(
-    kind: Kind, shape: tuple[int, ...], members: list[tuple[int, int, str]], config: GHNConfig
+    kind: Kind,
+    shape: tuple[int, ...],
+    flat: bool,
+    members: list[tuple[int, int, str]],
+    config: GHNConfig,
 ) -> Group:
     nodes, graphs, names = (list(column) for column in zip(*members, strict=True))
     low_rank = config.decoder == "low-rank"
@@ -192,7 +203,7 @@ def _group(
             # (section A.1).
             no_relu = len(shape) > 2 and (shape[1] == 1 or height < width)
             scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
-    return Group(kind, shape, nodes, graphs, names, channels, window, scale)
+    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat)
 
 
 def _span(size: int, config: GHNConfig) -> tuple[int, int]:

@@ -62,7 +62,10 @@ def stream(
         decoded, torch.split(hidden_PF, [b.positions for b in decoded]), strict=True
     ):
         heads = [group for group in bucket.groups if group.kind is Kind.class_weight]
-        whole = {group: rows_PF.new_empty(len(group), *bucket.channels) for group in heads}
+        whole = {
+            group: rows_PF.new_empty(len(group) * group.positions, *bucket.channels)
+            for group in heads
+        }
         counts = [len(group) * group.positions for group in bucket.groups]
         for first, block_POI in _blocks(decoder, rows_PF, bucket):
             end = first + block_POI.shape[1]
