@@ -26,7 +26,7 @@ def trained_on(
     batch_size = setting.batch_size or train.batch_size
     taken = batches(train.phases, steps, train.meta_batch_size, batch_size)
     seen = sum(math.prod(batch) for batch in taken)
-    _, networks, images = (_either(sizes) for sizes in zip(*taken, strict=True))
+    _, n_networks, n_images = (_either(sizes) for sizes in zip(*taken, strict=True))
     named, known = _population(train)
     measured = {row["architecture"] for row in evaluated}
     rows = [
@@ -34,7 +34,7 @@ def trained_on(
             "the hypernetwork is trained",
             f"{setting.train_architectures:,} architectures of split {train.split}{named}",
             f"training images of {setting.images}, {setting.image_size} pixels",
-            f"{steps:,} steps of {networks} networks and {images}"
+            f"{steps:,} steps of {n_networks} networks and {n_images}"
             f" images: {seen / 1e6:.2g} million network-images",
         ],
         [
