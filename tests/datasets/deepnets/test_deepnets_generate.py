@@ -83,7 +83,7 @@ def test_killed_runs_resume_at_the_first_missing_shard(tmp_path, uninterrupted):
             break
         assert process.returncode == -signal.SIGKILL
         assert len(list(tmp_path.glob(".mine.shards/*/0*.npz"))) >= before >= 0
-    assert kills >= 3
+    assert kills >= 2  # on a busy machine more shards come between two looks
     assert contents(tmp_path) == contents(uninterrupted)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
