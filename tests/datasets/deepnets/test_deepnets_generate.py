@@ -33,8 +33,8 @@ from datasets.deepnets import GenerateConfig, generate_split
 directory, fields = sys.argv[1], json.loads(sys.argv[2])
 generate_split(directory, "mine", GenerateConfig(**fields))
 """
-MINE = GenerateConfig(
-    shard_size=25, splits={"mine": {"size": 200, "n_cells": [4, 8], "deep_from": [6, 6]}}
+MINE = GenerateConfig(  # of shards enough that some are left after three kills on a busy machine
+    shard_size=10, splits={"mine": {"size": 200, "n_cells": [4, 8], "deep_from": [6, 6]}}
 )
 
 
@@ -83,7 +83,7 @@ def test_killed_runs_resume_at_the_first_missing_shard(tmp_path, uninterrupted):
             break
         assert process.returncode == -signal.SIGKILL
         assert len(list(tmp_path.glob(".mine.shards/*/0*.npz"))) >= before >= 0
-    assert kills >= 2  # on a busy machine more shards come between two looks
+    assert kills >= 3
     assert contents(tmp_path) == contents(uninterrupted)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
