@@ -38,7 +38,13 @@ DEEPNETS = ("test", "wide", "deep", "dense", "bnfree")
 
 @dataclass(frozen=True)
 class Setting:
-    """What our numbers were measured on, for the line that tells the difference to the paper."""
+    """What our numbers were measured on, for the line that tells the difference to the paper.
+
+    Attributes:
+        steps: of the training.
+        stretches: of the training, in order: how many steps of how many networks and images; of the
+            last null, for all that were left.
+    """
 
     images: str
     image_size: int
@@ -47,7 +53,7 @@ class Setting:
     ghn_parameters: int
     train_architectures: int
     steps: int | None
-    batch_size: int = 0
+    stretches: Sequence[tuple[int | None, int, int]] = ()
 
     @property
     def chance(self) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import Setting
 from flows.rows.schema import Row
-from flows.settings.phases import batches
 from flows.settings.population import DEEPNETS
 from flows.settings.train import TrainStageConfig
 from ghn.architectures.own import is_own
@@ -23,8 +22,8 @@ def trained_on(
 ) -> Section:
     """Which networks and which images each number of the page is from."""
     steps = setting.steps or train.steps
-    batch_size = setting.batch_size or train.batch_size
-    taken = batches(train.phases, steps, train.meta_batch_size, batch_size)
+    stretches = setting.stretches or [(None, train.meta_batch_size, train.batch_size)]
+    taken = _taken(stretches, steps)
     seen = sum(math.prod(batch) for batch in taken)
     _, n_networks, n_images = (_either(sizes) for sizes in zip(*taken, strict=True))
     named, known = _population(train)
@@ -68,6 +67,17 @@ def trained_on(
     )
     table = Table(header, rows, caption, wrapped=True)
     return Section("trained-on", "What was trained on what", [table])
+
+
+def _taken(
+    stretches: Sequence[tuple[int | None, int, int]], steps: int
+) -> list[tuple[int, int, int]]:
+    """The stretches that a run of `steps` steps came to, with their numbers of steps."""
+    found = []
+    for planned, networks, images in stretches:
+        found.append((steps if planned is None else min(planned, steps), networks, images))
+        steps -= found[-1][0]
+    return [stretch for stretch in found if stretch[0]]
 
 
 def _either(sizes: Sequence[int]) -> str:

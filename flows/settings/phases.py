@@ -54,26 +54,6 @@ def begun(phases: Sequence[PhaseConfig], steps: int) -> list[PhaseConfig]:
     return found
 
 
-def batches(
-    phases: Sequence[PhaseConfig], steps: int, meta_batch_size: int, batch_size: int
-) -> list[tuple[int, int, int]]:
-    """How many steps of how many networks and images a run of `steps` steps takes, phase by phase.
-
-    Args:
-        phases: of the section; none are one phase.
-        steps: of the whole run.
-        meta_batch_size: networks where a phase does not say.
-        batch_size: images where a phase does not say.
-    """
-    found, left = [], steps
-    for phase in begun(phases, steps) or [PhaseConfig()]:
-        taken = min(phase.steps or left, left)
-        networks, images = phase.meta_batch_size or meta_batch_size, phase.batch_size or batch_size
-        found.append((taken, networks, images))
-        left -= taken
-    return found
-
-
 def check_phases(phases: Sequence[PhaseConfig], steps: int) -> None:
     """Checks that phases make up a run of `steps` steps, or of more.
 

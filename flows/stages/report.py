@@ -163,7 +163,7 @@ def setting_of(
         ghn_parameters=sum(parameter.numel() for parameter in weights.parameters()),
         train_architectures=len(split),
         steps=int(weights.metadata.get("step", train.steps)),
-        batch_size=weights.metadata.get("train", {}).get("batch_size", train.batch_size),
+        stretches=weights.metadata.get("stretches", ()),
     )
     return setting, test.classes, typical(split)
 

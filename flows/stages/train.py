@@ -139,6 +139,7 @@ def _train(
         "images": images.name,  # which decides how images are normalised and whether mirrored
         "lineage": lineage(initial, images.name),
         "image_size": found[-1].image_size,
+        "stretches": [(one.steps, one.meta_batch_size, one.batch_size) for one in found],
         "classes": list(training.classes),
     }
     identity = {

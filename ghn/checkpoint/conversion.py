@@ -71,10 +71,11 @@ def convert(
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the directory {path.parent} does not exist; make it first")
     ghn = from_pretrained(source).to(dtype)
-    if (released or path.suffix in PICKLE) and ghn.config.flattened != "columns":
+    if (released or path.suffix in PICKLE) and (unpublished := ghn.config.unpublished):
+        has = ", ".join(f"{name} = {value}" for name, value in unpublished.items())
         raise UnsupportedFormatError(
-            f"{source} takes linear layers behind flattened maps for {ghn.config.flattened}, which"
-            " released formats cannot say; convert it to our format (leave released out)"
+            f"{source} has {has}, which released formats cannot say; convert it to our format"
+            " (leave released out)"
         )
     if path.suffix in PICKLE:
         _save_pickle(ghn, path)

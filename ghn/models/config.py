@@ -19,6 +19,7 @@ EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
 Decoder = Literal["tiled", "low-rank"]
 Flattened = Literal["columns", "kernels"]
+Base = Literal["zero", "identity"]
 
 SMALL_IMAGES, LARGE_IMAGES = 32, 224  # pixels
 SMALL_DECODER = 11
@@ -115,6 +116,13 @@ class GHNConfig(BaseModel):
             " other's (published), or kernels as large as the maps, which repeat by channels"
         ),
     )
+    base: Base = Field(
+        default="zero",
+        description=(
+            "what predictions are added to: zero (published), or the identity, with which layers"
+            " pass channels on and the first one sees the lowest frequencies"
+        ),
+    )
     rank: int = Field(default=32, ge=1, description="rank of the factors (low-rank only)")
     factor_length: int = Field(
         default=32768,
@@ -150,6 +158,10 @@ class GHNConfig(BaseModel):
                     f"GHNConfig.{name} is {value}, which the tiled decoder does not have; leave it"
                     " out or set decoder to low-rank"
                 )
+        if self.base == "identity" and (self.decoder != "tiled" or not self.normalize):
+            raise ValueError(
+                "GHNConfig.base is identity, for which decoder must be tiled and normalize true"
+            )
         return self
 
     @classmethod
@@ -184,8 +196,15 @@ class GHNConfig(BaseModel):
         without what is as published, so that files are those of before these existed.
         """
         absent = {"decoder", *_LOW_RANK} if self.decoder == "tiled" else set()
-        absent |= {"flattened"} if self.flattened == "columns" else set()
+        absent |= set(_AS_PUBLISHED) - self.unpublished.keys()
         return self.model_dump(exclude=absent)
+
+    @property
+    def unpublished(self) -> dict[str, str]:
+        """What no released format can say, with the values that are not as published."""
+        published = {name: type(self).model_fields[name].default for name in _AS_PUBLISHED}
+        found = {name: getattr(self, name) for name in _AS_PUBLISHED}
+        return {name: value for name, value in found.items() if value != published[name]}
 
     def to_json(self) -> str:
         """All fields, as one line of JSON with sorted keys."""
@@ -193,6 +212,8 @@ class GHNConfig(BaseModel):
 
 
 _LOW_RANK = ("rank", "factor_length")
+_AS_PUBLISHED = ("flattened", "base")
+"""Fields in which all published hypernetworks are alike."""
 
 
 def _in_words(error: ValidationError) -> str:

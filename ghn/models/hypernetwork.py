@@ -16,6 +16,7 @@ from ghn.graph import Graph
 from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
 from ghn.models.config import Flattened, GHNConfig
+from ghn.models.decoding.bases import add_base
 from ghn.models.decoding.decoders import decoders, last_layers
 from ghn.models.decoding.plan import Group, Plan, plan
 from ghn.models.decoding.stream import stream
@@ -237,6 +238,10 @@ class GHN(nn.Module, Hub):
             where = {group: tensors(group) for group in planned.tensors}
             for group, first, w in stream(self.tensors, h_ND, planned):
                 put(*where[group], w, None if first is None else (first, group.channels[0]))
+            for group, (parts, _) in where.items():
+                if group.base is not None:
+                    for part in parts:
+                        add_base(group.base, part)
             for group, w, b in self.vectors(h_ND, planned):
                 put(*tensors(group), w)
                 if b is not None:

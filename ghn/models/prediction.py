@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ghn.models.decoding.bases import base
 from ghn.models.decoding.plan import Group, Kind
 from ghn.models.decoding.tiling import repeats_evenly, tile
 from ghn.models.sending import send_list
@@ -75,24 +76,30 @@ class Prediction:
         return found
 
     def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
-        """Adds the (G, ...) blocks of a group, tiled here, under the group's names or others."""
+        """Adds the (G, ...) blocks of a group, tiled and added to the group's base here, under the
+        group's names or others. Penalties are of the blocks alone.
+        """
         shape = predicted_shape(group)
+        last = len(shape) == 4 and not group.flat  # channels last
         tiled = (
             tile(w.permute(0, 1, 3, 4, 2), (shape[0], *shape[2:], shape[1]))
-            if len(shape) == 4 and not group.flat
+            if last
             else tile(w, shape)
         )
         if repeats_evenly(w.shape[1:], shape):
             self._blocks.append((group.graphs, w, math.prod(shape) / math.prod(w.shape[1:])))
         else:
             self._blocks.append((group.graphs, tiled, 1.0))
+        if group.base is not None:
+            own = base(group.base, shape, tiled.device).to(tiled.dtype)
+            tiled = tiled + (own.permute(0, 2, 3, 1) if last else own)
         if (
             shape != group.shape
         ):  # rows of a positional encoding that are not predicted, which come first
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
         if group.flat:
             tiled = tiled.flatten(2)
-        elif len(shape) == 4:
+        elif last:
             tiled = tiled.permute(0, 1, 4, 2, 3)
         self.stacks.append(Stack(tiled, group.graphs, names or group.names))
 

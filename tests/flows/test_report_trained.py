@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flows.report.evaluation import Setting
 from flows.report.trained import trained_on
-from flows.settings.phases import batches
 from flows.settings.train import TrainStageConfig
 
 SETTING = Setting("digits", 16, 10, (64, 64), 700_000, 5000, 100)
@@ -56,13 +57,13 @@ def test_measured_networks_that_were_trained_on_are_counted() -> None:
 
 
 def test_what_was_trained_on_is_counted_by_phases() -> None:
-    phases = [{"steps": 40, "batch_size": 64}, {"steps": 40, "meta_batch_size": 2}, {}]
-    section = {"steps": 100, "warmup_steps": 1, "meta_batch_size": 4, "batch_size": 32}
-    train = TrainStageConfig.model_validate(section | {"phases": phases, "population": None})
-    (table,) = trained_on(SETTING, train, EVALUATED, [], []).blocks
-    assert batches(train.phases, 100, 4, 32) == [(40, 4, 64), (40, 2, 32), (20, 4, 32)]
-    assert batches(train.phases, 60, 4, 32) == [(40, 4, 64), (20, 2, 32)]
-    assert batches((), 60, 4, 32) == [(60, 4, 32)]
-    assert table.rows[0][3] == (
-        "100 steps of 2 or 4 networks and 32 or 64 images: 0.015 million network-images"
-    )
+    train = TrainStageConfig.model_validate({"population": None})
+    stretches = [(40, 4, 64), (40, 2, 32), (None, 4, 32)]
+    for steps, expected in (
+        (100, "2 or 4 networks and 32 or 64 images: 0.015 million network-images"),
+        (60, "2 or 4 networks and 32 or 64 images: 0.012 million network-images"),
+        (30, "4 networks and 64 images: 0.0077 million network-images"),
+    ):
+        setting = replace(SETTING, steps=steps, stretches=stretches)
+        (table,) = trained_on(setting, train, EVALUATED, [], []).blocks
+        assert table.rows[0][3] == f"{steps} steps of {expected}"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
+from ghn.models.decoding.bases import NORM_BIAS
 from ghn.models.decoding.buckets import Bucket, buckets
 from ghn.models.decoding.costs import costs
 from ghn.models.decoding.plan import Group, Kind, Plan
@@ -100,10 +101,17 @@ class TensorDecoder(nn.Module):
                 yield group, w if group.scale == 1 else w * group.scale
 
     def map_to_classes(self, group: Group, w_POI: Tensor) -> Tensor:
-        """(G, K, ...) class weights, not scaled, from blocks with all output channels."""
+        """(G, K, ...) class weights, not scaled, from blocks with all output channels.
+
+        Beside a base they sum to zero over input channels: features behind a ReLU are positive, and
+        what they have in common tells no image apart, but would outweigh all else in the gradient.
+        """
         k = min(group.shape[0], self.classes.out_features)
         w_GIO = F.relu(w_POI[:, :, : group.channels[1]].mT)
-        return assemble(group, F.linear(w_GIO, self.classes.weight[:k], self.classes.bias[:k]).mT)
+        w_GIK = F.linear(w_GIO, self.classes.weight[:k], self.classes.bias[:k])
+        if self.config.base == "identity":
+            w_GIK = w_GIK - w_GIK.mean(1, keepdim=True)
+        return assemble(group, w_GIK.mT)
 
 
 def assemble(group: Group, w_POI: Tensor) -> Tensor:
@@ -153,6 +161,7 @@ class VectorDecoder(nn.Module):
         d, m = config.hidden, config.decoder_channels
         self.channels = m
         self.normalize = config.normalize
+        self.norm_bias = NORM_BIAS if config.base == "identity" else 0.0
         self.hidden = nn.Linear(d, 2 * d)
         self.out = nn.Linear(2 * d, 2 * m)
         self.classes = nn.Linear(m, config.num_classes)
@@ -183,6 +192,8 @@ class VectorDecoder(nn.Module):
                 2 * torch.sigmoid(0.5 * norm_weight),
                 torch.tanh(0.2 * norm_bias),
             )
+        if self.norm_bias:
+            norm_bias = norm_bias + self.norm_bias
         counts = [len(group) for group in norms]
         for group, weight_GC, bias_GC in zip(
             norms, torch.split(norm_weight, counts), torch.split(norm_bias, counts), strict=True

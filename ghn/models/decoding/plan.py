@@ -17,6 +17,7 @@ from functools import cached_property
 from ghn.graph import Graph, Primitive
 from ghn.graph.flattening import flattened_inputs
 from ghn.models.config import GHNConfig
+from ghn.models.decoding.bases import DIFFERENCE, HEAD, Base
 from ghn.predict.protocol import Shapes, Skipped
 
 
@@ -49,6 +50,7 @@ class Group:
         window: ((y0, y1), (x0, x1)), the part of the decoder's spatial grid that is decoded.
         scale: what a tensor is multiplied with (fan-in normalisation).
         flat: whether they are matrices whose columns are channels times the pixels of a map.
+        base: what is added to them.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Group:
     window: tuple[tuple[int, int], tuple[int, int]]
     scale: float
     flat: bool
+    base: Base | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -109,7 +112,7 @@ def plan(
         config: of the hypernetwork.
         heads: whether to predict the last layers of the networks.
     """
-    members: dict[tuple[Kind, tuple[int, ...], bool], list[tuple[int, int, str]]] = {}
+    members: dict[_Same, list[tuple[int, int, str]]] = {}
     skipped: list[Skipped] = []
     for b, graph in enumerate(graphs):
         head = graph.head
@@ -117,6 +120,7 @@ def plan(
         last = {name: node for node, name in enumerate(graph.param) if name}
         primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
         maps = flattened_inputs(graph) if config.flattened == "kernels" else {}
+        seeing = _seeing(graph) if config.base == "identity" else set()
         for name, node in last.items():
             shape = shapes[b][name] if shapes else tuple(size for size in sizes[node] if size)
             if node in head and not heads:
@@ -131,11 +135,33 @@ def plan(
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))
             else:
-                members.setdefault((kind, shape, flat), []).append((offsets[b] + node, b, name))
+                base = _base(kind, shape, node in seeing, config)
+                same = kind, shape, flat, base
+                members.setdefault(same, []).append((offsets[b] + node, b, name))
     groups = [_group(*same, group, config) for same, group in members.items()]
     tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
     vectors = tuple(group for group in groups if group.kind not in TENSOR_KINDS)
     return Plan(tensors, vectors, tuple(skipped))
+
+
+_Same = tuple[Kind, tuple[int, ...], bool, Base | None]
+"""What parameters of a group have in common: kind, shape, `flat` and `base`."""
+
+
+def _seeing(graph: Graph) -> set[int]:
+    """Nodes that read the network's input."""
+    return {
+        target
+        for source, target in graph.edges.tolist()
+        if graph.primitive[source] == Primitive.input
+    }
+
+
+def _base(kind: Kind, shape: tuple[int, ...], sees: bool, config: GHNConfig) -> Base | None:
+    """What is added to a parameter; `sees`: whether its layer reads the network's input."""
+    if config.base == "zero" or kind is not Kind.tensor:
+        return None
+    return Base.frequencies if sees and len(shape) > 2 else Base.identity
 
 
 def _kind(primitive: int, shape: tuple[int, ...], head: bool) -> Kind | str:
@@ -174,6 +200,7 @@ def _group(
     kind: Kind,
     shape: tuple[int, ...],
     flat: bool,
+    base: Base | None,
     members: list[tuple[int, int, str]],
     config: GHNConfig,
 ) -> Group:
@@ -203,7 +230,9 @@ def _group(
             # (section A.1).
             no_relu = len(shape) > 2 and (shape[1] == 1 or height < width)
             scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
-    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat)
+        if config.base == "identity":
+            scale *= {Kind.tensor: DIFFERENCE, Kind.class_weight: HEAD}.get(kind, 1.0)
+    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat, base)
 
 
 def _span(size: int, config: GHNConfig) -> tuple[int, int]:

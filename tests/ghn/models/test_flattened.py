@@ -121,7 +121,7 @@ def test_a_file_says_it_only_where_it_is_not_as_published(tmp_path: Path) -> Non
     assert from_pretrained(tmp_path / "kernels").config.flattened == "kernels"
     assert "flattened" not in kernels.with_flattened("columns").config.to_dict()
     for name in ("a.pt", "a.safetensors"):
-        with pytest.raises(UnsupportedFormatError, match="takes linear layers behind flattened"):
+        with pytest.raises(UnsupportedFormatError, match="has flattened = kernels, which released"):
             convert(tmp_path / "kernels", tmp_path / name, released=True)
 
 
