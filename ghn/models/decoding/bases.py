@@ -59,7 +59,9 @@ def add_base(kind: Base, target: Tensor) -> None:
     if kind is Base.frequencies:
         target += base(kind, target.shape, target.device).to(target.dtype)
         return
-    middle = target[(..., *(size // 2 for size in target.shape[2:]))]
+    middle = target
+    for size in target.shape[2:]:
+        middle = middle.select(2, size // 2)
     outputs, inputs = middle.shape
     step = min(outputs, inputs)
     share = 1.0 if outputs >= inputs else outputs / inputs
@@ -103,4 +105,4 @@ def _cosines(size: int) -> Tensor:
     """(size, size) rows of norm 1: cosines of growing frequency."""
     place = torch.arange(size) + 0.5
     wave = torch.cos(math.pi / size * torch.arange(size)[:, None] * place)
-    return wave / wave.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(wave)
