@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -71,6 +71,7 @@ def without_difference(ghn: GHN) -> GHN:
     return ghn
 
 
+@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     kernel=st.lists(st.integers(1, 5), max_size=3),
@@ -89,6 +90,7 @@ def test_the_identity_passes_channels_on(shape: tuple[int, int], kernel: list[in
     assert kept.count_nonzero() == weight.count_nonzero()  # nothing beside the middle
 
 
+@settings(deadline=None)
 @given(
     outputs=st.integers(1, 70),
     inputs=st.integers(1, 4),
