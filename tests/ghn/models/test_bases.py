@@ -4,6 +4,7 @@ frequencies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,6 @@ from ghn.models.batch import GraphBatch
 from ghn.models.decoding.bases import DIFFERENCE, NORM_BIAS, Base, add_base, base
 from ghn.tracing import trace
 
-SMALL: dict[str, Any] = {
-    "hidden": 16,
-    "layers": 1,
-    "heads": 2,
-    "num_classes": 10,
-    "decoder_channels": 8,
-    "decoder_kernel": 5,
-}
 CPU = torch.device("cpu")
 
 
@@ -58,9 +51,18 @@ class Chain(nn.Module):
         return self.head(self.hidden(features.mean((2, 3))).relu())  # type: ignore[no-any-return]
 
 
-def with_base(**fields: Any) -> GHN:
-    torch.manual_seed(0)
-    return GHN(GHNConfig(**SMALL | fields, base="identity"))
+SIZES = {"decoder_channels": 8, "num_classes": 10}
+
+
+@pytest.fixture
+def ghn(make_ghn: Callable[..., GHN]) -> GHN:
+    return make_ghn(**SIZES, base="identity")
+
+
+@pytest.fixture
+def plain(make_ghn: Callable[..., GHN]) -> GHN:
+    """The same weights without a base."""
+    return make_ghn(**SIZES)
 
 
 def without_difference(ghn: GHN) -> GHN:
@@ -126,8 +128,8 @@ def test_in_place_is_the_same(kind: Base, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(target, start + base(kind, shape, CPU))
 
 
-def test_a_network_without_differences_passes_on_what_its_stem_sees() -> None:
-    model = without_difference(with_base()).initialize(Chain())
+def test_a_network_without_differences_passes_on_what_its_stem_sees(ghn: GHN) -> None:
+    model = without_difference(ghn).initialize(Chain())
     assert isinstance(model, Chain)
     x_BCHW = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(model.features(x_BCHW), model.stem(x_BCHW))
@@ -138,27 +140,24 @@ def test_a_network_without_differences_passes_on_what_its_stem_sees() -> None:
     assert not model.head.weight.any()
 
 
-def test_a_first_layer_is_one_that_reads_the_input() -> None:
+def test_a_first_layer_is_one_that_reads_the_input(ghn: GHN, plain: GHN) -> None:
     """Not one with three channels."""
     for inputs in (1, 3, 4):
         graph = trace(Chain(inputs, 3), (torch.zeros(1, inputs, 16, 16),))
-        (found,) = with_base()(GraphBatch.from_graphs([graph])).parameters
-        (plain,) = with_base_zero()(GraphBatch.from_graphs([graph])).parameters
+        (found,) = ghn(GraphBatch.from_graphs([graph])).parameters
+        (alone,) = plain(GraphBatch.from_graphs([graph])).parameters
         stem = base(Base.frequencies, (3, inputs, 3, 3), CPU)
         wide = base(Base.identity, (6, 3, 3, 3), CPU)
-        torch.testing.assert_close(found["stem.weight"], DIFFERENCE * plain["stem.weight"] + stem)
-        torch.testing.assert_close(found["wide.weight"], DIFFERENCE * plain["wide.weight"] + wide)
-
-
-def with_base_zero() -> GHN:
-    torch.manual_seed(0)
-    return GHN(GHNConfig(**SMALL))
+        torch.testing.assert_close(found["stem.weight"], DIFFERENCE * alone["stem.weight"] + stem)
+        torch.testing.assert_close(found["wide.weight"], DIFFERENCE * alone["wide.weight"] + wide)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "squeezenet1_0"])
 @pytest.mark.parametrize("flattened", ["columns", "kernels"])
-def test_prediction_in_place_is_that_of_training(name: str, flattened: str) -> None:
-    ghn = with_base(flattened=flattened)
+def test_prediction_in_place_is_that_of_training(
+    name: str, flattened: str, make_ghn: Callable[..., GHN]
+) -> None:
+    ghn = make_ghn(**SIZES, base="identity", flattened=flattened)
     model = build(name, num_classes=10, image_size=32)
     graph = trace(model, image_size=32)
     (expected,) = ghn(GraphBatch.from_graphs([graph])).parameters
@@ -169,35 +168,35 @@ def test_prediction_in_place_is_that_of_training(name: str, flattened: str) -> N
         torch.testing.assert_close(parameter, own, atol=1e-5, rtol=1e-4)
 
 
-def test_class_weights_sum_to_zero() -> None:
+def test_class_weights_sum_to_zero(ghn: GHN) -> None:
     """Whatever is predicted: what all features share tells no image apart."""
-    (found,) = with_base()(GraphBatch.from_graphs([trace(Chain())])).parameters
+    (found,) = ghn(GraphBatch.from_graphs([trace(Chain())])).parameters
     rows = found["head.weight"][:, :32]  # whole blocks of the decoder
     assert rows.abs().max() > 1e-3
     torch.testing.assert_close(rows.mean(1), torch.zeros(10), atol=1e-6, rtol=0)
 
 
-def test_penalties_are_of_the_differences() -> None:
+def test_penalties_are_of_the_differences(ghn: GHN) -> None:
     graphs = GraphBatch.from_graphs([trace(Chain())])
-    prediction = without_difference(with_base())(graphs)
+    prediction = without_difference(ghn)(graphs)
     bias = NORM_BIAS * 12**0.5
     norm_weight = 12**0.5  # 2 * sigmoid(0)
     assert prediction.penalty().item() == pytest.approx(bias + norm_weight)
 
 
-def test_gradients_are_those_of_the_differences() -> None:
-    ghn, plain = with_base(), with_base_zero()
+def test_gradients_are_those_of_the_differences(ghn: GHN, plain: GHN) -> None:
     graphs = GraphBatch.from_graphs([trace(Chain())])
     for one, factor in ((ghn, 1.0), (plain, DIFFERENCE)):
         (factor * one(graphs).parameters[0]["wide.weight"].sum()).backward()
     torch.testing.assert_close(ghn.tensors.block.weight.grad, plain.tensors.block.weight.grad)
 
 
-def test_a_file_says_it_only_where_it_is_not_as_published(tmp_path: Path) -> None:
-    ghn = with_base()
+def test_a_file_says_it_only_where_it_is_not_as_published(
+    tmp_path: Path, ghn: GHN, plain: GHN
+) -> None:
     ghn.save_pretrained(tmp_path / "based")
     assert from_pretrained(tmp_path / "based").config.base == "identity"
-    assert "base" not in GHNConfig(**SMALL).to_dict()
+    assert "base" not in plain.config.to_dict()
     for name in ("a.pt", "a.safetensors"):
         with pytest.raises(UnsupportedFormatError, match="has base = identity, which released"):
             convert(tmp_path / "based", tmp_path / name, released=True)
@@ -206,4 +205,4 @@ def test_a_file_says_it_only_where_it_is_not_as_published(tmp_path: Path) -> Non
 @pytest.mark.parametrize("fields", [{"decoder": "low-rank"}, {"normalize": False}])
 def test_what_has_no_base_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="base is identity, for which decoder must be tiled"):
-        GHNConfig(**SMALL, **fields, base="identity")
+        GHNConfig(**fields, base="identity")

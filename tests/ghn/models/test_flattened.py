@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,11 @@ from ghn.architectures import build
 from ghn.checkpoint.conversion import convert
 from ghn.errors import UnsupportedFormatError
 from ghn.graph.flattening import flattened_inputs
-from ghn.models import GHN, GHNConfig
+from ghn.models import GHN
 from ghn.models.batch import GraphBatch
 from ghn.tracing import trace
 
-SMALL: dict[str, Any] = {
-    "hidden": 16,
-    "layers": 1,
-    "heads": 2,
-    "num_classes": 10,
-    "decoder_channels": 8,
-    "decoder_kernel": 5,
-}
+SIZES = {"decoder_channels": 8, "num_classes": 10}
 LOW_RANK = {"decoder": "low-rank", "rank": 4, "factor_length": 64}
 
 
@@ -79,12 +73,12 @@ def test_a_layer_that_reads_the_image_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, LOW_RANK])
-def test_a_kernel_repeats_by_channels(fields: dict[str, Any]) -> None:
+def test_a_kernel_repeats_by_channels(fields: dict[str, Any], make_ghn: Callable[..., GHN]) -> None:
     """Published: by columns, so that channels 9 columns apart share weights at other pixels."""
     torch.manual_seed(0)
     graph = trace(Flattening(), image_size=16)
     batch = GraphBatch.from_graphs([graph])
-    kernels = GHN(GHNConfig(**SMALL, **fields, flattened="kernels"))
+    kernels = make_ghn(**SIZES, **fields, flattened="kernels")
     weight = kernels(batch).parameters[0]["hidden.weight"]
     assert weight.shape == (20, 108)
     if not fields:
@@ -99,11 +93,11 @@ def test_a_kernel_repeats_by_channels(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("fields", [{}, LOW_RANK])
 @pytest.mark.parametrize("hidden", [20, None])
 def test_prediction_in_place_is_that_of_training(
-    fields: dict[str, Any], hidden: int | None
+    fields: dict[str, Any], hidden: int | None, make_ghn: Callable[..., GHN]
 ) -> None:
     """Of a hidden layer and of a class head."""
     torch.manual_seed(0)
-    ghn = GHN(GHNConfig(**SMALL, **fields, flattened="kernels"))
+    ghn = make_ghn(**SIZES, **fields, flattened="kernels")
     model = Flattening(hidden=hidden)
     graph = trace(model, image_size=16)
     expected = ghn(GraphBatch.from_graphs([graph])).parameters[0]
@@ -115,8 +109,10 @@ def test_prediction_in_place_is_that_of_training(
     assert ghn.tensors.block.weight.grad is not None
 
 
-def test_a_file_says_it_only_where_it_is_not_as_published(tmp_path: Path) -> None:
-    kernels = GHN(GHNConfig(**SMALL, flattened="kernels"))
+def test_a_file_says_it_only_where_it_is_not_as_published(
+    tmp_path: Path, make_ghn: Callable[..., GHN]
+) -> None:
+    kernels = make_ghn(**SIZES, flattened="kernels")
     kernels.save_pretrained(tmp_path / "kernels")
     assert from_pretrained(tmp_path / "kernels").config.flattened == "kernels"
     assert "flattened" not in kernels.with_flattened("columns").config.to_dict()
@@ -125,8 +121,8 @@ def test_a_file_says_it_only_where_it_is_not_as_published(tmp_path: Path) -> Non
             convert(tmp_path / "kernels", tmp_path / name, released=True)
 
 
-def test_the_other_way_has_the_same_weights() -> None:
-    ghn = GHN(GHNConfig(**SMALL))
+def test_the_other_way_has_the_same_weights(make_ghn: Callable[..., GHN]) -> None:
+    ghn = make_ghn(**SIZES).train()
     ghn.metadata = {"images": "digits"}
     other = ghn.with_flattened("kernels").eval()
     assert other.config == ghn.config.model_copy(update={"flattened": "kernels"})
