@@ -124,7 +124,13 @@ def run_trial(job: Job) -> list[Row]:
             continue
         model = start.model()
         curve = finetune(
-            model, train, val, point, seed=trial.seed, checkpoint=_checkpoint(trial, work, key)
+            model,
+            train,
+            val,
+            point,
+            seed=trial.seed,
+            before=next((row["val_accuracy"][0] for row in rows.values()), None),
+            checkpoint=_checkpoint(trial, work, key),
         )
         if all(curve.final > row["final_val_accuracy"] for row in rows.values()):
             _keep_only(model, work, key)

@@ -46,6 +46,7 @@ def finetune(
     config: FinetuneConfig,
     *,
     seed: int = 0,
+    before: float | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[int], None] | None = None,
     group: dist.ProcessGroup | None = None,
@@ -58,6 +59,8 @@ def finetune(
     trained one are kept, and move on as it trains.
 
     Args:
+        before: validation accuracy of the network as it came, where another run from the same
+            parameters has measured it: the curve begins with it.
         checkpoint: where to keep the state at every evaluation; a run that finds one there
             continues from it and ends as if it had not been interrupted. The caller removes it when
             the result is safe.
@@ -79,7 +82,10 @@ def finetune(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed + run.sharing.rank)  # dropout of other images is another
         if checkpoint is None or not run.restore(checkpoint):
-            run.measure()
+            if before is None:
+                run.measure()
+            else:
+                run.curve.add(0, before, seconds=0.0)
         batches = run.batches()
         for stop in sorted(stops):
             if run.done < stop and not run.curve.diverged:

@@ -13,51 +13,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ghn.models.config import Base
+
 _KEPT = 2**18
 """Largest number of entries of a base that is kept for the next network with that shape."""
 
-DIFFERENCE = 0.2
-"""What is predicted beside a base is scaled by this: a start that is not drowned at once."""
 
-HEAD = 25.0
-"""Scale of the last layers' weights, which have no base: their features vary little."""
+@dataclass(frozen=True)
+class Beside:
+    """How parameters are predicted beside a base.
 
-NORM_BIAS = 0.5
-"""Base of norm biases: with zero, each ReLU behind a norm would take half of a channel away, and
-thirty of them nearly all of it.
-"""
+    Attributes:
+        difference: factor of what is added to a base: a start that is not drowned at once.
+        head: factor of the last layers' weights, which have no base: their features vary little.
+        centred_heads: whether class weights sum to zero over input channels.
+        norm_bias: base of norm biases: with zero, each ReLU behind a norm would take half of a
+            channel away, and thirty of them nearly all of it.
+    """
+
+    difference: float = 1.0
+    head: float = 1.0
+    centred_heads: bool = False
+    norm_bias: float = 0.0
 
 
-class Base(Enum):
-    """Which of the two a parameter has."""
+BESIDE: dict[Base, Beside] = {
+    "zero": Beside(),
+    "identity": Beside(difference=0.2, head=25.0, centred_heads=True, norm_bias=0.5),
+}
+
+
+class Pattern(Enum):
+    """What a parameter's base does."""
 
     identity = "identity"
     frequencies = "frequencies"
 
 
-def base(kind: Base, shape: Sequence[int], device: torch.device) -> Tensor:
+def base(pattern: Pattern, shape: Sequence[int], device: torch.device) -> Tensor:
     """The base of a parameter.
 
     Args:
-        kind: which.
+        pattern: what it does.
         shape: (O, I, ...) with up to three dimensions of a kernel.
         device: where it is to be.
     """
     if math.prod(shape) > _KEPT:
-        return _base(kind, tuple(shape), device)
-    return _kept(kind, tuple(shape), device)
+        return _made(pattern, tuple(shape), device)
+    return _kept(pattern, tuple(shape), device)
 
 
-def add_base(kind: Base, target: Tensor) -> None:
+def add_base(pattern: Pattern, target: Tensor) -> None:
     """Adds the base of `target` to it in place, of the identity without a tensor of its size."""
-    if kind is Base.frequencies:
-        target += base(kind, target.shape, target.device).to(target.dtype)
+    if pattern is Pattern.frequencies:
+        target += base(pattern, target.shape, target.device).to(target.dtype)
         return
     middle = target
     for size in target.shape[2:]:
@@ -70,15 +86,15 @@ def add_base(kind: Base, target: Tensor) -> None:
             middle[row : row + step, column : column + step].diagonal().add_(share)
 
 
-def _base(kind: Base, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    if kind is Base.frequencies:
+def _made(pattern: Pattern, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if pattern is Pattern.frequencies:
         return _frequencies(shape).to(device)
     found = torch.zeros(shape, device=device)
-    add_base(kind, found)
+    add_base(pattern, found)
     return found
 
 
-_kept = lru_cache(maxsize=1024)(_base)
+_kept = lru_cache(maxsize=1024)(_made)
 
 
 def _frequencies(shape: tuple[int, ...]) -> Tensor:

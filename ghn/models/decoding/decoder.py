@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghn.models.config import GHNConfig
-from ghn.models.decoding.bases import NORM_BIAS
+from ghn.models.decoding.bases import BESIDE
 from ghn.models.decoding.buckets import Bucket, buckets
 from ghn.models.decoding.costs import costs
 from ghn.models.decoding.plan import Group, Kind, Plan
@@ -109,7 +109,7 @@ class TensorDecoder(nn.Module):
         k = min(group.shape[0], self.classes.out_features)
         w_GIO = F.relu(w_POI[:, :, : group.channels[1]].mT)
         w_GIK = F.linear(w_GIO, self.classes.weight[:k], self.classes.bias[:k])
-        if self.config.base == "identity":
+        if BESIDE[self.config.base].centred_heads:
             w_GIK = w_GIK - w_GIK.mean(1, keepdim=True)
         return assemble(group, w_GIK.mT)
 
@@ -161,7 +161,7 @@ class VectorDecoder(nn.Module):
         d, m = config.hidden, config.decoder_channels
         self.channels = m
         self.normalize = config.normalize
-        self.norm_bias = NORM_BIAS if config.base == "identity" else 0.0
+        self.norm_bias = BESIDE[config.base].norm_bias
         self.hidden = nn.Linear(d, 2 * d)
         self.out = nn.Linear(2 * d, 2 * m)
         self.classes = nn.Linear(m, config.num_classes)

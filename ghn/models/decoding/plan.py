@@ -17,7 +17,7 @@ from functools import cached_property
 from ghn.graph import Graph, Primitive
 from ghn.graph.flattening import flattened_inputs
 from ghn.models.config import GHNConfig
-from ghn.models.decoding.bases import DIFFERENCE, HEAD, Base
+from ghn.models.decoding.bases import BESIDE, Pattern
 from ghn.predict.protocol import Shapes, Skipped
 
 
@@ -62,7 +62,7 @@ class Group:
     window: tuple[tuple[int, int], tuple[int, int]]
     scale: float
     flat: bool
-    base: Base | None = None
+    base: Pattern | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -135,7 +135,7 @@ def plan(
             if isinstance(kind, str):
                 skipped.append(Skipped(b, name, shape, kind))
             else:
-                base = _base(kind, shape, node in seeing, config)
+                base = _pattern(kind, shape, node in seeing, config)
                 same = kind, shape, flat, base
                 members.setdefault(same, []).append((offsets[b] + node, b, name))
     groups = [_group(*same, group, config) for same, group in members.items()]
@@ -144,24 +144,21 @@ def plan(
     return Plan(tensors, vectors, tuple(skipped))
 
 
-_Same = tuple[Kind, tuple[int, ...], bool, Base | None]
+_Same = tuple[Kind, tuple[int, ...], bool, Pattern | None]
 """What parameters of a group have in common: kind, shape, `flat` and `base`."""
 
 
 def _seeing(graph: Graph) -> set[int]:
     """Nodes that read the network's input."""
-    return {
-        target
-        for source, target in graph.edges.tolist()
-        if graph.primitive[source] == Primitive.input
-    }
+    sources, targets = graph.edges.T
+    return set(targets[graph.primitive[sources] == Primitive.input].tolist())
 
 
-def _base(kind: Kind, shape: tuple[int, ...], sees: bool, config: GHNConfig) -> Base | None:
+def _pattern(kind: Kind, shape: tuple[int, ...], sees: bool, config: GHNConfig) -> Pattern | None:
     """What is added to a parameter; `sees`: whether its layer reads the network's input."""
     if config.base == "zero" or kind is not Kind.tensor:
         return None
-    return Base.frequencies if sees and len(shape) > 2 else Base.identity
+    return Pattern.frequencies if sees and len(shape) > 2 else Pattern.identity
 
 
 def _kind(primitive: int, shape: tuple[int, ...], head: bool) -> Kind | str:
@@ -200,7 +197,7 @@ def _group(
     kind: Kind,
     shape: tuple[int, ...],
     flat: bool,
-    base: Base | None,
+    base: Pattern | None,
     members: list[tuple[int, int, str]],
     config: GHNConfig,
 ) -> Group:
@@ -230,8 +227,8 @@ def _group(
             # (section A.1).
             no_relu = len(shape) > 2 and (shape[1] == 1 or height < width)
             scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
-        if config.base == "identity":
-            scale *= {Kind.tensor: DIFFERENCE, Kind.class_weight: HEAD}.get(kind, 1.0)
+        beside = BESIDE[config.base]
+        scale *= {Kind.tensor: beside.difference, Kind.class_weight: beside.head}.get(kind, 1.0)
     return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat, base)
 
 

@@ -87,6 +87,19 @@ def test_each_point_is_a_row_and_only_the_chosen_one_is_tested(tmp_path):
     assert set(read_rows(tmp_path / "rows.parquet")[0]) == {*IDENTITY, *COLUMNS}
 
 
+def test_what_a_trial_starts_from_is_measured_once(monkeypatch):
+    given = []
+
+    def recorded(*args, before=None, **options):
+        given.append(before)
+        return finetune(*args, before=before, **options)
+
+    monkeypatch.setattr(module, "finetune", recorded)
+    rows = run_trial(trial())
+    (start,) = {row["val_accuracy"][0] for row in rows}
+    assert given == [None, start, start]
+
+
 def test_the_tested_network_is_the_chosen_one():
     """Recomputed by hand: initialise, train at the chosen rate, count right answers on the test
     images.

@@ -7,7 +7,7 @@ from torch import nn
 
 from datasets.images import ImageTensors
 from ghn.errors import ConfigError, DamagedFileError
-from ghn.finetune import FinetuneConfig, estimate_statistics, evaluate, finetune
+from ghn.finetune import FinetuneConfig, engine, estimate_statistics, evaluate, finetune
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,20 @@ def test_it_learns_and_the_curve_says_when(data):
     assert math.isnan(curve.train_loss[0])
     assert not curve.diverged
     assert curve.seconds == sorted(curve.seconds)
+
+
+def test_a_known_accuracy_of_the_start_is_not_measured_again(data, monkeypatch):
+    """All else is as if it had been."""
+    whole = finetune(network(), *data, CONFIG, seed=1)
+    measured = []
+    monkeypatch.setattr(
+        engine, "evaluate", lambda *args: measured.append(evaluate(*args)) or measured[-1]
+    )
+    again = finetune(network(), *data, CONFIG, seed=1, before=whole.val_accuracy[0])
+    assert measured == whole.val_accuracy[1:]
+    assert again.step == whole.step
+    assert again.val_accuracy == whole.val_accuracy
+    assert again.train_loss[1:] == whole.train_loss[1:]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -20,9 +20,10 @@ from ghn.checkpoint.conversion import convert
 from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.models import GHN, GHNConfig
 from ghn.models.batch import GraphBatch
-from ghn.models.decoding.bases import DIFFERENCE, NORM_BIAS, Base, add_base, base
+from ghn.models.decoding.bases import BESIDE, Pattern, add_base, base
 from ghn.tracing import trace
 
+IDENTITY = BESIDE["identity"]
 CPU = torch.device("cpu")
 
 
@@ -81,7 +82,7 @@ def without_difference(ghn: GHN) -> GHN:
 def test_the_identity_passes_channels_on(shape: tuple[int, int], kernel: list[int]) -> None:
     """More outputs than inputs repeat them; fewer have the means of those that share a number."""
     outputs, inputs = shape
-    kept = base(Base.identity, (*shape, *kernel), CPU)
+    kept = base(Pattern.identity, (*shape, *kernel), CPU)
     weight = kept[(..., *(size // 2 for size in kernel))]
     x_I = torch.randn(inputs)
     if outputs >= inputs:
@@ -101,7 +102,7 @@ def test_the_identity_passes_channels_on(shape: tuple[int, int], kernel: list[in
 def test_frequencies_are_a_basis_with_both_signs(
     outputs: int, inputs: int, kernel: list[int]
 ) -> None:
-    filters = base(Base.frequencies, (outputs, inputs, *kernel), CPU).flatten(1)
+    filters = base(Pattern.frequencies, (outputs, inputs, *kernel), CPU).flatten(1)
     torch.testing.assert_close(filters.norm(dim=1), torch.ones(outputs))
     n = filters.shape[1]
     whole = filters[: 2 * n]
@@ -113,19 +114,19 @@ def test_frequencies_are_a_basis_with_both_signs(
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"),
+    ("pattern", "shape"),
     [
-        (Base.frequencies, (16, 3, 3, 3)),
-        (Base.identity, (8, 24, 1, 1)),
-        (Base.identity, (1200, 300)),
-        (Base.identity, (24, 1, 5, 5)),
+        (Pattern.frequencies, (16, 3, 3, 3)),
+        (Pattern.identity, (8, 24, 1, 1)),
+        (Pattern.identity, (1200, 300)),
+        (Pattern.identity, (24, 1, 5, 5)),
     ],
 )
-def test_in_place_is_the_same(kind: Base, shape: tuple[int, ...]) -> None:
+def test_in_place_is_the_same(pattern: Pattern, shape: tuple[int, ...]) -> None:
     start = torch.randn(shape)
     target = start.clone(memory_format=torch.contiguous_format)
-    add_base(kind, target)
-    torch.testing.assert_close(target, start + base(kind, shape, CPU))
+    add_base(pattern, target)
+    torch.testing.assert_close(target, start + base(pattern, shape, CPU))
 
 
 def test_a_network_without_differences_passes_on_what_its_stem_sees(ghn: GHN) -> None:
@@ -134,9 +135,9 @@ def test_a_network_without_differences_passes_on_what_its_stem_sees(ghn: GHN) ->
     x_BCHW = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(model.features(x_BCHW), model.stem(x_BCHW))
     torch.testing.assert_close(
-        model.stem.weight.detach(), base(Base.frequencies, (12, 3, 3, 3), CPU)
+        model.stem.weight.detach(), base(Pattern.frequencies, (12, 3, 3, 3), CPU)
     )
-    torch.testing.assert_close(model.norm.bias.detach(), torch.full((12,), NORM_BIAS))
+    torch.testing.assert_close(model.norm.bias.detach(), torch.full((12,), IDENTITY.norm_bias))
     assert not model.head.weight.any()
 
 
@@ -146,10 +147,14 @@ def test_a_first_layer_is_one_that_reads_the_input(ghn: GHN, plain: GHN) -> None
         graph = trace(Chain(inputs, 3), (torch.zeros(1, inputs, 16, 16),))
         (found,) = ghn(GraphBatch.from_graphs([graph])).parameters
         (alone,) = plain(GraphBatch.from_graphs([graph])).parameters
-        stem = base(Base.frequencies, (3, inputs, 3, 3), CPU)
-        wide = base(Base.identity, (6, 3, 3, 3), CPU)
-        torch.testing.assert_close(found["stem.weight"], DIFFERENCE * alone["stem.weight"] + stem)
-        torch.testing.assert_close(found["wide.weight"], DIFFERENCE * alone["wide.weight"] + wide)
+        stem = base(Pattern.frequencies, (3, inputs, 3, 3), CPU)
+        wide = base(Pattern.identity, (6, 3, 3, 3), CPU)
+        torch.testing.assert_close(
+            found["stem.weight"], IDENTITY.difference * alone["stem.weight"] + stem
+        )
+        torch.testing.assert_close(
+            found["wide.weight"], IDENTITY.difference * alone["wide.weight"] + wide
+        )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11", "squeezenet1_0"])
@@ -179,14 +184,14 @@ def test_class_weights_sum_to_zero(ghn: GHN) -> None:
 def test_penalties_are_of_the_differences(ghn: GHN) -> None:
     graphs = GraphBatch.from_graphs([trace(Chain())])
     prediction = without_difference(ghn)(graphs)
-    bias = NORM_BIAS * 12**0.5
+    bias = IDENTITY.norm_bias * 12**0.5
     norm_weight = 12**0.5  # 2 * sigmoid(0)
     assert prediction.penalty().item() == pytest.approx(bias + norm_weight)
 
 
 def test_gradients_are_those_of_the_differences(ghn: GHN, plain: GHN) -> None:
     graphs = GraphBatch.from_graphs([trace(Chain())])
-    for one, factor in ((ghn, 1.0), (plain, DIFFERENCE)):
+    for one, factor in ((ghn, 1.0), (plain, IDENTITY.difference)):
         (factor * one(graphs).parameters[0]["wide.weight"].sum()).backward()
     torch.testing.assert_close(ghn.tensors.block.weight.grad, plain.tensors.block.weight.grad)
 
