@@ -69,7 +69,8 @@ def test_a_variant_keeps_nothing_of_another_s_width(other):
 
     profile = load_profile("laptop")
     config = profile.variant_config(other).hypernetwork(10)
-    assert config.decoder_channels == (64 if other else 16)
+    assert config.decoder_channels == (64 if other else 32)
+    assert config.base == ("zero" if other else "identity")
 
 
 @pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
