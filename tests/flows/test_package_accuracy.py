@@ -1,0 +1,29 @@
+"""The hypernetwork that the package ships does what its model card says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from datasets.images import load
+from flows.networks.build import build_network
+from flows.networks.score import score
+from ghn import from_pretrained
+
+NETWORKS = ("resnet18", "mnasnet0_5", "mobilenet_v3_small", "regnet_x_400mf")
+FLOOR = 0.30
+"""Below what these four have together; chance is 0.1, and one standard error 0.015."""
+
+
+def test_untrained_networks_know_images_of_cifar10(data_root: Path) -> None:
+    ghn = from_pretrained()
+    images = load("cifar10", data_root, split="test", image_size=ghn.image_size)
+    batches = list(images.subset(range(256)).batches(64, 0))
+    found = {}
+    for name in NETWORKS:
+        torch.manual_seed(0)  # of what is not predicted
+        model, graph = build_network(name, ghn.num_classes, ghn.image_size)
+        found[name] = score(ghn(model, graph), batches).accuracy
+    assert mean(found.values()) > FLOOR, found
