@@ -70,7 +70,7 @@ def test_names_that_say_no_format_are_refused(tmp_path: Path, out: str, message:
 
 def test_info_in_words_and_as_json(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["info"]).stdout
-    assert "904,868" in said
+    assert "1,699,172" in said
     assert "cifar10" in said
     assert describe()["classes"] == 10
     missing = CliRunner().invoke(app, ["info", str(tmp_path / "none.pt")])
