@@ -71,7 +71,11 @@ def test_init_with_images_is_ready_for_evaluation(app: typer.Typer, here: Path) 
 
 
 def test_init_with_images_says_where_predictions_do_not_help(app: typer.Typer, here: Path) -> None:
-    done = CliRunner().invoke(app, ["init", "my.py:Plain", "--images", "photos"])
+    weak = ghn.from_pretrained()
+    del weak.metadata["source"]
+    ghn.save_checkpoint(weak, "weak.safetensors", {**weak.metadata, "accuracy": {"no norm": 0.1}})
+    command = ["init", "my.py:Plain", "--images", "photos", "--from", "weak.safetensors"]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "not known to help" in done.stdout
 
