@@ -141,13 +141,14 @@ def _look_at_sources(params: Params) -> None:
 
 
 def _is_up_to_date(params: Params) -> bool:
-    """Whether no stage would do anything."""
+    """Whether no stage would do anything. Where an output is not there, nobody is asked."""
     from flows.settings.dvcfile import read_stages
 
+    stages = read_stages(params.model_dump(mode="json", by_alias=True))
+    if not all(Path(path).exists() for one in stages.values() for path in one.outputs):
+        return False
     _look_at_sources(params)
-    tree = params.model_dump(mode="json", by_alias=True)
-    others = [name for name in read_stages(tree) if name != "sources"]
-    return dvc("status", "--quiet", *others, silent=True) == 0
+    return dvc("status", "--quiet", *sorted({*stages} - {"sources"}), silent=True) == 0
 
 
 def _reproduce(

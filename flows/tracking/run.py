@@ -40,7 +40,7 @@ from flows.tracking.sampler import SystemSampler
 from flows.tracking.sender import Op, Sender
 from flows.tracking.spool import send_pending
 
-CONNECT_AFTER_SECONDS = 4.0
+CONNECT_AFTER_SECONDS = 15.0
 
 # A process that is forked (a data loader's worker) while another thread imports a module would
 # wait for that thread, which it does not have, as soon as it imports the same: forks wait until
