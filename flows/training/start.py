@@ -31,19 +31,21 @@ def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
 def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
     """The hypernetwork that training goes on from; for another number of classes, what makes class
     heads is drawn anew by `seed`. How it takes the layers behind flattened maps may be another from
-    now on: no weight depends on it.
+    now on: no weight depends on it. A decoder of fewer channels is repeated.
 
     Raises:
         ConfigError: it is not of the configuration that `train.variant` and `train.ghn` ask for.
         GHNError: it does not exist, cannot be reached, or is no hypernetwork.
     """
     from ghn import from_pretrained
-    from ghn.models import for_classes
+    from ghn.models import for_classes, widened
 
     ghn = from_pretrained(source)
     if ghn.config.num_classes != config.num_classes:
         ghn = for_classes(ghn, config.num_classes, seed=seed)
     ghn = ghn.with_flattened(config.flattened)
+    if ghn.config.decoder == "tiled" and not config.decoder_channels % ghn.config.decoder_channels:
+        ghn = widened(ghn, config.decoder_channels)
     found, wanted = ghn.config.model_dump(), config.model_dump()
     if differing := [name for name in found if found[name] != wanted[name]]:
         has, asked = (

@@ -2,6 +2,7 @@ from .classes import for_classes
 from .config import VARIANTS, GHNConfig
 from .hypernetwork import GHN
 from .prediction import Prediction
+from .widening import widened
 
 __all__ = [
     "GHN",
@@ -9,4 +10,5 @@ __all__ = [
     "GHNConfig",
     "Prediction",
     "for_classes",
+    "widened",
 ]

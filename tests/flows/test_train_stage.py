@@ -136,6 +136,10 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
     kernels = onward.model_copy(update={"ghn": {**onward.ghn, "flattened": "kernels"}})
     start(train.run, params.model_copy(update={"train": kernels}), None)
     assert from_pretrained(paths.weights(params.base.ghn)).config.flattened == "kernels"
+    channels = 2 * trained.config.decoder_channels
+    repeated = onward.model_copy(update={"ghn": {**onward.ghn, "decoder_channels": channels}})
+    start(train.run, params.model_copy(update={"train": repeated}), None)
+    assert from_pretrained(paths.weights(params.base.ghn)).config.decoder_channels == channels
     wider = onward.model_copy(update={"ghn": {**onward.ghn, "hidden": 32}})
     with pytest.raises(
         ConfigError, match=r"trained.safetensors has hidden = 16, but .* ask for hidden = 32"
