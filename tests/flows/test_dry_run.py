@@ -11,6 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from flows.commands import run
 from flows.commands.plan import picture, plan
 from flows.commands.stages import register
 from flows.params import load_params
@@ -50,6 +51,31 @@ def test_the_plan_names_what_runs_and_why(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["join"].after == ("make",)
     assert found["join"].why == "after make"
     assert found["use"].why == "used is not there"
+
+
+def test_a_tree_without_outputs_is_not_asked_whether_it_is_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load_params(ROOT / "params.yaml")
+    (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    asked = []
+
+    def status(*arguments: str, silent: bool) -> int:
+        asked.append(arguments)
+        return 0
+
+    monkeypatch.setattr(run, "dvc", status)
+    monkeypatch.setattr(run, "_look_at_sources", lambda _: asked.append(("sources",)))
+    assert not run._is_up_to_date(params)
+    assert not asked
+    for stage in read_stages(params.model_dump(mode="json", by_alias=True)).values():
+        for output in map(Path, stage.outputs):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.touch()
+    assert run._is_up_to_date(params)
+    assert asked[0] == ("sources",)
+    assert "sources" not in asked[1]
 
 
 def test_the_picture_of_the_stages_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
