@@ -4,6 +4,7 @@ middle.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -37,6 +38,18 @@ def cluster():
     cluster.add_node(num_cpus=2)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_collection_elsewhere():
+    """A thread that an earlier test left behind (Prefect's) may collect garbage while a test leaves
+    Ray; references to objects among it make Ray end the whole process then.
+    """
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
 
 
 def on_ray(cluster, **settings) -> FanOut:
