@@ -6,6 +6,7 @@ holds it.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -57,6 +58,9 @@ def cluster(function: Callable[[Any], Any], config: FanOut) -> Iterator[tuple[Su
         yield _submit(function, config.threads, each), config.workers or slots
     finally:
         if started_here:
+            # Ray ends the process where another thread collects a reference to one of its objects
+            # while it shuts down; so none may be left for a thread to find.
+            gc.collect()
             ray.shutdown()
 
 

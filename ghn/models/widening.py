@@ -29,21 +29,21 @@ def widened(ghn: GHN, channels: int) -> GHN:
         )
     if times == 1:
         return ghn
-    wider = GHN(GHNConfig.from_dict(old.to_dict() | {"decoder_channels": channels}))
     m = old.decoder_channels
-    layouts = {"tensors.block": (m, m), "vectors.out": (2, m)}  # of the rows of these layers
-    repeats = {"tensors.block": (times, times), "vectors.out": (1, times)}
+    # of layers with a row for each pair or each one of the channels: (rows, repetitions) by axis
+    layers = {"tensors.block": ((m, times), (m, times)), "vectors.out": ((2, 1), (m, times))}
     state = {}
     for name, tensor in ghn.state_dict().items():
         layer = name.rpartition(".")[0]
-        if layer in layouts:
-            rows = tensor.unflatten(0, layouts[layer])
-            repeated = rows.repeat(*repeats[layer], *(1 for _ in tensor.shape[1:]))
-            state[name] = repeated.flatten(0, 1)
+        if layer in layers:
+            rows, repetitions = zip(*layers[layer], strict=True)
+            repetitions += (1,) * (tensor.ndim - 1)
+            state[name] = tensor.unflatten(0, rows).repeat(repetitions).flatten(0, 1)
         elif name.endswith(".classes.weight"):  # takes a sum over channels
             state[name] = tensor.repeat(1, times) / times
         else:
-            state[name] = tensor
-    wider.load_state_dict(state)
+            state[name] = tensor.clone()
+    wider = GHN.empty(GHNConfig.from_dict(old.to_dict() | {"decoder_channels": channels}))
+    wider.load_state_dict(state, assign=True)
     wider.metadata = dict(ghn.metadata)
     return wider.train(ghn.training)

@@ -18,7 +18,11 @@ def test_it_predicts_the_same(base: str, window: str, network: str) -> None:
     config = GHNConfig.variant("ghn3-t", 10).to_dict() | SMALL | {"base": base, "window": window}
     ghn = GHN(GHNConfig.from_dict(config)).eval()
     ghn.metadata = {"images": "digits"}
+    random = torch.get_rng_state()
     wider = widened(ghn, 24)
+    assert torch.equal(torch.get_rng_state(), random)
+    mine = {tensor.data_ptr() for tensor in ghn.parameters()}
+    assert not mine & {tensor.data_ptr() for tensor in wider.parameters()}
     assert wider.config.decoder_channels == 24
     assert wider.metadata == ghn.metadata
     assert not wider.training
