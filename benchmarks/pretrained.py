@@ -1,13 +1,12 @@
 """Accuracy of predicted, untrained parameters on architectures a hypernetwork has not seen: the
 model card's numbers.
 
-    python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors python
-    benchmarks/pretrained.py --plot curve.png
-    models/ghn3/checkpoints/*/checkpoints/step-*.safetensors
+    python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors
+    python benchmarks/pretrained.py --plot curve.png models/ghn3/checkpoints/*/step-*.safetensors
 
 The second form gives a line for each of several files and, of the checkpoints of a run, the curve
-against steps. Run where `ghn generate` (val, test) and `ghn images` have left their files. Networks
-of val and test have C = 32, torchvision models the small-image stem; batch norm uses batch
+against steps. Run where `ghn generate` (of the splits) and `ghn images` have left their files.
+Networks of val and test have C = 32, torchvision models the small-image stem; batch norm uses batch
 statistics, batches of 64 test images. "Layers apart" is the mean cosine distance between predicted
 convolution weights of one shape in one network: 0 where all are alike.
 """
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from joblib import Parallel, delayed
@@ -34,11 +34,12 @@ from flows.networks.score import score
 from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.params import load_params
 from flows.settings import paths
+from flows.settings.architectures import EvaluationSplit
 from flows.stages.images import load_split
 from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
 
-SPLITS = ("val", "test")
+SPLITS = ("val", *get_args(EvaluationSplit))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def measure(
     """Builds each network once; the hypernetworks take turns to predict into it."""
     torch.set_num_threads(1)
     ghns = [from_pretrained(file) for file in weights]
-    found = load_params(params)
-    data = load_split(found.images, found.base.seed, "test")
+    settings = load_params(params)
+    data = load_split(settings.images, settings.base.seed, "test")
     batches = list(data.batches(64, seed=1, drop_last=True))[: images // 64]
     scores = []
     for target in targets:
@@ -80,23 +81,26 @@ def mean_and_best(values: Iterable[float]) -> str:
     return f"{statistics.mean(found):.1%} | {max(found):.1%}"
 
 
+def by_split(scores: Sequence[Score]) -> list[list[Score]]:
+    """Of the splits that are there."""
+    several = [[found for found in scores if found.split == split] for split in SPLITS]
+    return [group for group in several if group]
+
+
 def table(names: Sequence[str], scores: Sequence[Score]) -> str:
     """A line per hypernetwork and one of random parameters."""
     single = [found for found in scores if found.split == TORCHVISION]
-    several = [[found for found in scores if found.split == split] for split in SPLITS]
+    several = by_split(scores)
     head = ["parameters"]
     head += [
-        f"{what} of {len(group)} {group[0].split}"
-        for group in several
-        if group
-        for what in ("mean", "best")
+        f"{what} of {len(group)} {group[0].split}" for group in several for what in ("mean", "best")
     ]
     head += [found.target for found in single] + ["layers apart"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for i, name in enumerate(names):
         cells = [
             name,
-            *(mean_and_best(found.predicted[i] for found in group) for group in several if group),
+            *(mean_and_best(found.predicted[i] for found in group) for group in several),
         ]
         cells += [f"{found.predicted[i]:.1%}" for found in single]
         apart = [
@@ -105,7 +109,7 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> str:
         lines.append(" | ".join([*cells, f"{statistics.mean(apart):.4f}" if apart else ""]))
     cells = [
         "random",
-        *(mean_and_best(found.random for found in group) for group in several if group),
+        *(mean_and_best(found.random for found in group) for group in several),
     ]
     lines.append(" | ".join([*cells, *(f"{found.random:.1%}" for found in single), ""]))
     return "\n".join(f"| {line} |" for line in lines)
@@ -115,17 +119,15 @@ def plot(steps: Sequence[int], scores: Sequence[Score], path: Path) -> None:
     """Mean and best accuracy per split and that of each torchvision model, against steps."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="training steps", ylabel="accuracy without training")
-    for color, split in enumerate(SPLITS):
-        columns = list(
-            zip(*(found.predicted for found in scores if found.split == split), strict=True)
-        )
-        if columns:
-            axes.plot(
-                steps, [statistics.mean(c) for c in columns], f"C{color}-o", label=f"{split}, mean"
-            )
-            axes.plot(steps, [max(c) for c in columns], f"C{color}--^", label=f"{split}, best")
+    several = by_split(scores)
+    for color, group in enumerate(several):
+        split, columns = group[0].split, list(zip(*(s.predicted for s in group), strict=True))
+        mean = [statistics.mean(column) for column in columns]
+        axes.plot(steps, mean, f"C{color}-o", label=f"{split}, mean")
+        best = [max(column) for column in columns]
+        axes.plot(steps, best, f"C{color}--^", label=f"{split}, best")
     singles = [found for found in scores if found.split == TORCHVISION]
-    for color, found in enumerate(singles, start=len(SPLITS)):
+    for color, found in enumerate(singles, start=len(several)):
         axes.plot(steps, found.predicted, f"C{color}-s", label=found.target)
     axes.axhline(
         statistics.mean(found.random for found in scores),
@@ -147,7 +149,8 @@ def main() -> None:
         "weights", nargs="*", help="files, or nothing for the hypernetwork of the package"
     )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--architectures", type=int, default=100, help="of val and of test")
+    parser.add_argument("--architectures", type=int, default=100, help="of each split")
+    parser.add_argument("--splits", nargs="*", choices=SPLITS, default=["val", "test"])
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--torchvision", nargs="*", default=["resnet18", "resnet50"])
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
@@ -162,7 +165,7 @@ def main() -> None:
     names = [Path(file).stem if file else "of the package" for file in files]
     targets = [
         Target(f"deepnets1m/{split}/{index}", split, index)
-        for split in SPLITS
+        for split in options.splits
         for index in range(min(options.architectures, len(open_split(paths.DEEPNETS, split))))
     ] + [Target(name, TORCHVISION) for name in options.torchvision]
     order = [target.id for target in targets]
