@@ -19,9 +19,12 @@ from ghn.errors import MissingDependencyError, UnknownArchitectureError
 
 TIMM_PREFIX = "timm/"
 _LITTLE = (
-    "alexnet", "convnext", "densenet", "efficientnet", "efficientnet_v2", "mnasnet",
-    "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnet", "resnet_bottleneck",
-    "resnext", "shufflenet_v2", "squeezenet", "swin", "vgg", "vgg_bn", "vit",
+    "alexnet", "alexnet_wider", "convnext", "convnext_deeper", "convnext_wider", "densenet",
+    "efficientnet", "efficientnet_v2", "mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet_x",
+    "regnet_y", "resnet", "resnet_bottleneck", "resnext", "shufflenet_v2", "shufflenet_v2_deeper",
+    "shufflenet_v2_wider", "squeezenet", "squeezenet_deeper", "squeezenet_wider", "swin",
+    "swin_deeper", "swin_v2", "swin_wider", "vgg", "vgg_bn", "vgg_deeper", "vgg_wider", "vit",
+    "vit_deeper", "vit_wider",
 )  # fmt: skip
 _REGISTERED = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)", re.MULTILINE)
 

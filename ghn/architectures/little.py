@@ -9,7 +9,7 @@ on the families that are built of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,12 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
+from torchvision.models.swin_transformer import (
+    PatchMerging,
+    PatchMergingV2,
+    SwinTransformerBlock,
+    SwinTransformerBlockV2,
+)
 from torchvision.models.vgg import make_layers
 
 
@@ -56,45 +62,48 @@ def _head(inputs: int, width: int, num_classes: int) -> nn.Sequential:
     )
 
 
-def _vgg(batch_norm: bool, num_classes: int) -> nn.Module:
-    layers = make_layers([32, "M", 64, "M", 128, 128, "M", 128, "M", 128, "M"], batch_norm)
+def _vgg(layers: Sequence[int | str], head: int, batch_norm: bool, num_classes: int) -> nn.Module:
     model: nn.Module = VGG(nn.Identity(), num_classes=1, init_weights=False)
-    model.features, model.classifier = layers, _head(128 * 7 * 7, 512, num_classes)
+    model.features = make_layers(list(layers), batch_norm)
+    last = [width for width in layers if isinstance(width, int)][-1]
+    model.classifier = _head(last * 7 * 7, head, num_classes)
     return model
 
 
-def _alexnet(num_classes: int) -> nn.Module:
+def _alexnet(widths: Sequence[int], head: int, num_classes: int) -> nn.Module:
+    one, two, three, four = widths
     model: nn.Module = AlexNet(num_classes=1)
     model.features = nn.Sequential(
-        nn.Conv2d(3, 32, 11, stride=4, padding=2),
+        nn.Conv2d(3, one, 11, stride=4, padding=2),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(32, 96, 5, padding=2),
+        nn.Conv2d(one, two, 5, padding=2),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(96, 128, 3, padding=1),
+        nn.Conv2d(two, three, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(128, 96, 3, padding=1),
+        nn.Conv2d(three, four, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2),
     )
-    model.classifier = _head(96 * 6 * 6, 512, num_classes)
+    model.classifier = _head(four * 6 * 6, head, num_classes)
     return model
 
 
-def _squeezenet(num_classes: int) -> nn.Module:
+def _squeezenet(stem: int, stages: Sequence[Sequence[int]], num_classes: int) -> nn.Module:
+    """Fire modules by their squeezed channels, of which each expansion has four times as many; a
+    stage begins with pooling.
+    """
     model: nn.Module = SqueezeNet("1_1", num_classes=num_classes)
-    model.features = nn.Sequential(
-        nn.Conv2d(3, 32, 3, stride=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        Fire(32, 8, 32, 32),
-        Fire(64, 16, 64, 64),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        Fire(128, 16, 64, 64),
-        Fire(128, 24, 96, 96),
-    )
-    model.set_submodule("classifier.1", nn.Conv2d(192, num_classes, 1))
+    layers: list[nn.Module] = [nn.Conv2d(3, stem, 3, stride=2), nn.ReLU(inplace=True)]
+    channels = stem
+    for stage in stages:
+        layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+        for squeezed in stage:
+            layers.append(Fire(channels, squeezed, 4 * squeezed, 4 * squeezed))
+            channels = 8 * squeezed
+    model.features = nn.Sequential(*layers)
+    model.set_submodule("classifier.1", nn.Conv2d(channels, num_classes, 1))
     return model
 
 
@@ -145,33 +154,38 @@ def _efficientnet_v2(num_classes: int) -> nn.Module:
     return model
 
 
-def _convnext(num_classes: int) -> nn.Module:
-    blocks = [
-        CNBlockConfig(48, 96, 1),
-        CNBlockConfig(96, 192, 1),
-        CNBlockConfig(192, 256, 2),
-        CNBlockConfig(256, None, 1),
-    ]
+def _convnext(dims: Sequence[int], depths: Sequence[int], num_classes: int) -> nn.Module:
+    following = [*dims[1:], None]
+    blocks = [CNBlockConfig(*block) for block in zip(dims, following, depths, strict=True)]
     model: nn.Module = ConvNeXt(blocks, stochastic_depth_prob=0.0, num_classes=num_classes)
     return model
 
 
-def _swin(num_classes: int) -> nn.Module:
+def _swin(dim: int, depths: Sequence[int], heads: int, version: int, num_classes: int) -> nn.Module:
     model: nn.Module = SwinTransformer(
         patch_size=[4, 4],
-        embed_dim=48,
-        depths=[1, 2, 2],
-        num_heads=[2, 4, 8],
-        window_size=[7, 7],
+        embed_dim=dim,
+        depths=list(depths),
+        num_heads=[heads << stage for stage in range(len(depths))],
+        window_size=[7, 7] if version == 1 else [8, 8],
         stochastic_depth_prob=0.0,
         num_classes=num_classes,
+        block=SwinTransformerBlock if version == 1 else SwinTransformerBlockV2,
+        downsample_layer=PatchMerging if version == 1 else PatchMergingV2,
     )
     return model
 
 
+_VGG = (32, "M", 64, "M", 128, 128, "M", 128, "M", 128, "M")
+_VGG_DEEPER = (32, "M", 64, "M", 96, 96, "M", 128, 128, "M", 128, 128, "M")
+_VGG_WIDER = (48, "M", 96, "M", 128, 128, "M", 192, "M", 192, "M")
+
 _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
-    "alexnet": _alexnet,
-    "convnext": _convnext,
+    "alexnet": partial(_alexnet, (32, 96, 128, 96), 512),
+    "alexnet_wider": partial(_alexnet, (64, 128, 192, 192), 1024),
+    "convnext": partial(_convnext, (48, 96, 192, 256), (1, 1, 2, 1)),
+    "convnext_deeper": partial(_convnext, (32, 64, 128, 256), (2, 2, 5, 2)),
+    "convnext_wider": partial(_convnext, (64, 128, 256, 384), (1, 1, 1, 1)),
     "densenet": partial(DenseNet, 16, (2, 3, 4, 3), 32),
     "efficientnet": _efficientnet,
     "efficientnet_v2": _efficientnet_v2,
@@ -184,11 +198,21 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "resnet_bottleneck": partial(_resnet, Bottleneck),
     "resnext": partial(_resnet, Bottleneck, groups=16, width_per_group=4),
     "shufflenet_v2": partial(ShuffleNetV2, [2, 3, 2], [24, 32, 64, 128, 256]),
-    "squeezenet": _squeezenet,
-    "swin": _swin,
-    "vgg": partial(_vgg, False),
-    "vgg_bn": partial(_vgg, True),
+    "shufflenet_v2_deeper": partial(ShuffleNetV2, [3, 7, 3], [24, 40, 80, 160, 512]),
+    "shufflenet_v2_wider": partial(ShuffleNetV2, [2, 3, 2], [24, 64, 128, 192, 512]),
+    "squeezenet": partial(_squeezenet, 32, ((8, 16), (16, 24))),
+    "squeezenet_deeper": partial(_squeezenet, 48, ((8, 12), (16, 24), (24, 32, 32))),
+    "squeezenet_wider": partial(_squeezenet, 64, ((16, 16), (32, 32), (48,))),
+    "swin": partial(_swin, 48, (1, 2, 2), 2, 1),
+    "swin_deeper": partial(_swin, 32, (1, 2, 3, 2), 2, 1),
+    "swin_wider": partial(_swin, 64, (1, 1, 2), 2, 1),
+    "swin_v2": partial(_swin, 48, (1, 2, 2), 2, 2),
+    "vgg": partial(_vgg, _VGG, 512, False),
+    "vgg_deeper": partial(_vgg, _VGG_DEEPER, 512, False),
+    "vgg_wider": partial(_vgg, _VGG_WIDER, 768, False),
+    "vgg_bn": partial(_vgg, _VGG, 512, True),
 }
+"""One of each family; two or three of those whose members a single relative does not help."""
 
 
 def _built(name: str, num_classes: int, **_: Any) -> nn.Module:

@@ -38,6 +38,8 @@ VIT_SIZES = {
     **{f"{name}_gap": size._replace(pooled=True) for name, size in _TORCHVISION_VITS.items()},
     "vit_1_2b": _ViTSize(16, 40, 20, 1600, 6400, pooled=True),
     "little_vit": _ViTSize(16, 4, 4, 128, 512),
+    "little_vit_deeper": _ViTSize(16, 8, 4, 128, 512),
+    "little_vit_wider": _ViTSize(32, 4, 6, 384, 1536),
 }
 """ViTs; those that are pooled have no class token."""
 
