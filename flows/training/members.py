@@ -226,7 +226,9 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _write(path: Path, graph: Graph, cost: float) -> None:
     arrays = {name: getattr(graph, name) for name in ("primitive", "edges", "shape")}
-    note = {"param": list(graph.param), "cost": cost, "digest": _array_digest(arrays)}
+    columns = {parameter: read.tolist() for parameter, read in graph.columns.items()}
+    note = {"param": list(graph.param), "columns": columns, "cost": cost}
+    note["digest"] = _array_digest(arrays)
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays, note=np.array(json.dumps(note)))
 
@@ -239,7 +241,9 @@ def _read(path: Path, name: str) -> tuple[Graph, float] | None:
             note = json.loads(str(file["note"]))
         if note["digest"] != _array_digest(arrays):
             return None
-        return Graph(**arrays, param=tuple(note["param"]), name=name), float(note["cost"])
+        columns = {key: np.array(read, dtype=np.int32) for key, read in note["columns"].items()}
+        graph = Graph(**arrays, param=tuple(note["param"]), name=name, columns=columns)
+        return graph, float(note["cost"])
     except Exception:  # whatever a damaged zip file raises: it is made again
         return None
 

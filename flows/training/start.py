@@ -30,8 +30,8 @@ def new_hypernetwork(config: GHNConfig, seed: int, output_gain: float) -> GHN:
 
 def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
     """The hypernetwork that training goes on from; for another number of classes, what makes class
-    heads is drawn anew by `seed`. How it takes the layers behind flattened maps may be another from
-    now on: no weight depends on it. A decoder of fewer channels is repeated.
+    heads is drawn anew by `seed`. How it takes layers behind flattened maps and shuffled channels
+    may be another from now on: no weight depends on it. A decoder of fewer channels is repeated.
 
     Raises:
         ConfigError: it is not of the configuration that `train.variant` and `train.ghn` ask for.
@@ -43,7 +43,7 @@ def trained_hypernetwork(source: str, config: GHNConfig, seed: int) -> GHN:
     ghn = from_pretrained(source)
     if ghn.config.num_classes != config.num_classes:
         ghn = for_classes(ghn, config.num_classes, seed=seed)
-    ghn = ghn.with_flattened(config.flattened)
+    ghn = ghn.with_flattened(config.flattened).with_shuffled(config.shuffled)
     if ghn.config.decoder == "tiled" and not config.decoder_channels % ghn.config.decoder_channels:
         ghn = widened(ghn, config.decoder_channels)
     found, wanted = ghn.config.model_dump(), config.model_dump()

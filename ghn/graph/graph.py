@@ -6,7 +6,7 @@ Shape legend: N nodes, E one-hop edges.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +39,8 @@ class Graph:
             The bias of a normalisation layer has no node: it is predicted from the node of the
             layer's weight.
         name: what the graph is of, for messages.
+        columns: where channels are shuffled on the way to a dense layer, for its weight, by name,
+            the channel of the layer before that each column reads (`GHNConfig.shuffled`).
     """
 
     primitive: NDArray[np.uint8]
@@ -46,6 +48,7 @@ class Graph:
     shape: NDArray[np.int32]
     param: Sequence[str]
     name: str = field(default="")
+    columns: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     @property
     def n_nodes(self) -> int:
@@ -112,6 +115,10 @@ class Graph:
                 fail(f"an edge names a node outside 0..{n - 1}")
             if (bad := np.flatnonzero(self.edges[:, 0] >= self.edges[:, 1])).size:
                 fail(f"edge {self.edges[bad[0]].tolist()} goes against topological order")
+        sizes = {name: int(row[1]) for name, row in zip(self.param, self.shape, strict=True)}
+        for name, read in self.columns.items():
+            if sizes.get(name) != len(read) or min(read, default=0) < 0:
+                fail(f"columns of {name!r} must be {sizes.get(name, 0)} channels, from 0")
 
     def canonical_hash(self) -> str:
         """A hash that is equal for isomorphic graphs (primitive, parameter shape, edges), 32
@@ -127,7 +134,7 @@ class Graph:
 
     def to_networkx(self, virtual_edges: bool = False) -> nx.DiGraph:
         """The graph with node attributes `primitive`, `param`, `shape` and edge attribute
-        `distance`.
+        `distance`; nodes that read shuffled channels have `columns`, too.
         """
         import networkx as nx
 
@@ -139,6 +146,8 @@ class Graph:
                 param=self.param[node],
                 shape=self.param_shape(node),
             )
+            if (read := self.columns.get(self.param[node])) is not None:
+                graph.nodes[node]["columns"] = read.tolist()
         if virtual_edges:
             source, target = np.nonzero(self.distance)
             graph.add_weighted_edges_from(
@@ -174,14 +183,16 @@ class Graph:
         return draw(self, path, **options)
 
     def to_json_dict(self) -> dict[str, Any]:
-        """The keys primitive, param, shape and edges, as lists (`ghn trace NAME --out
-        FILE.json`).
+        """The keys primitive, param, shape and edges, as lists, and columns where channels are
+        shuffled (`ghn trace NAME --out FILE.json`).
         """
+        columns = {name: read.tolist() for name, read in self.columns.items()}
         return {
             "primitive": [Primitive(p).name for p in self.primitive],
             "param": list(self.param),
             "shape": [list(self.param_shape(node)) or None for node in range(self.n_nodes)],
             "edges": self.edges.tolist(),
+            **({"columns": columns} if columns else {}),
         }
 
 

@@ -26,14 +26,14 @@ def from_json_dict(values: Mapping[str, Any], name: str = "") -> Graph:
     """The inverse of `Graph.to_json_dict`.
 
     Args:
-        values: primitive, param, shape and edges.
+        values: primitive, param, shape and edges, and columns where channels are shuffled.
         name: of the graph, for messages.
 
     Raises:
         InvalidGraphError: names the field and the node that is wrong, or the rule that is broken.
     """
     where = f"graph {name or '(unnamed)'}"
-    if not isinstance(values, Mapping) or set(values) != set(_FIELDS):
+    if not isinstance(values, Mapping) or set(values) - {"columns"} != set(_FIELDS):
         found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
         raise InvalidGraphError(f"{where}: has {found}; it must have {', '.join(_FIELDS)}")
     columns = {field: values[field] for field in _FIELDS}
@@ -43,7 +43,9 @@ def from_json_dict(values: Mapping[str, Any], name: str = "") -> Graph:
     sizes = {field: len(columns[field]) for field in _FIELDS[:3]}
     if len(set(sizes.values())) > 1:
         raise InvalidGraphError(f"{where}: one entry per node is needed, but there are {sizes}")
-    return _build(name, columns["primitive"], columns["param"], columns["shape"], columns["edges"])
+    if not isinstance(read := values.get("columns", {}), Mapping):
+        raise InvalidGraphError(f"{where}: columns is a {type(read).__name__}, not a mapping")
+    return _build(name, **columns, columns=read)
 
 
 def from_networkx(graph: nx.DiGraph) -> Graph:
@@ -75,6 +77,7 @@ def from_networkx(graph: nx.DiGraph) -> Graph:
         [attributes.get("param") or "" for attributes in data],
         [attributes.get("shape") for attributes in data],
         [(place[u], place[v]) for u, v in pairs],
+        columns={a["param"]: a["columns"] for a in data if a.get("param") and a.get("columns")},
     )
 
 
@@ -101,6 +104,7 @@ def _build(
     param: Sequence[Any],
     shape: Sequence[Any],
     edges: Iterable[Any],
+    columns: Mapping[Any, Any],
 ) -> Graph:
     where = f"graph {name or '(unnamed)'}"
     sizes = np.zeros((len(primitive), 4), dtype=np.int32)
@@ -121,12 +125,16 @@ def _build(
     for pair in pairs:
         if not _integers(pair, 0, 2) or len(pair) != 2:
             raise InvalidGraphError(f"{where}: {pair!r} is no edge; use two indices of nodes")
+    for parameter, read in columns.items():
+        if not _integers(read, 0, len(read)):
+            raise InvalidGraphError(f"{where}: columns of {parameter!r} are no channels, from 0")
     graph = Graph(
         primitive=np.array([_KINDS[kind] for kind in primitive], dtype=np.uint8),
         edges=np.array(pairs, dtype=np.int32).reshape(-1, 2),
         shape=sizes,
         param=tuple(param),
         name=name,
+        columns={name: np.array(read, dtype=np.int32) for name, read in columns.items()},
     )
     graph.validate()
     return graph

@@ -19,6 +19,7 @@ EdgeEmbedding = Literal["both", "forward", "none"]
 Window = Literal["center", "corner"]
 Decoder = Literal["tiled", "low-rank"]
 Flattened = Literal["columns", "kernels"]
+Shuffled = Literal["places", "channels"]
 Base = Literal["zero", "identity"]
 
 SMALL_IMAGES, LARGE_IMAGES = 32, 224  # pixels
@@ -114,6 +115,13 @@ class GHNConfig(BaseModel):
         description=(
             "what a linear layer behind flattened maps takes its weight for: columns like any"
             " other's (published), or kernels as large as the maps, which repeat by channels"
+        ),
+    )
+    shuffled: Shuffled = Field(
+        default="places",
+        description=(
+            "what a column of a weight is for where channels are shuffled before it: its place"
+            " (published), or the channel that it reads"
         ),
     )
     base: Base = Field(
@@ -212,7 +220,7 @@ class GHNConfig(BaseModel):
 
 
 _LOW_RANK = ("rank", "factor_length")
-_AS_PUBLISHED = ("flattened", "base")
+_AS_PUBLISHED = ("flattened", "shuffled", "base")
 """Fields in which all published hypernetworks are alike."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ghn.graph import Graph
 from ghn.meta import without_values
 from ghn.models.batch import GraphBatch
-from ghn.models.config import Flattened, GHNConfig
+from ghn.models.config import Flattened, GHNConfig, Shuffled
 from ghn.models.decoding.bases import add_base
 from ghn.models.decoding.decoders import decoders, last_layers
 from ghn.models.decoding.plan import Group, Plan, plan
@@ -80,9 +80,22 @@ class GHN(nn.Module, Hub):
         """This hypernetwork, or one with the same weights that takes layers behind flattened maps
         as `flattened` says (`GHNConfig.flattened`).
         """
-        if flattened == self.config.flattened:
+        return self._taking(flattened=flattened)
+
+    def with_shuffled(self, shuffled: Shuffled) -> Self:
+        """This hypernetwork, or one with the same weights that takes what reads shuffled channels
+        as `shuffled` says (`GHNConfig.shuffled`).
+        """
+        return self._taking(shuffled=shuffled)
+
+    def _taking(self, **fields: str) -> Self:
+        """One with the same weights and other fields of the configuration, on which no weight
+        depends.
+        """
+        config = self.config.model_copy(update=fields)
+        if config == self.config:
             return self
-        other = type(self).empty(self.config.model_copy(update={"flattened": flattened}))
+        other = type(self).empty(config)
         other.load_state_dict(self.state_dict(), assign=True)
         other.metadata = self.metadata
         return other.train(self.training)
@@ -242,6 +255,10 @@ class GHN(nn.Module, Hub):
                 if group.base is not None:
                     for part in parts:
                         add_base(group.base, part)
+                if group.columns is not None:
+                    order = torch.tensor(group.columns)
+                    for part in parts:
+                        part.copy_(part.index_select(1, order.to(part.device)))
             for group, w, b in self.vectors(h_ND, planned):
                 put(*tensors(group), w)
                 if b is not None:

@@ -76,8 +76,9 @@ class Prediction:
         return found
 
     def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
-        """Adds the (G, ...) blocks of a group, tiled and added to the group's base here, under the
-        group's names or others. Penalties are of the blocks alone.
+        """Adds the (G, ...) blocks of a group, under the group's names or others; they are tiled,
+        added to the group's base and put in its order of columns here. Penalties are of the blocks
+        alone.
         """
         shape = predicted_shape(group)
         last = len(shape) == 4 and not group.flat  # channels last
@@ -93,6 +94,9 @@ class Prediction:
         if group.base is not None:
             own = base(group.base, shape, tiled.device).to(tiled.dtype)
             tiled = tiled + (own.permute(0, 2, 3, 1) if last else own)
+        if group.columns is not None:
+            order = send_list(list(group.columns), tiled.device)
+            tiled = tiled.index_select(-1 if last else 2, order)
         if (
             shape != group.shape
         ):  # rows of a positional encoding that are not predicted, which come first

@@ -16,6 +16,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from ghn.errors import TraceError
+from ghn.tracing.channels import Channels
 from ghn.tracing.dataflow import DataFlow, NodeRule
 from ghn.tracing.nest import map_tensors, tensors_of
 from ghn.tracing.shape_rules import SHAPE_RULES
@@ -71,6 +72,9 @@ class Recorder(DataFlow, TorchFunctionMode):
         device: where meta tensors say that they are, as the network's would be; `torch.autocast`
             knows no meta device.
         constants: other tensors that the network holds.
+
+    Attributes:
+        channels: which channels the columns of weights read, where they are shuffled.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Recorder(DataFlow, TorchFunctionMode):
         super().__init__(params)
         buffers = list(buffers)
         self.device = device
+        self.channels = Channels(self.param)
         self.rules = rules
         self.symbolic = symbolic
         self._registered = self._params.keys() | {id(buffer) for buffer in buffers}
@@ -119,6 +124,7 @@ class Recorder(DataFlow, TorchFunctionMode):
         if result is NotImplemented:
             result = self._run(func, args, kwargs, involved)
         self.know(tensors_of(result))
+        self.channels.follow(func, result, args)
         if (record := self.rules.get(func)) is not None:
             record(self, result, *args, **kwargs)
         elif func in CONSTANTS:

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,8 @@ def follow(
                 recorder, outputs = training
     _check_seen(network, recorder, outputs)
     graph = to_graph(recorder.operations, outputs, network.name, reference_compatible)
+    if recorder.channels.columns:
+        graph = replace(graph, columns=recorder.channels.columns)
     images = [tensor for tensor in tensors_of(inputs) if tensor.dim() == 4]
     side = min(images[0].shape[-2:]) if images else None
     return Traced(graph, side)

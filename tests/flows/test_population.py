@@ -175,6 +175,13 @@ def test_graphs_are_traced_once_and_damage_is_noticed(monkeypatch: pytest.Monkey
     assert len(calls) == 2
 
 
+def test_a_graph_from_the_cache_has_its_shuffled_columns() -> None:
+    traced, kept = (member("little_shufflenet_v2", 10, 16, 0).graph for _ in range(2))
+    assert kept.columns.keys() == traced.columns.keys()
+    assert kept.columns
+    assert all((kept.columns[name] == read).all() for name, read in traced.columns.items())
+
+
 def test_the_content_is_that_of_names_code_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     given = entries("resnet*", "own_nets.py:Net")
     content = Population(given).content

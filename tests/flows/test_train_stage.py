@@ -133,9 +133,11 @@ def test_training_goes_on_from_a_trained_hypernetwork_of_the_same_configuration(
     found = from_pretrained(paths.weights(params.base.ghn)).state_dict()
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
-    kernels = onward.model_copy(update={"ghn": {**onward.ghn, "flattened": "kernels"}})
-    start(train.run, params.model_copy(update={"train": kernels}), None)
-    assert from_pretrained(paths.weights(params.base.ghn)).config.flattened == "kernels"
+    taking = {"flattened": "kernels", "shuffled": "channels"}
+    other = onward.model_copy(update={"ghn": {**onward.ghn, **taking}})
+    start(train.run, params.model_copy(update={"train": other}), None)
+    config = from_pretrained(paths.weights(params.base.ghn)).config
+    assert {name: getattr(config, name) for name in taking} == taking
     channels = 2 * trained.config.decoder_channels
     repeated = onward.model_copy(update={"ghn": {**onward.ghn, "decoder_channels": channels}})
     start(train.run, params.model_copy(update={"train": repeated}), None)

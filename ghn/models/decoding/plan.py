@@ -51,6 +51,7 @@ class Group:
         scale: what a tensor is multiplied with (fan-in normalisation).
         flat: whether they are matrices whose columns are channels times the pixels of a map.
         base: what is added to them.
+        columns: for each of their columns the one of the tiled block that it takes; None: its own.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Group:
     scale: float
     flat: bool
     base: Pattern | None = None
+    columns: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -136,7 +138,8 @@ def plan(
                 skipped.append(Skipped(b, name, shape, kind))
             else:
                 base = _pattern(kind, shape, node in seeing, config)
-                same = kind, shape, flat, base
+                columns = _columns(graph, name, shape) if config.shuffled == "channels" else None
+                same = kind, shape, flat, base, columns
                 members.setdefault(same, []).append((offsets[b] + node, b, name))
     groups = [_group(*same, group, config) for same, group in members.items()]
     tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
@@ -144,8 +147,15 @@ def plan(
     return Plan(tensors, vectors, tuple(skipped))
 
 
-_Same = tuple[Kind, tuple[int, ...], bool, Pattern | None]
-"""What parameters of a group have in common: kind, shape, `flat` and `base`."""
+_Same = tuple[Kind, tuple[int, ...], bool, Pattern | None, tuple[int, ...] | None]
+"""What parameters of a group have in common: kind, shape, `flat`, `base` and `columns`."""
+
+
+def _columns(graph: Graph, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """For each column of a parameter the one that stands for the channel that it reads."""
+    if (read := graph.columns.get(name)) is None:
+        return None
+    return tuple((read % shape[1]).tolist())
 
 
 def _seeing(graph: Graph) -> set[int]:
@@ -198,6 +208,7 @@ def _group(
     shape: tuple[int, ...],
     flat: bool,
     base: Pattern | None,
+    columns: tuple[int, ...] | None,
     members: list[tuple[int, int, str]],
     config: GHNConfig,
 ) -> Group:
@@ -229,7 +240,7 @@ def _group(
             scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
         beside = BESIDE[config.base]
         scale *= {Kind.tensor: beside.difference, Kind.class_weight: beside.head}.get(kind, 1.0)
-    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat, base)
+    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat, base, columns)
 
 
 def _span(size: int, config: GHNConfig) -> tuple[int, int]:
