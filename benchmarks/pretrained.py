@@ -2,13 +2,14 @@
 model card's numbers.
 
     python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors
-    python benchmarks/pretrained.py --plot curve.png models/ghn3/checkpoints/*/step-*.safetensors
+    python benchmarks/pretrained.py --plot curve.png CHECKPOINTS/step-*.safetensors
 
 The second form gives a line for each of several files and, of the checkpoints of a run, the curve
-against steps. Run where `ghn generate` (of the splits) and `ghn images` have left their files.
-Networks of val and test have C = 32, torchvision models the small-image stem; batch norm uses batch
-statistics, batches of 64 test images. "Layers apart" is the mean cosine distance between predicted
-convolution weights of one shape in one network: 0 where all are alike.
+against steps; CHECKPOINTS is models/ghn3/checkpoints/*/checkpoints. Run where `ghn generate` (of
+the splits) and `ghn images` have left their files. Networks of val and test have C = 32,
+torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test
+images. "Layers apart" is the mean cosine distance between predicted convolution weights of one
+shape in one network: 0 where all are alike.
 """
 
 from __future__ import annotations

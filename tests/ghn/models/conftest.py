@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from ghn.graph import Graph, Primitive
 from ghn.models import GHN, GHNConfig
+from ghn.models.batch import GraphBatch
 
 P = Primitive
 
@@ -91,3 +93,22 @@ def make_ghn() -> Callable[..., GHN]:
         return GHN(GHNConfig(**(small | fields))).eval()  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def predicted_in_place() -> Callable[[GHN, nn.Module, Graph], dict[str, Tensor]]:
+    """Holds a prediction in place of a whole network against that of training, which it returns."""
+
+    def compare(ghn: GHN, model: nn.Module, graph: Graph) -> dict[str, Tensor]:
+        (expected,) = ghn(GraphBatch.from_graphs([graph])).parameters
+        ghn.initialize(model, graph)
+        assert ghn.reports[0].n_predicted == ghn.reports[0].n_parameters
+        head = graph.param[graph.head[0]]
+        for name, parameter in model.named_parameters():
+            own = expected[name]
+            if name == head and own.dim() == 2:  # of a convolution that is the head, too
+                own = own.view_as(parameter)
+            torch.testing.assert_close(parameter, own, atol=1e-5, rtol=1e-4)
+        return expected
+
+    return compare
