@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 
 from ghn import names, options
 from ghn.errors import ConfigError, GHNError
+from ghn.interrupts import interruptible
 
 COMMAND_GROUP = "ghn.commands"
 _CHECKOUT = metadata.EntryPoint("pipeline", "flows.commands.stages:register", COMMAND_GROUP)
@@ -53,7 +55,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible(signal.SIGINT):
+                return super().invoke(ctx)
         except GHNError as error:
             _fail(error, str(error), error.exit_code)
         except KeyboardInterrupt as error:

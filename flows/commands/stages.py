@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from ghn import options
 from ghn.errors import ConfigError
+from ghn.interrupts import interruptible
 
 STAGES_PANEL = "Stages, as dvc.yaml calls them"
 AROUND_PANEL = "Around the pipeline"
@@ -58,15 +59,10 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
     """Runs stage `name` (`flows.stages.runner.run_stage`); SIGTERM ends it as orderly as Ctrl-C."""
     from flows.stages import runner
 
-    terminated = []
-
-    def stop(number: int, _frame: object) -> None:
-        terminated.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    terminated: list[int] = []
     try:
-        runner.run_stage(name, label, **options)
+        with interruptible(signal.SIGTERM) as terminated:
+            runner.run_stage(name, label, **options)
     except KeyboardInterrupt:
         if not terminated:
             raise
@@ -76,8 +72,6 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         # (`unhandled_keyboard_interrupt` of Python/pythonrun.c).
         exec("")
         raise typer.Exit(128 + signal.SIGTERM) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say_terminated() -> None:

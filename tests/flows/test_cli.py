@@ -297,3 +297,38 @@ def test_sigterm_has_its_exit_code_wherever_it_comes(tmp_path: Path) -> None:
     )
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "ended by SIGTERM" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_compiled_code_turns_into_an_error_is_still_a_signal(
+    number: int, tmp_path: Path
+) -> None:
+    """pydantic makes a `SchemaError` of an interruption while it builds a class, at import."""
+    code = (
+        "import os, signal\n"
+        "from pydantic_core import SchemaValidator, core_schema\n"
+        "from flows.stages import runner\n"
+        "from ghn import cli\n"
+        "class Interrupted:\n"
+        "    def __repr__(self):\n"
+        f"        os.kill(os.getpid(), {number})\n"
+        "        return ''.join(str(place) for place in range(1000))\n"
+        "def run(name, label):\n"
+        "    SchemaValidator(core_schema.literal_schema([Interrupted()]))\n"
+        "runner.run_stage = run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite may ignore it\n"
+        "cli.add_commands(cli.app)\n"
+        "cli.app(['images'])\n"
+    )
+    (tmp_path / "one_stage.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "one_stage.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "the same command" in done.stderr
