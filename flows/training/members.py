@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -25,9 +24,9 @@ from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings import paths
 from ghn.architectures.own import find_factory, is_own, network
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path, sha256
-from ghn.graph import Graph
+from ghn.graph import Graph, from_json_dict
 from ghn.models import GHNConfig
 from ghn.models.decoding.plan import Kind, plan
 from ghn.models.prediction import bias_name
@@ -107,7 +106,7 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     code = code_digest("ghn.architectures")  # what traces is in its closure
     key = digest(member_content(name), num_classes, image_size, code)
-    path = GRAPHS / f"{key}.npz"
+    path = GRAPHS / f"{key}.json"
     if (known := _read(path, name)) is None:
         _check_outputs(model, images, num_classes)
         graph = replace(trace(model, images), name=name)
@@ -225,28 +224,18 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _write(path: Path, graph: Graph, cost: float) -> None:
-    arrays = {name: getattr(graph, name) for name in ("primitive", "edges", "shape")}
-    columns = {parameter: read.tolist() for parameter, read in graph.columns.items()}
-    note = {"param": list(graph.param), "columns": columns, "cost": cost}
-    note["digest"] = _array_digest(arrays)
+    text = json.dumps({"graph": graph.to_json_dict(), "cost": cost})
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays, note=np.array(json.dumps(note)))
+        temporary.write_text(f"{digest(text)}\n{text}")
 
 
 def _read(path: Path, name: str) -> tuple[Graph, float] | None:
     """A graph and a cost from the cache; None where there is none, or a damaged one."""
     try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            arrays = {key: file[key] for key in ("primitive", "edges", "shape")}
-            note = json.loads(str(file["note"]))
-        if note["digest"] != _array_digest(arrays):
+        written, text = path.read_text().split("\n")
+        if written != digest(text):
             return None
-        columns = {key: np.array(read, dtype=np.int32) for key, read in note["columns"].items()}
-        graph = Graph(**arrays, param=tuple(note["param"]), name=name, columns=columns)
-        return graph, float(note["cost"])
-    except Exception:  # whatever a damaged zip file raises: it is made again
+        note = json.loads(text)
+        return from_json_dict(note["graph"], name), float(note["cost"])
+    except (OSError, ValueError, KeyError, GHNError):  # it is made again
         return None
-
-
-def _array_digest(arrays: dict[str, Any]) -> str:
-    return hashlib.sha256(b"".join(arrays[key].tobytes() for key in sorted(arrays))).hexdigest()

@@ -26,6 +26,7 @@ from ghn.models.first_values import draw_small
 from ghn.models.hub import Hub
 from ghn.models.message_passing.kinds import message_passing
 from ghn.models.prediction import Prediction, bias_name, predicted_part
+from ghn.models.sending import send_list
 from ghn.predict.inplace import Frozen, StateDict, predict_in_place, predict_state_dict
 from ghn.predict.protocol import Shapes, Skipped, Target, Written
 from ghn.predict.report import Report
@@ -256,9 +257,10 @@ class GHN(nn.Module, Hub):
                     for part in parts:
                         add_base(group.base, part)
                 if group.columns is not None:
-                    order = torch.tensor(group.columns)
+                    devices = {part.device for part in parts}
+                    order = {d: send_list(list(group.columns), d) for d in devices}
                     for part in parts:
-                        part.copy_(part.index_select(1, order.to(part.device)))
+                        part.copy_(part.index_select(1, order[part.device]))
             for group, w, b in self.vectors(h_ND, planned):
                 put(*tensors(group), w)
                 if b is not None:

@@ -20,25 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ghn.tracing.rules import Rules
+
 Numbers = NDArray[np.int32]
 """(C,) numbers of channels."""
 
 Rule = Callable[..., None]
 
-RULES: dict[Callable[..., Any], Rule] = {}
-"""From a function, as `TorchFunctionMode` names it, to what it does to channels: called with the
-record, the result and the positional arguments.
+RULES: Rules[Rule] = Rules()
+"""What functions do to channels: called with the record, the result and the positional arguments.
 """
-
-
-def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
-    """Registers the rule of `functions`."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(functions, function))
-        return function
-
-    return register
+rule = RULES.rule
 
 
 class Channels:

@@ -28,10 +28,11 @@ from ghn.errors import ConfigError
 from ghn.tracing.dataflow import DataFlow, NodeRule
 from ghn.tracing.nest import tensors_of
 from ghn.tracing.node_rules import NODE_RULES, convolution
+from ghn.tracing.rules import Rules
 
 Extensions = Iterable[str] | Literal["all"]
 
-EXTENSIONS: dict[str, dict[Callable[..., Any], NodeRule]] = {}
+EXTENSIONS: dict[str, Rules[NodeRule]] = {}
 """From the name of an extension to its rules."""
 
 
@@ -53,11 +54,7 @@ def rules(extensions: Extensions) -> Mapping[Callable[..., Any], NodeRule]:
 
 
 def _rule(extension: str, *functions: Callable[..., Any]) -> Callable[[NodeRule], NodeRule]:
-    def register(function: NodeRule) -> NodeRule:
-        EXTENSIONS.setdefault(extension, {}).update(dict.fromkeys(functions, function))
-        return function
-
-    return register
+    return EXTENSIONS.setdefault(extension, Rules()).rule(*functions)
 
 
 # Matrix products

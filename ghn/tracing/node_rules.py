@@ -7,7 +7,7 @@ PyTorch gives them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,21 +16,11 @@ from torch.nn import functional as F
 
 from ghn.tracing.dataflow import DataFlow, NodeRule, Operation
 from ghn.tracing.nest import tensors_of
+from ghn.tracing.rules import Rules
 from ghn.tracing.shape_rules import pair
 
-NODE_RULES: dict[Callable[..., Any], NodeRule] = {}
-"""From a function, as `TorchFunctionMode` names it, to its rule."""
-
-
-def rule(*functions: Callable[..., Any]) -> Callable[[NodeRule], NodeRule]:
-    """Registers the rule of `functions`."""
-
-    def register(function: NodeRule) -> NodeRule:
-        NODE_RULES.update(dict.fromkeys(functions, function))
-        return function
-
-    return register
-
+NODE_RULES: Rules[NodeRule] = Rules()
+rule = NODE_RULES.rule
 
 # Layers with parameters
 

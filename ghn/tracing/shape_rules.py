@@ -17,22 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ghn.tracing.rules import Rules
+
 ShapeRule = Callable[..., Any]
 
-SHAPE_RULES: dict[Callable[..., Any], ShapeRule] = {}
-"""From a function as `TorchFunctionMode` names it to its rule."""
+SHAPE_RULES: Rules[ShapeRule] = Rules()
+rule = SHAPE_RULES.rule
 
 _empty = torch.empty
-
-
-def rule(*functions: Callable[..., Any]) -> Callable[[ShapeRule], ShapeRule]:
-    """Registers the rule of `functions`."""
-
-    def register(function: ShapeRule) -> ShapeRule:
-        SHAPE_RULES.update(dict.fromkeys(functions, function))
-        return function
-
-    return register
 
 
 def _new(like: Tensor, shape: tuple[int, ...]) -> Tensor:

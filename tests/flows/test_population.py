@@ -155,7 +155,7 @@ def test_positions_of_a_member_are_those_that_are_predicted(name: str) -> None:
 
 def test_graphs_are_traced_once_and_damage_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = member("own_nets.py:Net", 10, 16, 0)
-    (path,) = members_module.GRAPHS.glob("*.npz")
+    (path,) = members_module.GRAPHS.glob("*.json")
     calls: list[object] = []
 
     def counting(*args: object) -> object:
