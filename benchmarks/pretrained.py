@@ -9,7 +9,8 @@ against steps; CHECKPOINTS is models/ghn3/checkpoints/*/checkpoints. Run where `
 the splits) and `ghn images` have left their files. Networks of val and test have C = 32,
 torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test
 images. "Layers apart" is the mean cosine distance between predicted convolution weights of one
-shape in one network: 0 where all are alike.
+shape in one network: 0 where all are alike. Networks of the splits that flatten their feature maps,
+without global pooling, have a column of their own.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from flows.settings.architectures import EvaluationSplit
 from flows.stages.images import load_split
 from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
+from ghn.graph.flattening import flattened_inputs
 
 SPLITS = ("val", *get_args(EvaluationSplit))
 
@@ -46,11 +48,12 @@ SPLITS = ("val", *get_args(EvaluationSplit))
 @dataclass(frozen=True)
 class Score:
     """Of one network: accuracy and how far its layers are apart, for each hypernetwork; accuracy at
-    random.
+    random; whether it flattens whole feature maps for want of global pooling.
     """
 
     target: str
     split: str
+    flattens: bool
     predicted: list[float]
     apart: list[float | None]
     random: float
@@ -69,7 +72,8 @@ def measure(
     for target in targets:
         torch.manual_seed(1)
         model, graph = build_network(target, data.num_classes, data.image_size)
-        found = Score(target.id, target.split, [], [], score(model, batches).accuracy)
+        flattens = bool(flattened_inputs(graph))
+        found = Score(target.id, target.split, flattens, [], [], score(model, batches).accuracy)
         for ghn in ghns:
             found.predicted.append(score(ghn(model, graph), batches).accuracy)
             found.apart.append(layer_distance(model.parameters()))
@@ -91,17 +95,18 @@ def by_split(scores: Sequence[Score]) -> list[list[Score]]:
 def table(names: Sequence[str], scores: Sequence[Score]) -> str:
     """A line per hypernetwork and one of random parameters."""
     single = [found for found in scores if found.split == TORCHVISION]
-    several = by_split(scores)
+    groups = {f"{len(group)} {group[0].split}": group for group in by_split(scores)}
+    several = list(groups.values())
+    if flat := [found for group in several for found in group if found.flattens]:
+        groups[f"{len(flat)} without global pooling"] = flat
     head = ["parameters"]
-    head += [
-        f"{what} of {len(group)} {group[0].split}" for group in several for what in ("mean", "best")
-    ]
+    head += [f"{what} of {group}" for group in groups for what in ("mean", "best")]
     head += [found.target for found in single] + ["layers apart"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for i, name in enumerate(names):
         cells = [
             name,
-            *(mean_and_best(found.predicted[i] for found in group) for group in several),
+            *(mean_and_best(found.predicted[i] for found in group) for group in groups.values()),
         ]
         cells += [f"{found.predicted[i]:.1%}" for found in single]
         apart = [
@@ -110,7 +115,7 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> str:
         lines.append(" | ".join([*cells, f"{statistics.mean(apart):.4f}" if apart else ""]))
     cells = [
         "random",
-        *(mean_and_best(found.random for found in group) for group in several),
+        *(mean_and_best(found.random for found in group) for group in groups.values()),
     ]
     lines.append(" | ".join([*cells, *(f"{found.random:.1%}" for found in single), ""]))
     return "\n".join(f"| {line} |" for line in lines)
