@@ -63,7 +63,7 @@ class Score:
 
 
 def measure(
-    targets: Sequence[tuple[int, Target]],
+    targets: Sequence[Target],
     weights: Sequence[str | None],
     params: Path,
     images: int,
@@ -72,7 +72,7 @@ def measure(
     """Builds each network once; the hypernetworks take turns to predict into it.
 
     Args:
-        targets: networks, each with its place in its split, which decides the images that it sees.
+        targets: networks; the place of one in its split decides the images that it sees.
         weights: files of hypernetworks; None for that of the package.
         params: params.yaml, which says which images.
         images: that a network sees.
@@ -84,10 +84,9 @@ def measure(
     data = load_split(settings.images, settings.base.seed, "test")
     every = list(data.batches(64, seed=1, drop_last=True))
     scores = []
-    for place, target in targets:
-        single = target.split == TORCHVISION
-        count = (singles if single else images) // 64
-        first = 0 if single else place * count
+    for target in targets:
+        count = (singles if target.index is None else images) // 64
+        first = (target.index or 0) * count
         batches = [every[(first + k) % len(every)] for k in range(min(count, len(every)))]
         torch.manual_seed(1)
         model, graph = build_network(target, data.num_classes, data.image_size)
@@ -194,12 +193,11 @@ def main() -> None:
         for split in options.splits
         for index in range(min(options.architectures, len(open_split(paths.DEEPNETS, split))))
     ] + [Target(name, TORCHVISION) for name in options.torchvision]
-    places = [(target.index or 0, target) for target in targets]
     order = [target.id for target in targets]
     begin = time.perf_counter()
     shares = Parallel(n_jobs=options.workers)(
         delayed(measure)(
-            places[worker :: options.workers],
+            targets[worker :: options.workers],
             files,
             options.params,
             options.images,
