@@ -258,7 +258,7 @@ class GHN(nn.Module, Hub):
                         add_base(group.base, part)
                 if group.columns is not None:
                     devices = {part.device for part in parts}
-                    order = {d: send_list(list(group.columns), d) for d in devices}
+                    order = {d: send_list(group.columns, d) for d in devices}
                     for part in parts:
                         part.copy_(part.index_select(1, order[part.device]))
             for group, w, b in self.vectors(h_ND, planned):

@@ -95,7 +95,7 @@ class Prediction:
             own = base(group.base, shape, tiled.device).to(tiled.dtype)
             tiled = tiled + (own.permute(0, 2, 3, 1) if last else own)
         if group.columns is not None:
-            order = send_list(list(group.columns), tiled.device)
+            order = send_list(group.columns, tiled.device)
             tiled = tiled.index_select(-1 if last else 2, order)
         if (
             shape != group.shape

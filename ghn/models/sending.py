@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def send_list(values: list[int] | list[float] | list[bool], device: torch.device) -> Tensor:
+def send_list(values: Sequence[float], device: torch.device) -> Tensor:
     """The numbers as a tensor on `device`, without waiting for it."""
     return send(torch.tensor(values, device="cpu"), device)

@@ -25,6 +25,13 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(
         default=128, ge=2, description="images b per step; every architecture sees the same ones"
     )
+    augment: bool = Field(
+        default=True,
+        description=(
+            "random crops and mirroring of training images, as published; a hypernetwork that"
+            " underfits learns more without (docs/experiments-log.md)"
+        ),
+    )
     lr: float = Field(default=4e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW, lambda in table 10")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")

@@ -70,7 +70,7 @@ def check_phases(phases: Sequence[Phase], config: TrainConfig, world: int) -> No
 
 
 def step_data(
-    start: int, phases: Sequence[Phase], seed: int, device: torch.device
+    start: int, phases: Sequence[Phase], config: TrainConfig, device: torch.device
 ) -> Generator[StepData, None, None]:
     """The data of steps from `start` on, through all phases, the last without end.
 
@@ -79,7 +79,7 @@ def step_data(
     Args:
         start: first step.
         phases: of the run.
-        seed: of the order of images and of augmentation.
+        config: its seed decides the order of images and their augmentation, if it asks for that.
         device: where the images go.
     """
     first = epochs = 0
@@ -89,15 +89,20 @@ def step_data(
             begin = max(start, first)
             passed = epochs * phase.images.n_batches(phase.batch_size) + begin - first
             count = None if end is None else end - begin
-            yield from islice(_data(phase, begin, passed, seed, device), count)
+            yield from islice(_data(phase, begin, passed, config, device), count)
         first, epochs = first + phase.steps, epochs + phase.epochs
 
 
 def _data(
-    phase: Phase, step: int, passed: int, seed: int, device: torch.device
+    phase: Phase, step: int, passed: int, config: TrainConfig, device: torch.device
 ) -> Iterator[StepData]:
     batches = endless_batches(
-        phase.images, phase.batch_size, seed, start=passed, augment=True, device=device
+        phase.images,
+        phase.batch_size,
+        config.seed,
+        start=passed,
+        augment=config.augment,
+        device=device,
     )
     for batch in phase.meta_batches(step):
         list(batch.networks)  # a loader may leave it to whoever asks first to build them

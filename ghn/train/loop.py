@@ -90,7 +90,7 @@ def train(
     if ranks.is_main:
         run.callbacks = [JsonLog(run.output_dir), *callbacks]
     last = Phase(config.steps, meta_batches, images, config.batch_size, config.meta_batch_size)
-    return run.go(lambda start: step_data(start, [*phases, last], config.seed, ranks.device))
+    return run.go(lambda start: step_data(start, [*phases, last], config, ranks.device))
 
 
 class _Run:

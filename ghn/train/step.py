@@ -102,7 +102,7 @@ class PendingBackward:
             takes_part = self.takes_part_M.tolist()
         weight_M = torch.full_like(self.penalty_M, self.weight)
         if takes_part is not None and not all(takes_part):
-            weight_M *= send_list(list(takes_part), weight_M.device)
+            weight_M *= send_list(takes_part, weight_M.device)
             for network, takes in enumerate(takes_part):
                 if not takes:
                     self.leaves.forget(network)
