@@ -2,10 +2,10 @@
 model card's numbers.
 
     python benchmarks/pretrained.py --params params.yaml models/ghn3/ghn.safetensors
-    python benchmarks/pretrained.py --plot curve.png CHECKPOINTS/step-*.safetensors
+    python benchmarks/pretrained.py --plot curve.png 2.5.safetensors 5.1.safetensors
 
-The second form gives a line for each of several files and, of the checkpoints of a run, the curve
-against steps; CHECKPOINTS is models/ghn3/checkpoints/*/checkpoints. Run where `ghn generate` (of
+The second form gives a line for each of several files and a picture of their accuracy against what
+they were trained on, in million network-images, which their names say. Run where `ghn generate` (of
 the splits) and `ghn images` have left their files. Networks of val and test have C = 32,
 torchvision models the small-image stem; batch norm uses batch statistics, batches of 64 test
 images. Networks of a split see the test images in turn, each others than the one before, so that
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -46,6 +45,7 @@ from ghn.checkpoint import from_pretrained
 from ghn.graph.flattening import flattened_inputs
 
 SPLITS = ("val", *get_args(EvaluationSplit))
+PUBLISHED = ("MLP", "GHN-1", "GHN-2")
 
 
 @dataclass(frozen=True)
@@ -139,26 +139,28 @@ def table(names: Sequence[str], scores: Sequence[Score]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def plot(steps: Sequence[int], scores: Sequence[Score], path: Path) -> None:
-    """Mean and best accuracy per split and that of each torchvision model, against steps."""
+def plot(millions: Sequence[float], scores: Sequence[Score], path: Path) -> None:
+    """Mean accuracy per split and that of each torchvision model, against million network-images,
+    beside random parameters and published hypernetworks' means on split test.
+    """
+    published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())["methods"]
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="training steps", ylabel="accuracy without training")
-    several = by_split(scores)
-    for color, group in enumerate(several):
-        split, columns = group[0].split, list(zip(*(s.predicted for s in group), strict=True))
-        mean = [statistics.mean(column) for column in columns]
-        axes.plot(steps, mean, f"C{color}-o", label=f"{split}, mean")
-        best = [max(column) for column in columns]
-        axes.plot(steps, best, f"C{color}--^", label=f"{split}, best")
-    singles = [found for found in scores if found.split == TORCHVISION]
-    for color, found in enumerate(singles, start=len(several)):
-        axes.plot(steps, found.predicted, f"C{color}-s", label=found.target)
-    axes.axhline(
-        statistics.mean(found.random for found in scores),
-        color="0.5",
-        linestyle=":",
-        label="random, mean",
+    axes = figure.add_subplot(
+        xlabel="million network-images trained on",
+        ylabel="accuracy without training",
     )
+    for group in by_split(scores):
+        columns = zip(*(found.predicted for found in group), strict=True)
+        mean = [statistics.mean(column) for column in columns]
+        axes.plot(millions, mean, "-o", label=f"mean of {len(group)} of {group[0].split}")
+    for found in scores:
+        if found.split == TORCHVISION:
+            axes.plot(millions, found.predicted, "-s", label=found.target)
+    lines = {f"{name}, published, test": published[name]["test"][0] / 100 for name in PUBLISHED}
+    lines["random, mean"] = statistics.mean(found.random for found in scores)
+    for style, (label, value) in zip(("--", "-.", (0, (8, 4)), ":"), lines.items(), strict=True):
+        axes.axhline(value, color="0.5", linestyle=style, label=label)
+    axes.set(xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument(
         "--plot",
         type=Path,
-        help="a picture of the curve; steps are the numbers in the files' names",
+        help="a picture of the curve; the files' names are million network-images: 2.5.safetensors",
     )
     options = parser.parse_args()
     files: list[str | None] = options.weights or [None]
@@ -217,7 +219,7 @@ def main() -> None:
             json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2)
         )
     if options.plot:
-        plot([int(re.sub(r"\D", "", name)) for name in names], scores, options.plot)
+        plot([float(name) for name in names], scores, options.plot)
 
 
 if __name__ == "__main__":
