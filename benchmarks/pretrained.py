@@ -40,12 +40,13 @@ from flows.params import load_params
 from flows.settings import paths
 from flows.settings.architectures import EvaluationSplit
 from flows.stages.images import load_split
+from flows.stages.report import published
 from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
 from ghn.graph.flattening import flattened_inputs
 
 SPLITS = ("val", *get_args(EvaluationSplit))
-PUBLISHED = ("MLP", "GHN-1", "GHN-2")
+PUBLISHED_LINES = {"MLP": "--", "GHN-1": "-.", "GHN-2": (0, (8, 4))}
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def plot(millions: Sequence[float], scores: Sequence[Score], path: Path) -> None
     """Mean accuracy per split and that of each torchvision model, against million network-images,
     beside random parameters and published hypernetworks' means on split test.
     """
-    published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())["methods"]
+    methods = published("cifar10")["methods"]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(
         xlabel="million network-images trained on",
@@ -156,10 +157,11 @@ def plot(millions: Sequence[float], scores: Sequence[Score], path: Path) -> None
     for found in scores:
         if found.split == TORCHVISION:
             axes.plot(millions, found.predicted, "-s", label=found.target)
-    lines = {f"{name}, published, test": published[name]["test"][0] / 100 for name in PUBLISHED}
-    lines["random, mean"] = statistics.mean(found.random for found in scores)
-    for style, (label, value) in zip(("--", "-.", (0, (8, 4)), ":"), lines.items(), strict=True):
-        axes.axhline(value, color="0.5", linestyle=style, label=label)
+    for name, style in PUBLISHED_LINES.items():
+        value = methods[name]["test"][0] / 100
+        axes.axhline(value, color="0.5", linestyle=style, label=f"{name}, published, test")
+    random = statistics.mean(found.random for found in scores)
+    axes.axhline(random, color="0.5", linestyle=":", label="random, mean")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
@@ -190,6 +192,10 @@ def main() -> None:
     options = parser.parse_args()
     files: list[str | None] = options.weights or [None]
     names = [Path(file).stem if file else "of the package" for file in files]
+    try:
+        millions = [float(name) for name in names] if options.plot else []
+    except ValueError as error:
+        parser.error(f"--plot asks for files named by million network-images: {error}")
     targets = [
         Target(f"deepnets1m/{split}/{index}", split, index)
         for split in options.splits
@@ -219,7 +225,7 @@ def main() -> None:
             json.dumps({"names": names, "scores": [asdict(found) for found in scores]}, indent=2)
         )
     if options.plot:
-        plot([float(name) for name in names], scores, options.plot)
+        plot(millions, scores, options.plot)
 
 
 if __name__ == "__main__":
