@@ -37,10 +37,10 @@ from flows.networks.build import build_network
 from flows.networks.score import score
 from flows.networks.targets import TORCHVISION, Target, open_split
 from flows.params import load_params
+from flows.report.published import published
 from flows.settings import paths
 from flows.settings.architectures import EvaluationSplit
 from flows.stages.images import load_split
-from flows.stages.report import published
 from ghn.analysis.diversity import layer_distance
 from ghn.checkpoint import from_pretrained
 from ghn.graph.flattening import flattened_inputs

@@ -25,7 +25,7 @@ from flows.stages import train
 from flows.stages.runner import start
 from flows.tracking.run import StageRun, stage_run
 from flows.trials.images import images_digest, trial_images
-from flows.trials.located import weights_stamp
+from flows.trials.located import source_stamp
 from flows.trials.weights import weights_content
 from ghn.errors import GHNError
 from ghn.files import atomic_path
@@ -90,7 +90,7 @@ def recipe(profile: Profile, name: str) -> dict[str, object]:
     """All that decides a trained hypernetwork; of a released one its name and what that means."""
     known = profile.hypernetworks[name]
     if known.released is not None:
-        return {"released": known.released, "content": weights_stamp(known.released)}
+        return {"released": known.released, "content": source_stamp(known.released)}
     train_config, images = profile.train_config(name), profile.images_of(name)
     initial = train_config.initial
     return {

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from flows.experiments.summaries import (
 from flows.experiments.summaries.common import counted, sound
 from flows.report import Block, Section, Table, Text, cifar10, render
 from flows.report.evaluation import column
+from flows.report.published import published
 from flows.rows.schema import Row, read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
@@ -48,7 +48,7 @@ _LONG = ("correct", "val_correct", "logits", "labels", "layers", "variance", *sa
 
 def write_pages(profile: Profile) -> Path:
     """Writes the page of every experiment that has results and the index; returns the index."""
-    published = json.loads((Path(__file__).parent / "published.json").read_text())
+    paper = published("experiments")
     listed: list[tuple[str, Entry, str | None]] = []
     trials: dict[str, Rows] = {}
     for name, entry in profile.experiments.items():
@@ -57,7 +57,7 @@ def write_pages(profile: Profile) -> Path:
             listed.append((name, entry, None))
             continue
         summary = summarise(name, entry, rows, profile)
-        page = _page(name, entry, profile, rows, summary, published)
+        page = _page(name, entry, profile, rows, summary, paper)
         with atomic_path(PAGES / f"{name}.html") as temporary:
             temporary.write_text(page)
         listed.append((name, entry, summary.sentence))
@@ -110,7 +110,7 @@ def _page(
     profile: Profile,
     rows: Rows,
     summary: Summary,
-    published: dict[str, object],
+    paper: dict[str, object],
 ) -> str:
     setting = Text(f"Setting here: {entry.difference}.", "note")
     blocks: list[Block] = [*summary.blocks, setting]
@@ -122,9 +122,9 @@ def _page(
     sections = [Section("ours", "Ours", blocks)]
     images = getattr(entry, "images", None)
     images = images if isinstance(images, ImagesSpec) else profile.images
-    if (table := _published_table(name, published)) is not None:
+    if (table := _published_table(name, paper)) is not None:
         sections.append(
-            Section("published", "Published", [table, Text(f"{published['source']}.", "note")])
+            Section("published", "Published", [table, Text(f"{paper['source']}.", "note")])
         )
     if images.name == cifar10.IMAGES and (beside := _beside(entry, rows)) is not None:
         sections.append(Section("cifar10", "Published, CIFAR-10", [beside]))
@@ -160,8 +160,7 @@ def _beside(entry: Entry, rows: Rows) -> Table | None:
         title: {split: column(mine, accuracy) for split, mine in by_split.items()}
         for title, by_split in found.items()
     }
-    published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())
-    return cifar10.beside_published(ours, published)
+    return cifar10.beside_published(ours, published("cifar10"))
 
 
 def _trained(row: Row, parts: int) -> str:
@@ -208,8 +207,8 @@ def _protocol(entry: Entry) -> str | None:
     return None
 
 
-def _published_table(name: str, published: dict[str, object]) -> Table | None:
-    tables = published["tables"]
+def _published_table(name: str, paper: dict[str, object]) -> Table | None:
+    tables = paper["tables"]
     assert isinstance(tables, dict)
     entry = tables.get(name) or tables.get(name.split("-")[0])
     return Table(entry["header"], entry["rows"], entry["caption"]) if entry else None

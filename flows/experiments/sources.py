@@ -13,7 +13,7 @@ from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.stages.sources import fingerprints
 from flows.trials.inits import BASELINES, RANDOM, hypernetwork_name
-from flows.trials.located import weights_stamp
+from flows.trials.located import source_stamp, weights_stamp
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
 
@@ -32,8 +32,10 @@ def write_sources(profile: Profile, path: Path = FILE) -> Path:
     }
     if any(isinstance(entry, DetectEntry) for entry in profile.experiments.values()):
         found["Penn-Fudan"] = _pennfudan()
-    if weights := {name: weights_stamp(name) for name in _weights(profile)}:
+    if weights := {init: weights_stamp(init) for init in _inits(profile)}:
         found["weights"] = weights
+    if released := {source: source_stamp(source) for source in _released(profile)}:
+        found["released"] = released
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return path
@@ -48,13 +50,17 @@ def _specs(profile: Profile) -> Iterator[ImagesSpec]:
                 yield spec
 
 
-def _weights(profile: Profile) -> set[str]:
-    """The names of weights that the profile does not make itself."""
+def _inits(profile: Profile) -> set[str]:
+    """The initialisations from weights that the profile does not make itself."""
     named = {name for entry in profile.experiments.values() for name in inits_of(entry)}
     named |= {profile.train_config(name).initial or RANDOM for name in profile.hypernetworks}
     named = {init for init in named if hypernetwork_name(init) not in profile.hypernetworks}
-    named |= {known.released or RANDOM for known in profile.hypernetworks.values()}
     return named - {*BASELINES, "ghn"}
+
+
+def _released(profile: Profile) -> set[str]:
+    """The hypernetworks that the profile takes from elsewhere, as `ghn.from_pretrained` does."""
+    return {known.released for known in profile.hypernetworks.values() if known.released}
 
 
 def _pennfudan() -> str | None:

@@ -40,9 +40,6 @@ REPORT = REPORTS / "index.html"
 REPORT_ROWS = REPORTS / "rows"
 """What the report is made from, as CSV."""
 
-PUBLISHED = Path(__file__).parents[1] / "report" / "published"
-"""Published numbers that the report shows next to ours."""
-
 WEIGHTS_NAME = "ghn.safetensors"
 """The hypernetwork in its directory, in the registry and in a release alike."""
 

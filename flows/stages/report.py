@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.report import (
     Block,
@@ -28,6 +28,7 @@ from flows.report import (
     verdict,
 )
 from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
+from flows.report.published import published
 from flows.report.rows import as_csv
 from flows.report.trained import trained_on
 from flows.rows.provenance import dvc_hash
@@ -123,12 +124,6 @@ def build(
         {f"{name}.csv": as_csv(rows) for name, rows in tables.items()},
         verdict.untrained(evaluated, setting),
     )
-
-
-def published(name: str) -> dict[str, Any]:
-    """Published numbers by the name of their file."""
-    found: dict[str, Any] = json.loads((paths.PUBLISHED / f"{name}.json").read_text())
-    return found
 
 
 def beside_published(evaluated: Sequence[Row], setting: Setting) -> list[Block]:

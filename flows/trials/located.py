@@ -22,19 +22,27 @@ def weights_stamp(init: str) -> str | None:
     """
     if init in BASELINES:
         return init
-    place = selected_file(init) or source(init)
-    if place.startswith(_REGISTRY):
-        return _of_registry(place)
-    path = Path(place)
-    if selected_file(init) is None and not path.exists():
-        packaged = resources.files("ghn.pretrained") / f"{place}.safetensors"
-        path = Path(str(packaged))
+    if (file := selected_file(init)) is not None:
+        return _of_files(Path(file))
+    return source_stamp(source(init))
+
+
+def source_stamp(source: str) -> str | None:
+    """The same of what `ghn.from_pretrained` would load from `source`, where no model of the tree
+    stands before the package's of its name.
+    """
+    if source.startswith(_REGISTRY):
+        return _of_registry(source)
+    packaged = resources.files("ghn.pretrained") / f"{source}.safetensors"
+    path = Path(source) if Path(source).exists() else Path(str(packaged))
+    return _of_files(path) or source
+
+
+def _of_files(path: Path) -> str | None:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return digest([(str(file.relative_to(path)), file_digest(file)) for file in files])
-    if path.is_file():
-        return file_digest(path)
-    return None if selected_file(init) is not None else place
+    return file_digest(path) if path.is_file() else None
 
 
 def _of_registry(uri: str) -> str | None:

@@ -1,4 +1,3 @@
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -19,6 +18,7 @@ from flows.report import (
     use,
 )
 from flows.report.evaluation import Setting
+from flows.report.published import published
 from flows.report.rows import as_csv
 from flows.report.verdict import first_sentence, untrained
 from flows.rows.answers import pack
@@ -27,8 +27,8 @@ from flows.settings import paths
 from flows.stages import report
 
 SETTING = Setting("digits", 32, 10, (16, 64), 850_000, 2000, 1000)
-PAPER = json.loads((paths.PUBLISHED / "paper.json").read_text())
-TABLE_20 = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
+PAPER = published("paper")
+TABLE_20 = published("pytorch74")
 
 
 def evaluated(architecture: str, split: str, accuracy: float, random: float) -> dict:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -14,8 +13,8 @@ from flows.report import cifar10, families, samples, torchvision, verdict
 from flows.report.blocks import Figure, Panels, Pictures, Table, Text
 from flows.report.evaluation import Setting
 from flows.report.pictures import filter_grid, png
+from flows.report.published import published
 from flows.rows.schema import identity
-from flows.settings import paths
 from flows.settings.report import Targets
 from ghn.tracing import trace
 
@@ -170,21 +169,21 @@ def test_images_show_truth_and_both_answers() -> None:
 
 def test_published_cifar10_has_the_means_of_the_paper() -> None:
     """Table 3 of Knyazev et al. (2021) has the means of GHN-2 and MLP of each split."""
-    published = json.loads((paths.PUBLISHED / "cifar10.json").read_text())
+    known = published("cifar10")
     means = {m: [f[s][0] for s in ("test", "wide", "deep", "dense", "bnfree")]
-             for m, f in published["methods"].items()}  # fmt: skip
+             for m, f in known["methods"].items()}  # fmt: skip
     assert means["GHN-2"] == [66.9, 64.0, 60.5, 65.8, 36.8]
     assert means["GHN-1"] == [51.4, 43.1, 48.3, 51.8, 13.7]
     assert means["MLP"] == [42.2, 22.3, 37.9, 44.8, 23.9]
     assert means["RandInit, 1 epoch of SGD"] == [46.9, 47.2, 34.2, 45.3, 18.0]
-    table = cifar10.beside_published({"ours": {"test": np.array([0.5, 0.6])}}, published)
+    table = cifar10.beside_published({"ours": {"test": np.array([0.5, 0.6])}}, known)
     nbsp = "\N{NO-BREAK SPACE}"
     assert table.rows[0] == ["ours", f"55.0 ± 5.0{nbsp}%", None, None, None, None]
     assert table.rows[3][:2] == ["published: GHN-2", f"66.9 ± 7.8{nbsp}%"]
 
 
 def test_taus_of_table_20_are_the_published_ones() -> None:
-    models = json.loads((paths.PUBLISHED / "pytorch74.json").read_text())
+    models = published("pytorch74")
     rows = [
         evaluated(name, "torchvision", facts["ghn3"] / 100)
         for name, facts in models["models"].items()

@@ -4,7 +4,6 @@ and 20, fig. 4).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
 from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
-from flows.settings import paths
+from flows.report.published import published
 from flows.trials.statistics import paired, per_architecture
 from ghn.analysis import kendall_tau
 
@@ -31,9 +30,7 @@ def network_by_network(rows: Rows) -> Summary:
     whole = fine_tuning(rows)
     chosen = [row for row in sound(rows) if row["selected"]]
     accuracies = {f"{init}, ours": per_architecture(chosen, init) for init in unique(chosen, "ghn")}
-    models: Mapping[str, Mapping[str, float]] = json.loads(
-        (paths.PUBLISHED / "pytorch74.json").read_text()
-    )["models"]
+    models: Mapping[str, Mapping[str, float]] = published("pytorch74")["models"]
     known = [name for name in unique(chosen, "architecture") if name in models]
     accuracies |= {
         title: {name: models[name][key] / 100 for name in known} for title, key in PUBLISHED.items()

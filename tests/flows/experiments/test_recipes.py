@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,34 @@ def test_a_released_one_counts_by_what_its_name_means(
     obtain("p", "g")
     assert paths.weights("g").read_bytes() != before
     assert not is_missing(profile, "g")
+
+
+def test_the_package_counts_beside_a_copy_of_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy in models/, which names lead to first, once hid that the package had other weights
+    by now.
+    """
+    monkeypatch.chdir(tmp_path)
+    files = resources.files
+    monkeypatch.setattr(
+        resources, "files", lambda name: tmp_path if name == "ghn.pretrained" else files(name)
+    )
+    packaged = tmp_path / "ours.safetensors"
+    profile = Profile(
+        images=ImagesSpec(name="digits", image_size=8),
+        num_classes=10,
+        hypernetworks={"ours": Hypernetwork(released="ours")},
+        experiments={},
+    )
+    monkeypatch.setattr("flows.experiments.hypernetworks.load_profile", lambda _: profile)
+    weights(packaged, 1)
+    obtain("p", "ours")
+    assert not is_missing(profile, "ours")
+    before, seen = paths.weights("ours").read_bytes(), write_sources(profile).read_text()
+    weights(packaged, 2)
+    assert is_missing(profile, "ours")
+    assert write_sources(profile).read_text() != seen
+    obtain("p", "ours")
+    assert paths.weights("ours").read_bytes() != before
+    assert not is_missing(profile, "ours")

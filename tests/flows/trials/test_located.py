@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import paths
-from flows.trials.located import weights_stamp
+from flows.trials.located import source_stamp, weights_stamp
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,7 @@ def test_what_comes_and_goes() -> None:
     assert weights_stamp("./same") == packaged
     write(paths.weights("ghn3-cifar10"), "one of the tree comes first")
     assert weights_stamp("ghn3-cifar10") != packaged
+    assert source_stamp("ghn3-cifar10") == packaged  # what from_pretrained loads
 
 
 def test_an_alias_is_what_it_points_to() -> None:
