@@ -13,6 +13,9 @@ from flows.report import Table
 from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import Comparison, compare
 
+_CLEAR = ("Clearly better", "Clearly worse")
+"""Verdicts whose cases the first sentence names; of the others it has the number."""
+
 
 def overview(trials: Mapping[str, Rows]) -> Summary:
     """The comparisons of all experiments that train networks, by their names."""
@@ -28,7 +31,10 @@ def overview(trials: Mapping[str, Rows]) -> Summary:
                     continue
                 body.append([title, init, _judge(result), *comparison_cells(result)])
                 verdicts[_judge(result)].append(f"{init} in {title}")
-    told = [f"{verdict}: {'; '.join(cases)}." for verdict, cases in sorted(verdicts.items())]
+    told = [
+        f"{verdict}: {'; '.join(cases) if verdict in _CLEAR else len(cases)}."
+        for verdict, cases in sorted(verdicts.items())
+    ]
     header = ["", "from", "verdict", *COMPARISON]
     caption = (
         "Test accuracy after training against RandInit, in points, paired over networks. Clear: the"
@@ -45,4 +51,4 @@ def _judge(result: Comparison) -> str:
         return "One network only"
     if not is_clear(result):
         return "No clear difference"
-    return "Clearly better" if result.mean_difference > 0 else "Clearly worse"
+    return _CLEAR[0] if result.mean_difference > 0 else _CLEAR[1]
