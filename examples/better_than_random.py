@@ -36,7 +36,7 @@ found = compare(
     test,
     ghn.from_pretrained(),
     FinetuneConfig(steps=int(steps), batch_size=64),
-    lrs=(0.1, 0.01),
+    lrs=(0.1, 0.01, 0.001),
     seeds=int(seeds),
     name=name,
 )

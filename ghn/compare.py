@@ -25,6 +25,9 @@ from ghn.models import GHN
 
 STARTS = ("predicted", "random", "orthogonal")
 
+RATES = (0.1, 0.01, 0.001)
+"""From the published grid (section 5.1): random weights want large ones, good ones small ones."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -134,7 +137,7 @@ def compare(
     hypernetwork: GHN,
     config: FinetuneConfig | None = None,
     *,
-    lrs: Sequence[float] = (0.1, 0.01),
+    lrs: Sequence[float] = RATES,
     seeds: int = 3,
     name: str = "",
     device: str = "cpu",

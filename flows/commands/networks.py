@@ -95,7 +95,7 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Starts of each kind.")] = 3,
     lr: Annotated[
         list[float] | None,
-        typer.Option("--lr", help="Learning rates to try; repeatable. By default 0.1 and 0.01."),
+        typer.Option("--lr", help="Learning rate to try; repeatable. By default 0.1, 0.01, 0.001."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
     image_size: options.ImageSize = None,
@@ -116,6 +116,7 @@ def compare(
     from flows.commands.accuracy import load_split
     from ghn.architectures.own import find_factory, is_own
     from ghn.architectures.own import network as make
+    from ghn.compare import RATES
     from ghn.compare import compare as run
     from ghn.finetune import FinetuneConfig
 
@@ -130,7 +131,7 @@ def compare(
         )
         for split in ("train", "val", "test")
     )
-    rates = tuple(lr or (0.1, 0.01))
+    rates = tuple(lr or RATES)
     total, done = 3 * seeds * len(rates), 0
 
     def progress(kind: str, seed: int, rate: float) -> None:
