@@ -38,11 +38,12 @@ def fine_tuning(rows: Rows) -> Summary:
         blocks += [_accuracy_table(mine, prefix), _comparison_table(mine, prefix)]
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
-        sentences += [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
+        told = [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
+        sentences += [sentence and sentence_case(prefix) + sentence for sentence in told]
     if not sentences:  # only RandInit
         accuracies = per_architecture(good, REFERENCE)
-        told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
-        sentences = [f"Test accuracy from {REFERENCE}: {told}."]
+        mean = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
+        sentences = [f"Test accuracy from {REFERENCE}: {mean}."]
     return Summary(" ".join(sentences), blocks)
 
 
@@ -60,7 +61,7 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
         )
     sure = "clearly " if is_clear(result) else "not clearly "
     direction = "better" if result.mean_difference > 0 else "worse"
-    p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.3f}"
+    p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.2g}"
     return f"{init} is {sure}{direction}: {size} ({interval}, {counted(result.n, 'network')}{p})."
 
 
@@ -142,7 +143,7 @@ def comparison_cells(result: Comparison) -> list[str | None]:
         _points(result.average_gain),
         _points(result.average_loss),
         str(result.n),
-        None if math.isnan(result.p_value) else f"{result.p_value:.3f}",
+        None if math.isnan(result.p_value) else f"{result.p_value:.2g}",
     ]
 
 

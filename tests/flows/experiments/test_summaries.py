@@ -72,6 +72,18 @@ def test_fine_tuning(trials):
     assert cell(comparison, "ghn", "average loss") is None
 
 
+def test_sentences_name_their_parts_and_small_p_values(trials):
+    many = [
+        {**row, "architecture": f"{row['architecture']}{copy}"}
+        for copy in range(6)
+        for row in trials
+    ]
+    told = fine_tuning([{**row, "part": part} for part in ("low", "high") for row in many]).sentence
+    assert "Low: ghn is clearly better" in told
+    assert " High: ghn is clearly better" in told
+    assert "p = 0.00049" in told  # twelve pairs, all of one sign: 2 / 2**12
+
+
 def test_random_initialisation_alone(trials):
     alone = fine_tuning([row for row in trials if row["ghn"] == "randinit"])
     assert alone.sentence == "Test accuracy from randinit: 36.0±21.2 % over 2 networks."
