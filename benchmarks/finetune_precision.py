@@ -14,16 +14,15 @@ from itertools import pairwise
 
 import torch
 
-from datasets.images import load
+from datasets.images import ImageTensors, load
 from flows.networks.build import build_network
 from ghn.finetune import FinetuneConfig, finetune
 
 
-def seconds(architecture: str, amp: bool, steps: int) -> float:
+def seconds(architecture: str, train: ImageTensors, amp: bool, steps: int) -> float:
     """Of the fastest step but the first."""
     torch.manual_seed(0)
     model, _ = build_network(architecture, 10, 32)
-    train = load("digits", split="train", cache=None)
     config = FinetuneConfig(steps=steps, lr=0.01, batch_size=64, statistics_images=64, amp=amp)
     ends: list[float] = []
     finetune(
@@ -44,9 +43,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    train = load("digits", split="train", cache=None)
     print("| network | float32 | bfloat16 |\n|---|---|---|")
     for architecture in options.architectures:
-        full, half = (seconds(architecture, amp, options.steps) for amp in (False, True))
+        full, half = (seconds(architecture, train, amp, options.steps) for amp in (False, True))
         print(f"| {architecture} | {1000 * full:.0f} ms | {1000 * half:.0f} ms |", flush=True)
 
 

@@ -38,12 +38,12 @@ def fine_tuning(rows: Rows) -> Summary:
         blocks += [_accuracy_table(mine, prefix), _comparison_table(mine, prefix)]
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
-        told = [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
-        sentences += [sentence and sentence_case(prefix) + sentence for sentence in told]
+        verdicts = [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
+        sentences += [sentence and sentence_case(prefix) + sentence for sentence in verdicts]
     if not sentences:  # only RandInit
         accuracies = per_architecture(good, REFERENCE)
-        mean = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
-        sentences = [f"Test accuracy from {REFERENCE}: {mean}."]
+        told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
+        sentences = [f"Test accuracy from {REFERENCE}: {told}."]
     return Summary(" ".join(sentences), blocks)
 
 
@@ -61,7 +61,7 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
         )
     sure = "clearly " if is_clear(result) else "not clearly "
     direction = "better" if result.mean_difference > 0 else "worse"
-    p = "" if math.isnan(result.p_value) else f", p = {result.p_value:.2g}"
+    p = f", p = {p_value}" if (p_value := _p_value(result)) else ""
     return f"{init} is {sure}{direction}: {size} ({interval}, {counted(result.n, 'network')}{p})."
 
 
@@ -143,8 +143,13 @@ def comparison_cells(result: Comparison) -> list[str | None]:
         _points(result.average_gain),
         _points(result.average_loss),
         str(result.n),
-        None if math.isnan(result.p_value) else f"{result.p_value:.2g}",
+        _p_value(result),
     ]
+
+
+def _p_value(result: Comparison) -> str | None:
+    """Two digits, however small; None of too few networks."""
+    return None if math.isnan(result.p_value) else f"{result.p_value:.2g}"
 
 
 def _curves(rows: Rows, prefix: str) -> Panels | None:
