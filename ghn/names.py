@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,9 +83,3 @@ def nearest(names: Iterable[str]) -> str:
     """The end of a message about an unknown name; empty where nothing is near."""
     listed = ", ".join(names)
     return f"nearest: {listed}" if listed else ""
-
-
-def packaged_hypernetworks() -> list[str]:
-    """Names of the hypernetworks that come with the package."""
-    directory = Path(str(resources.files("ghn.pretrained")))
-    return sorted(path.stem for path in directory.glob("*.safetensors"))

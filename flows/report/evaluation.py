@@ -125,8 +125,10 @@ def generalisation(
     `beside`: what stands below the table.
     """
     panels = []
+    everyone = good(rows, *DEEPNETS, "torchvision")
+    end = figures.accuracy_end(column(everyone, name) for name in ("accuracy", "randinit_accuracy"))
     for split in (*DEEPNETS, "torchvision"):
-        if not (members := good(rows, split)):
+        if not (members := good(everyone, split)):
             continue
         predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
         title = f"{SPLIT_TITLES[split]} ({len(members)})"
@@ -138,6 +140,7 @@ def generalisation(
                     "accuracy",
                     bins,
                     setting.chance,
+                    end,
                 ),
                 "",
                 f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,16 +143,25 @@ def lines(
     return _svg(draw, title, (5, 2.6) if len(series) > _INSIDE else _SIZE)
 
 
-def histogram(
-    values: Mapping[str, NDArray[np.float64]], title: str, x_label: str, bins: int, chance: float
-) -> str:
-    """Accuracies of each series: the first filled, the others outlined; means as ticks on the axis.
-
-    The axis runs to 25, 50 or 100 %, whatever holds all of them, so that small accuracies do not
-    fall into one bin.
+def accuracy_end(samples: Iterable[NDArray[np.float64]]) -> float:
+    """Where the axis of histograms that stand beside each other ends: at 25, 50 or 100 %, whatever
+    holds all accuracies, so that small ones do not fall into one bin.
     """
-    largest = max((sample.max(initial=0) for sample in values.values()), default=0)
-    end = next(end for end in (0.25, 0.5, 1.0) if largest <= end)
+    largest = max((sample.max(initial=0) for sample in samples), default=0)
+    return next(end for end in (0.25, 0.5, 1.0) if largest <= end)
+
+
+def histogram(
+    values: Mapping[str, NDArray[np.float64]],
+    title: str,
+    x_label: str,
+    bins: int,
+    chance: float,
+    end: float,
+) -> str:
+    """Accuracies of each series from 0 to `end`: the first filled, the others outlined; means as
+    ticks on the axis.
+    """
 
     def draw(axes: Axes) -> None:
         edges = np.linspace(0, end, bins + 1)

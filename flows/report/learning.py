@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -234,11 +233,7 @@ def comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
                     f" networks: {100 * result.mean_difference:+.1f} points (95 % bootstrap"
                     f" interval {100 * result.low:+.1f} to {100 * result.high:+.1f}), ahead on"
                     f" {result.wins:.0%}"
-                    + (
-                        f", Wilcoxon p = {result.p_value:.2g}."
-                        if math.isfinite(result.p_value)
-                        else "."
-                    )
+                    + (f", Wilcoxon p = {result.p_digits}." if result.p_digits else ".")
                 )
             )
     return sentences

@@ -87,7 +87,7 @@ def _numbers(result: Comparison) -> str:
     return (
         f"{_points(result.mean_difference)} test accuracy against random initialisation over"
         f" {networks}, 95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}, ahead in"
-        f" {result.wins:.0%}, {p_text(result.p_value)}"
+        f" {result.wins:.0%}, {_p(result)}"
     )
 
 
@@ -95,9 +95,8 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
-def p_text(p_value: float) -> str:
-    """A p-value as text."""
-    return f"p = {p_value:.2g}" if math.isfinite(p_value) else "too few networks for a p-value"
+def _p(result: Comparison) -> str:
+    return f"p = {result.p_digits}" if result.p_digits else "too few networks for a p-value"
 
 
 def judge(
@@ -145,7 +144,7 @@ def _of_finetuning(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[
     yield Judged(
         "certainty of that",
         f"p < {wanted.p_value:g}",
-        p_text(result.p_value),
+        _p(result),
         result.p_value < wanted.p_value,
     )
     yield Judged(

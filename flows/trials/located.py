@@ -4,13 +4,13 @@ each time.
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from flows.registry.lookup import find
 from flows.rows.digest import digest, file_digest
 from flows.trials.inits import BASELINES, selected_file, source
 from ghn.errors import GHNError
+from ghn.pretrained import packaged
 
 _REGISTRY = "models:/"
 
@@ -33,9 +33,8 @@ def source_stamp(source: str) -> str | None:
     """
     if source.startswith(_REGISTRY):
         return _of_registry(source)
-    packaged = resources.files("ghn.pretrained") / f"{source}.safetensors"
-    path = Path(source) if Path(source).exists() else Path(str(packaged))
-    return _of_files(path) or source
+    path = Path(source) if Path(source).exists() else packaged().get(source)
+    return (path and _of_files(path)) or source
 
 
 def _of_files(path: Path) -> str | None:

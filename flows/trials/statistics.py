@@ -39,6 +39,11 @@ class Comparison:
     average_loss: float
     p_value: float
 
+    @property
+    def p_digits(self) -> str | None:
+        """`p_value` in two digits, however small; None of too few architectures."""
+        return f"{self.p_value:.2g}" if math.isfinite(self.p_value) else None
+
 
 def held(row: dict[str, Any], steps: Sequence[int], column: str = "val_accuracy") -> list[float]:
     """A run's curve at `steps`; after its last entry that value stays, so that a run that diverged

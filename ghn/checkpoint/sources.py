@@ -8,7 +8,6 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from ghn.checkpoint.files import load_checkpoint
 from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
 from ghn.models.hypernetwork import GHN
+from ghn.pretrained import packaged
 
 HUB_REPOSITORY = "SamsungSAILMontreal/ghn3"
 RELEASED = ("ghn3tm8.pt", "ghn3sm8.pt", "ghn3lm8.pt", "ghn3xlm16.pt", "ghn2.pt")
@@ -50,13 +50,13 @@ def locate(source: str | os.PathLike[str] | None) -> Path:
     """The file or directory that `source` means, fetched if it lies elsewhere; errors are those of
     `from_pretrained`.
     """
-    packaged = {path.name.removesuffix(".safetensors"): path for path in _packaged()}
+    ours = packaged()
     if source is None:
-        if len(packaged) == 1:
-            return next(iter(packaged.values()))
-        choice = f"one of {', '.join(packaged)}" if packaged else "a file, a hub or a registry name"
+        if len(ours) == 1:
+            return next(iter(ours.values()))
+        choice = f"one of {', '.join(ours)}" if ours else "a file, a hub or a registry name"
         raise ConfigError(
-            f"this installation comes with {len(packaged) or 'no'} hypernetworks; pass {choice}"
+            f"this installation comes with {len(ours) or 'no'} hypernetworks; pass {choice}"
         )
     name = os.fspath(source)
     if name.startswith("hf://"):
@@ -68,20 +68,15 @@ def locate(source: str | os.PathLike[str] | None) -> Path:
         return _from_mlflow(name)
     if Path(name).exists():
         return Path(name)
-    if name in packaged:
-        return packaged[name]
+    if name in ours:
+        return ours[name]
     if name in RELEASED or f"{name}.pt" in RELEASED:
         return _from_hub(HUB_REPOSITORY, name if name in RELEASED else f"{name}.pt")
-    known = ", ".join((*packaged, *RELEASED))
+    known = ", ".join((*ours, *RELEASED))
     raise ConfigError(
         f"no hypernetwork {name!r}: neither a file nor one of {known}; "
         "for the Hugging Face hub write hf://owner/repository/file, for MLflow models:/name@alias"
     )
-
-
-def _packaged() -> list[Path]:
-    directory = Path(str(resources.files("ghn.pretrained")))
-    return sorted(directory.glob("*.safetensors"))
 
 
 def _from_hub(repository: str, file: str) -> Path:

@@ -254,7 +254,7 @@ def test_figures_are_well_formed_take_the_page_s_colours_and_share_no_ids() -> N
         [figures.Series("a", [0, 1], [0.1, 0.9], [0.1, 0.1])], "One", "x", "y", chance=0.1
     )
     two = figures.histogram(
-        {"predicted": np.array([0.2, 0.5]), "random": np.array([])}, "Two", "x", 5, 0.1
+        {"predicted": np.array([0.2, 0.5]), "random": np.array([])}, "Two", "x", 5, 0.1, 0.5
     )
     ids = []
     for svg in (one, two):

@@ -31,20 +31,25 @@ def fine_tuning(rows: Rows) -> Summary:
     """
     good = sound(rows)
     blocks: list[Block] = []
-    sentences = []
+    sentences: list[str] = []
     for part in unique(good, "part"):
         mine = [row for row in good if row["part"] == part]
         prefix = "" if part == "main" else f"{part}: "
         blocks += [_accuracy_table(mine, prefix), _comparison_table(mine, prefix)]
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
-        verdicts = [verdict(mine, init) for init in unique(mine, "ghn") if init != REFERENCE]
-        sentences += [sentence and sentence_case(prefix) + sentence for sentence in verdicts]
-    if not sentences:  # only RandInit
-        accuracies = per_architecture(good, REFERENCE)
+        sentences += _verdicts(mine, prefix)
+    accuracies = per_architecture(good, REFERENCE)
+    if accuracies and not sentences:  # only RandInit
         told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
         sentences = [f"Test accuracy from {REFERENCE}: {told}."]
     return Summary(" ".join(sentences), blocks)
+
+
+def _verdicts(rows: Rows, prefix: str) -> list[str]:
+    """The sentence of each initialisation but RandInit, behind `prefix`, the name of their part."""
+    told = [verdict(rows, init) for init in unique(rows, "ghn") if init != REFERENCE]
+    return [sentence_case(prefix) + sentence for sentence in told if sentence]
 
 
 def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
@@ -56,12 +61,11 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
     interval = f"95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}"
     if result.n == 1:
         mine, other = (_over_seeds(rows, name, value) for name in (init, REFERENCE))
-        return (
-            f"{init}: {size} on the one network measured ({mine} against {other} %, ± over seeds)."
-        )
+        told = f"{mine} against {other} %, ± over seeds"
+        return f"{init} has {size} on the one network measured ({told})."
     sure = "clearly " if is_clear(result) else "not clearly "
     direction = "better" if result.mean_difference > 0 else "worse"
-    p = f", p = {p_value}" if (p_value := _p_value(result)) else ""
+    p = f", p = {result.p_digits}" if result.p_digits else ""
     return f"{init} is {sure}{direction}: {size} ({interval}, {counted(result.n, 'network')}{p})."
 
 
@@ -143,13 +147,8 @@ def comparison_cells(result: Comparison) -> list[str | None]:
         _points(result.average_gain),
         _points(result.average_loss),
         str(result.n),
-        _p_value(result),
+        result.p_digits,
     ]
-
-
-def _p_value(result: Comparison) -> str | None:
-    """Two digits, however small; None of too few networks."""
-    return None if math.isnan(result.p_value) else f"{result.p_value:.2g}"
 
 
 def _curves(rows: Rows, prefix: str) -> Panels | None:
@@ -230,9 +229,7 @@ def optimisers(rows: Rows) -> Summary:
     told = []
     for part in unique(good, "part"):
         mine = [row for row in good if row["part"] == part]
-        told += [
-            f"{part}, {verdict(mine, init)}" for init in unique(mine, "ghn") if init != REFERENCE
-        ]
+        told += _verdicts(mine, f"{part}: ")
     return Summary(" ".join(told), [table])
 
 

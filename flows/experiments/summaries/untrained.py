@@ -46,8 +46,11 @@ def generalisation(rows: Rows) -> Summary:
     table = Table(
         ["", *splits], body, f"Accuracy (%) without training, mean ± std over networks ({counts})"
     )
+    end = figures.accuracy_end(
+        np.array([row[name] for row in good]) for name in ("accuracy", "randinit_accuracy")
+    )
     panels = Panels(
-        [_distribution(good, ghn) for ghn in unique(good, "ghn")],
+        [_distribution(good, ghn, end) for ghn in unique(good, "ghn")],
         "Networks by their accuracy without training; filled: predicted parameters, outlined:"
         " random ones",
     )
@@ -63,12 +66,13 @@ def generalisation(rows: Rows) -> Summary:
     return Summary(sentence, [table, panels])
 
 
-def _distribution(good: Rows, ghn: str) -> Figure:
+def _distribution(good: Rows, ghn: str, end: float) -> Figure:
     """As figs. 5 and 7: how accuracies are spread over networks."""
     mine = [row for row in good if row["ghn"] == ghn]
     values = {ghn: np.array([row["accuracy"] for row in mine])}
     values["randinit"] = np.array([row["randinit_accuracy"] for row in mine])
-    svg = figures.histogram(values, ghn, "accuracy", 25, float(np.mean(values["randinit"])))
+    chance = float(np.mean(values["randinit"]))
+    svg = figures.histogram(values, ghn, "accuracy", 25, chance, end)
     return Figure(
         svg, "", f"Histogram of accuracies of networks with parameters predicted by {ghn}"
     )

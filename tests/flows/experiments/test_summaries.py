@@ -160,14 +160,17 @@ def test_learning_rates():
 
 def test_optimisers():
     rows = [
-        trial("a", "x", seed, None, [0.0, value], part=part, lr=lr)
+        trial("a", "x", seed, value, [0.0, value], part=part, lr=lr)
         for seed, value, part, lr in (
             (1, 0.4, "SGD", 0.05),
             (2, 0.5, "SGD", 0.05),
             (1, 0.7, "AdamW", 0.001),
         )
     ]
-    (table,) = optimisers(rows).blocks
+    random = trial("a", "randinit", 1, 0.1, [0.0, 0.1], part="SGD", lr=0.05)
+    summary = optimisers([*rows, random])
+    (table,) = summary.blocks
+    assert summary.sentence.startswith("SGD: x has +35.0 points against randinit on the one")
     assert cell(table, "x", "SGD, lr 0.05") == "45.0±7.1"
     assert cell(table, "x", "AdamW, lr 0.001") == "70.0"
 
@@ -194,6 +197,13 @@ def test_generalisation():
     assert cell(table, "g", "test") == "30.0±14.1"
     assert cell(table, "randinit", "deep") == "20.0"
     assert "(test 2, deep 1)" in table.caption
+
+
+def test_histograms_beside_each_other_have_one_axis():
+    rows = [evaluation("weak", "test", "a", 0.2), evaluation("strong", "test", "a", 0.9)]
+    _, panels = generalisation(rows).blocks
+    assert all(">100%<" in figure.svg for figure in panels.figures)
+    assert len(panels.figures) == 2
 
 
 def test_ablations_pool_seeds():

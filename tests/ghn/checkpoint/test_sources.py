@@ -33,15 +33,13 @@ def test_a_path(weights: Path) -> None:
 
 
 def test_the_package_comes_with_one(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_packaged", lambda: [weights])
+    monkeypatch.setattr(sources, "packaged", lambda: {"mine": weights})
     assert from_pretrained().metadata["source"] == "mine.safetensors"
     assert from_pretrained("mine").config == SMALL
-    monkeypatch.setattr(sources, "_packaged", list)
+    monkeypatch.setattr(sources, "packaged", dict)
     with pytest.raises(ConfigError, match="comes with no hypernetworks; pass a file"):
         from_pretrained()
-    monkeypatch.setattr(
-        sources, "_packaged", lambda: [weights, weights.with_name("other.safetensors")]
-    )
+    monkeypatch.setattr(sources, "packaged", lambda: {"mine": weights, "other": weights})
     with pytest.raises(ConfigError, match="comes with 2 hypernetworks; pass one of mine, other"):
         from_pretrained()
 
