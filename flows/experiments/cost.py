@@ -21,8 +21,9 @@ from flows.experiments.catalogue import (
     Profile,
     SpeedEntry,
 )
+from flows.experiments.summaries.common import counted
 from flows.networks.build import forward_gmacs
-from flows.settings.trials import Part, Selection, TrialsEntry
+from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.inits import SELECTION
 
 IMAGENET_IMAGES = 1_281_167
@@ -70,11 +71,12 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                 for architecture, gmacs in _networks(profile, entry.select, part):
                     for init in entry.inits:
                         for seed in range(entry.seeds):
+                            trained = part if seed == 0 or entry.tune_each_seed else _tuned(part)
                             label = (
                                 f"{architecture} from {init}, seed {profile.seed + seed},"
-                                f" {_describe(part)}"
+                                f" {_describe(trained)}"
                             )
-                            yield label, _trial_hours(profile, entry, part, init, gmacs)
+                            yield label, _trial_hours(profile, entry, trained, init, gmacs)
         case DetectEntry():
             for backbone in entry.detect.backbones:
                 for init in entry.detect.inits:
@@ -153,6 +155,12 @@ def _networks(profile: Profile, select: Selection, part: Part) -> Iterator[tuple
         )
 
 
+def _tuned(part: Part) -> Part:
+    """The part with one point for its grid, which is chosen when the first seed is through."""
+    grid = {name: values[:1] for name, values in part.grid}
+    return part.model_copy(update={"grid": Grid(**grid)})
+
+
 def _trial_hours(
     profile: Profile, entry: TrialsEntry, part: Part, init: str, gmacs: float
 ) -> float:
@@ -228,4 +236,5 @@ def _n_test(profile: Profile) -> int:
 
 
 def _describe(part: Part) -> str:
-    return f"{len(part.grid.points(part.train))} points of {part.train.steps} steps ({part.name})"
+    points = counted(len(part.grid.points(part.train)), "point")
+    return f"{points} of {part.train.steps} steps ({part.name})"

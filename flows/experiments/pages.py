@@ -190,6 +190,8 @@ def _protocol(entry: Entry) -> str | None:
                 f" {first.batch_size} images, learning rate {first.lr:g}"
             )
         seeds = counted(entry.seeds, "seed")
+        if entry.seeds > 1 and not entry.tune_each_seed:
+            seeds += ", of which the first chooses the point for all"
         shared = (
             f"the same grid and budget for every initialisation ({', '.join(entry.inits)}), {seeds}"
         )

@@ -98,6 +98,10 @@ class TrialsEntry(Described):
     select: Selection
     inits: tuple[str, ...] = Field(min_length=1)
     seeds: int = Field(default=3, ge=1)
+    tune_each_seed: bool = Field(
+        default=True,
+        description="false: later seeds train at the point that the first has chosen, no other",
+    )
     parts: tuple[Part, ...] = Field(min_length=1)
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
     source_images: ImagesSpec | None = Field(

@@ -15,7 +15,7 @@ from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
-from flows.settings.trials import Part, Selection, TrialsEntry
+from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.execution import run_trials
 from flows.trials.images import data_available
 from flows.trials.spec import Trial
@@ -71,8 +71,33 @@ def entry_rows(
             rows[name] = [_absent(trial, missing) for trial in trials]
         else:
             label = title if len(entry.parts) == 1 else f"{title} {name}"
-            rows[name] = run_trials(trials, fanout, title=label)
+            if entry.tune_each_seed:
+                rows[name] = run_trials(trials, fanout, title=label)
+            else:
+                rows[name] = _tuned_once(trials, setting.seed, fanout, label)
     return rows
+
+
+def _tuned_once(trials: Sequence[Trial], seed: int, fanout: FanOut, title: str) -> list[Row]:
+    """Rows of the trials of `seed` on their grid, then those of other seeds, each at the point that
+    the trial of `seed` has chosen; on the grid where that trial failed.
+    """
+    first = [trial for trial in trials if trial.seed == seed]
+    rows = run_trials(first, fanout, title=f"{title}, tuning")
+    chosen = {(row["architecture"], row["ghn"]): _point(row) for row in rows if row.get("selected")}
+    later = [
+        trial.model_copy(update={"grid": chosen.get((trial.architecture, trial.init), trial.grid)})
+        for trial in trials
+        if trial.seed != seed
+    ]
+    rows += run_trials(later, fanout, title=f"{title}, other seeds")
+    place = {(t.architecture, t.init, t.seed): place for place, t in enumerate(trials)}
+    return sorted(rows, key=lambda row: place[row["architecture"], row["ghn"], row["seed"]])
+
+
+def _point(row: Row) -> Grid:
+    """The grid whose one point is a row's."""
+    return Grid(**{name: (row[name],) for name in Grid.model_fields})
 
 
 def trials_of(entry: TrialsEntry, setting: TrialSetting) -> dict[str, list[Trial]]:

@@ -83,6 +83,22 @@ def test_a_plan_lists_every_trial_with_its_grid(tmp_path):
     assert jobs[0].gpu_hours == pytest.approx(2 * 38.4 / 90, rel=0.02)
 
 
+def test_later_seeds_cost_one_point_where_the_first_tunes() -> None:
+    profile = load_profile("paper")
+    entry = profile.experiments["selection"].model_copy(
+        update={"seeds": 3, "tune_each_seed": False, "inits": ("randinit",)}
+    )
+    tuned_once = profile.model_copy(update={"experiments": {"selection": entry}})
+    jobs = [job for job in plan(tuned_once) if job.experiment == "selection"]
+    (part,) = entry.parts
+    points = len(part.grid.points(part.train))
+    assert points > 1
+    assert f" {points} points of" in jobs[0].job
+    assert all(" 1 point of" in job.job for job in jobs[1:3])
+    assert jobs[1].gpu_hours == jobs[2].gpu_hours
+    assert jobs[0].gpu_hours / points <= jobs[1].gpu_hours < 1.1 * jobs[0].gpu_hours / points
+
+
 def test_selecting_weights_costs_the_training_of_the_larger_network():
     jobs = [job for job in plan(load_profile("paper")) if job.experiment == "selection"]
     hours = {

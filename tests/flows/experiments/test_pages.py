@@ -21,6 +21,7 @@ experiments:
     select: {names: [resnet18]}
     inits: [randinit, g]
     seeds: 2
+    tune_each_seed: false
     parts: [{grid: {lr: [0.1, 0.01]}, train: {steps: 4, batch_size: 16}}]
   table18: {kind: derived, title: Rates, paper: table 18, difference: none, needs: [table2]}
   table9: {kind: diversity, title: Not yet, paper: table 9, difference: none, inits: [g]}
@@ -62,7 +63,7 @@ def test_a_page_has_ours_the_published_the_protocol_the_failures_and_the_rows(pr
     assert "50.1±3.0" in page  # published, GHN-3-XL/m16
     assert "small &lt;and&gt; quick" in page
     assert "2 grid points (learning rate 0.1, 0.01" in page
-    assert "2 seeds" in page
+    assert "2 seeds, of which the first chooses the point for all" in page
     assert "1 row failed: RuntimeError: no room" in page
     assert 'download="table2.csv"' in page
     assert page.count("<svg") == 2

@@ -11,11 +11,12 @@ from torch import nn
 from flows.compute.fanout import FanOut
 from flows.rows.schema import IDENTITY, read_rows, write_rows
 from flows.settings.images import ImagesSpec
-from flows.settings.trials import Grid, Larger
+from flows.settings.trials import Grid, Larger, Part, Selection, TrialsEntry
 from flows.trials import execution as module
 from flows.trials.execution import run_trials, with_new_head
 from flows.trials.images import trial_images
 from flows.trials.initialise import initialise
+from flows.trials.plan import TrialSetting, entry_rows
 from flows.trials.spec import COLUMNS, Trial
 from ghn.architectures import build
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
@@ -85,6 +86,26 @@ def test_each_point_is_a_row_and_only_the_chosen_one_is_tested(tmp_path):
     assert all(row["step"] == [0, 3, 6] and len(row["val_accuracy"]) == 3 for row in rows)
     write_rows(tmp_path / "rows.parquet", rows, COLUMNS)
     assert set(read_rows(tmp_path / "rows.parquet")[0]) == {*IDENTITY, *COLUMNS}
+
+
+def test_later_seeds_train_at_the_point_that_the_first_has_chosen(trained):
+    entry = TrialsEntry(
+        title="t",
+        paper="p",
+        difference="d",
+        select=Selection(names=("resnet18",)),
+        inits=("randinit", "orthogonal"),
+        seeds=3,
+        tune_each_seed=False,
+        parts=(Part(grid=trial().grid, train=trial().finetune),),
+    )
+    rows = entry_rows(entry, TrialSetting(DIGITS, 3, "cpu"), HERE, "t")["main"]
+    assert trained == 2 * [1e-6, 0.05, 1e-5] + 4 * [0.05]
+    assert [(row["ghn"], row["seed"]) for row in rows] == [
+        (init, seed) for init in entry.inits for seed in (3, 3, 3, 4, 5)
+    ]
+    assert [row["seed"] for row in rows if row["selected"]] == 2 * [3, 4, 5]
+    assert all(row["lr"] == 0.05 for row in rows if row["selected"])
 
 
 def test_what_a_trial_starts_from_is_measured_once(monkeypatch):
