@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from ghn.errors import GHNError
 
@@ -88,6 +87,8 @@ class Commands:
         )
         assert process.stdin is not None
         assert process.stdout is not None
+        # newline="": both \n and \r end a line, and stay.
+        output = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
         self._add(process)
         over = threading.Event()
 
@@ -99,7 +100,7 @@ class Commands:
         if timer is not None:
             timer.start()
         try:
-            for text in _lines(process.stdout):
+            for text in _lines(output):
                 on_line(text)
             code = process.wait()
         finally:
@@ -107,6 +108,7 @@ class Commands:
                 timer.cancel()
             _end(process)
             process.wait()
+            output.close()  # not before: what is ended may have a last word
             with self._lock:
                 self._running.discard(process)
         if over.is_set():
@@ -130,13 +132,12 @@ class Commands:
             _end(process)
 
 
-def _lines(output: IO[bytes]) -> Iterator[str]:
+def _lines(output: Iterable[str]) -> Iterator[str]:
     """The lines that are not empty. The states of a progress bar, each ended by \\r, are lines too,
     but of those that come sooner than `PROGRESS_SECONDS` after another line only the last counts.
     """
-    # newline="": both \n and \r end a line, and stay.
     last, held = time.monotonic(), ""
-    for line in io.TextIOWrapper(output, encoding="utf-8", errors="replace", newline=""):
+    for line in output:
         text, held = line.rstrip() or held, ""
         if line.endswith("\r") and time.monotonic() - last < PROGRESS_SECONDS:
             held = text

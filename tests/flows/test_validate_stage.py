@@ -34,7 +34,8 @@ def test_both_reports_are_written_and_leftovers_of_killed_runs_go(here):
         other.name, paths.VALIDATION.name, "validation.csv"
     }  # fmt: skip
     assert json.loads(paths.VALIDATION.read_text())["valid"] is False
-    rows = list(csv.DictReader(paths.VALIDATION.with_suffix(".csv").open()))
+    with paths.VALIDATION.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert rows[0]["examples"] == "deepnets1m/test/3"
 
 
