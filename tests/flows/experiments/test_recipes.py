@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.stages.images import load_split
 from flows.trials.images import trial_images
+from ghn import pretrained
 from ghn.checkpoint import save_checkpoint
 from ghn.models import GHN, GHNConfig
 
@@ -86,10 +86,7 @@ def test_the_package_counts_beside_a_copy_of_its_own_name(
     by now.
     """
     monkeypatch.chdir(tmp_path)
-    files = resources.files
-    monkeypatch.setattr(
-        resources, "files", lambda name: tmp_path if name == "ghn.pretrained" else files(name)
-    )
+    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "__init__.py"))
     packaged = tmp_path / "ours.safetensors"
     profile = Profile(
         images=ImagesSpec(name="digits", image_size=8),

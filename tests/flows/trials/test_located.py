@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from flows.settings import paths
 from flows.trials.located import source_stamp, weights_stamp
+from ghn.pretrained import packaged
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +48,12 @@ def test_what_comes_and_goes() -> None:
     assert weights_stamp("selection=vit.pt") is None
     assert weights_stamp("gradinit") == "gradinit"
     assert weights_stamp("hf://owner/repository/file") == "hf://owner/repository/file"
-    packaged = weights_stamp("ghn3-cifar10")
-    shutil.copyfile(str(resources.files("ghn.pretrained") / "ghn3-cifar10.safetensors"), "same")
-    assert weights_stamp("./same") == packaged
+    ours = weights_stamp("ghn3-cifar10")
+    shutil.copyfile(packaged()["ghn3-cifar10"], "same")
+    assert weights_stamp("./same") == ours
     write(paths.weights("ghn3-cifar10"), "one of the tree comes first")
-    assert weights_stamp("ghn3-cifar10") != packaged
-    assert source_stamp("ghn3-cifar10") == packaged  # what from_pretrained loads
+    assert weights_stamp("ghn3-cifar10") != ours
+    assert source_stamp("ghn3-cifar10") == ours  # what from_pretrained loads
 
 
 def test_an_alias_is_what_it_points_to() -> None:
