@@ -83,3 +83,9 @@ def nearest(names: Iterable[str]) -> str:
     """The end of a message about an unknown name; empty where nothing is near."""
     listed = ", ".join(names)
     return f"nearest: {listed}" if listed else ""
+
+
+def packaged() -> dict[str, Path]:
+    """The files of the hypernetworks that come with the package, by their names in order."""
+    files = sorted(Path(__file__).with_name("pretrained").glob("*.safetensors"))
+    return {file.name.removesuffix(".safetensors"): file for file in files}

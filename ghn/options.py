@@ -16,7 +16,6 @@ import typer
 
 from ghn import names
 from ghn.errors import ConfigError
-from ghn.pretrained import packaged
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +81,7 @@ def complete_network(incomplete: str) -> list[str]:
 
 def complete_source(incomplete: str) -> list[str]:
     """Hypernetworks that come with the package."""
-    return [name for name in packaged() if name.startswith(incomplete)]
+    return [name for name in names.packaged() if name.startswith(incomplete)]
 
 
 NETWORK_HELP = "A network from `ghn list`, timm/NAME, or your own: FILE.py:NAME or MODULE:NAME."

@@ -21,7 +21,6 @@ from flows.experiments.catalogue import (
     Profile,
     SpeedEntry,
 )
-from flows.experiments.summaries.common import counted
 from flows.networks.build import forward_gmacs
 from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.inits import SELECTION
@@ -236,5 +235,5 @@ def _n_test(profile: Profile) -> int:
 
 
 def _describe(part: Part) -> str:
-    points = counted(len(part.grid.points(part.train)), "point")
-    return f"{points} of {part.train.steps} steps ({part.name})"
+    n = len(part.grid.points(part.train))
+    return f"{n} point{'s' * (n != 1)} of {part.train.steps} steps ({part.name})"

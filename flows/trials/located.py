@@ -10,7 +10,7 @@ from flows.registry.lookup import find
 from flows.rows.digest import digest, file_digest
 from flows.trials.inits import BASELINES, selected_file, source
 from ghn.errors import GHNError
-from ghn.pretrained import packaged
+from ghn.names import packaged
 
 _REGISTRY = "models:/"
 

@@ -15,7 +15,7 @@ import torch
 from ghn.checkpoint.files import load_checkpoint
 from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
 from ghn.models.hypernetwork import GHN
-from ghn.pretrained import packaged
+from ghn.names import packaged
 
 HUB_REPOSITORY = "SamsungSAILMontreal/ghn3"
 RELEASED = ("ghn3tm8.pt", "ghn3sm8.pt", "ghn3lm8.pt", "ghn3xlm16.pt", "ghn2.pt")

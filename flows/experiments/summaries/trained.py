@@ -39,8 +39,7 @@ def fine_tuning(rows: Rows) -> Summary:
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
         sentences += _verdicts(mine, prefix)
-    accuracies = per_architecture(good, REFERENCE)
-    if accuracies and not sentences:  # only RandInit
+    if not sentences and (accuracies := per_architecture(good, REFERENCE)):  # only RandInit
         told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
         sentences = [f"Test accuracy from {REFERENCE}: {told}."]
     return Summary(" ".join(sentences), blocks)

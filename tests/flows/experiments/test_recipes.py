@@ -22,7 +22,7 @@ from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.stages.images import load_split
 from flows.trials.images import trial_images
-from ghn import pretrained
+from ghn import names
 from ghn.checkpoint import save_checkpoint
 from ghn.models import GHN, GHNConfig
 
@@ -86,8 +86,9 @@ def test_the_package_counts_beside_a_copy_of_its_own_name(
     by now.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "__init__.py"))
-    packaged = tmp_path / "ours.safetensors"
+    monkeypatch.setattr(names, "__file__", str(tmp_path / "names.py"))
+    packaged = tmp_path / "pretrained" / "ours.safetensors"
+    packaged.parent.mkdir()
     profile = Profile(
         images=ImagesSpec(name="digits", image_size=8),
         num_classes=10,

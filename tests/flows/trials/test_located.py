@@ -9,7 +9,7 @@ import pytest
 
 from flows.settings import paths
 from flows.trials.located import source_stamp, weights_stamp
-from ghn.pretrained import packaged
+from ghn.names import packaged
 
 
 @pytest.fixture(autouse=True)
