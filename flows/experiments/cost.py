@@ -22,6 +22,7 @@ from flows.experiments.catalogue import (
     SpeedEntry,
 )
 from flows.networks.build import forward_gmacs
+from flows.report.words import counted
 from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.inits import SELECTION
 
@@ -236,4 +237,4 @@ def _n_test(profile: Profile) -> int:
 
 def _describe(part: Part) -> str:
     n = len(part.grid.points(part.train))
-    return f"{n} point{'s' * (n != 1)} of {part.train.steps} steps ({part.name})"
+    return f"{counted(n, 'point')} of {counted(part.train.steps, 'step')} ({part.name})"

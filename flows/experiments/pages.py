@@ -30,10 +30,11 @@ from flows.experiments.summaries import (
     scaling,
     speed,
 )
-from flows.experiments.summaries.common import counted, sound
+from flows.experiments.summaries.common import sound
 from flows.report import Block, Section, Table, Text, cifar10, render
 from flows.report.evaluation import column
 from flows.report.published import published
+from flows.report.words import counted
 from flows.rows.schema import Row, read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec

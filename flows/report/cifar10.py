@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.report.blocks import Table
-from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, spread
+from flows.report.evaluation import DEEPNETS, SPLIT_TITLES
+from flows.report.words import plus_minus, spread
 
 IMAGES = "cifar10"
 """The data set whose results these stand beside."""
@@ -53,4 +54,4 @@ def beside_published(
 
 
 def _cell(found: Sequence[float]) -> str:
-    return f"{found[0]:.1f} ± {found[1]:.1f}\N{NO-BREAK SPACE}%"
+    return plus_minus(found[0] / 100, found[1] / 100)

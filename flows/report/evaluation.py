@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
+from flows.report.words import percent, plus_minus, spread
 from flows.rows.schema import Row
 
 SPLIT_TITLES = {
@@ -80,29 +80,6 @@ class Setting:
         )
 
 
-def percent(value: float | None, decimals: int = 1) -> str | None:
-    """A fraction as text."""
-    return None if value is None else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
-
-
-def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
-    """Mean and standard deviation of fractions as text; one value has none."""
-    if values.size == 1:
-        return f"{100 * values[0]:.{decimals}f}\N{NO-BREAK SPACE}%"
-    return (
-        f"{100 * values.mean():.{decimals}f} ± {100 * values.std():.{decimals}f}\N{NO-BREAK SPACE}%"
-    )
-
-
-def measured(accuracy: float, images: int) -> str:
-    """An accuracy with its standard error, of `images` images, as text. A right and a wrong answer
-    are counted in, so that none right of sixteen is no certainty.
-    """
-    likely = (accuracy * images + 1) / (images + 2)
-    error = math.sqrt(likely * (1 - likely) / (images + 2))
-    return f"{100 * accuracy:.1f} ± {100 * error:.1f}\N{NO-BREAK SPACE}%"
-
-
 def good(rows: Sequence[Row], *splits: str) -> list[Row]:
     """Rows without an error, of `splits`."""
     return [row for row in rows if row["error"] is None and row["split"] in splits]
@@ -161,7 +138,7 @@ def generalisation(
                 str(len(members)),
                 spread(predicted),
                 spread(random),
-                f"{(difference > 0).mean():.0%}",
+                percent((difference > 0).mean(), 0),
                 percent(ordered[0]),
                 spread(ordered[:10]),
                 *(
@@ -215,11 +192,9 @@ def meanings(rows: Sequence[Row]) -> str:
 
 
 def _published(method: Mapping[str, Sequence[float]], split: str) -> str | None:
-    return (
-        f"{method[split][0]:.1f} ± {method[split][1]:.1f}\N{NO-BREAK SPACE}%"
-        if split in method
-        else None
-    )
+    if split not in method:
+        return None
+    return plus_minus(method[split][0] / 100, method[split][1] / 100)
 
 
 def coverage(predictions: Sequence[Row]) -> Section:
@@ -236,7 +211,7 @@ def coverage(predictions: Sequence[Row]) -> Section:
                 str(len(members)),
                 f"{column(members, 'parameters').mean() / 1e6:.1f}",
                 f"{column(members, 'nodes').mean():.0f}",
-                f"{share.mean():.1%}",
+                percent(share.mean()),
                 str(sum(1 for row in members if row["unpredicted"])),
             ]
         )

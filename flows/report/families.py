@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from flows.report import figures
 from flows.report.blocks import Figure, Section, Table, Text
-from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent, spread
+from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.torchvision import best_finetuned
+from flows.report.words import percent, spread
 from flows.rows.schema import Row
 from flows.trials.inits import RANDOM
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
-from flows.report.evaluation import SPLIT_TITLES, Setting, percent, spread
+from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import init_name, init_order
+from flows.report.words import counted, percent, spread
 from flows.rows.schema import Row
 from flows.trials.statistics import compare, held, per_architecture
 
@@ -136,7 +137,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
         n = len({row["architecture"] for row in members})
         svg = figures.lines(
             series,
-            f"{SPLIT_TITLES[split]}: {n} network{'s' * (n > 1)}",
+            f"{SPLIT_TITLES[split]}: {counted(n, 'network')}",
             "SGD step",
             "validation accuracy",
             chance=setting.chance,
@@ -232,7 +233,7 @@ def comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
                     f"Predicted against {init_name(other)}, test accuracy, paired over {result.n}"
                     f" networks: {100 * result.mean_difference:+.1f} points (95 % bootstrap"
                     f" interval {100 * result.low:+.1f} to {100 * result.high:+.1f}), ahead on"
-                    f" {result.wins:.0%}"
+                    f" {percent(result.wins, 0)}"
                     + (f", Wilcoxon p = {result.p_digits}." if result.p_digits else ".")
                 )
             )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from html import escape
 
 from flows.report.blocks import Figure, Section, Text
-from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
+from flows.report.evaluation import DEEPNETS, Setting, column, good
+from flows.report.words import counted, percent
 from flows.rows.schema import Row
 from flows.trials.inits import RANDOM
 from flows.trials.statistics import compare
@@ -231,8 +232,9 @@ def _networks(rows: Sequence[Row]) -> str:
     """How many there are, and how many of them failed."""
     names = {row["architecture"] for row in rows}
     failed = {row["architecture"] for row in rows if row["error"] is not None}
-    counted = f"{len(names):,} network{'s' * (len(names) != 1)}"
-    return f"{len(names):,}, {len(failed):,} failed" if failed else counted
+    if failed:
+        return f"{len(names):,}, {len(failed):,} failed"
+    return counted(len(names), "network")
 
 
 def _share(rows: Sequence[Row]) -> str:
@@ -240,7 +242,7 @@ def _share(rows: Sequence[Row]) -> str:
     if not members:
         return ""
     share = float((column(members, "predicted") / column(members, "parameters")).mean())
-    return f"{share:.1%} predicted"
+    return f"{percent(share)} predicted"
 
 
 def _untrained(rows: Sequence[Row]) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from flows.report.blocks import Block, Section, Table, Text
-from flows.report.evaluation import Setting, column, good, measured, percent, spread
+from flows.report.evaluation import Setting, column, good
+from flows.report.words import measured, percent, spread
 from flows.rows.schema import Row
 from flows.trials.inits import RANDOM
 from ghn.analysis import kendall_tau
@@ -41,8 +42,10 @@ def torchvision_table(
                 f"{parameters / 1e6:.1f}" if parameters else None,
                 "error" if failed else measured(row["accuracy"], row["images"]),
                 None if failed else measured(row["randinit_accuracy"], row["images"]),
-                percent(tuned.get((name, ghn))),
-                percent(tuned.get((name, RANDOM))),
+                *(
+                    percent(tuned[key]) if (key := (name, init)) in tuned else None
+                    for init in (ghn, RANDOM)
+                ),
                 percent(facts["ghn3"] / 100, 2),
                 percent(facts["ghn3_1ep"] / 100, 2),
                 percent(facts["ghn3_10ep"] / 100, 2),

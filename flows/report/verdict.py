@@ -12,8 +12,9 @@ import numpy as np
 
 from flows.registry.comparison import standard_error
 from flows.report.blocks import Section, Table
-from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good, percent
+from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.inits import seen_before
+from flows.report.words import counted, percent
 from flows.rows.answers import matrix
 from flows.rows.schema import Row
 from flows.settings.report import Targets
@@ -83,11 +84,10 @@ def _verb(result: Comparison) -> str:
 
 
 def _numbers(result: Comparison) -> str:
-    networks = f"{result.n} network{'s' * (result.n != 1)}"
     return (
         f"{_points(result.mean_difference)} test accuracy against random initialisation over"
-        f" {networks}, 95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}, ahead in"
-        f" {result.wins:.0%}, {_p(result)}"
+        f" {counted(result.n, 'network')}, 95 % interval {100 * result.low:+.1f} to"
+        f" {100 * result.high:+.1f}, ahead in {percent(result.wins, 0)}, {_p(result)}"
     )
 
 
@@ -139,7 +139,10 @@ def _of_finetuning(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[
         "gain of fine-tuning", _points(wanted.points), _points(gain), gain >= wanted.points
     )
     yield Judged(
-        "networks ahead", f"{wanted.wins:.0%}", f"{result.wins:.0%}", result.wins >= wanted.wins
+        "networks ahead",
+        percent(wanted.wins, 0),
+        percent(result.wins, 0),
+        result.wins >= wanted.wins,
     )
     yield Judged(
         "certainty of that",

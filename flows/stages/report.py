@@ -27,10 +27,11 @@ from flows.report import (
     use,
     verdict,
 )
-from flows.report.evaluation import DEEPNETS, Setting, column, good, percent
+from flows.report.evaluation import DEEPNETS, Setting, column, good
 from flows.report.published import published
 from flows.report.rows import as_csv
 from flows.report.trained import trained_on
+from flows.report.words import percent
 from flows.rows.provenance import dvc_hash
 from flows.rows.schema import Row, read_rows
 from flows.settings import paths

@@ -16,6 +16,7 @@ from flows.report import (
     torchvision,
     transfer,
     use,
+    words,
 )
 from flows.report.evaluation import Setting
 from flows.report.published import published
@@ -79,11 +80,11 @@ def test_generalisation_table_by_hand() -> None:
     section = evaluation.generalisation(rows, SETTING, 10, PAPER)
     cells = {row[0]: row[1:] for row in table(section).rows}
     nbsp = "\N{NO-BREAK SPACE}"
-    assert cells["Test"][:4] == ["2", f"40.0 ± 20.0{nbsp}%", f"10.0 ± 0.0{nbsp}%", "100%"]
+    assert cells["Test"][:4] == ["2", f"40.0 ± 20.0{nbsp}%", f"10.0 ± 0.0{nbsp}%", f"100{nbsp}%"]
     assert cells["Test"][6:] == [
         f"{value}{nbsp}%" for value in ("12.1 ± 7.6", "19.0 ± 7.6", "29.8 ± 11.2")
     ]
-    assert cells["DeepNets-1M, all five"][3] == "67%"
+    assert cells["DeepNets-1M, all five"][3] == f"67{nbsp}%"
     assert "torchvision" not in cells
 
 
@@ -117,10 +118,10 @@ def test_table_of_the_74_has_ours_beside_published() -> None:
 
 def test_accuracies_of_few_images_have_their_error_and_single_ones_no_spread() -> None:
     # 17 right of 34 with one right and one wrong more: sqrt(0.5 * 0.5 / 36)
-    assert evaluation.measured(0.5, 34) == "50.0 ± 8.3\N{NO-BREAK SPACE}%"
-    assert evaluation.measured(0.0, 16) == "0.0 ± 5.4\N{NO-BREAK SPACE}%"  # and not 0
-    assert evaluation.spread(np.array([0.5])) == "50.0\N{NO-BREAK SPACE}%"
-    assert evaluation.spread(np.array([0.4, 0.6])) == "50.0 ± 10.0\N{NO-BREAK SPACE}%"
+    assert words.measured(0.5, 34) == "50.0 ± 8.3\N{NO-BREAK SPACE}%"
+    assert words.measured(0.0, 16) == "0.0 ± 5.4\N{NO-BREAK SPACE}%"  # and not 0
+    assert words.spread(np.array([0.5])) == "50.0\N{NO-BREAK SPACE}%"
+    assert words.spread(np.array([0.4, 0.6])) == "50.0 ± 10.0\N{NO-BREAK SPACE}%"
 
 
 def test_the_splits_that_were_evaluated_are_explained() -> None:

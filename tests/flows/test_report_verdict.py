@@ -56,7 +56,7 @@ def test_the_first_sentence_says_what_helped_with_numbers() -> None:
     told = sentence(HELPED, UNCLEAR)
     assert told.startswith("Predicted parameters helped fine-tuning on digits (+20.2 points")
     assert "24 networks" in told
-    assert "ahead in 100%" in told
+    assert "ahead in 100\N{NO-BREAK SPACE}%" in told
     assert "and made no clear difference to transfer to cifar10" in told
     assert told.count("p = ") == 2
     assert "hurt transfer to cifar10 (-20.1 points" in sentence(HELPED, HURT)

@@ -49,13 +49,3 @@ def mean_std(values: Sequence[float]) -> str | None:
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean; 0 where one value does not tell."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
-def sentence_case(text: str) -> str:
-    """The first letter large, the others as they are."""
-    return text[:1].upper() + text[1:]

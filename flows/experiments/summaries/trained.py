@@ -11,13 +11,12 @@ import numpy as np
 from flows.experiments.summaries.common import (
     Rows,
     Summary,
-    counted,
     mean_std,
-    sentence_case,
     sound,
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
+from flows.report.words import counted, sentence_case
 from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held, per_architecture
 

@@ -1,0 +1,44 @@
+"""Numbers as pages write them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`, `1,000 seeds`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def sentence_case(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    """A fraction as text."""
+    return f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def plus_minus(value: float, spread: float, decimals: int = 1) -> str:
+    """A fraction and its spread as text."""
+    return f"{100 * value:.{decimals}f} ± {percent(spread, decimals)}"
+
+
+def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
+    """Mean and standard deviation of fractions as text; one value has none."""
+    if values.size == 1:
+        return percent(values[0], decimals)
+    return plus_minus(values.mean(), values.std(), decimals)
+
+
+def measured(accuracy: float, images: int) -> str:
+    """An accuracy with its standard error, of `images` images, as text. A right and a wrong answer
+    are counted in, so that none right of sixteen is no certainty.
+    """
+    likely = (accuracy * images + 1) / (images + 2)
+    error = math.sqrt(likely * (1 - likely) / (images + 2))
+    return plus_minus(accuracy, error)
