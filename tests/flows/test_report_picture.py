@@ -83,7 +83,7 @@ def test_a_stage_tells_what_it_gave() -> None:
     assert told["generate"] == ("6,000 to train on", "3 to measure")
     assert told["images"] == ("digits", "16 px, 10 classes")
     assert told["train"] == ("3,000 steps", f"unseen: 62.5{nbsp}%")
-    assert told["predict"] == ("2 networks", "75.0\N{NO-BREAK SPACE}% predicted")
+    assert told["predict"] == ("2 networks", f"75.0{nbsp}% predicted")
     assert told["evaluate"] == (f"50.0{nbsp}% untrained", f"random: 15.0{nbsp}%")
     assert told["finetune"] == ("+25.0 points", "2 networks")
     assert told["transfer"] == ("not measured",)
