@@ -189,14 +189,15 @@ def _print(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from flows.words import percent, plus_minus
+
     table = Table("start", "untrained", f"after {found.steps} steps", "learning rate")
     seeds = len(found.starts[0].trained)
     over = f"mean of {seeds} seeds (± their std)" if seeds > 1 else "one seed"
     table.title = f"Test accuracy, {over}"
     for start in found.starts:
-        spread = f" ± {stdev(start.trained):.1%}" if len(start.trained) > 1 else ""
         rates = ", ".join(f"{rate:g}" for rate in sorted(set(start.lr)))
-        table.add_row(
-            start.kind, f"{mean(start.untrained):.1%}", f"{mean(start.trained):.1%}{spread}", rates
-        )
+        accuracy = mean(start.trained)
+        trained = plus_minus(accuracy, stdev(start.trained)) if seeds > 1 else percent(accuracy)
+        table.add_row(start.kind, percent(mean(start.untrained)), trained, rates)
     Console(width=80).print(table)

@@ -278,6 +278,8 @@ def _print_failures(console: Console) -> None:
 def _print_accuracies(console: Console) -> None:
     from rich.table import Table
 
+    from flows.words import plus_minus
+
     try:
         summary = json.loads((paths.RESULTS / "evaluation.json").read_text())
     except (OSError, ValueError):
@@ -289,7 +291,7 @@ def _print_accuracies(console: Console) -> None:
             table.add_row(
                 split,
                 f"{entry['architectures']:.0f}",
-                f"{entry['mean']:.1%} ± {entry['std']:.1%}",
-                f"{entry['randinit_mean']:.1%} ± {entry['randinit_std']:.1%}",
+                plus_minus(entry["mean"], entry["std"]),
+                plus_minus(entry["randinit_mean"], entry["randinit_std"]),
             )
     console.print(table)

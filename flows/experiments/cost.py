@@ -22,9 +22,9 @@ from flows.experiments.catalogue import (
     SpeedEntry,
 )
 from flows.networks.build import forward_gmacs
-from flows.report.words import counted
 from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.inits import SELECTION
+from flows.words import counted
 
 IMAGENET_IMAGES = 1_281_167
 RESNET50_GMACS = 4.09

@@ -34,12 +34,12 @@ from flows.experiments.summaries.common import sound
 from flows.report import Block, Section, Table, Text, cifar10, render
 from flows.report.evaluation import column
 from flows.report.published import published
-from flows.report.words import counted
 from flows.rows.schema import Row, read_rows, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.settings.trials import TrialsEntry
 from flows.trials import samples
+from flows.words import counted
 from ghn.files import atomic_path
 
 PAGES = paths.REPORTS / "experiments"

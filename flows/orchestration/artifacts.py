@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.settings import paths
 from flows.tracking.client import MODE, client, experiment_id, tracking_uri
 from flows.tracking.pipeline import note_results
+from flows.words import plus_minus
 
 DONE = ("Completed", "Unchanged", "Restored")
 """States of a stage whose outputs are up to date."""
@@ -90,7 +91,7 @@ def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:
     for split, entry in accuracies.items():
         if "mean" in entry:
             lines.append(
-                f"| {split} | {entry['architectures']} | {entry['mean']:.1%} ± {entry['std']:.1%} "
-                f"| {entry['randinit_mean']:.1%} ± {entry['randinit_std']:.1%} |"
+                f"| {split} | {entry['architectures']} | {plus_minus(entry['mean'], entry['std'])} "
+                f"| {plus_minus(entry['randinit_mean'], entry['randinit_std'])} |"
             )
     return "\n".join([*lines, "", f"Report: `{paths.REPORT}`"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flows.report.blocks import Table
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES
-from flows.report.words import plus_minus, spread
+from flows.words import plus_minus, spread
 
 IMAGES = "cifar10"
 """The data set whose results these stand beside."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
-from flows.report.words import percent, plus_minus, spread
 from flows.rows.schema import Row
+from flows.words import percent, plus_minus, spread
 
 SPLIT_TITLES = {
     "test": "Test",

@@ -10,9 +10,9 @@ from flows.report import figures
 from flows.report.blocks import Figure, Section, Table, Text
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.torchvision import best_finetuned
-from flows.report.words import percent, spread
 from flows.rows.schema import Row
 from flows.trials.inits import RANDOM
+from flows.words import percent, spread
 
 
 def family_of(row: Row) -> str:

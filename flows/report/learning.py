@@ -11,9 +11,9 @@ from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import init_name, init_order
-from flows.report.words import counted, percent, spread
 from flows.rows.schema import Row
 from flows.trials.statistics import compare, held, per_architecture
+from flows.words import counted, percent, spread
 
 
 def learning_curve(

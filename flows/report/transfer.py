@@ -11,8 +11,8 @@ import numpy as np
 from flows.report.blocks import Section, Table, Text
 from flows.report.inits import init_name, init_order, seen_before
 from flows.report.learning import by_network, comparisons
-from flows.report.words import spread
 from flows.rows.schema import Row
+from flows.words import spread
 
 
 def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:

@@ -14,12 +14,12 @@ from flows.registry.comparison import standard_error
 from flows.report.blocks import Section, Table
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.inits import seen_before
-from flows.report.words import counted, percent
 from flows.rows.answers import matrix
 from flows.rows.schema import Row
 from flows.settings.report import Targets
 from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held
+from flows.words import counted, percent, plus_minus
 
 NO_DIFFERENCE = "made no clear difference to"
 CLEAR = 0.05
@@ -199,7 +199,7 @@ def untrained(evaluated: Sequence[Row], setting: Setting) -> str:
         f" networks it has never seen classify {percent(float(predicted.mean()))} of held-out"
         " images correctly without any training (standard deviation over networks"
         f" {percent(float(predicted.std()))}): {verdict} random initialisation,"
-        f" {percent(float(random.mean()))} ± {percent(float(random.std()))}, with chance at"
+        f" {plus_minus(float(random.mean()), float(random.std()))}, with chance at"
         f" {percent(setting.chance)}."
     )
 

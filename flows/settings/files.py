@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.words import counted
 from ghn.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,7 +67,7 @@ def parse(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
     except ValidationError as error:
         lines = [_explain(model, dict(problem)) for problem in error.errors()]
         raise ConfigError(
-            "\n".join([f"{source}: {len(lines)} problem{'s' * (len(lines) > 1)}", *lines])
+            "\n".join([f"{source}: {counted(len(lines), 'problem')}", *lines])
         ) from None
 
 

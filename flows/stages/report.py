@@ -31,7 +31,6 @@ from flows.report.evaluation import DEEPNETS, Setting, column, good
 from flows.report.published import published
 from flows.report.rows import as_csv
 from flows.report.trained import trained_on
-from flows.report.words import percent
 from flows.rows.provenance import dvc_hash
 from flows.rows.schema import Row, read_rows
 from flows.settings import paths
@@ -41,6 +40,7 @@ from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
 from flows.trials.statistics import compare
+from flows.words import percent
 from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 

@@ -113,7 +113,10 @@ def test_the_summary_shows_accuracies_of_its_own_run_only(tmp_path, state, shown
     }
     (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"test": entry}))
     rows = [{"stage": "evaluate", "state": state, "seconds": ""}] if state else []
-    assert ("| test | 5 | 25.0% ± 10.0% | 10.0% ± 5.0% |" in summary(rows, tmp_path)) == shown
+    assert (
+        "| test | 5 | 25.0 ± 10.0\N{NO-BREAK SPACE}% | 10.0 ± 5.0\N{NO-BREAK SPACE}% |"
+        in summary(rows, tmp_path)
+    ) == shown
 
 
 @pytest.mark.parametrize(

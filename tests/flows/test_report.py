@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from flows import words
 from flows.report import (
     Figure,
     Section,
@@ -16,7 +17,6 @@ from flows.report import (
     torchvision,
     transfer,
     use,
-    words,
 )
 from flows.report.evaluation import Setting
 from flows.report.published import published

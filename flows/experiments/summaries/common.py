@@ -42,7 +42,7 @@ def mean_std(values: Sequence[float]) -> str | None:
     """Mean ± standard deviation in percent; None of nothing."""
     if not len(values):
         return None
-    spread = f"±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     return f"{100 * np.mean(values):.1f}{spread}"
 
 

@@ -16,9 +16,9 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
-from flows.report.words import counted, sentence_case
 from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held, per_architecture
+from flows.words import counted
 
 REFERENCE = RANDOM
 """The initialisation that others are compared with."""
@@ -47,7 +47,11 @@ def fine_tuning(rows: Rows) -> Summary:
 def _verdicts(rows: Rows, prefix: str) -> list[str]:
     """The sentence of each initialisation but RandInit, behind `prefix`, the name of their part."""
     told = [verdict(rows, init) for init in unique(rows, "ghn") if init != REFERENCE]
-    return [sentence_case(prefix) + sentence for sentence in told if sentence]
+    return [_sentence_case(prefix) + sentence for sentence in told if sentence]
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
@@ -111,7 +115,9 @@ def _accuracy_table(rows: Rows, prefix: str) -> Table:
     seeds = len(unique(chosen, "seed"))
     caption = f"{prefix}validation accuracy (%) along training and test accuracy at the end"
     return Table(
-        header, body, f"{sentence_case(caption)}; {counted(n, 'network')}, {counted(seeds, 'seed')}"
+        header,
+        body,
+        f"{_sentence_case(caption)}; {counted(n, 'network')}, {counted(seeds, 'seed')}",
     )
 
 
@@ -125,7 +131,7 @@ def _comparison_table(rows: Rows, prefix: str) -> Table:
     caption = (
         f"{prefix}paired over networks, test accuracy in points; p of Wilcoxon's signed-rank test"
     )
-    return Table(header, body, sentence_case(caption))
+    return Table(header, body, _sentence_case(caption))
 
 
 COMPARISON = ("difference", "95 % interval", "wins", "average gain", "average loss", "n", "p")

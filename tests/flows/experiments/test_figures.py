@@ -41,7 +41,7 @@ def test_figure_3_joins_times_with_accuracies():
     times = [row | {"steps_per_second": pace} for row, pace in zip(rows, (0.5, 2.0), strict=True)]
     found = speed(rows, times, [measured("ghn3", 0.25), measured("ghn3", 0.35, "b")])
     table = next(block for block in found.blocks if isinstance(block, Table))
-    assert table.rows == [["ghn2", "2.00M", "0.50", None], ["ghn3", "2.00M", "2.00", "30.0±7.1"]]
+    assert table.rows == [["ghn2", "2.00M", "0.50", None], ["ghn3", "2.00M", "2.00", "30.0 ± 7.1"]]
     assert found.sentence == "Fastest to train: ghn3."
 
 

@@ -60,7 +60,7 @@ def test_a_page_has_ours_the_published_the_protocol_the_failures_and_the_rows(pr
     index = write_pages(profile)
     page = (index.parent / "table2.html").read_text()
     assert "+12.5" in page  # the paired difference, in points
-    assert "50.1±3.0" in page  # published, GHN-3-XL/m16
+    assert "50.1 ± 3.0" in page  # published, GHN-3-XL/m16
     assert "small &lt;and&gt; quick" in page
     assert "2 grid points (learning rate 0.1, 0.01" in page
     assert "2 seeds, of which the first chooses the point for all" in page

@@ -64,8 +64,8 @@ def trials():
 def test_fine_tuning(trials):
     accuracy, comparison, _ = fine_tuning(trials).blocks
     # test: networks a (0.20, 0.22) and b (0.50, 0.52), hence 0.21 and 0.51
-    assert cell(accuracy, "randinit", "test") == f"36.0±{100 * np.std([0.21, 0.51], ddof=1):.1f}"
-    assert cell(accuracy, "ghn", "step 0") == "30.0±0.0"
+    assert cell(accuracy, "randinit", "test") == f"36.0 ± {100 * np.std([0.21, 0.51], ddof=1):.1f}"
+    assert cell(accuracy, "ghn", "step 0") == "30.0 ± 0.0"
     assert cell(accuracy, "ghn", "std over seeds") == f"{100 * np.std([0.0, 0.02], ddof=1):.1f}"
     assert cell(comparison, "ghn", "difference") == "+10.0"
     assert cell(comparison, "ghn", "wins") == "100 %"
@@ -86,7 +86,7 @@ def test_sentences_name_their_parts_and_small_p_values(trials):
 
 def test_random_initialisation_alone(trials):
     alone = fine_tuning([row for row in trials if row["ghn"] == "randinit"])
-    assert alone.sentence == "Test accuracy from randinit: 36.0±21.2 % over 2 networks."
+    assert alone.sentence == "Test accuracy from randinit: 36.0 ± 21.2 % over 2 networks."
 
 
 def test_verdicts_are_honest(trials):
@@ -100,7 +100,7 @@ def test_verdicts_are_honest(trials):
         "ghn is not clearly better: +10.0 points"
     )  # two networks
     one = [row for row in trials if row["architecture"] == "a"]
-    assert "on the one network measured (31.0±1.4 against 21.0±1.4 %, ± over seeds)" in verdict(
+    assert "on the one network measured (31.0 ± 1.4 against 21.0 ± 1.4 %, ± over seeds)" in verdict(
         one, "ghn"
     )
     mixed = [
@@ -171,7 +171,7 @@ def test_optimisers():
     summary = optimisers([*rows, random])
     (table,) = summary.blocks
     assert summary.sentence.startswith("SGD: x has +35.0 points against randinit on the one")
-    assert cell(table, "x", "SGD, lr 0.05") == "45.0±7.1"
+    assert cell(table, "x", "SGD, lr 0.05") == "45.0 ± 7.1"
     assert cell(table, "x", "AdamW, lr 0.001") == "70.0"
 
 
@@ -194,7 +194,7 @@ def test_generalisation():
     ]
     table, panels = generalisation(rows).blocks
     assert len(panels.figures) == 1
-    assert cell(table, "g", "test") == "30.0±14.1"
+    assert cell(table, "g", "test") == "30.0 ± 14.1"
     assert cell(table, "randinit", "deep") == "20.0"
     assert "(test 2, deep 1)" in table.caption
 
@@ -219,7 +219,7 @@ def test_ablations_pool_seeds():
     ]
     summary = ablations(rows)
     (table,) = summary.blocks
-    assert cell(table, "full", "all, mean ± std over seeds") == "51.0±1.4"
+    assert cell(table, "full", "all, mean ± std over seeds") == "51.0 ± 1.4"
     assert cell(table, "mlp", "seeds") == "2"
     assert (
         summary.sentence == "Points against full, beyond the noise of seeds: mlp -30.0. "
@@ -239,7 +239,7 @@ def test_detection():
         for init, value in (("randinit", 0.2), ("randinit", 0.3), ("ghn", 0.5))
     ]
     (table,) = detection(rows).blocks
-    assert cell(table, "randinit", "resnet18") == "25.0±7.1"
+    assert cell(table, "randinit", "resnet18") == "25.0 ± 7.1"
     assert cell(table, "ghn", "resnet18") == "50.0"
 
 

@@ -1,21 +1,18 @@
-"""Numbers as pages write them."""
+"""Numbers as pages, tables and messages write them."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def counted(n: int, noun: str) -> str:
     """`1 seed`, `3 seeds`, `1,000 seeds`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
-def sentence_case(text: str) -> str:
-    """The first letter large, the others as they are."""
-    return text[:1].upper() + text[1:]
 
 
 def percent(value: float, decimals: int = 1) -> str:
