@@ -25,8 +25,7 @@ class FinetuneStageConfig(BaseModel):
     max_gmacs: float | None = Field(
         default=0.1,
         gt=0,
-        description="only networks whose forward pass costs at most so much an image, or the"
-        " cheapest of a split that has fewer; null: any",
+        description="only networks whose forward pass costs at most so much an image; null: any",
     )
     inits: tuple[str, ...] = Field(
         default=("ghn", "randinit"),

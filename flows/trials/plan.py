@@ -4,7 +4,7 @@ as for the experiments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,8 +174,7 @@ def choose(
     fine-tuning, on validation images: the test images are for what comes out.
 
     Those that cost more than `max_gmacs` are passed over, so that a laptop's budget is spent on
-    several networks rather than on one; of a split where fewer than `top_k` cost so little, these
-    are its cheapest.
+    several networks rather than on one.
 
     Raises:
         DamagedFileError: no row of `source` has an accuracy.
@@ -185,22 +184,14 @@ def choose(
     if not usable:
         raise DamagedFileError(f"{source}: no architecture has an accuracy; see its column `error`")
     for split in dict.fromkeys(row["split"] for row in usable):
-        best_first = sorted(usable, key=lambda row: -row["val_accuracy"])
-        gmacs = {row["architecture"]: row["gmacs"] for row in best_first if row["split"] == split}
-        new = {name: cost for name, cost in gmacs.items() if name not in chosen}
-        chosen |= dict.fromkeys(_affordable(new, top_k, max_gmacs))
+        within = (
+            row["architecture"]
+            for row in sorted(usable, key=lambda row: -row["val_accuracy"])
+            if row["split"] == split and (max_gmacs is None or row["gmacs"] <= max_gmacs)
+        )
+        new = [name for name in dict.fromkeys(within) if name not in chosen]
+        chosen |= dict.fromkeys(new[:top_k])
     return list(chosen)
-
-
-def _affordable(
-    gmacs: Mapping[str, float], top_k: int | None, max_gmacs: float | None
-) -> list[str]:
-    """The first `top_k` of those networks that cost at most `max_gmacs`, or else the cheapest."""
-    within = [name for name, cost in gmacs.items() if max_gmacs is None or cost <= max_gmacs]
-    if top_k is not None and len(within) < min(top_k, len(gmacs)):
-        cheapest = sorted(gmacs, key=gmacs.__getitem__)[:top_k]
-        within = [name for name in gmacs if name in cheapest]
-    return within[:top_k]
 
 
 def _has(split: str, index: int | None, primitive: str) -> bool:
