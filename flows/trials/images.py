@@ -16,7 +16,6 @@ from datasets.images import (
 from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
-from ghn.errors import GHNError
 from ghn.finetune import stratified_order
 
 
@@ -85,10 +84,15 @@ def _read(spec: ImagesSpec, split: str) -> ImageTensors:
 
 
 def data_available(spec: ImagesSpec) -> str | None:
-    """None if the images of `spec` can be loaded, else why not."""
+    """None if the images of `spec` are there, else why not.
+
+    Raises:
+        GHNError, OSError: they are there and cannot be read, or not be kept decoded. That is no
+            result: it would stay one, since nothing that DVC looks at changes when it is mended.
+    """
     try:
         trial_images(spec)
-    except (GHNError, OSError) as error:
+    except MissingImagesError as error:
         return f"{type(error).__name__}: {error}"
     return None
 

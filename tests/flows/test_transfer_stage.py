@@ -38,6 +38,17 @@ def test_absent_images_fail_the_stage_and_nothing_is_written(params: Params) -> 
     assert not paths.TRANSFER.exists()
 
 
+def test_images_that_are_there_and_cannot_be_kept_fail_the_stage(
+    params: Params, tmp_path: Path
+) -> None:
+    """As on a full disk: rows that say so would stay, since nothing that DVC looks at changes."""
+    (tmp_path / "results/.cache").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "results/.cache/images").write_text("no directory")
+    with pytest.raises(OSError, match="images"):
+        run(params, optional=True, target="digits", labels=None)
+    assert not paths.TRANSFER.exists()
+
+
 def test_where_they_may_be_absent_each_row_says_so(
     params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
