@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
-from flows.settings.trials import Grid, Part, Selection, TrialsEntry
+from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
 
 
@@ -38,7 +38,7 @@ class FinetuneStageConfig(BaseModel):
     )
     seeds: int = Field(default=1, ge=1, description="seeds per architecture and initialisation")
     grid: Grid = Field(default_factory=Grid)
-    train: FinetuneConfig = Field(
+    train: PointTraining = Field(
         default_factory=FinetuneConfig, description="one point's training but the grid's fields"
     )
     beta: float = Field(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.settings.architectures import TargetSplit
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig, ImagesSpec
-from flows.settings.trials import Grid, Part, Selection, TrialsEntry
+from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
 
 
@@ -46,7 +46,7 @@ class TransferConfig(BaseModel):
     inits: tuple[str, ...] = Field(default=("ghn", "randinit", "orthogonal"), min_length=1)
     seeds: int = Field(default=3, ge=1)
     grid: Grid = Field(default_factory=Grid)
-    train: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    train: PointTraining = Field(default_factory=FinetuneConfig)
     pretrain: FinetuneConfig | None = Field(
         default=None,
         description="train so on the source before the transfer (table 7, second block)",

@@ -7,9 +7,9 @@ others are in the profiles of the experiments (`flows.experiments.catalogue`).
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flows.settings.architectures import TargetSplit
 from flows.settings.images import ImagesSpec
@@ -34,6 +34,19 @@ class Grid(BaseModel):
             FinetuneConfig(**{**base.model_dump(), **dict(zip(names, point, strict=True))})
             for point in values
         ]
+
+
+def _leaves_the_grid_alone(train: FinetuneConfig) -> FinetuneConfig:
+    """Refuses a value that the grid would replace, without a word, by its own."""
+    default = FinetuneConfig()
+    for name in Grid.model_fields:
+        if (value := getattr(train, name)) != getattr(default, name):
+            raise ValueError(f"{name} is tuned: write `grid: {{{name}: [{value}]}}` beside `train`")
+    return train
+
+
+PointTraining = Annotated[FinetuneConfig, AfterValidator(_leaves_the_grid_alone)]
+"""How each point of a grid is trained: all but the fields of the grid."""
 
 
 class Described(BaseModel):
@@ -74,7 +87,7 @@ class Part(BaseModel):
 
     name: str = "main"
     grid: Grid = Grid()
-    train: FinetuneConfig = FinetuneConfig()
+    train: PointTraining = FinetuneConfig()
     architectures: tuple[str, ...] | None = Field(
         default=None, description="only these of the selection"
     )

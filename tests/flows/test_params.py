@@ -77,6 +77,17 @@ def test_wrong_values_name_field_value_and_what_is_allowed(tree: Path) -> None:
     assert "report.colour: unknown; allowed: title, bins" in message
 
 
+@pytest.mark.parametrize("section", ["finetune", "transfer"])
+@pytest.mark.parametrize(
+    "field", [{"lr": 0.003}, {"weight_decay": 0.1}, {"optimizer": "adamw"}], ids=lambda f: [*f][0]
+)
+def test_what_the_grid_sets_is_refused_below_train(tree: Path, section: str, field: dict) -> None:
+    change(**{section: {"train": field}})
+    ((name, value),) = field.items()
+    with pytest.raises(ConfigError, match=rf"{section}\.train.*grid: \{{{name}: \[{value}\]\}}"):
+        load_params()
+
+
 def test_unknown_section_lists_the_sections(tree: Path) -> None:
     change(evalute={"images": 3})
     with pytest.raises(ConfigError, match=r"evalute: unknown; allowed: base, fanout, .*evaluate"):
