@@ -101,12 +101,14 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
     panels, cells = [], []
+    steps = sorted({step for row in chosen for step in row["step"]})
+    half = min(range(len(steps)), key=lambda place: abs(2 * steps[place] - steps[-1]))
+    shown = sorted({0, half, len(steps) - 1})
     for split in sorted({row["split"] for row in chosen}, key=list(SPLIT_TITLES).index):
         members = [row for row in chosen if row["split"] == split]
         series = []
         for init in sorted({row["ghn"] for row in members}, key=init_order):
             runs = [row for row in members if row["ghn"] == init]
-            steps = sorted({step for row in runs for step in row["step"]})
             values = np.array([held(row, steps) for row in runs])
             diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
@@ -126,9 +128,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
                 [
                     f"{SPLIT_TITLES[split]}, {init_name(init)}",
                     str(len({row["architecture"] for row in runs})),
-                    spread(values[:, 0]),
-                    spread(values[:, len(steps) // 2]) if len(steps) > 2 else None,
-                    spread(values[:, -1]),
+                    *(spread(values[:, place]) for place in shown),
                     spread(tests) if tests.size else None,
                     ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
                     str(diverged),
@@ -163,15 +163,13 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             [
                 "networks from",
                 "networks",
-                "step 0",
-                "half-way",
-                "end",
+                *(f"step {steps[place]:,}" for place in shown),
                 "test, end",
                 "learning rates chosen",
                 "diverged",
             ],
             cells,
-            "Validation accuracy at three points and test accuracy at the end, mean ± standard"
+            "Validation accuracy at these steps and test accuracy at the end, mean ± standard"
             " deviation; a run that diverged counts with the accuracy that it ended with.",
         ),
         *by_network(rows, inits, "after fine-tuning"),

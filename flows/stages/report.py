@@ -251,13 +251,17 @@ def provenance(base: BaseConfig, images: ImagesConfig, train: TrainStageConfig) 
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The evaluations along the training of the hypernetwork."""
+    """The evaluations along the training of the hypernetwork on networks of the val split; none if
+    it was evaluated on others alone (`train.curve_architectures: 0`).
+    """
     try:
         curve: list[dict[str, float]] = json.loads(path.read_text())
         return [
-            {key: float(entry[key]) for key in ("step", "val_mean", "val_best")} for entry in curve
+            {key: float(entry[key]) for key in ("step", "val_mean", "val_best")}
+            for entry in curve
+            if entry.keys() & {"val_mean", "val_best"}
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}); `dvc repro --force train` makes it anew"
         ) from None

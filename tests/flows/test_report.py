@@ -173,6 +173,7 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
         finetuned("randinit", 0.01, [0.1, 0.2, 0.4], True, 0.5),
     ]
     section = learning.finetuning(rows, SETTING, PAPER)
+    assert table(section).header[2:6] == ["step 0", "step 5", "step 10", "test, end"]
     cells = [
         [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in table(section).rows
     ]
@@ -198,6 +199,18 @@ def test_a_diverged_run_counts_with_what_it_ended_with_and_cuts_nothing() -> Non
     shown = [(cell or "").replace("\N{NO-BREAK SPACE}", " ") for cell in cells]
     assert shown[2:6] == ["40.0 ± 10.0 %", "45.0 ± 15.0 %", "55.0 ± 25.0 %", "52.5 ± 22.5 %"]
     assert shown[-1] == "1"
+
+
+def test_the_step_between_is_the_nearest_to_half_of_all_and_says_which_it_is() -> None:
+    rows = [
+        finetuned("ghn3", 0.1, [0.1, 0.2, 0.3, 0.6], True, 0.6) | {"step": [0, 100, 1000, 1900]}
+    ]
+    found = table(learning.finetuning(rows, SETTING, PAPER))
+    assert found.header[2:5] == ["step 0", "step 1,000", "step 1,900"]
+    assert found.rows[0][3].startswith("30.0")
+    rows[0] |= {"step": [0, 1900], "val_accuracy": [0.1, 0.6]}
+    found = table(learning.finetuning(rows, SETTING, PAPER))
+    assert found.header[2:5] == ["step 0", "step 1,900", "test, end"]
 
 
 def answered(name: str, predicted: np.ndarray, random: np.ndarray) -> dict:

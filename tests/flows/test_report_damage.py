@@ -30,3 +30,9 @@ def test_any_bit(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None
                 continue
             named += 1
     assert named > len(text)
+
+
+def test_a_curve_of_torchvision_networks_alone_is_none_of_unseen_ones(tmp_path: Path) -> None:
+    path = tmp_path / "curve.json"
+    path.write_text('[{"step": 500, "resnet18": 0.4}]')
+    assert read_curve(path) == []
