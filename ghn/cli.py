@@ -25,6 +25,8 @@ from ghn.interrupts import interruptible
 COMMAND_GROUP = "ghn.commands"
 _CHECKOUT = metadata.EntryPoint("pipeline", "flows.commands.stages:register", COMMAND_GROUP)
 _DISTRIBUTION = "ghn3-pipeline"
+_OURS = ("", "ghn", "datasets", "flows")
+"""What is missing of these is a bug."""
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 PIPELINE = (
@@ -59,6 +61,16 @@ class _Group(TyperGroup):
                 return super().invoke(ctx)
         except GHNError as error:
             _fail(error, str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in _OURS:
+                raise
+            _fail(
+                error,
+                f"this needs {package}, which is not installed; it is among the pipeline's packages"
+                " (`pip install -e '.[pipeline]'` in a clone) or one of your own network's",
+                2,
+            )
         except KeyboardInterrupt as error:
             _fail(
                 error,

@@ -36,7 +36,7 @@ def cluster(function: Callable[[Any], Any], config: FanOut) -> Iterator[tuple[Su
         import ray
     except ImportError as error:
         raise ConfigError(
-            "fanout.backend: ray is not installed; pip install 'ghn3-pipeline[ray]'"
+            "fanout.backend: ray is not installed: pip install ray"
         ) from error
     started_here = not ray.is_initialized()
     if started_here:

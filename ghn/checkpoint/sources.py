@@ -90,7 +90,7 @@ def _from_hub(repository: str, file: str) -> Path:
     except ImportError:
         raise MissingDependencyError(
             f"{file} is on the Hugging Face hub, which needs huggingface_hub: pip install"
-            " ghn3-pipeline[hub]"
+            " huggingface_hub"
         ) from None
     # Without an answer: the copy of an earlier download, or the error, at once. The library itself
     # tries for half a minute first.
@@ -132,7 +132,7 @@ def _from_mlflow(uri: str) -> Path:
     except ImportError:
         raise MissingDependencyError(
             f"{uri} is in an MLflow registry, which needs mlflow: pip install"
-            " ghn3-pipeline[pipeline]"
+            " mlflow"
         ) from None
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes
     store = mlflow.get_registry_uri() if uri.startswith("models:/") else mlflow.get_tracking_uri()

@@ -50,7 +50,7 @@ else:
                 raise MissingDependencyError(_MISSING.format(repository))
 
 
-_MISSING = "{}: the Hugging Face hub needs huggingface_hub: pip install ghn3-pipeline[hub]"
+_MISSING = "{}: the Hugging Face hub needs huggingface_hub: pip install huggingface_hub"
 
 
 class Hub(ModelHubMixin, library_name="ghn3-pipeline", tags=["graph-hypernetwork", "ghn-3"]):

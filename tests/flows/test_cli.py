@@ -48,6 +48,26 @@ def test_starting_imports_none_of_the_heavy_libraries() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["init resnet18 --images digits --out w.safetensors", "compare resnet18 --images digits"],
+)
+def test_what_the_library_alone_lacks_is_one_line(arguments: str, tmp_path: Path) -> None:
+    """With the packages of `requirements/core.lock` there is no pyarrow."""
+    code = "import sys; sys.modules['pyarrow'] = None; from ghn.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("ghn: this needs pyarrow, which is not")
+    assert "Traceback" not in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("stage", read_yaml(ROOT / "dvc.yaml")["stages"])
 def test_the_help_of_a_stage_names_its_parameters_and_outputs(stage: str) -> None:
     declared = read_yaml(ROOT / "dvc.yaml")["stages"][stage]

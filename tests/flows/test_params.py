@@ -79,7 +79,9 @@ def test_wrong_values_name_field_value_and_what_is_allowed(tree: Path) -> None:
 
 @pytest.mark.parametrize("section", ["finetune", "transfer"])
 @pytest.mark.parametrize(
-    "field", [{"lr": 0.003}, {"weight_decay": 0.1}, {"optimizer": "adamw"}], ids=lambda f: [*f][0]
+    "field",
+    [{"lr": 0.003}, {"weight_decay": 0.1}, {"optimizer": "adamw"}],
+    ids=["rate", "decay", "optimizer"],
 )
 def test_what_the_grid_sets_is_refused_below_train(tree: Path, section: str, field: dict) -> None:
     change(**{section: {"train": field}})
