@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ class Checkpoints:
         return self.directory / "best.safetensors"
 
     def save(self, state: RunState) -> Path:
-        """Writes a checkpoint and removes old ones; returns the path of the weights."""
+        """Writes a checkpoint and removes old ones, and those of later steps, which the run has
+        passed over; returns the path of the weights.
+        """
         weights, rest, digests = self._files(_stem(state.step))
         self._save_weights(weights, {"step": state.step})
         # To an open file: of a failed write to a path PyTorch does not say why it failed.
@@ -101,11 +104,13 @@ class Checkpoints:
             temporary.write_text(
                 "".join(f"{sha256(path)}  {path.name}\n" for path in (weights, rest))
             )
-        for old in self._stems()[: -self.keep]:
-            if old != _stem(self.milestone):
-                # The digests go first: without them the others are no checkpoint.
-                for path in reversed(self._files(old)):
-                    path.unlink(missing_ok=True)
+        stems = self._stems()
+        n_so_far = bisect_right(stems, _stem(state.step))
+        old = [stem for stem in stems[:n_so_far][: -self.keep] if stem != _stem(self.milestone)]
+        for stem in stems[n_so_far:] + old:
+            # The digests go first: without them the others are no checkpoint.
+            for path in reversed(self._files(stem)):
+                path.unlink(missing_ok=True)
         return weights
 
     def save_best(self, step: int, metrics: Mapping[str, float]) -> Path:

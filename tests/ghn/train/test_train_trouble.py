@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from train_setting import Batch, make_batch, make_ghn, meta_batches
 
 from datasets.images import ImageTensors
 from ghn.errors import ConfigError
 from ghn.files import sha256
 from ghn.train import Callback, Phase, TrainConfig, Training, meta_batch_losses, train
+from ghn.train.checkpoint import Checkpoints, RunState
 from ghn.train.log import read_log
 from ghn.train.memory import out_of_memory
 
@@ -181,6 +183,46 @@ def test_a_full_disk_names_the_state_and_the_checkpoint_before_stays(tmp_path: P
     )
     assert done.stdout.splitlines() == ["step-00000002.state File too large", "1"]
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def _weights(path: Path, _: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    save_file({"x": torch.zeros(8)}, path)
+
+
+def _state(config: TrainConfig, step: int) -> RunState:
+    return RunState(step, config.recipe(), config.horizon, {}, {}, {})
+
+
+def _step(checkpoints: Checkpoints, config: TrainConfig) -> int:
+    found = checkpoints.load(config.recipe(), config.horizon, lambda _: None)
+    assert found is not None
+    return found.state.step
+
+
+def test_a_longer_run_keeps_its_checkpoints_not_those_it_passed_over(tmp_path: Path) -> None:
+    short, long = (
+        TrainConfig(steps=steps, schedule="constant", decay_steps=10) for steps in (600, 900)
+    )
+    first = Checkpoints(tmp_path, 2, _weights, short.horizon[1])
+    for step in (500, 590, 595, 600):
+        first.save(_state(short, step))
+    second = Checkpoints(tmp_path, 2, _weights, long.horizon[1])
+    assert _step(second, long) == 590
+    assert second.save(_state(long, 592)).exists()
+    assert _step(second, long) == 592
+    assert {path.stem for path in tmp_path.iterdir()} == {"step-00000590", "step-00000592"}
+
+
+def test_a_run_that_fell_back_keeps_what_it_writes(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, 1, _weights).save(_state(CONFIG, 2))
+    Checkpoints(tmp_path, 2, _weights).save(_state(CONFIG, 4))
+    (tmp_path / "step-00000004.state").write_bytes(b"x")
+    checkpoints = Checkpoints(tmp_path, 1, _weights)
+    assert _step(checkpoints, CONFIG) == 2
+    checkpoints.save(_state(CONFIG, 3))
+    assert _step(checkpoints, CONFIG) == 3
+    assert {path.stem for path in tmp_path.iterdir()} == {"step-00000003"}
 
 
 def test_other_ranks_go_on_with_a_run_and_say_so(digits: ImageTensors, tmp_path: Path) -> None:
