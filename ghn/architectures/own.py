@@ -1,17 +1,20 @@
 """Networks of a user's own, by the name of what makes them: `my.py:SmallCNN`, `package:make`.
 
-Naming one runs its file, so names come from a user's command line only: never from a file that was
-read or a request.
+Naming one runs its file, once until it changes, so names come from a user's command line only:
+never from a file that was read or a request.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +24,7 @@ from torch import nn
 
 from ghn.architectures import build
 from ghn.errors import ConfigError, UnknownArchitectureError
+from ghn.files import file_stamp
 
 _CLASSES = ("num_classes", "classes", "n_classes")
 _SIZES = ("image_size", "img_size")
@@ -93,35 +97,96 @@ def find_factory(name: str) -> Callable[..., Any]:
 
 def _module(place: str) -> ModuleType:
     path = Path(place)
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise UnknownArchitectureError(f"{place} does not exist; write FILE.py:NAME")
     try:
-        if path.suffix != ".py":
-            return _imported(place)
-        if not path.is_file():
-            raise UnknownArchitectureError(f"{place} does not exist; write FILE.py:NAME")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(path.resolve().parent))  # what it imports may lie beside it
-        sys.modules[path.stem] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, ValueError) as error:
+        return _run(path.resolve()) if is_file else _imported(place)
+    except UnknownArchitectureError:
+        raise
+    except Exception as error:  # whatever the user's code raises
         raise ConfigError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+_STAMPS: dict[str, tuple[int, ...]] = {}
+"""The `file_stamp` of each file that was run, by the name of its module."""
+
+
+def _run(path: Path) -> ModuleType:
+    """The module that a file makes, which runs again only if the file has changed.
+
+    Its name is its own, so that a file may be called like any package.
+    """
+    name = f"_own_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}_{path.stem}"
+    stamp = file_stamp(path)
+    if name in sys.modules and _STAMPS.get(name) == stamp:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        with _importing_from(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _STAMPS[name] = stamp
     return module
 
 
 def _imported(place: str) -> ModuleType:
     """Module `place`, which may lie in the current directory."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(place)
+        with _importing_from(Path.cwd()):
+            return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        if error.name and place.startswith(error.name):
+        if error.name and f"{place}.".startswith(f"{error.name}."):
             raise UnknownArchitectureError(
                 f"no module {place!r} here; write FILE.py:NAME or MODULE:NAME"
             ) from None
         raise
+
+
+_OURS = ("datasets", "flows", "ghn")
+"""Packages that stay ours, whatever a user's files are called."""
+
+
+@contextmanager
+def _importing_from(directory: Path) -> Iterator[None]:
+    """Imports within it look into `directory` first, and later ones (in a forward pass, in worker
+    processes) last.
+
+    A module from there with the name of a package of ours stays with those that have imported it
+    already. The random state stays as it is.
+    """
+    place = str(directory)
+    absent = [name for name in _OURS if name not in sys.modules]
+    sys.path.insert(0, place)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        with suppress(ValueError):  # the user's code has removed it
+            sys.path.remove(place)
+        if place not in sys.path:
+            sys.path.append(place)
+        for name in absent:
+            _uncover(name)
+
+
+def _uncover(name: str) -> None:
+    """Forgets package `name` if imports would find another one by that name."""
+    module = sys.modules.pop(name, None)
+    if module is None:
+        return
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin == getattr(module.__spec__, "origin", None):
+        sys.modules[name] = module
+        return
+    for inside in [other for other in sys.modules if other.startswith(f"{name}.")]:
+        del sys.modules[inside]
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

@@ -1,12 +1,15 @@
 """Networks by `FILE.py:NAME` and `MODULE:NAME`."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import ghn
-from ghn.architectures.own import network
+from ghn.architectures.own import find_factory, network
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 from ghn.initialize import save_initialized
 
@@ -63,6 +66,11 @@ def test_a_module_is_imported_from_here(file: Path, monkeypatch: pytest.MonkeyPa
         ("mine.py:number", ConfigError, "gives a int"),
         ("mine.py:made", ConfigError, "name the class or function"),
         ("broken.py:Small", ConfigError, r"broken.py cannot be imported: SyntaxError"),
+        (
+            "missing.py:Small",
+            ConfigError,
+            r"missing.py cannot be imported: AttributeError: .*Conv9",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_said(
@@ -70,8 +78,76 @@ def test_what_cannot_be_made_is_said(
 ) -> None:
     monkeypatch.chdir(file.parent)
     Path("broken.py").write_text("class Small(:")
+    Path("missing.py").write_text("from torch import nn\nnn.Conv9d\n")
+    modules = set(sys.modules)
     with pytest.raises(error, match=message):
         network(name, 10, 32)
+    assert not [
+        name for name in sys.modules.keys() - modules if "broken" in name or "missing" in name
+    ]
+
+
+def test_a_file_runs_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "drawn.py"
+    path.write_text(f"import torch\ntorch.rand(1)\n{CODE}")
+    time.sleep(0.2)  # of a file that has just changed nobody knows whether it changes again
+    place, state = list(sys.path), torch.get_rng_state()
+    first = find_factory(f"{path}:Small")
+    assert find_factory(f"{path}:Small") is first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sys.path == [*place, str(tmp_path)]
+    path.write_text(CODE.replace("8", "16"))
+    assert network(f"{path}:Small", 3, 32).body.out_channels == 16
+
+
+SHADOWING = """
+import sys
+from pathlib import Path
+import flows
+from ghn.architectures.own import network
+
+place = list(sys.path)
+made = [network(name, 3, 32) for name in sys.argv[1:]]
+import datasets.images
+import ghn
+assert sys.path == [*place, str(Path("proj").resolve())]
+print([one.width for one in made], made[0].late(), ghn.GHN.__name__, datasets.images.load.__name__)
+"""
+
+SHADOWED = """
+import datasets
+from torch import nn
+
+class Net(nn.Module):
+    width = datasets.WIDTH
+
+    def late(self):
+        import blocks
+        return blocks.DEPTH
+"""
+
+
+def test_files_may_be_called_as_our_packages(tmp_path: Path) -> None:
+    (project := tmp_path / "proj").mkdir()
+    for name in ("ghn.py", "net.py"):
+        (project / name).write_text(SHADOWED)
+    (project / "datasets.py").write_text("WIDTH = 5")
+    (project / "blocks.py").write_text("DEPTH = 7")
+    names = ["proj/ghn.py:Net", "proj/net.py:Net"]
+    command = [sys.executable, "-c", SHADOWING, *names]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[5, 5] 7 GHN load\n", "")
+
+
+def test_a_module_here_does_not_hide_ours(tmp_path: Path) -> None:
+    (project := tmp_path / "proj").mkdir()
+    (project / "net.py").write_text(SHADOWED)
+    (project / "datasets.py").write_text("WIDTH = 5")
+    (project / "blocks.py").write_text("DEPTH = 7")
+    code = SHADOWING.replace('"proj"', '"."')
+    command = [sys.executable, "-c", code, "net:Net"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[5] 7 GHN load\n", "")
 
 
 def test_a_file_does_not_name_code_to_run(file: Path, tmp_path: Path) -> None:
