@@ -118,13 +118,15 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    state = {
-        key: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor)
-        .detach()
-        .cpu()
-        .contiguous()
-        for key, tensor in model.state_dict().items()
-    }
+    state: dict[str, torch.Tensor] = {}
+    storages = set()
+    for key, tensor in model.state_dict().items():
+        kept = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        kept = kept.detach().cpu().contiguous()
+        if kept.untyped_storage().data_ptr() in storages:
+            kept = kept.clone()  # safetensors refuses tied parameters
+        storages.add(kept.untyped_storage().data_ptr())
+        state[key] = kept
     metadata[_DIGEST] = content_digest(state, json.dumps(metadata, sort_keys=True))
     with atomic_path(out) as temporary:
         save_file(state, temporary, metadata=metadata)

@@ -33,6 +33,15 @@ class Sized(nn.Module):
     def forward(self, x):
         return self.head(x.flatten(1))
 
+class Tied(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.body(x)).relu()).mean((2, 3)))
+
 def needs(depth: int, num_classes: int): ...
 def number(): return 3
 made = Small()
@@ -172,3 +181,16 @@ def test_half_precision_halves_the_file(file: Path, tmp_path: Path) -> None:
     assert models[1].head.weight.dtype == torch.float32
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-3, atol=1e-5)
     assert half.stat().st_size < whole.stat().st_size
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_tied_parameters_come_back_tied(
+    file: Path, tmp_path: Path, dtype: torch.dtype | None
+) -> None:
+    out = tmp_path / "tied.safetensors"
+    save_initialized(f"{file}:Tied", None, out, dtype=dtype)
+    model = network(f"{file}:Tied", 10, 32)
+    expected = ghn.from_pretrained()(network(f"{file}:Tied", 10, 32)).second.weight
+    ghn.load_initialized(out, model)
+    assert model.second.weight is model.first.weight
+    torch.testing.assert_close(model.first.weight, expected, rtol=1e-3, atol=1e-4)
