@@ -91,9 +91,10 @@ def save_initialized(
     }
     report = str(hypernetwork.reports[0])
     if images is not None:
-        metadata[_STATISTICS] = n = str(_estimate_statistics(model, images))
-        said = hypernetwork.reports[0].with_statistics()
-        report = f"{said}\n  running statistics are those of {n} images"
+        report = str(hypernetwork.reports[0].with_statistics())
+        if n := _estimate_statistics(model, images):
+            metadata[_STATISTICS] = str(n)
+            report += f"\n  running statistics are those of {n} images"
     _write(out, model, metadata, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = (
@@ -105,12 +106,18 @@ def save_initialized(
 
 
 def _estimate_statistics(model: nn.Module, images: Images) -> int:
-    """Sets the running statistics of batch norms; returns from how many images."""
-    from ghn.finetune import FinetuneConfig, estimate_statistics
+    """Sets the running statistics of batch norms; returns from how many images: whole batches of
+    them, and none if there are no such norms.
+    """
+    from ghn.finetune import FinetuneConfig
+    from ghn.predict import reestimate_batch_norm
 
     config = FinetuneConfig()
-    estimate_statistics(model, images, config.statistics_images, config.batch_size)
-    return min(config.statistics_images, len(images))
+    batch_size = min(config.batch_size, config.statistics_images, len(images))
+    n_batches = -(-config.statistics_images // batch_size)
+    device = next(model.parameters()).device
+    batches = images.batches(batch_size, drop_last=True, device=device)
+    return batch_size * reestimate_batch_norm(model, batches, n_batches)
 
 
 def _write(

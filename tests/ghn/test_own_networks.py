@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import ghn
+from datasets.images import load
 from ghn.architectures.own import find_factory, network
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
+from ghn.files import read_safetensors
 from ghn.initialize import save_initialized
 
 CODE = """
@@ -41,6 +43,14 @@ class Tied(Small):
 
     def forward(self, x):
         return self.head(self.second(self.first(self.body(x)).relu()).mean((2, 3)))
+
+class Normed(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.head(self.norm(self.body(x)).relu().mean((2, 3)))
 
 def needs(depth: int, num_classes: int): ...
 def number(): return 3
@@ -194,3 +204,17 @@ def test_tied_parameters_come_back_tied(
     ghn.load_initialized(out, model)
     assert model.second.weight is model.first.weight
     torch.testing.assert_close(model.first.weight, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_images", "said"),
+    [("Normed", 60, "60"), ("Normed", 200, "128"), ("Normed", 600, "512"), ("Small", 60, None)],
+)
+def test_the_file_says_how_many_images_were_used(
+    file: Path, tmp_path: Path, name: str, n_images: int, said: str | None
+) -> None:
+    images = load("digits", split="train", image_size=8).subset(range(n_images))
+    out = tmp_path / "normed.safetensors"
+    report = save_initialized(f"{file}:{name}", None, out, image_size=8, images=images)
+    assert read_safetensors(out)[1].get("statistics") == said
+    assert (f"running statistics are those of {said} images" in report) is (said is not None)
