@@ -137,7 +137,9 @@ def _undo_of_generator(value: Any) -> Undo | None:
 
 
 def _undo_of_file(file: io.IOBase) -> Undo | None:
-    """Of a file in memory all is put back, of others the place and the length."""
+    """Of a file in memory all is put back, of others the place, and the length where nobody else
+    can have written.
+    """
     if isinstance(file, (io.StringIO, io.BytesIO)) and not file.closed:
         return functools.partial(file.__setstate__, file.__getstate__())  # type: ignore[union-attr]
     with suppress(OSError, ValueError):  # a pipe, or closed
@@ -151,10 +153,23 @@ def _undo_of_file(file: io.IOBase) -> Undo | None:
 def _restore_file(file: io.IOBase, place: int, length: int) -> None:
     with suppress(OSError, ValueError):
         if file.writable():
+            before = os.fstat(file.fileno()).st_size
             file.flush()
-            if os.fstat(file.fileno()).st_size > length:
+            if os.fstat(file.fileno()).st_size > length and _is_alone(file, before == length):
                 os.ftruncate(file.fileno(), length)
         file.seek(place)
+
+
+def _is_alone(file: io.IOBase, was_buffered: bool) -> bool:
+    """Whether a file can have grown by this handle's writes alone.
+
+    So it is with what was in its buffer, and with a handle at the end that has come there neither
+    by reading nor, as one that appends, past what others wrote.
+    """
+    if was_buffered:
+        return True
+    mode = str(getattr(file, "mode", "a"))
+    return not {"a", "+"} & set(mode) and file.tell() == os.fstat(file.fileno()).st_size
 
 
 def _restore_array(current: Any, before: Any) -> None:

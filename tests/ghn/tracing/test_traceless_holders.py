@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pytest
@@ -435,6 +435,37 @@ def test_what_was_written_into_a_file_is_cut_off(tmp_path: Path) -> None:
         trace(Holder(file, lambda f: f.write("x" * 9), needs_values=False), torch.randn(2, 4))
         file.write(" after")
     assert path.read_text() == "before after"
+
+
+@pytest.mark.parametrize(("mode", "length"), [("w", 9), ("w", 10**6), ("a", 9)])
+def test_a_written_file_has_its_length(tmp_path: Path, mode: str, length: int) -> None:
+    """Flushed or not, where nobody else can have written."""
+    path = tmp_path / "log"
+    with path.open(mode) as file:
+        file.write("before")
+        trace(Holder(file, lambda f: f.write("x" * length), needs_values=False), torch.randn(2, 4))
+        file.write(" after")
+    assert path.read_text() == "before after"
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("mode", ["a", "a+", "r+", "w"])
+def test_what_others_wrote_into_a_file_stays(tmp_path: Path, mode: str, writes: bool) -> None:
+    path = tmp_path / "log"
+    path.write_text("")
+
+    def use(file: TextIO) -> None:
+        with path.open("a") as other:
+            other.write("a line of another process\n")
+        if mode == "r+":
+            file.read()
+        if writes and mode != "w":  # which overwrites
+            file.write("a line of this\n")
+            file.flush()
+
+    with path.open(mode) as file:
+        trace(Holder(file, use, needs_values=False), torch.randn(2, 4))
+    assert "a line of another process\n" in path.read_text()
 
 
 def test_a_file_is_where_it_was() -> None:
