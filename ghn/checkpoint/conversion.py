@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ghn.checkpoint.files import file_of, save_checkpoint, save_released
+from ghn.checkpoint.files import file_of, load_checkpoint, save_checkpoint, save_released
 from ghn.checkpoint.names import to_released
-from ghn.checkpoint.sources import from_pretrained, locate
+from ghn.checkpoint.sources import from_pretrained, located
 from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.files import atomic_path
 from ghn.models.hypernetwork import GHN
@@ -21,22 +21,25 @@ PICKLE = (".pt", ".pth")
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """What a hypernetwork is and how it was trained, as far as its file says; JSON types.
 
+    The file is called by its path, or by `source` where that is a registry's.
+
     Args:
         source: as `ghn.from_pretrained` takes it.
 
     Raises:
         GHNError: as `ghn.from_pretrained`.
     """
-    path = file_of(locate(source))
-    ghn = from_pretrained(source)
+    with located(source) as path:
+        file = file_of(path)
+        n_bytes, ghn = file.stat().st_size, load_checkpoint(file)
     return {
-        "file": str(path),
-        "bytes": path.stat().st_size,
+        "file": str(file if file.exists() else source),
+        "bytes": n_bytes,
         "parameters": sum(parameter.numel() for parameter in ghn.parameters()),
         "classes": ghn.num_classes,
         "image_size": ghn.image_size,
         "config": ghn.config.to_dict(),
-        "metadata": ghn.metadata,
+        "metadata": {"source": str(source or path.name)} | ghn.metadata,
     }
 
 

@@ -8,7 +8,10 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -40,16 +43,26 @@ def from_pretrained(
     Raises:
         GHNError: the source does not exist, cannot be reached, or holds no hypernetwork.
     """
-    path = locate(source)
-    ghn = load_checkpoint(path)
+    with located(source) as path:
+        ghn = load_checkpoint(path)
     ghn.metadata = {"source": str(source or path.name)} | ghn.metadata
     return ghn.to(device) if device is not None else ghn
 
 
-def locate(source: str | os.PathLike[str] | None) -> Path:
-    """The file or directory that `source` means, fetched if it lies elsewhere; errors are those of
-    `from_pretrained`.
+@contextmanager
+def located(source: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The file or directory that `source` means; a copy from a registry of MLflow is removed
+    afterwards. Errors are those of `from_pretrained`.
     """
+    name = "" if source is None else os.fspath(source)
+    if not name.startswith(("models:/", "runs:/", "mlflow-artifacts:")):
+        yield _locate(source)
+        return
+    with TemporaryDirectory(prefix="ghn-") as directory:
+        yield _from_mlflow(name, directory)
+
+
+def _locate(source: str | os.PathLike[str] | None) -> Path:
     ours = packaged()
     if source is None:
         if len(ours) == 1:
@@ -64,8 +77,6 @@ def locate(source: str | os.PathLike[str] | None) -> Path:
         if not file:
             raise ConfigError(f"{name} names no file; write hf://owner/repository/file")
         return _from_hub(f"{owner}/{repository}", file)
-    if name.startswith(("models:/", "runs:/", "mlflow-artifacts:")):
-        return _from_mlflow(name)
     if Path(name).exists():
         return Path(name)
     if name in ours:
@@ -125,7 +136,7 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _from_mlflow(uri: str) -> Path:
+def _from_mlflow(uri: str, directory: str) -> Path:
     try:
         import mlflow
         from mlflow.artifacts import download_artifacts
@@ -143,7 +154,7 @@ def _from_mlflow(uri: str) -> Path:
             " directory that has it"
         )
     try:
-        return Path(download_artifacts(artifact_uri=uri))
+        return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
     except Exception as error:  # of MLflow, its data base, a driver, the network
         raise UnreachableError(
             f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says"

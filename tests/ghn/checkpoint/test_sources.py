@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from ghn import GHN, GHNConfig, from_pretrained, save_checkpoint
-from ghn.checkpoint import sources
+from ghn.checkpoint import describe, sources
 from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
 
 SMALL = GHNConfig(hidden=8, heads=2, layers=1, num_classes=5, decoder_channels=8, decoder_kernel=11)
@@ -136,8 +137,30 @@ def test_an_mlflow_registry(weights: Path, tmp_path: Path, monkeypatch: pytest.M
         hypernetwork = from_pretrained(uri)
         assert hypernetwork.config == SMALL
         assert hypernetwork.metadata["source"] == uri
+        about = describe(uri)
+        assert about["bytes"] == weights.stat().st_size
+        assert about["metadata"]["source"] == uri
     with pytest.raises(UnreachableError, match="MLFLOW_TRACKING_URI says where"):
         from_pretrained("models:/hypernetwork@challenger")
+
+
+def test_copies_from_mlflow_do_not_stay(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("x", artifact_location=(tmp_path / "runs").as_uri())
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_artifact(str(weights))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    uri = f"runs:/{run.info.run_id}/{weights.name}"
+    assert from_pretrained(uri).metadata["source"] == uri
+    assert not list((tmp_path / "copies").iterdir())
+    about = describe(uri)
+    assert about["file"] == about["metadata"]["source"] == uri
+    assert not list((tmp_path / "copies").iterdir())
 
 
 def test_an_mlflow_registry_that_is_absent_or_damaged(
