@@ -150,15 +150,20 @@ def compare(
         train, val, test: images, normalised as the network takes them.
         hypernetwork: which predicts.
         config: of training; its learning rate is replaced by each of `lrs`.
-        lrs: learning rates, tried by all starts.
+        lrs: learning rates, above 0, tried by all starts.
         seeds: how many seeds, of the initialisation and the order of the images.
         name: of the network, for what is printed.
         device: where to train.
         on_training: is told start, seed and learning rate before each training.
 
     Raises:
+        ConfigError: there is no learning rate or seed, or a learning rate is not above 0.
         GHNError: the network cannot be traced or written, or images and network do not fit.
     """
+    if not lrs or seeds < 1:
+        raise ConfigError(f"lrs = {tuple(lrs)}, seeds = {seeds}: give one of each at least")
+    if wrong := [lr for lr in lrs if not 0 < lr < math.inf]:
+        raise ConfigError(f"learning rate {wrong[0]:g} is not above 0 and finite; try {RATES[0]}")
     config = config or FinetuneConfig()
     config = config.model_copy(update={"evaluate_at": config.evaluate_at or _stops(config.steps)})
     example = next(iter(test.batches(2, shuffle=False)))[0]

@@ -77,7 +77,8 @@ def run(
     names: Names = None,
     profile: ProfileOption = "laptop",
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Processes; by default those of params.yaml.")
+        int | None,
+        typer.Option("--workers", min=1, help="Processes; by default those of params.yaml."),
     ] = None,
     alone: Annotated[
         bool,

@@ -113,6 +113,7 @@ def test_compare_answers_in_words_json_and_a_plot(app: typer.Typer, here: Path) 
         (["compare", "my.py:Small", "--images", "none"], "no images named 'none'"),
         (["compare", "my.py:Smal", "--images", "photos"], "nearest: Small"),
         (["compare", "my.py:Small", "--images", "photos", "-o", "a.gif"], "a plot is"),
+        (["compare", "my.py:Small", "--images", "photos", "--lr=-1"], "learning rate -1 is not"),
         (["evaluate", "none.pt", "--images", "photos"], "none.pt: no such file"),
         (["evaluate", "my.py"], "--images is missing"),
         (["evaluate", "--images", "photos"], "go with a FILE"),

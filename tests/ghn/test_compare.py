@@ -53,6 +53,25 @@ def test_all_starts_meet_the_same_and_again() -> None:
     assert "predicted 170 of 170 numbers" in first.report
 
 
+@pytest.mark.parametrize(
+    ("lrs", "seeds", "said"),
+    [
+        ((0.1, -1.0), 1, "learning rate -1 is not above 0"),
+        ((0.0,), 1, "learning rate 0 is not above 0"),
+        ((float("nan"),), 1, "learning rate nan"),
+        ((float("inf"),), 1, "learning rate inf"),
+        ((), 1, r"lrs = \(\)"),
+        ((0.1,), 0, "seeds = 0"),
+    ],
+)
+def test_rates_and_seeds_are_checked_first(lrs: tuple[float, ...], seeds: int, said: str) -> None:
+    images = load("digits", split="test", image_size=8)
+    config = FinetuneConfig(steps=1, batch_size=8)
+    hypernetwork = ghn.from_pretrained()
+    with pytest.raises(ConfigError, match=said):
+        compare(Tiny, images, images, images, hypernetwork, config, lrs=lrs, seeds=seeds)
+
+
 def made(predicted: list[float], random: list[float], n: int) -> Comparison:
     def start(kind: str, values: list[float]) -> Start:
         k = len(values)
