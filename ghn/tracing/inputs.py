@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -73,14 +75,29 @@ def own_image_size(model: nn.Module) -> int | None:
 
 def _description(model: nn.Module) -> tuple[int, tuple[int, int] | None]:
     """Channels, and height and width of its images if `model` says what it takes."""
-    size: Any = getattr(model, "image_size", None)
+    size = _size(getattr(model, "image_size", None))
     config = getattr(model, "pretrained_cfg", None)  # timm's
-    timm_size = config.get("input_size") if isinstance(config, Mapping) else None
-    channels = timm_size[0] if timm_size else 3
-    if size is None and timm_size:
-        size = timm_size[1:]
+    timm_size: Any = config.get("input_size") if isinstance(config, Mapping) else None
+    known = isinstance(timm_size, Sequence) and len(timm_size) == 3
+    channels = timm_size[0] if known else 3
+    if size is None and known:
+        size = _size(timm_size)
     if size is None and type(model).__name__ == "Inception3":
-        size = 299
-    if size is None:
-        return channels, None
-    return channels, (size, size) if isinstance(size, int) else (size[-2], size[-1])
+        size = (299, 299)
+    return channels, size
+
+
+def _size(said: Any) -> tuple[int, int] | None:
+    """Height and width, of an integer of any type or of a sequence that ends with them; None where
+    an attribute of that name is something else.
+    """
+    with suppress(TypeError, ValueError, RuntimeError):  # the last of tensors without values
+        sides = [operator.index(side) for side in said] if _is_sequence(said) else []
+        height, width = sides[-2:] or [operator.index(said)] * 2
+        if min(height, width) > 0:
+            return height, width
+    return None
+
+
+def _is_sequence(said: Any) -> bool:
+    return isinstance(said, Sequence) or getattr(said, "ndim", 0) > 0

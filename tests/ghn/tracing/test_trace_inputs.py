@@ -7,6 +7,7 @@ from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import ghn
 from ghn import trace
 from ghn.errors import TraceError
+from ghn.tracing.inputs import own_image_size
 
 Pair = namedtuple("Pair", "image mask")
 
@@ -91,6 +93,43 @@ def test_sizes_of_images() -> None:
     hypernetwork.metadata["image_size"] = 48
     hypernetwork(Flat(48))
     assert hypernetwork.reports[0].complete
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        (40, 40),
+        ((48, 40), 40),
+        ([3, 40, 48], 40),
+        (np.int64(40), 40),
+        (np.array([40, 48]), 40),
+        (torch.tensor(40), 40),
+        (torch.Size([40, 48]), 40),
+        ((40,), None),
+        ((), None),
+        (40.0, None),
+        ((40.5, 40.5), None),
+        ("40", None),
+        (0, None),
+        (lambda: 40, None),
+        ({"height": 40}, None),
+        (torch.zeros(2, 2), None),
+        (torch.empty((), dtype=torch.int64, device="meta"), None),
+    ],
+)
+def test_what_an_attribute_says_of_the_size(said: Any, size: int | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    model.image_size = said
+    assert own_image_size(model) == size
+    assert trace(model).n_nodes > 1
+
+
+@pytest.mark.parametrize(("said", "size"), [((3, 48, 40), 40), (40, None), ((40,), None)])
+def test_what_a_configuration_says_of_the_size(said: Any, size: int | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    model.pretrained_cfg = {"input_size": said}
+    assert own_image_size(model) == size
+    assert trace(model).n_nodes > 1
 
 
 def test_a_misfit_is_one_message() -> None:
