@@ -42,6 +42,7 @@ __all__ = [
     "merge",
     "read_yaml",
     "set_params",
+    "updated",
     "use_profile",
     "validate",
 ]
@@ -122,13 +123,27 @@ def set_params(
     that is valid. A profile takes the place of the one that was written before it.
 
     Raises:
+        ConfigError: as `updated`.
+    """
+    from ghn.files import atomic_path
+
+    params, text = updated(values, profile, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+    return params
+
+
+def updated(
+    values: Mapping[str, Any], profile: str | None = None, path: str | Path = PARAMS_FILE
+) -> tuple[Params, str]:
+    """What `set_params` would write: the parameters, and the text of the file.
+
+    Raises:
         ConfigError: as `load_params`; or params.yaml has the values of another profile, and git
             none without.
     """
     import yaml
     from ruamel.yaml import YAML
-
-    from ghn.files import atomic_path
 
     overlay: dict[str, Any] = {}
     source = str(path)
@@ -171,9 +186,7 @@ def set_params(
     text = written.getvalue()
     if profile is not None and profile != LAPTOP:
         text = _HEADER.format(profile=profile) + re.sub(r"\A(#.*\n)*", "", text)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text)
-    return params
+    return params, text
 
 
 def _committed(path: Path, before: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,7 +70,8 @@ def use_params(
     """
     from flows.params import PARAMS_FILE, use_profile
 
-    use_profile(profile)
+    with _no_run():
+        use_profile(profile)
     typer.echo(
         f"{PARAMS_FILE} has the values of profile {profile}; `git diff {PARAMS_FILE}` shows them"
     )
@@ -89,8 +91,29 @@ def set_fields(
     """Set fields of params.yaml, those too that it leaves at their defaults; comments stay."""
     from flows.params import PARAMS_FILE, set_params
 
-    set_params(assignments(values))
+    new = assignments(values)
+    with _no_run():
+        set_params(new)
     typer.echo(f"{PARAMS_FILE}: {', '.join(values)}")
+
+
+def _no_run() -> AbstractContextManager[None]:
+    """Keeps runs of the pipeline out of this tree while its parameters are written.
+
+    Raises:
+        ConfigError: one is at work; DVC would take the new parameters for those of its outputs.
+    """
+    from flows.params import PARAMS_FILE
+    from flows.settings import paths
+    from ghn.errors import ConfigError
+    from ghn.locks import held
+
+    message = (
+        f"{PARAMS_FILE} is in use: a run works in this tree, whose outputs DVC would take for those"
+        " of the new parameters; wait until it has ended, or use `ghn run -S FIELD=VALUE` or"
+        " `--profile`, which waits"
+    )
+    return held(paths.TREE_LOCK, ConfigError(message))
 
 
 def assignments(values: list[str]) -> dict[str, Any]:

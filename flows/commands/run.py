@@ -71,7 +71,7 @@ def run(
     """Bring the pipeline up to date, then say what ran and where everything is (`make run`)."""
     from rich.console import Console
 
-    from flows.params import load_params, set_params
+    from flows.params import load_params, set_params, updated
     from ghn.locks import locked
 
     _check_targets(targets or [])
@@ -79,13 +79,15 @@ def run(
     if dry or dag:
         _show_plan(bool(profile or new), dag)
         return
-    params = set_params(new, profile) if profile or new else load_params()
+    params, _ = updated(new, profile)  # what is wrong is said before anything is waited for
     params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
     run_id = None
     waiting = partial(console.print, "Another run works in this tree; waiting until it has ended.")
     with locked(paths.TREE_LOCK, on_wait=waiting) as lock:
+        # Not earlier: DVC notes parameters as they are when a stage of another run has ended.
+        params = set_params(new, profile) if profile or new else load_params()
         if not targets and _is_up_to_date(params):
             console.print("All stages are up to date.")
         else:

@@ -16,9 +16,11 @@ from flows.commands.parameters import assignments
 from flows.commands.run import _check_targets
 from flows.commands.stages import register
 from flows.params import Params, load_params, set_params
+from flows.settings import paths
 from flows.settings.describe import fields, is_field
 from ghn import cli
 from ghn.errors import ConfigError
+from ghn.locks import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +93,44 @@ def test_set_checks_before_it_writes(app: typer.Typer, tree: Path) -> None:
     assert Path("params.yaml").read_text() == before
     assert CliRunner().invoke(app, ["params", "set", "train.steps=1000"]).exit_code == 0
     assert load_params().train.steps == 1000
+
+
+@pytest.mark.parametrize("command", [("set", "train.steps=1000"), ("use", "tiny")])
+def test_parameters_are_not_written_under_a_run(
+    app: typer.Typer, tree: Path, command: tuple[str, ...]
+) -> None:
+    before = Path("params.yaml").read_text()
+    with locked(paths.TREE_LOCK):
+        refused = CliRunner().invoke(app, ["params", *command])
+    assert refused.exit_code == 2
+    assert "params.yaml is in use: a run works in this tree" in refused.stderr
+    assert Path("params.yaml").read_text() == before
+    assert CliRunner().invoke(app, ["params", *command]).exit_code == 0
+    assert Path("params.yaml").read_text() != before
+
+
+def test_a_run_writes_its_parameters_when_the_one_before_has_ended(tree: Path) -> None:
+    """As it finds them then: those that the other run was given stay."""
+    (tree / ".dvc").mkdir()
+    (tree / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")
+    (tree / "dvc.yaml").write_text("stages:\n  fails:\n    cmd: exit 3\n")
+    before = Path("params.yaml").read_text()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://[no"}
+    command = [sys.executable, "-m", "ghn.cli", "run", "-S", "train.steps=1000"]
+    with locked(paths.TREE_LOCK):
+        wrong = subprocess.run(
+            [*command, "-S", "base.seed=x"], env=environment, capture_output=True, text=True
+        )
+        assert wrong.returncode == 2  # at once
+        assert "base.seed" in wrong.stderr
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert "waiting until it has ended" in process.stdout.readline()
+        assert Path("params.yaml").read_text() == before
+        set_params({"base.seed": 77})
+    process.communicate(timeout=300)
+    assert load_params().train.steps == 1000
+    assert load_params().base.seed == 77
 
 
 def test_a_profile_takes_the_header_of_the_laptop_profile_away(
