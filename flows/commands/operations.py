@@ -184,12 +184,14 @@ def registry_webhook(
     import os
 
     from flows.registry.webhooks import announce, silence
+    from flows.tracking.addresses import without_credentials
 
     if url is None:
         typer.echo("removed" if silence() else "there was none")
         return
     hook = announce(url, os.environ.get("GHN_WEBHOOK_SECRET"))
-    typer.echo(f"MLflow posts to {hook.url} when an alias is set or removed")
+    address = without_credentials(hook.url)
+    typer.echo(f"MLflow posts to {address} when an alias is set or removed")
 
 
 def serve(

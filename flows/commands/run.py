@@ -208,7 +208,7 @@ def dvc(*arguments: str, silent: bool = False, lock: int | None = None) -> int:
 
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:
-    from flows.tracking.client import DEFAULT_URI, tracking_uri
+    from flows.tracking.client import DEFAULT_URI, shown_uri
     from flows.tracking.pipeline import note_results
 
     if run_id is not None:
@@ -216,7 +216,7 @@ def _summarise(console: Console, params: Params, run_id: str | None, seconds: fl
         _print_stages(console, params, run_id)
     _print_accuracies(console)
     _print_failures(console)
-    store = tracking_uri()
+    store = shown_uri()
     look = f"  (mlflow ui --backend-store-uri {store})" if store == DEFAULT_URI else ""
     here = Path.cwd()  # not resolved: DVC may keep outputs as links into its cache
     console.print(f"Finished in {seconds / 60:.1f} minutes.")
@@ -228,15 +228,9 @@ def _summarise(console: Console, params: Params, run_id: str | None, seconds: fl
 
 
 def _page_of(run_id: str) -> str:
-    """The address of a run's page; where the store is a file, on the server that `mlflow ui`
-    starts.
-    """
-    from flows.tracking.client import MODE, client, tracking_uri
+    from flows.tracking.client import client, run_page
 
-    experiment = client().get_run(run_id).info.experiment_id
-    store = tracking_uri()
-    server = store.rstrip("/") if store.startswith("http") else "http://127.0.0.1:5000"
-    return f"{server}/#/experiments/{experiment}/runs/{run_id}{MODE}"
+    return run_page(client().get_run(run_id).info.experiment_id, run_id)
 
 
 def _print_stages(console: Console, params: Params, run_id: str) -> None:

@@ -247,12 +247,12 @@ mlflow_app = typer.Typer(help="The MLflow store of the pipeline.", no_args_is_he
 @mlflow_app.command("sync")
 def sync_mlflow() -> None:
     """Send what stages logged while the MLflow store was away."""
-    from flows.tracking.client import SPOOL, tracking_uri
+    from flows.tracking.client import SPOOL, shown_uri
     from flows.tracking.spool import send_pending
     from flows.words import counted
 
     sent = send_pending(Path(SPOOL))
-    typer.echo(f"{counted(sent, 'run')} sent to {tracking_uri()}")
+    typer.echo(f"{counted(sent, 'run')} sent to {shown_uri()}")
 
 
 def register(app: typer.Typer) -> None:

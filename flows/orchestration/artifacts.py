@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.settings import paths
-from flows.tracking.client import MODE, client, experiment_id, tracking_uri
+from flows.tracking.client import client, experiment_id, first_line, run_page, tracking_uri
 from flows.tracking.pipeline import note_results
 from flows.words import plus_minus
 
@@ -50,8 +50,7 @@ def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]
     """Markdown links to the MLflow runs of the stages below `parent_run` ("" for itself); empty
     without a server.
     """
-    base = tracking_uri()
-    if parent_run is None or not base.startswith("http"):
+    if parent_run is None or not tracking_uri().startswith("http"):
         return {}
     try:
         mlflow_client = client()
@@ -61,13 +60,12 @@ def mlflow_links(parent_run: str | None, experiment_name: str) -> dict[str, str]
             [identifier], below, order_by=["attributes.start_time ASC"]
         )
     except Exception as error:  # the server went away: the pipeline is worth more than its links
-        get_run_logger().warning("no links to MLflow: %s", error)
+        get_run_logger().warning("no links to MLflow: %s", first_line(error))
         return {}
-    page = f"{base}/#/experiments/{identifier}/runs"
     # Of the tries of a stage the last one counts.
     named = [(run.data.tags.get("stage", ""), run.info.run_id) for run in runs]
     pairs = [("", parent_run), *named]
-    return {name: f"[{run_id[:8]}]({page}/{run_id}{MODE})" for name, run_id in pairs}
+    return {name: f"[{run_id[:8]}]({run_page(identifier, run_id)})" for name, run_id in pairs}
 
 
 def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:

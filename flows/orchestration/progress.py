@@ -9,6 +9,8 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.tracking.client import first_line
+
 UPDATE_SECONDS = 10.0
 """Between two updates of an artifact."""
 
@@ -73,4 +75,6 @@ class Progress:
                 update_progress_artifact(self._artifact, percent, description)
         except Exception as error:  # of the network, the server, its client
             self._failed = True
-            get_run_logger().warning("no progress of %s is shown: %s", self.stage, error)
+            get_run_logger().warning(
+                "no progress of %s is shown: %s", self.stage, first_line(error)
+            )

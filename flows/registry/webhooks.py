@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.registry.lookup import RegistryError
+from flows.tracking.addresses import without_credentials
 from flows.tracking.client import client, first_line, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def announce(
         )
     except MlflowException as error:
         raise RegistryError(
-            f"MLflow does not take {url}: {first_line(error)} (it takes public https addresses;"
-            " others if its server has MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true and"
+            f"MLflow does not take {without_credentials(url)}: {first_line(error)} (it takes public"
+            " https addresses; others if its server has MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true and"
             " MLFLOW_WEBHOOK_ALLOWED_SCHEMES=https,http in its environment)"
         ) from None
     for old in before:  # not updated, which would keep an old secret

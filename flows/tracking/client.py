@@ -14,10 +14,12 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from flows.tracking.addresses import request, split_credentials, without_credentials
 from ghn.errors import GHNError
 from ghn.files import atomic_path, remove_leftovers
 from ghn.locks import locked
@@ -61,16 +63,45 @@ def tracking_uri() -> str:
 
 
 def shown_uri() -> str:
-    """The same for the eye, without a password."""
-    return re.sub(r"(//[^/@:]*):[^@]*@", r"\1:***@", tracking_uri())
+    """The same to be printed, logged and linked: without credentials."""
+    return without_credentials(tracking_uri())
+
+
+def run_page(experiment: str, run_id: str) -> str:
+    """The address of a run's page; where the store is a file, on the server that `mlflow ui`
+    starts.
+
+    Args:
+        experiment: its id.
+        run_id: of the run.
+    """
+    store = shown_uri()
+    server = store.rstrip("/") if store.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}{MODE}"
+
+
+def client_uri() -> str:
+    """The same for MLflow's clients, which repeat it in what they raise and log: the credentials of
+    a server are in MLflow's own variables (`_configure`).
+    """
+    return _server_credentials()[0]
+
+
+def _server_credentials() -> tuple[str, str, str]:
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        address, user, password = split_credentials(uri)
+        if user and password:
+            return address, user, password
+    return uri, "", ""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, short."""
+    """What an exception says, short and without credentials."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if lines[0].startswith("(raised as a result of") and lines[1:]:  # SQLAlchemy's, of itself
         del lines[0]
-    return lines[0][:200].rstrip(".:")
+    return without_credentials(lines[0])[:200].rstrip(".:")
 
 
 def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
@@ -82,7 +113,8 @@ def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
     uri = tracking_uri()
     try:
         if uri.startswith(("http://", "https://")):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
+            asked = request(f"{uri.rstrip('/')}/health")
+            urllib.request.urlopen(asked, timeout=seconds).close()
         elif (port := _PORTS.get(urlsplit(uri).scheme.partition("+")[0])) and (
             host := urlsplit(uri).hostname
         ):
@@ -93,8 +125,8 @@ def unreachable(seconds: float = PROBE_SECONDS) -> str | None:
         return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
     except OSError as error:
         return first_line(error)
-    except ValueError as error:
-        return f"no address: {error}"
+    except (HTTPException, ValueError) as error:  # whose text may have a part of a password
+        return f"no address of a server that answers: {type(error).__name__}"
     return None
 
 
@@ -125,7 +157,7 @@ def client(create: bool = True) -> MlflowClient:
     try:
         if (file := _sqlite_file()) and not file.exists():
             _make(file)
-        made = MlflowClient(tracking_uri=tracking_uri())
+        made = MlflowClient(tracking_uri=client_uri())
         if tracking_uri() not in _checked:
             made.search_experiments(max_results=1)
     except Exception as error:  # of MLflow, SQLAlchemy, Alembic, a driver
@@ -160,6 +192,10 @@ def _configure() -> None:
         "PGCONNECT_TIMEOUT": "10",
     }.items():
         os.environ.setdefault(name, value)
+    _, user, password = _server_credentials()
+    if user:  # those in an address go before others, as MLflow has it
+        os.environ["MLFLOW_TRACKING_USERNAME"] = user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = password
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the creation of tables, line by line
     # It writes a traceback of each exception that it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

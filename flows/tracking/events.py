@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 from uuid import uuid4
+
+from flows.tracking.addresses import request, without_credentials
 
 TIMEOUT_SECONDS = 10.0
 
@@ -88,8 +90,13 @@ def _emit(
         headers["authorization"] = f"Bearer {key}"
     elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["authorization"] = f"Basic {b64encode(secret.encode()).decode()}"
-    request = Request(f"{url}/events", json.dumps([told]).encode(), headers)
     try:
-        urlopen(request, timeout=TIMEOUT_SECONDS).close()
-    except (OSError, HTTPException) as error:
-        print(f"Prefect at {url} was not told of {event}: {error}", file=sys.stderr)
+        post = request(f"{url}/events", json.dumps([told]).encode(), headers)
+        urlopen(post, timeout=TIMEOUT_SECONDS).close()
+    except (OSError, HTTPException, ValueError) as error:
+        # The text of the latter two may have a part of a password.
+        reason = error if isinstance(error, OSError) else type(error).__name__
+        print(
+            f"Prefect at {without_credentials(url)} was not told of {event}: {reason}",
+            file=sys.stderr,
+        )

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from flows.tracking.client import tracking_uri
+from flows.tracking.client import client_uri
 
 
 class SystemSampler:
@@ -26,7 +26,7 @@ class SystemSampler:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-        self._monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri())  # type: ignore[no-untyped-call]
+        self._monitor = SystemMetricsMonitor(run_id, tracking_uri=client_uri())  # type: ignore[no-untyped-call]
         self._monitor.start()
 
     def stop(self) -> None:

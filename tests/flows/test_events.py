@@ -26,6 +26,20 @@ def test_an_event_is_what_prefect_reads(
     assert event.resource["ghn.dependents"] == "waiting"
 
 
+def test_credentials_of_the_address_are_told_to_the_server_alone(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = receiver.url.replace("http://", "http://alice:s3cret@")
+    monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+    events.champion_changed("ghn3", "7", "better")
+    (post,) = receiver.posts
+    assert post.headers["Authorization"] == "Basic YWxpY2U6czNjcmV0"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("PREFECT_API_URL", "http://alice:s3cret@127.0.0.1:9/api")
+    events.champion_changed("ghn3", "7", "better")
+    assert "Prefect at http://127.0.0.1:9/api was not told" in capsys.readouterr().err
+
+
 def test_a_server_that_is_away_costs_a_line_and_none_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -16,7 +17,14 @@ import pytest
 from flows.registry import lookup
 from flows.tracking import pipeline_run, stage_run
 from flows.tracking import run as tracking
-from flows.tracking.client import TrackingError, client, unreachable
+from flows.tracking.client import (
+    TrackingError,
+    client,
+    first_line,
+    run_page,
+    shown_uri,
+    unreachable,
+)
 from flows.tracking.pipeline import note_results
 from flows.tracking.spool import claim, pending, send_pending
 
@@ -344,16 +352,19 @@ class _Server:
     def __init__(self, status: int | None) -> None:
         self.status = status
         self.asked, self.over = threading.Event(), threading.Event()
+        self.authorization: set[str | None] = set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                server.authorization.add(self.headers["Authorization"])
                 if server.status is None:
                     server.over.wait(60)
                 else:
                     self.send_error(server.status)
 
             def do_POST(self) -> None:
+                server.authorization.add(self.headers["Authorization"])
                 server.asked.set()
                 server.over.wait(60)
 
@@ -394,6 +405,62 @@ def test_a_store_is_there_if_it_answers(monkeypatch: pytest.MonkeyPatch) -> None
     for uri in ("sqlite:///mlflow.db", "file:///tmp/mlruns", "databricks"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert unreachable() is None
+
+
+def test_a_server_gets_the_credentials_of_its_address_and_nobody_else(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # restored after the test
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with _Server(200) as server:
+        uri = server.uri.replace("http://", "http://alice:s3c%40ret@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert unreachable() is None
+        with pytest.raises(TrackingError, match="cannot be used") as told:
+            client()
+        with stage_run("stage", {}, connect_after_seconds=0.01):
+            time.sleep(0.1)
+    basic = base64.b64encode(b"alice:s3c@ret").decode()
+    assert server.authorization == {f"Basic {basic}"}
+    texts = (str(told.value), str(told.value.__cause__), capsys.readouterr().err, caplog.text)
+    assert server.uri in texts[0]
+    assert not [text for text in texts if "s3c" in text or "alice" in text]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:s3cret@host:5000/x", "https://host:5000/x"),
+        ("https://s3cret@host/x", "https://host/x"),
+        ("https://user:s3c@ret@host/x@y", "https://host/x@y"),
+        ("postgresql+psycopg2://user:s3/cret@host/db", "postgresql+psycopg2://host/db"),
+        ("postgresql://host/db?user=u&password=s3cret", "postgresql://host/db?user=u&password=***"),
+        ("http://127.0.0.1:5000/a@b", "http://127.0.0.1:5000/a@b"),
+        ("sqlite:///a@b/mlflow.db", "sqlite:///a@b/mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_without_credentials(
+    monkeypatch: pytest.MonkeyPatch, uri: str, shown: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert shown_uri() == shown
+    page = run_page("1", "abc")
+    assert page.startswith(f"{shown}/#/exp" if "http" in uri else "http://127.0.0.1:5000/#/exp")
+    assert (
+        first_line(ValueError(f"API request to {uri} failed")) == f"API request to {shown} failed"
+    )
+
+
+@pytest.mark.parametrize("uri", ["https://user:s3cret/x", "postgresql://u:s3/cret@127.0.0.1/db"])
+def test_an_address_that_is_none_is_not_quoted(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert "no address of a server" in str(unreachable())
+    assert "s3" not in str(unreachable())
 
 
 @pytest.mark.parametrize(
