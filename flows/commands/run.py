@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from flows.commands.parameters import assignments, complete_field, complete_prof
 from flows.settings import paths
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from rich.console import Console
 
     from flows.params import Params
@@ -208,12 +210,17 @@ def dvc(*arguments: str, silent: bool = False, lock: int | None = None) -> int:
 
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:
-    from flows.tracking.client import DEFAULT_URI, shown_uri
+    from flows.tracking.client import DEFAULT_URI, first_line, shown_uri
     from flows.tracking.pipeline import note_results
 
-    if run_id is not None:
-        note_results(run_id)
-        _print_stages(console, params, run_id)
+    page = missing = None
+    try:
+        if run_id is not None:
+            page, runs = _find(run_id)
+            note_results(run_id)
+            _print_stages(console, runs)
+    except Exception as error:  # of MLflow or the network: the pipeline is worth more than its log
+        missing = first_line(error)
     _print_accuracies(console)
     _print_failures(console)
     store = shown_uri()
@@ -222,30 +229,34 @@ def _summarise(console: Console, params: Params, run_id: str | None, seconds: fl
     console.print(f"Finished in {seconds / 60:.1f} minutes.")
     console.print(f"  report  {here / paths.REPORT}")
     console.print(f"  MLflow  {store}{look}")
-    if run_id is not None:
-        console.print(f"          {_page_of(run_id)}")
+    if page is not None:
+        console.print(f"          {page}")
     console.print(f"  models  {here / paths.model(params.base.ghn)}")
+    if missing is not None:
+        told = f"MLflow does not say which stages ran and what the run's page is: {missing}."
+        console.print(told, markup=False)
 
 
-def _page_of(run_id: str) -> str:
+def _find(run_id: str) -> tuple[str, list[Run]]:
+    """The page of a run in MLflow, and the runs below it, oldest first. Any exception of MLflow or
+    of the network passes through.
+    """
     from flows.tracking.client import client, run_page
 
-    return run_page(client().get_run(run_id).info.experiment_id, run_id)
-
-
-def _print_stages(console: Console, params: Params, run_id: str) -> None:
-    """Seconds and peak memory of the runs below `run_id`, oldest first."""
-    from rich.table import Table
-
-    from flows.tracking.client import client
-
     mlflow_client = client()
-    experiment = mlflow_client.get_experiment_by_name(params.base.experiment)
-    runs = experiment and mlflow_client.search_runs(
-        [experiment.experiment_id],
+    experiment = mlflow_client.get_run(run_id).info.experiment_id
+    below = mlflow_client.search_runs(
+        [experiment],
         f"tags.mlflow.parentRunId = '{run_id}'",
         order_by=["attributes.start_time ASC"],
     )
+    return run_page(experiment, run_id), list(below)
+
+
+def _print_stages(console: Console, runs: Sequence[Run]) -> None:
+    """Seconds and peak memory of runs."""
+    from rich.table import Table
+
     if not runs:
         return
     table = Table("stage", "status", "seconds", "peak memory", title="Stages that ran")

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -105,6 +106,27 @@ def test_run_says_what_continues_and_where_the_report_is(tmp_path: Path) -> None
     assert f"report  {tmp_path / 'reports' / 'index.html'}\n" in result.stdout
     page = r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/\w+\?workflowType=machine_learning\n"
     assert re.search(page, result.stdout)
+
+
+def test_run_ends_well_if_mlflow_goes_away_meanwhile(tmp_path: Path) -> None:
+    for name in ("params.yaml", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")
+    (tmp_path / "results").mkdir()
+    entry = {"architectures": 5, "mean": 0.25, "std": 0.1, "randinit_mean": 0.1, "randinit_std": 0}
+    (tmp_path / "results" / "evaluation.json").write_text(json.dumps({"test": entry}))
+    (tmp_path / "dvc.yaml").write_text("stages:\n  breaks:\n    cmd: echo broken > mlflow.db\n")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    result = ghn("run", "breaks", cwd=tmp_path, MLFLOW_TRACKING_URI=store)
+    assert (tmp_path / "mlflow.db").read_text() == "broken\n"
+    assert result.returncode == 0, result.stderr
+    *_, models, told = result.stdout.splitlines()
+    assert "25.0" in result.stdout
+    assert f"report  {tmp_path / 'reports' / 'index.html'}\n" in result.stdout
+    assert models.startswith("  models")
+    assert told.startswith("MLflow does not say which stages ran")
+    assert told.endswith("file is not a database.")
 
 
 def test_run_finds_a_wrong_variant_before_any_stage_starts(tmp_path: Path) -> None:
