@@ -10,7 +10,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from flows.tracking.client import TREE, first_line
+from flows.tracking.client import first_line
 from flows.tracking.sender import Op
 from flows.tracking.spool import keep_files, lock_of, release
 
@@ -51,11 +51,21 @@ class Log:
                 self._file.close()
             if sent:
                 self.path.unlink(missing_ok=True)
-            elif self._file is not None and TREE.resolve() != Path.cwd():
-                keep_files(self.path)  # of an experiment's directory, which will be gone
+            elif self._file is not None:
+                self._keep_files()
         if self._lock is not None:
             with suppress(OSError):
                 release(self.path, self._lock)
+
+    def _keep_files(self) -> None:
+        try:
+            keep_files(self.path)
+        except OSError as error:
+            print(
+                f"{self.path.parent} has no copies of the files that this stage logged"
+                f" ({first_line(error)}): MLflow gets them as they are when the log is sent",
+                file=sys.stderr,
+            )
 
     def _give_up(self, error: Exception) -> None:
         print(

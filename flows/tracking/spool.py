@@ -29,6 +29,9 @@ LOCK = ".lock"
 MODELS = "models"
 """Below the spool: models that wait for their upload, each in a directory named by its log's id."""
 
+FILES = "files"
+"""Below the spool: copies of the files that logs name, each log's in a directory of its name."""
+
 
 def lock_of(log: Path) -> FileLock:
     """The lock of a log; to hold it in one thread and let it go in another is allowed."""
@@ -108,11 +111,17 @@ def send_pending(spool: Path = SPOOL, attempts: float = math.inf) -> int:
 
 
 def _remove_orphans(spool: Path) -> None:
-    """Removes packaged models whose log is gone: the stage was killed before it named them."""
-    logs = [log.stem for log in _logs(spool)]
-    for model in (spool / MODELS).glob("*"):
+    """Removes packaged models whose log is gone (the stage was killed before it named them), and
+    copies of files whose log is (the sender was killed before it removed them).
+    """
+    models, kept = list((spool / MODELS).glob("*")), list((spool / FILES).glob("*"))
+    logs = [log.stem for log in _logs(spool)]  # afterwards: a log is there before what it names
+    for model in models:
         if not any(model.name[:8] in log for log in logs):
             shutil.rmtree(model, ignore_errors=True)
+    for directory in kept:
+        if directory.name not in logs:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _failures(log: Path) -> int:
@@ -127,8 +136,13 @@ def _note(log: Path, error: Exception) -> None:
 
 
 def keep_files(log: Path) -> None:
-    """Copies the files that a log names beside it, and names the copies: their directory is about
-    to be removed.
+    """Copies the files that a log names beside it, and names the copies: until the log is sent, the
+    next run may write others in their place, and the directory of an experiment is removed.
+
+    No links: a file may be written in place, and the spool may be on another file system.
+
+    Raises:
+        OSError: they cannot be read or written; the log is as it was.
     """
     lines: list[str] = []
     for line in log.read_text().splitlines():
@@ -148,7 +162,7 @@ def keep_files(log: Path) -> None:
 
 
 def _kept(log: Path) -> Path:
-    return log.parent / "files" / log.stem
+    return log.parent / FILES / log.stem
 
 
 def replay(path: Path) -> str | None:

@@ -27,6 +27,7 @@ from flows.tracking.client import (
 )
 from flows.tracking.pipeline import note_results
 from flows.tracking.spool import claim, pending, send_pending
+from ghn.files import atomic_path
 
 
 @pytest.fixture
@@ -230,6 +231,39 @@ def test_what_an_experiment_logged_outlives_its_directory(store: Path) -> None:
         "files/out.txt"
     ]
     assert not [path for path in (store / ".mlflow-spool").rglob("*") if path.is_file()]
+
+
+def test_a_log_that_waits_has_the_files_of_its_own_run(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the next run replaces them or writes in place."""
+    spool, directory = store / ".mlflow-spool", store / "directory"
+    directory.mkdir()
+    for text in ("first", "second"):
+        (store / "in_place.txt").write_text(text)
+        with atomic_path(store / "replaced.txt") as temporary:
+            temporary.write_text(text)
+        (directory / "inside.txt").write_text(text)
+        with stage_run("stage", {}, spool=spool, connect_after_seconds=1e9) as run:
+            for name in ("in_place.txt", "replaced.txt", "directory"):
+                run.log_artifact(name)
+    (store / "in_place.txt").write_text("third")
+    orphan = spool / "files" / "of a log that is gone"
+    orphan.mkdir(parents=True)
+    assert send_pending(spool) == 2
+    for found, text in zip(runs(), ("first", "second"), strict=True):
+        names = [item.path for item in client().list_artifacts(found.info.run_id)]
+        assert names == ["in_place.txt", "inside.txt", "replaced.txt"]
+        for name in names:
+            path = client().download_artifacts(found.info.run_id, name, str(directory))
+            assert Path(path).read_text() == text
+    assert not list((spool / "files").iterdir())
+    (spool / "files").rmdir()
+    (spool / "files").write_text("in the way")
+    with stage_run("stage", {}, spool=spool, connect_after_seconds=1e9) as run:
+        run.log_artifact("in_place.txt")
+    assert "no copies of the files that this stage logged" in capsys.readouterr().err
+    assert len(pending(spool)) == 1
 
 
 def test_what_runs_inside_may_import_mlflow_at_once(store: Path) -> None:
