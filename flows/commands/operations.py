@@ -184,7 +184,7 @@ def registry_webhook(
     import os
 
     from flows.registry.webhooks import announce, silence
-    from flows.tracking.addresses import without_credentials
+    from ghn.addresses import without_credentials
 
     if url is None:
         typer.echo("removed" if silence() else "there was none")

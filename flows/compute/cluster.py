@@ -35,9 +35,7 @@ def cluster(function: Callable[[Any], Any], config: FanOut) -> Iterator[tuple[Su
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(
-            "fanout.backend: ray is not installed: pip install ray"
-        ) from error
+        raise ConfigError("fanout.backend: ray is not installed: pip install ray") from error
     started_here = not ray.is_initialized()
     if started_here:
         try:

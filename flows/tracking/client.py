@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flows.tracking.addresses import request, split_credentials, without_credentials
+from ghn.addresses import request, split_credentials, without_credentials
 from ghn.errors import GHNError
 from ghn.files import atomic_path, remove_leftovers
 from ghn.locks import locked

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import urlopen
 from uuid import uuid4
 
-from flows.tracking.addresses import request, without_credentials
+from ghn.addresses import request, without_credentials
 
 TIMEOUT_SECONDS = 10.0
 

@@ -10,11 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from ghn.addresses import request, without_credentials
 from ghn.checkpoint.files import load_checkpoint
 from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
 from ghn.models.hypernetwork import GHN
@@ -126,12 +128,12 @@ def _from_hub(repository: str, file: str) -> Path:
 def _answers(url: str) -> bool:
     """Whether a server says anything at all, within `PROBE_SECONDS`."""
     try:
-        urllib.request.urlopen(url, timeout=PROBE_SECONDS).close()
+        urllib.request.urlopen(request(url), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:  # an answer
         return True
     except urllib.error.URLError as error:  # certificates: the library may have others
         return isinstance(error.reason, ssl.SSLError)
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # the latter two: no address of a server
         return False
     return True
 
@@ -142,8 +144,7 @@ def _from_mlflow(uri: str, directory: str) -> Path:
         from mlflow.artifacts import download_artifacts
     except ImportError:
         raise MissingDependencyError(
-            f"{uri} is in an MLflow registry, which needs mlflow: pip install"
-            " mlflow"
+            f"{uri} is in an MLflow registry, which needs mlflow: pip install mlflow"
         ) from None
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes
     store = mlflow.get_registry_uri() if uri.startswith("models:/") else mlflow.get_tracking_uri()
@@ -163,4 +164,5 @@ def _from_mlflow(uri: str, directory: str) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return without_credentials(line)

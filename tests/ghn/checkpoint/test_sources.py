@@ -117,7 +117,7 @@ def test_optional_packages_are_named(
     module: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingDependencyError, match=r"pip install ghn3-pipeline\["):
+    with pytest.raises(MissingDependencyError, match=f"pip install {module}$"):
         from_pretrained(name)
 
 
@@ -176,6 +176,22 @@ def test_an_mlflow_registry_that_is_absent_or_damaged(
     store.write_text("no data base" * 1000)
     with pytest.raises(UnreachableError, match="not a database"):
         from_pretrained("models:/hypernetwork@champion")
+
+
+def test_an_mlflow_that_is_away_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow = pytest.importorskip("mlflow")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://alice:s3cret@127.0.0.1:9")
+    try:
+        with pytest.raises(UnreachableError, match="could not be had from MLflow") as error:
+            from_pretrained("models:/ghn3@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert "s3cret" not in str(error.value)
+    assert "127.0.0.1" in str(error.value)
 
 
 def test_importing_ghn_imports_no_torch() -> None:
