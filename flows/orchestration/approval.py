@@ -7,6 +7,9 @@ and no slot meanwhile.
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 from prefect import flow, get_run_logger
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
@@ -47,14 +50,24 @@ def ask(model: str = "ghn3", version: str | None = None) -> str:
     if not found.promoted:  # there is nothing to approve of: noted as without an approval
         return _said(model, promote(model, number))
     form = Answer.with_initial_data(description=question(model, found))
-    # The number is in the key, so that an answer is about the version that the form showed.
     answer = suspend_flow_run(
-        wait_for_input=form, timeout=DAYS * 24 * 3600, key=f"{model}-{number}"
+        wait_for_input=form, timeout=DAYS * 24 * 3600, key=pause_key(model, number)
     )
     if answer.promote:
         return _said(model, approve(model, number, answer.by, answer.reason))
     refuse(model, number, answer.by, answer.reason)
     return f"{model} version {number} stays a challenger: {answer.by} refused"
+
+
+def pause_key(model: str, number: str) -> str:
+    """Under what the server keeps form and answer, so that an answer is about the version that the
+    form showed.
+
+    Prefect takes lower-case letters, digits and dashes only; the hash keeps names apart that are
+    the same in these.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    return f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:8]}-{number}"
 
 
 def question(model: str, found: Decision) -> str:

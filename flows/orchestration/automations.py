@@ -28,14 +28,16 @@ LOST_RUNS = "ghn-mark-lost-runs-as-crashed"
 
 
 def lost_runs() -> AutomationCore:
-    """Marks a flow run as Crashed that sends no heartbeat and does not end either."""
-    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+    """Marks a flow run as Crashed that sends no heartbeat and neither ends nor waits for somebody:
+    one that is suspended, as by an approval, has no process that could send any.
+    """
+    silent = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused")
     return AutomationCore(
         name=LOST_RUNS,
         description="A flow run that sends no heartbeat any more is marked as Crashed.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *ends},
+            expect={f"prefect.flow-run.{name}" for name in ("heartbeat", *silent)},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.schemas.events import Event, Resource
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
+from prefect.states import Pending, Running, Suspended
 from prefect.utilities.callables import parameter_schema
 
-from flows.orchestration.approval import ask
+from flows.orchestration import automations
+from flows.orchestration.approval import ask, pause_key
 from flows.registry.lookup import by_alias
 from flows.rows.answers import pack
 from flows.rows.schema import identity, write_rows
+from flows.settings.register import RegisterConfig
 from flows.stages.evaluate import COLUMNS
 from flows.tracking import stage_run
 from flows.tracking.client import client
 from flows.tracking.origin import HOLD_VARIABLE
+
+from .conftest import wait_for
 
 IMAGES = 64
 
@@ -58,21 +67,31 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.delenv(HOLD_VARIABLE, raising=False)
         for accuracy in (0.4, 0.7):
-            with stage_run("register", {}, connect_after_seconds=0) as run:
-                model = write_model(directory / f"model-{accuracy}", accuracy)
-                run.register_model("ghn3", model, {}, "challenger", "a test")
+            register(directory, "ghn3", accuracy)
             patch.setenv(HOLD_VARIABLE, "1")
         yield directory
 
 
+def register(directory: Path, name: str, accuracy: float) -> None:
+    """What the stage does with a hypernetwork that is worth so much."""
+    with stage_run("register", {}, connect_after_seconds=0) as run:
+        model = write_model(directory / f"{name}-{accuracy}", accuracy)
+        run.register_model(name, model, {}, "challenger", "a test")
+
+
 @pytest.fixture
-def waiting(server: SyncPrefectClient, tree: Path) -> FlowRun:
-    """A run of the deployment that has asked."""
-    deployment = server.create_deployment(
+def deployment(server: SyncPrefectClient, tree: Path) -> UUID:
+    """The deployment promote/approval."""
+    return server.create_deployment(
         flow_id=server.create_flow(ask),
         name="approval",
         parameter_openapi_schema=parameter_schema(ask).model_dump_for_openapi(),
     )
+
+
+@pytest.fixture
+def waiting(server: SyncPrefectClient, deployment: UUID) -> FlowRun:
+    """A run of the deployment that has asked."""
     run = server.create_flow_run_from_deployment(deployment, parameters={"version": "2"})
     state = work_on(server, run)
     assert (state.type.name, state.name) == ("PAUSED", "Suspended")
@@ -94,8 +113,8 @@ def tags(version: str) -> dict[str, str]:
     return found
 
 
-def champion() -> str:
-    found = by_alias("ghn3", "champion")
+def champion(name: str = "ghn3") -> str:
+    found = by_alias(name, "champion")
     assert found is not None
     return str(found.version)
 
@@ -127,6 +146,47 @@ def test_a_better_version_waits_and_is_refused_then_approved(
 
     third = server.create_flow_run_from_deployment(waiting.deployment_id, parameters={})
     assert work_on(server, third).is_completed()  # the champion: there is nothing to ask
+
+
+def test_a_model_of_any_name_that_is_allowed_can_be_approved_of(
+    server: SyncPrefectClient, deployment: UUID, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = RegisterConfig(name="My_model 5").name
+    monkeypatch.setenv(HOLD_VARIABLE, "1")
+    register(tree, name, 0.7)
+    run = server.create_flow_run_from_deployment(deployment, parameters={"model": name})
+    assert work_on(server, run).name == "Suspended"
+    resume_flow_run(run.id, {"promote": True, "by": "Ada", "reason": ""})
+    assert work_on(server, run).is_completed()
+    assert champion(name) == "1"
+    assert pause_key("my-model-5", "1") != pause_key(name, "1")
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_an_answer_is_not_taken_for_lost(
+    server: SyncPrefectClient, deployment: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automations, "HEARTBEAT_SECONDS", 4)  # at least 10 s for three
+    automation = server.create_automation(automations.lost_runs())
+    lost, asks = (server.create_flow_run_from_deployment(deployment) for _ in range(2))
+    for run in (lost, asks):
+        for step in (Pending(), Running()):
+            server.set_flow_run_state(run.id, step)
+        heartbeat = Event(
+            event="prefect.flow-run.heartbeat",
+            resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run.id}"}),
+            occurred=datetime.now(UTC),
+        )
+        server._client.post("/events", json=[heartbeat.model_dump(mode="json")])
+    server.set_flow_run_state(asks.id, Suspended(timeout_seconds=3600, pause_key="asked"))
+
+    def crashed(run: FlowRun) -> bool:
+        return server.read_flow_run(run.id).state_type == StateType.CRASHED
+
+    wait_for("the lost run is marked", lambda: crashed(lost))
+    time.sleep(10.0)  # the automation looks every five seconds
+    server.delete_automation(automation)
+    assert not crashed(asks)
 
 
 def waiting_keyset(server: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
