@@ -48,7 +48,7 @@ def ask(model: str = "ghn3", version: str | None = None) -> str:
     found = proposal(model, version)
     number = found.version
     if not found.promoted:  # there is nothing to approve of: noted as without an approval
-        return _said(model, promote(model, number))
+        return _said(model, promote(model, number, automatic=True))
     form = Answer.with_initial_data(description=question(model, found))
     answer = suspend_flow_run(
         wait_for_input=form, timeout=DAYS * 24 * 3600, key=pause_key(model, number)

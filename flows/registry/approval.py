@@ -11,7 +11,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flows.registry.promotion import Decision, already_champion, candidates, judge, promote
+from flows.registry.promotion import (
+    Decision,
+    already_champion,
+    candidates,
+    judge,
+    left_to_people,
+    promote,
+)
 from flows.tracking.client import client
 from flows.tracking.events import challenger_waits
 
@@ -23,8 +30,14 @@ WAITS = "waits for approval"
 
 
 def hold(mlflow_client: MlflowClient, name: str, number: str) -> None:
-    """Leaves a version to somebody's decision, unless it is the champion already."""
-    if already_champion(*candidates(mlflow_client, name, number)) is not None:
+    """Leaves a version to somebody's decision, unless it is the champion already or somebody has
+    decided about it.
+    """
+    candidate, champion = candidates(mlflow_client, name, number)
+    if already_champion(candidate, champion) is not None:
+        return
+    if (decided := left_to_people(candidate)) is not None:
+        print(f"{name} version {number} stays a challenger: {decided.reason}")
         return
     mlflow_client.set_model_version_tag(name, number, "promotion.decision", WAITS)
     challenger_waits(name, number)

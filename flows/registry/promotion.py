@@ -5,7 +5,8 @@ of architectures and that of images (`flows.registry.comparison`), on images tha
 number of it rests on (`flows.registry.evaluation`). It stays a challenger if it was evaluated under
 other conditions, if more architectures failed, or if it is worse on torchvision's networks. The
 first champion is compared with random parameters in the same way. Decision, numbers and reason are
-tags of the version; the version before is a tag too, so roll-back needs no memory of ours.
+tags of the version; the version before is a tag too, so roll-back needs no memory of ours. What
+somebody has decided, by a roll-back or a refusal, only somebody changes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 MAX_FAILED = 0.05
 """Share of the architectures that may have failed where there is no champion to compare with."""
+
+
+BY_PEOPLE = ("rolled back", "refused")
+"""Values of the tag `promotion.decision` that somebody has set: only somebody lifts them."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ def promote(
     version: str | None = None,
     force: bool = False,
     mlflow_client: MlflowClient | None = None,
+    automatic: bool = False,
 ) -> Decision:
     """Makes a version (by default @challenger) the champion if it is better; writes the decision as
     tags either way.
@@ -127,6 +133,8 @@ def promote(
         version: number; by default that of alias challenger.
         force: promote whatever the comparison says, or without one (the reason says so).
         mlflow_client: where; by default the present tracking store.
+        automatic: nobody asked for it, so a version that somebody rolled back or refused is left
+            alone, its tags too.
 
     Raises:
         RegistryError: there is no such version, or it has no evaluation.
@@ -134,7 +142,10 @@ def promote(
     mlflow_client = mlflow_client or client(create=False)
     candidate, champion = candidates(mlflow_client, name, version)
     number = str(candidate.version)
-    if (standing := already_champion(candidate, champion)) is not None:
+    standing = already_champion(candidate, champion)
+    if standing is None and automatic:
+        standing = left_to_people(candidate)
+    if standing is not None:
         return standing
     decision = judge(mlflow_client, candidate, champion, force)
     if force and not decision.promoted:
@@ -178,6 +189,19 @@ def already_champion(candidate: ModelVersion, champion: ModelVersion | None) -> 
     if champion is None or str(champion.version) != number:
         return None
     return Decision(False, number, f"version {number}", None, "it is the champion already")
+
+
+def left_to_people(candidate: ModelVersion) -> Decision | None:
+    """The decision where somebody has rolled the version back or refused it: it stands."""
+    tags, number = candidate.tags, str(candidate.version)
+    if (said := tags.get("promotion.decision")) not in BY_PEOPLE:
+        return None
+    why = tags.get("promotion.rollback_reason" if said == "rolled back" else "approval.comment")
+    reason = (
+        f"it was {said}{f' ({why})' if why else ''}, which stands until `ghn registry promote"
+        f" {number} {candidate.name}` or an approval lifts it"
+    )
+    return Decision(False, number, tags.get("promotion.against", ""), None, reason)
 
 
 def judge(

@@ -128,7 +128,7 @@ def _new_version(mlflow_client: MlflowClient, run_id: str, op: Op, tags: Mapping
 
 def _decide(mlflow_client: MlflowClient, name: str, number: str) -> None:
     try:
-        decision = promote(name, number, mlflow_client=mlflow_client)
+        decision = promote(name, number, mlflow_client=mlflow_client, automatic=True)
     except RegistryError as error:  # a version without an evaluation: nothing to compare
         print(error, file=sys.stderr)
         return

@@ -13,7 +13,7 @@ import torch
 
 from datasets.images import ImageTensors
 from flows.networks.targets import Target
-from flows.registry import lookup, promotion
+from flows.registry import approval, lookup, promotion
 from flows.registry.comparison import Bools, standard_error
 from flows.registry.drift import as_registered, drift
 from flows.registry.evaluation import Evaluation, deciding, evaluation_of, read_evaluation
@@ -24,6 +24,7 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.stages.evaluate import COLUMNS, Evaluate
 from flows.tracking import stage_run
 from flows.tracking.client import client
+from flows.tracking.origin import HOLD_VARIABLE
 from flows.tracking.spool import pending, send_pending
 from ghn.errors import DamagedFileError
 from ghn.models import GHN, GHNConfig
@@ -380,30 +381,62 @@ def test_an_evaluation_is_repeated_on_the_images_and_under_the_settings_of_its_r
     }
 
 
-def test_the_same_weights_make_no_second_version_but_bring_their_evaluation(
-    store, tmp_path, capsys
-):
-    def register(mean: float, weights: bytes) -> str:
+@pytest.fixture
+def register(store, tmp_path, capsys):
+    """What the stage does with weights of so much worth, and what it says."""
+
+    def registered(name: str, mean: float, weights: bytes) -> str:
         artifacts = tmp_path / "model" / "artifacts"
         artifacts.mkdir(parents=True, exist_ok=True)
         write_rows(artifacts / "evaluation.parquet", rows_of(evaluation(mean, 5)), COLUMNS)
         (artifacts / "ghn.safetensors").write_bytes(weights)
         with stage_run("register", {}, connect_after_seconds=0) as run:
-            run.register_model("same", tmp_path / "model", {"mean": mean}, "challenger", "a test")
+            run.register_model(name, tmp_path / "model", {"mean": mean}, "challenger", "a test")
         return capsys.readouterr().out
 
-    assert "ghn init resnet50 --from models:/same@challenger" in register(0.4, b"one")
+    return registered
+
+
+def test_the_same_weights_make_no_second_version_but_bring_their_evaluation(store, register):
+    assert "ghn init resnet50 --from models:/same@challenger" in register("same", 0.4, b"one")
     before = store.get_model_version("same", "1").tags["accuracy.deepnets"]
-    output = register(0.7, b"one")
+    output = register("same", 0.7, b"one")
     assert "same version 1 has these weights already: there is no second version" in output
     assert "same version 1 is the champion: it is the champion already" in output
     (version,) = lookup.versions("same")
     assert version.tags["mean"] == "0.7"
     assert float(version.tags["accuracy.deepnets"]) > float(before)
     assert evaluation_of(version).correct.mean() == pytest.approx(0.7, abs=0.1)
-    register(0.6, b"two")
+    register("same", 0.6, b"two")
     assert [v.version for v in lookup.versions("same")] == [2, 1]
     assert lookup.find("same", "2").tags["promotion.decision"] == "kept as challenger"
+
+
+def test_what_somebody_decided_about_a_version_is_left_alone(store, register, monkeypatch):
+    def decision() -> tuple[str, str]:
+        found = store.get_model_version("left", "2").tags["promotion.decision"]
+        return str(lookup.find("left", "@champion").version), found
+
+    register("left", 0.4, b"one")
+    register("left", 0.7, b"two")
+    assert decision() == ("2", "promoted")
+    promotion.rollback("left", "worse on ViTs")
+    output = register("left", 0.8, b"two")  # its evaluation is better by now
+    assert decision() == ("1", "rolled back")
+    assert (
+        "left version 2 stays a challenger: it was rolled back (worse on ViTs), which"
+        " stands until `ghn registry promote 2 left` or an approval lifts it" in output
+    )
+    assert promotion.promote("left", "2").promoted
+    assert decision() == ("2", "promoted")
+
+    promotion.rollback("left", "")
+    approval.refuse("left", "2", "Ada", "ViTs first")
+    assert "it was refused (ViTs first)" in register("left", 0.8, b"two")
+    monkeypatch.setenv(HOLD_VARIABLE, "1")  # who has answered is not asked again
+    assert "it was refused (ViTs first)" in register("left", 0.8, b"two")
+    assert decision() == ("1", "refused")
+    assert approval.approve("left", "2", "Ada", "").promoted
 
 
 def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monkeypatch):
