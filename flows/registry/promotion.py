@@ -140,26 +140,52 @@ def promote(
         RegistryError: there is no such version, or it has no evaluation.
     """
     mlflow_client = mlflow_client or client(create=False)
-    candidate, champion = candidates(mlflow_client, name, version)
-    number = str(candidate.version)
-    standing = already_champion(candidate, champion)
-    if standing is None and automatic:
-        standing = left_to_people(candidate)
-    if standing is not None:
-        return standing
-    decision = judge(mlflow_client, candidate, champion, force)
-    if force and not decision.promoted:
-        reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
-        decision = replace(decision, promoted=True, reason=reason)
-    tags = decision.tags()
-    if decision.promoted and champion is not None:
-        tags["promotion.previous"] = str(champion.version)
-    for key, value in tags.items():
-        mlflow_client.set_model_version_tag(name, number, key, value)
+    while True:
+        candidate, champion = candidates(mlflow_client, name, version)
+        version = str(candidate.version)
+        standing = already_champion(candidate, champion)
+        if standing is None and automatic:
+            standing = left_to_people(candidate)
+        if standing is not None:
+            return standing
+        decision = judge(mlflow_client, candidate, champion, force)
+        if force and not decision.promoted:
+            reason = f"forced by {getpass.getuser()}, although: {decision.reason}"
+            decision = replace(decision, promoted=True, reason=reason)
+        if _settled(mlflow_client, name, decision, champion):
+            break
+    for key, value in decision.tags().items():
+        mlflow_client.set_model_version_tag(name, version, key, value)
     if decision.promoted:
-        mlflow_client.set_registered_model_alias(name, CHAMPION, number)
-        champion_changed(name, number, decision.reason)
+        champion_changed(name, version, decision.reason)
     return decision
+
+
+def _settled(
+    mlflow_client: MlflowClient, name: str, decision: Decision, judged: ModelVersion | None
+) -> bool:
+    """Moves @champion if the version is promoted; False if somebody else has moved it since the
+    decision was made against `judged`, so that it has to be made again.
+
+    MLflow cannot set an alias on the condition that it is what it was, so a window remains: of two
+    promotions that both look before either sets, and of which the first looks again before the
+    second sets, the second stays, though it was not compared with the first.
+    """
+
+    def champion() -> str | None:
+        found = by_alias(name, CHAMPION, mlflow_client)
+        return str(found.version) if found else None
+
+    before = str(judged.version) if judged else None
+    if champion() != before:
+        return False
+    if not decision.promoted:
+        return True
+    number = decision.version
+    if before is not None:  # first, so that there is a way back as soon as it is the champion
+        mlflow_client.set_model_version_tag(name, number, "promotion.previous", before)
+    mlflow_client.set_registered_model_alias(name, CHAMPION, number)
+    return champion() == number
 
 
 def candidates(

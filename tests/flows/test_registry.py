@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from datasets.images import ImageTensors
 from flows.networks.targets import Target
@@ -437,6 +438,57 @@ def test_what_somebody_decided_about_a_version_is_left_alone(store, register, mo
     assert "it was refused (ViTs first)" in register("left", 0.8, b"two")
     assert decision() == ("1", "refused")
     assert approval.approve("left", "2", "Ada", "").promoted
+
+
+@pytest.fixture
+def held(register, monkeypatch):
+    """Makes a model with a champion and two better versions that wait; the third is best."""
+
+    def made(name: str) -> None:
+        register(name, 0.4, b"one")
+        monkeypatch.setenv(HOLD_VARIABLE, "1")
+        register(name, 0.6, b"two")
+        register(name, 0.9, b"three")
+
+    return made
+
+
+def test_a_promotion_that_another_overtook_is_judged_against_the_other(store, held, monkeypatch):
+    held("overtaken")
+    judge = promotion.judge
+
+    def slow(*arguments, **options):
+        monkeypatch.setattr(promotion, "judge", judge)
+        found = judge(*arguments, **options)  # as long as downloads and the bootstrap take
+        assert promotion.promote("overtaken", "3").promoted
+        return found
+
+    monkeypatch.setattr(promotion, "judge", slow)
+    decision = promotion.promote("overtaken", "2")
+    assert (decision.promoted, decision.against) == (False, "version 3")
+    assert lookup.find("overtaken", "@champion").version == 3
+    assert lookup.find("overtaken", "2").tags["promotion.decision"] == "kept as challenger"
+    assert promotion.rollback("overtaken", "a test") == ("3", "1")
+
+
+def test_a_promotion_looks_again_after_it_has_moved_the_alias(store, held):
+    held("replaced")
+
+    class Overtaken(MlflowClient):
+        """A client behind which somebody else moves the alias, once."""
+
+        done = False
+
+        def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+            super().set_registered_model_alias(name, alias, version)
+            if not self.done:
+                self.done = True
+                super().set_registered_model_alias(name, alias, "3")
+
+    decision = promotion.promote("replaced", "2", mlflow_client=Overtaken())
+    assert (decision.promoted, decision.against) == (False, "version 3")
+    assert lookup.find("replaced", "@champion").version == 3
+    assert lookup.find("replaced", "2").tags["promotion.decision"] == "kept as challenger"
 
 
 def test_a_log_that_is_sent_again_makes_no_second_version(store, tmp_path, monkeypatch):
