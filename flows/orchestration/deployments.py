@@ -23,8 +23,8 @@ from flows.orchestration.tasks import run_stage
 from flows.orchestration.workspace import experiment
 from flows.params import load_params
 from flows.registry import lookup
-from flows.registry.drift import DriftError, as_registered, drift
-from flows.registry.evaluation import evaluation_of, read_evaluation
+from flows.registry.drift import DriftError, as_registered, drift, evaluated_anew
+from flows.registry.evaluation import evaluation_of
 from flows.rows.provenance import dvc_hash
 from flows.settings import paths
 from flows.tracking import pipeline_run, stage_run
@@ -170,13 +170,10 @@ def reevaluate(
         )
     number = str(version.version)
     registered = evaluation_of(version)  # before hours are spent
-    name = re.sub(
-        r"[^A-Za-z0-9._-]",
-        "-",
-        f"reevaluate-{model}-v{number}-{flow_run.id or int(time.time())}"[:80],
-    )
+    ghn = re.sub(r"[^A-Za-z0-9._-]", "-", f"{model}-v{number}")  # a model's name may have spaces
+    name = f"reevaluate-{ghn[:32]}-{flow_run.id or int(time.time())}"
     values = {
-        "base.ghn": f"{model}-v{number}",
+        "base.ghn": ghn,
         "architectures.per_split": None,
         "architectures.torchvision": "all",
         **as_registered(version.tags, registered),
@@ -197,7 +194,7 @@ def reevaluate(
                     f"{images}: version {number} was registered with {then}, not with {today}"
                 )
         run_stage("evaluate", workspace)
-        fresh = read_evaluation(workspace.directory / paths.EVALUATION)
+        fresh = evaluated_anew(workspace.directory)
     found = drift(fresh, registered)
     row: dict[str, Any] = {"version": number, **found.row()}
     mlflow_client = client()

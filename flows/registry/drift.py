@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from flows.registry.comparison import Comparison
-from flows.registry.evaluation import Evaluation
+from flows.registry.evaluation import Evaluation, read_evaluation
 from flows.registry.lookup import RegistryError
 from flows.registry.promotion import unlike
+from flows.rows.provenance import dvc_hash
+from flows.rows.schema import read_rows
+from flows.settings import paths
 from ghn.errors import GHNError
 
 PARAMETERS = {
@@ -69,17 +73,33 @@ def as_registered(tags: Mapping[str, str], then: Evaluation) -> dict[str, Any]:
     return found
 
 
+def evaluated_anew(tree: Path) -> Evaluation:
+    """The evaluation in a tree; the hashes of the architectures that it is of are conditions."""
+    splits = {row["split"] for row in read_rows(tree / paths.EVALUATION)}
+    files = (paths.DEEPNETS / f"{split}.h5" for split in sorted(splits))
+    hashes = {f"dvc.{file.as_posix()}": dvc_hash(tree / file) for file in files}
+    known = {key: value for key, value in hashes.items() if value is not None}  # not torchvision's
+    return read_evaluation(tree / paths.EVALUATION, known)
+
+
 def drift(now: Evaluation, then: Evaluation) -> Drift:
     """Compares on all images, over the architectures that both have (a quick look takes fewer).
 
     Raises:
-        RegistryError: the images or settings are not those of the registration.
+        RegistryError: the architectures, images or settings are not those of the registration.
     """
     common = sorted({*now.architectures} & {*then.architectures})
+    if not common:
+        raise RegistryError(
+            "not comparable with the registration: no architecture was evaluated then and now"
+        )
     now, then = _only(now, common), _only(then, common)
     then = replace(then, conditions={key: then.conditions.get(key) for key in now.conditions})
     if differences := unlike(now, then):
-        raise RegistryError(f"evaluated anew under other conditions: {differences}")
+        raise RegistryError(
+            f"not comparable with the registration: {differences}; `dvc repro register` with its"
+            " weights brings an evaluation of today"
+        )
     return Drift(now.against(then, half=False)["all"], now.failed, then.failed)
 
 

@@ -16,11 +16,13 @@ from datasets.images import ImageTensors
 from flows.networks.targets import Target
 from flows.registry import approval, lookup, promotion
 from flows.registry.comparison import Bools, standard_error
-from flows.registry.drift import as_registered, drift
+from flows.registry.drift import as_registered, drift, evaluated_anew
 from flows.registry.evaluation import Evaluation, deciding, evaluation_of, read_evaluation
 from flows.registry.promotion import decide
 from flows.rows.answers import pack, unpack
+from flows.rows.provenance import dvc_hash
 from flows.rows.schema import IDENTITY, Row, identity, write_rows
+from flows.settings import paths
 from flows.settings.evaluate import EvaluateConfig
 from flows.stages.evaluate import COLUMNS, Evaluate
 from flows.tracking import stage_run
@@ -367,6 +369,25 @@ def test_drift_is_a_difference_beyond_the_noise_or_a_new_failure():
     assert not drift(without(then, slice(0, 1)), without(then, slice(0, 1))).drifted
     with pytest.raises(lookup.RegistryError, match="image_digest other instead of None"):
         drift(evaluation(0.5, image_digest="other"), then)
+    with pytest.raises(lookup.RegistryError, match="no architecture was evaluated then and now"):
+        drift(replace(then, architectures=tuple(f"other {n}" for n in then.architectures)), then)
+
+
+def test_other_architectures_of_the_same_names_are_no_drift(tmp_path):
+    found = evaluation(0.5)
+    for file in (paths.DEEPNETS / "test.h5", paths.DEEPNETS / "train.h5"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"of today's code")
+    (tmp_path / paths.EVALUATION).parent.mkdir()
+    write_rows(tmp_path / paths.EVALUATION, rows_of(found), COLUMNS)
+    key = "dvc.data/deepnets1m/test.h5"
+    md5 = dvc_hash(tmp_path / paths.DEEPNETS / "test.h5")
+    now = evaluated_anew(tmp_path)
+    assert now.conditions == {**CONDITIONS, key: md5}
+    then = {**CONDITIONS, "data_set": "digits", "dvc.data/deepnets1m/wide.h5": "w"}
+    assert not drift(now, replace(found, conditions={**then, key: md5})).drifted
+    with pytest.raises(lookup.RegistryError, match=f"not comparable.*{key} {md5} instead of old"):
+        drift(now, replace(found, conditions={**then, key: "old"}))
 
 
 def test_an_evaluation_is_repeated_on_the_images_and_under_the_settings_of_its_registration():
