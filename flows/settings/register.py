@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class RegisterConfig(BaseModel):
@@ -11,10 +13,21 @@ class RegisterConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
-        default="ghn3", pattern=r"^[A-Za-z0-9._ -]+$", description="registered model in MLflow"
+        default="ghn3",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_ -]*$",  # what MLflow takes for logged models too
+        description="registered model in MLflow",
     )
     alias: str = Field(
         default="challenger",
         pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
         description="alias of the new version",
     )
+
+    @field_validator("alias")
+    @classmethod
+    def _is_free(cls, alias: str) -> str:
+        if alias.lower() == "champion":
+            raise ValueError("the comparison alone makes a champion; take another, as challenger")
+        if re.fullmatch(r"latest|v\d+", alias.lower()):
+            raise ValueError("reserved by MLflow, as latest and v<number> are; take another")
+        return alias

@@ -90,6 +90,30 @@ def test_what_the_grid_sets_is_refused_below_train(tree: Path, section: str, fie
         load_params()
 
 
+@pytest.mark.parametrize(
+    ("alias", "reason"),
+    [
+        ("champion", "the comparison alone makes a champion"),
+        ("latest", "reserved by MLflow"),
+        ("Latest", "reserved by MLflow"),
+        ("v12", "reserved by MLflow"),
+    ],
+)
+def test_an_alias_that_is_not_ours_to_give_is_refused_before_the_training(
+    tree: Path, alias: str, reason: str
+) -> None:
+    change(register={"alias": alias})
+    with pytest.raises(ConfigError, match=f"register.alias = '{alias}': .*{reason}"):
+        load_params()
+
+
+@pytest.mark.parametrize("name", ["ghn-3.1", "..", " "])
+def test_a_model_is_not_called_what_mlflow_refuses(tree: Path, name: str) -> None:
+    change(register={"name": name})
+    with pytest.raises(ConfigError, match=r"register\.name"):
+        load_params()
+
+
 def test_unknown_section_lists_the_sections(tree: Path) -> None:
     change(evalute={"images": 3})
     with pytest.raises(ConfigError, match=r"evalute: unknown; allowed: base, fanout, .*evaluate"):
