@@ -179,7 +179,8 @@ def _run_name() -> str:
     what = "-".join(parameters.get("targets") or ["all"]) + (
         "-" + parameters["profile"] if parameters.get("profile") else ""
     )
-    return f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # Experiments are named like the run: two of the same second must not replace each other.
+    return f"{what}-{time.strftime('%Y%m%d-%H%M%S')}-{str(flow_run.id)[:8]}"
 
 
 if __name__ == "__main__":

@@ -163,6 +163,13 @@ def test_the_progress_of_a_fan_out_is_in_the_log_and_on_the_page(
     assert "progress-train" not in shown  # it printed none
 
 
+def test_runs_of_the_same_second_have_names_of_their_own(
+    server: SyncPrefectClient, first: UUID
+) -> None:
+    """Experiments are named like their run, and a later one replaces an earlier one."""
+    assert server.read_flow_run(first).name.endswith(f"-{str(first)[:8]}")
+
+
 def test_with_approval_a_registration_is_told_to_wait(first: UUID, tree: Path) -> None:
     assert (tree / "held").read_text() == "[1]\n"
 
