@@ -15,8 +15,10 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
 
     All weights are those of `ghn` but for the two layers that make class heads and their biases:
     they have a row per class, and are drawn anew. The embedding of channel counts has an entry for
-    the number of classes; it takes what `ghn` has learned for its own number. The metadata stay,
-    but for the names of the classes.
+    the number of classes, which takes what `ghn` has learned for its own number, unless layers have
+    that many channels, too (1, 3, 8, 64, 128): then it stays theirs. Class heads of 4 to 7 classes
+    read the entry of 8, as every layer of so many channels does in the released hypernetworks. The
+    metadata stay, but for the names of the classes.
 
     Args:
         ghn: of any variant.
@@ -44,6 +46,6 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
 def _channels(table: torch.Tensor, old: int, new: int) -> torch.Tensor:
     """Rows of the embedding of channel counts, found by the counts that they stand for."""
     before, after = channel_steps(old), channel_steps(new)
-    wanted = np.where(after == new, old, after)
+    wanted = np.where(np.isin(after, channel_steps()), after, old)
     rows = np.abs(before[None] - wanted[:, None]).argmin(1)
     return table[torch.from_numpy(np.append(rows, len(before)))]

@@ -46,9 +46,8 @@ class NodeEmbedding(nn.Module):
         )
         # Entry 0 of a table stands for "no shape"; sizes above the last entry are clipped to it.
         channel_index = nearest_index(channels, MAX_CHANNELS)
-        channel_index[4:8] = channel_index[
-            8
-        ]  # sizes that training does not have: above 3, the next is 8
+        # sizes that training does not have: above 3, the next is 8 (also for a number of classes)
+        channel_index[4:8] = channel_index[8]
         kernel_index = nearest_index(kernels, 16)
         kernel_index[2] = kernel_index[3]
         self.register_buffer("channel_index", torch.from_numpy(channel_index), persistent=False)
@@ -89,12 +88,12 @@ def sizes(shape_BN4: Tensor, primitive_BN: Tensor) -> Tensor:
     return torch.where(is_sequence[..., None], grid, size)
 
 
-def channel_steps(num_classes: int) -> NDArray[np.int64]:
-    """The sorted channel counts that have an embedding: every 8th to 64, every 16th to 4096, every
-    32nd to 8192.
+def channel_steps(*num_classes: int) -> NDArray[np.int64]:
+    """The sorted channel counts that have an embedding: 1, 3, every 8th to 64, every 16th to 4096,
+    every 32nd to 8192, and a number of classes.
     """
     steps = [
-        [1, 3, num_classes],
+        [1, 3, *num_classes],
         range(8, 64, 8),
         range(64, 4096, 16),
         range(4096, MAX_CHANNELS + 1, 32),

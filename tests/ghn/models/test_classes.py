@@ -49,15 +49,32 @@ def test_the_metadata_stay_but_for_the_names_of_classes() -> None:
 
 def test_each_count_of_channels_keeps_its_embedding() -> None:
     ghn = hypernetwork()
-    for classes in (2, 7, 10, 16, 1000):
+    for classes in (1, 2, 3, 7, 10, 16, 64, 128, 1000):
         other = for_classes(ghn, classes)
         table, known = other.embedding.channel.weight, ghn.embedding.channel.weight
         before, after = list(channel_steps(10)), list(channel_steps(classes))
         assert torch.equal(table[-1], known[-1])
         for row, count in enumerate(after):
-            wanted = 10 if count == classes else count
-            if wanted in before:
-                assert torch.equal(table[row], known[before.index(wanted)]), count
+            wanted = count if count in channel_steps() else 10
+            assert torch.equal(table[row], known[before.index(wanted)]), (classes, count)
+
+
+def test_what_is_learned_of_classes_is_read_by_heads_alone() -> None:
+    """Heads of 4 to 7 classes, and those of as many classes as layers have channels, read the
+    entry of layers.
+    """
+    ghn = hypernetwork()
+    table = ghn.embedding.channel.weight
+    learned = table[ghn.embedding.channel_index[10]]
+    for classes in (1, 3, 5, 7, 8, 11, 64, 100, 128):
+        other = for_classes(ghn, classes).embedding
+        read = other.channel(other.channel_index)
+        for count in (1, 3, 8, 32, 64, 128, 512):
+            assert torch.equal(read[count], table[ghn.embedding.channel_index[count]]), classes
+        own = learned
+        if classes not in (11, 100):
+            own = table[ghn.embedding.channel_index[8 if 4 <= classes < 8 else classes]]
+        assert torch.equal(read[classes], own), classes
 
 
 def test_the_new_heads_hang_on_the_seed_and_nothing_else_is_drawn() -> None:
