@@ -105,7 +105,7 @@ def _shuffle(channels: Channels, result: Tensor, of: Tensor, groups: int) -> Non
     channels.shuffled[id(result)] = channels.numbers(of).reshape(groups, -1).T.reshape(-1)
 
 
-@rule(torch.chunk, Tensor.chunk, torch.split, Tensor.split)
+@rule(torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes)
 def _parts(channels: Channels, result: Sequence[Tensor], of: Tensor, *_: Any) -> None:
     if (known := channels.shuffled.get(id(of))) is None:
         return

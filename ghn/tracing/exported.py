@@ -8,6 +8,7 @@ leaves. Arguments go by name, since operators have them in another order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.nn import functional as F
 
 from ghn.errors import TraceError
+from ghn.tracing.channels import Channels
 from ghn.tracing.dataflow import DataFlow, NodeRule
 from ghn.tracing.extensions import Extensions, rules
 from ghn.tracing.nest import tensors_of
@@ -71,11 +73,16 @@ def from_exported(
             outputs = reader.outputs(node)
     if not outputs:
         raise TraceError(f"{name}: no output follows from the inputs")
-    return to_graph(reader.operations, outputs, name, reference_compatible)
+    graph = to_graph(reader.operations, outputs, name, reference_compatible)
+    return replace(graph, columns=reader.channels.columns)
 
 
 class _Reader(DataFlow):
-    """The record of a program. What flows are the values that the program notes of its nodes."""
+    """The record of a program. What flows are the values that the program notes of its nodes.
+
+    Attributes:
+        channels: which channels the columns of weights read, where they are shuffled.
+    """
 
     def __init__(
         self, program: ExportedProgram, rules: Mapping[Callable[..., Any], NodeRule], name: str
@@ -101,6 +108,7 @@ class _Reader(DataFlow):
                 inputs += tensors_of(value)
             self._values[node] = value
         super().__init__(params)
+        self.channels = Channels(self.param)
         for tensor in inputs:
             self.mark_input(tensor)
 
@@ -121,7 +129,10 @@ class _Reader(DataFlow):
         name = schema.name.partition("::")[2].rstrip("_")
         renamed = _ARGUMENTS[""] | _ARGUMENTS.get(name, {})
         given = {renamed.get(key, key): value for key, value in (given | kwargs).items()}
-        self._note(name, out, given, _fuses(node))
+        functions = [getattr(place, name) for place in _PLACES if hasattr(place, name)]
+        for function in functions:
+            self.channels.follow(function, out, args)
+        self._note(name, functions, out, given, _fuses(node))
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             if schema.is_mutable:
                 self._written(args[0], out)
@@ -153,8 +164,14 @@ class _Reader(DataFlow):
         tensors = tensors_of(self._resolved(found))
         return list(dict.fromkeys(s for t in tensors if (s := self.source(t)) is not None))
 
-    def _note(self, name: str, out: Any, given: dict[str, Any], fuses: bool) -> None:
-        functions = [getattr(place, name) for place in _PLACES if hasattr(place, name)]
+    def _note(
+        self,
+        name: str,
+        functions: Sequence[Callable[..., Any]],
+        out: Any,
+        given: dict[str, Any],
+        fuses: bool,
+    ) -> None:
         if any(function in CONSTANTS for function in functions):
             return
         if name == "scaled_dot_product_attention" and fuses:

@@ -98,6 +98,20 @@ def test_each_way_to_shuffle(shuffle: str, device: str) -> None:
     }
 
 
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_programs_of_export_say_the_same(shuffle: str) -> None:
+    def halved(x: Tensor) -> Tensor:
+        return torch.cat(SHUFFLES[shuffle](x).split([4, 8], 1)[::-1], 1)
+
+    model, images = Shuffling(halved), torch.empty(2, 3, 16, 16)
+    expected = trace(model, images).columns
+    assert expected.keys() == {"second.weight"}
+    for shapes in (None, ({0: torch.export.Dim.AUTO},)):  # a batch of two, of any size
+        found = trace(torch.export.export(model, (images,), dynamic_shapes=shapes)).columns
+        assert found.keys() == expected.keys()
+        assert all((found[name] == read).all() for name, read in expected.items())
+
+
 def test_twice_is_the_product() -> None:
     once = SHUFFLES["module"]
     model = Shuffling(lambda x: once(F.relu(once(x))))

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram, export
 from torch.nn import functional as F
 
 import ghn
+from ghn.architectures import build
 from ghn.errors import TraceError
 from ghn.graph import Graph
 from ghn.models import GHN, GHNConfig
@@ -136,6 +137,18 @@ def test_predictions_are_equal(mixed: Any) -> None:
     expected = hypernetwork.predict(model, example_inputs=images)
     found = hypernetwork.predict(model, ghn.trace(program))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_shuffled_channels_are_followed() -> None:
+    model = build("little_shufflenet_v2", 10, 32).eval()
+    images = torch.zeros(2, 3, 32, 32)
+    expected, found = trace(model, images), trace(export(model, (images,)))
+    assert expected.columns
+    assert same(found, expected)
+    small = {"hidden": 16, "layers": 1, "heads": 2, "num_classes": 10, "decoder_channels": 8}
+    hypernetwork = GHN(GHNConfig(**small, decoder_kernel=11, shuffled="channels"))
+    states = [hypernetwork.predict(model, graph) for graph in (expected, found)]
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
 
 
 @pytest.mark.parametrize("extensions", [(), "all"])
