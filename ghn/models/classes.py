@@ -29,7 +29,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
     config = GHNConfig.from_dict(old.to_dict() | {"num_classes": num_classes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = GHN(config)
+        fresh = GHN(config).to(ghn.device)
     known, found = ghn.state_dict(), fresh.state_dict()
     state = {
         name: known[name] if known.get(name, tensor[:0]).shape == tensor.shape else tensor

@@ -98,6 +98,7 @@ class GHN(nn.Module, Hub):
             return self
         other = type(self).empty(config)
         other.load_state_dict(self.state_dict(), assign=True)
+        other.to(self.device)  # buffers that no state dict has
         other.metadata = self.metadata
         return other.train(self.training)
 

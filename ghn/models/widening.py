@@ -45,5 +45,6 @@ def widened(ghn: GHN, channels: int) -> GHN:
             state[name] = tensor.clone()
     wider = GHN.empty(GHNConfig.from_dict(old.to_dict() | {"decoder_channels": channels}))
     wider.load_state_dict(state, assign=True)
+    wider.to(ghn.device)  # buffers that no state dict has
     wider.metadata = dict(ghn.metadata)
     return wider.train(ghn.training)

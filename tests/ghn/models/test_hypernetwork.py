@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ghn import GHN, GHNConfig, Graph, GraphBatch, Primitive
+from ghn.models import for_classes, widened
 
 KINDS = [
     {},
@@ -166,3 +167,25 @@ def test_an_empty_hypernetwork_takes_no_memory() -> None:
     ghn = GHN.empty(GHNConfig.variant("ghn3-xl"))
     assert all(p.is_meta for p in ghn.parameters())
     assert not any(buffer.is_meta for buffer in ghn.buffers())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda ghn: ghn.with_flattened("kernels"),
+        lambda ghn: ghn.with_shuffled("channels"),
+        lambda ghn: widened(ghn, 32),
+        lambda ghn: for_classes(ghn, 7),
+    ],
+    ids=["flattened", "shuffled", "widened", "classes"],
+)
+def test_copies_are_where_the_hypernetwork_is(
+    make_ghn: Callable[..., GHN], changed: Callable[[GHN], GHN]
+) -> None:
+    for device in ("cpu", "meta"):
+        ghn = make_ghn().to(device)
+        other = changed(ghn)
+        assert other.config != ghn.config
+        assert {tensor.device.type for tensor in (*other.parameters(), *other.buffers())} == {
+            device
+        }
