@@ -28,8 +28,7 @@ from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path, sha256
 from ghn.graph import Graph, from_json_dict
 from ghn.models import GHNConfig
-from ghn.models.decoding.plan import Kind, plan
-from ghn.models.prediction import bias_name
+from ghn.models.decoding.plan import plan
 from ghn.names import TIMM_PREFIX
 from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
@@ -211,9 +210,7 @@ def _predicted(graph: Graph) -> set[str]:
     """The parameters that any hypernetwork predicts."""
     planned = plan([graph], [0], GHNConfig())
     groups = (*planned.tensors, *planned.vectors)
-    weights = {name for group in groups for name in group.names}
-    norms = [group for group in groups if group.kind is Kind.norm]
-    return weights | {bias_name(name) for group in norms for name in group.names}
+    return {name for group in groups for name in (*group.names, *group.biases)}
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from ghn.graph import Graph
 from ghn.models.config import GHNConfig
-from ghn.models.decoding.plan import Kind, plan
+from ghn.models.decoding.plan import plan
 from ghn.models.hypernetwork import GHN
-from ghn.models.prediction import bias_name, predicted_part
+from ghn.models.prediction import predicted_part
 from ghn.predict.protocol import Shapes, Skipped, Target, Written
 from ghn.predict.report import Report
 from ghn.predict.target import Target as Network
@@ -102,10 +103,9 @@ class _Planner:
         """Asks for every tensor and tells of it."""
         planned = plan(graphs, [0] * len(graphs), self.config, heads=heads, shapes=shapes)
         for group in (*planned.tensors, *planned.vectors):
-            for graph, name in zip(group.graphs, group.names, strict=True):
-                both = (name, bias_name(name)) if group.kind is Kind.norm else (name,)
-                for key in both:
-                    tensor: Tensor | None = target(graph, key)
-                    if tensor is not None and written is not None:
-                        written(graph, key, tensor, predicted_part(tensor, group))
+            both = (*group.names, *group.biases)
+            for graph, name in zip(cycle(group.graphs), both, strict=False):
+                tensor: Tensor | None = target(graph, name)
+                if tensor is not None and written is not None:
+                    written(graph, name, tensor, predicted_part(tensor, group))
         return planned.skipped

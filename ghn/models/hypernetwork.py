@@ -5,7 +5,7 @@ Shape legend: B graphs, N nodes, D hidden features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Self, TypedDict, Unpack, overload
 
@@ -25,7 +25,7 @@ from ghn.models.embedding import NodeEmbedding
 from ghn.models.first_values import draw_small
 from ghn.models.hub import Hub
 from ghn.models.message_passing.kinds import message_passing
-from ghn.models.prediction import Prediction, bias_name, predicted_part
+from ghn.models.prediction import Prediction, predicted_part
 from ghn.models.sending import send_list
 from ghn.predict.inplace import Frozen, StateDict, predict_in_place, predict_state_dict
 from ghn.predict.protocol import Shapes, Skipped, Target, Written
@@ -186,9 +186,8 @@ class GHN(nn.Module, Hub):
                 prediction.add(group, w.to(dtype))
             for group, w, b in self.vectors(h_ND, planned):
                 prediction.add(group, w.to(dtype))
-                if b is not None:
-                    names = [bias_name(name) for name in group.names]
-                    prediction.add(group, b.to(dtype), names)
+                if b is not None and group.biases:
+                    prediction.add(group, b.to(dtype), group.biases)
         return prediction
 
     @torch.no_grad()
@@ -219,19 +218,15 @@ class GHN(nn.Module, Hub):
         """
         batch = GraphBatch.from_graphs(graphs)
 
-        def tensors(
-            group: Group, name: Callable[[str], str] = str
-        ) -> tuple[list[Tensor], list[int]]:
+        def tensors(group: Group, names: Sequence[str]) -> tuple[list[Tensor], list[int]]:
             """What to write to, and which parameters of the group that is for."""
             parts, wanted = [], []
-            for i, (graph, key) in enumerate(
-                zip(group.graphs, map(name, group.names), strict=True)
-            ):
-                if (tensor := target(graph, key)) is not None:
+            for i, (graph, name) in enumerate(zip(group.graphs, names, strict=True)):
+                if (tensor := target(graph, name)) is not None:
                     parts.append(part := predicted_part(tensor, group))
                     wanted.append(i)
                     if written is not None:
-                        written(graph, key, tensor, part)
+                        written(graph, name, tensor, part)
             return parts, wanted
 
         def put(
@@ -250,7 +245,7 @@ class GHN(nn.Module, Hub):
                 graphs, range(0, len(graphs) * n, n), self.config, heads=heads, shapes=shapes
             )
             h_ND = h_BND.flatten(0, 1)
-            where = {group: tensors(group) for group in planned.tensors}
+            where = {group: tensors(group, group.names) for group in planned.tensors}
             for group, first, w in stream(self.tensors, h_ND, planned):
                 put(*where[group], w, None if first is None else (first, group.channels[0]))
             for group, (parts, _) in where.items():
@@ -263,9 +258,9 @@ class GHN(nn.Module, Hub):
                     for part in parts:
                         part.copy_(part.index_select(1, order[part.device]))
             for group, w, b in self.vectors(h_ND, planned):
-                put(*tensors(group), w)
-                if b is not None:
-                    put(*tensors(group, bias_name), b)
+                put(*tensors(group, group.names), w)
+                if b is not None and group.biases:
+                    put(*tensors(group, group.biases), b)
         return planned.skipped
 
     def predict(

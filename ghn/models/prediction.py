@@ -75,7 +75,7 @@ class Prediction:
                 found[graph][name] = tensor
         return found
 
-    def add(self, group: Group, w: Tensor, names: list[str] | None = None) -> None:
+    def add(self, group: Group, w: Tensor, names: Sequence[str] = ()) -> None:
         """Adds the (G, ...) blocks of a group, under the group's names or others; they are tiled,
         added to the group's base and put in its order of columns here. Penalties are of the blocks
         alone.
@@ -126,11 +126,6 @@ class Prediction:
         if not values:
             return total
         return total.index_add(0, send_list(graphs, total.device), torch.cat(values).float())
-
-
-def bias_name(weight_name: str) -> str:
-    """The name of the bias of the norm layer whose weight has that name."""
-    return weight_name.removesuffix("weight") + "bias"
 
 
 def predicted_shape(group: Group) -> tuple[int, ...]:

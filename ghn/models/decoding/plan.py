@@ -52,6 +52,7 @@ class Group:
         flat: whether they are matrices whose columns are channels times the pixels of a map.
         base: what is added to them.
         columns: for each of their columns the one of the tiled block that it takes; None: its own.
+        biases: for each the name of the bias that comes with it; empty where none does.
     """
 
     kind: Kind
@@ -65,6 +66,7 @@ class Group:
     flat: bool
     base: Pattern | None = None
     columns: tuple[int, ...] | None = None
+    biases: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -123,8 +125,9 @@ def plan(
         primitive, sizes = graph.primitive.tolist(), graph.shape.tolist()
         maps = flattened_inputs(graph) if config.flattened == "kernels" else {}
         seeing = _seeing(graph) if config.base == "identity" else set()
+        known = shapes[b] if shapes else {n: tuple(filter(None, sizes[i])) for n, i in last.items()}
         for name, node in last.items():
-            shape = shapes[b][name] if shapes else tuple(size for size in sizes[node] if size)
+            shape = known[name]
             if node in head and not heads:
                 skipped.append(Skipped(b, name, shape, "class head, kept on request"))
                 continue
@@ -139,7 +142,9 @@ def plan(
             else:
                 base = _pattern(kind, shape, node in seeing, config)
                 columns = _columns(graph, name, shape) if config.shuffled == "channels" else None
-                same = kind, shape, flat, base, columns
+                # what a norm calls its bias may be another parameter, a table of positions
+                biased = kind is Kind.norm and known.get(_bias_name(name), shape) == shape
+                same = kind, shape, flat, base, columns, biased
                 members.setdefault(same, []).append((offsets[b] + node, b, name))
     groups = [_group(*same, group, config) for same, group in members.items()]
     tensors = tuple(group for group in groups if group.kind in TENSOR_KINDS)
@@ -147,8 +152,15 @@ def plan(
     return Plan(tensors, vectors, tuple(skipped))
 
 
-_Same = tuple[Kind, tuple[int, ...], bool, Pattern | None, tuple[int, ...] | None]
-"""What parameters of a group have in common: kind, shape, `flat`, `base` and `columns`."""
+_Same = tuple[Kind, tuple[int, ...], bool, Pattern | None, tuple[int, ...] | None, bool]
+"""What parameters of a group have in common: kind, shape, `flat`, `base`, `columns` and whether
+there are `biases`.
+"""
+
+
+def _bias_name(weight_name: str) -> str:
+    """The name of the bias of the norm layer whose weight has that name."""
+    return weight_name.removesuffix("weight") + "bias"
 
 
 def _columns(graph: Graph, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -209,6 +221,7 @@ def _group(
     flat: bool,
     base: Pattern | None,
     columns: tuple[int, ...] | None,
+    biased: bool,
     members: list[tuple[int, int, str]],
     config: GHNConfig,
 ) -> Group:
@@ -240,7 +253,10 @@ def _group(
             scale = math.sqrt((1 if no_relu else 2) / math.prod(shape[1:]))
         beside = BESIDE[config.base]
         scale *= {Kind.tensor: beside.difference, Kind.class_weight: beside.head}.get(kind, 1.0)
-    return Group(kind, shape, nodes, graphs, names, channels, window, scale, flat, base, columns)
+    biases = [_bias_name(name) for name in names] if biased else []
+    return Group(
+        kind, shape, nodes, graphs, names, channels, window, scale, flat, base, columns, biases
+    )
 
 
 def _span(size: int, config: GHNConfig) -> tuple[int, int]:

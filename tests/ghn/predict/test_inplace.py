@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision.models import mnasnet0_5
 
-from ghn import GHN, Graph, trace
+from ghn import GHN, Graph, GraphBatch, coverage, trace
 from ghn.errors import ConfigError, InvalidGraphError
 
 
@@ -311,6 +311,54 @@ def test_shared_modules_and_tied_parameters(hypernetwork: GHN) -> None:
     assert hypernetwork.reports[0].n_parameters == 36 + 6 + 6
     assert hypernetwork.reports[0].complete
     assert len(set(map(id, hypernetwork.predict(model).values()))) >= 3
+
+
+class NormWithPositions(nn.Module):
+    """A norm without a bias of its own; `bias` is a table of positions, or is added later on."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.full(shape, 9.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised sequence with positions."""
+        return nn.functional.layer_norm(x, (8,), self.weight) + self.bias
+
+
+class WithPositions(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), NormWithPositions(*shape)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(x).flatten(2).mT).mean(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 8), (9, 8), (1, 1, 9, 8), (1,), (8,)])
+def test_the_bias_of_a_norm_has_the_shape_of_its_weight(
+    shape: tuple[int, ...], hypernetwork: GHN
+) -> None:
+    x = torch.zeros(2, 3, 5, 5)
+    model = WithPositions(*shape)
+    graph = trace(model, x)
+    expected = coverage(model, hypernetwork, graph)
+    state = hypernetwork.predict(model, graph)
+    hypernetwork(model, graph)
+    (report,) = hypernetwork.reports
+    assert report == state.report == expected
+    for name, tensor in state.items():
+        assert torch.equal(model.get_parameter(name), tensor)
+    assert ("norm.bias" in state) == bool((model.norm.bias != 9).all())
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    batch = GraphBatch.from_graphs([graph])
+    (trained,) = hypernetwork(batch, shapes=[shapes]).parameters
+    assert {name: tuple(tensor.shape) for name, tensor in trained.items()} == {
+        name: shapes[name] for name in state
+    }
+    if any(name == "norm.bias" for name in graph.param):
+        (trained,) = hypernetwork(batch).parameters
+        assert trained["norm.bias"].numel() == model.norm.bias.numel()
 
 
 def test_a_graph_of_another_model_is_refused(hypernetwork: GHN) -> None:
