@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ghn.predict.weights import LayerWeights
+
 
 @torch.no_grad()
 def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Module:
@@ -16,7 +18,8 @@ def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Modu
     A convolution's weight is seen as the matrix of one group, out channels against in channels
     times kernel, so that a depthwise or grouped convolution gets one orthogonal matrix per group.
     Biases become zero; norms stay as they are, and so do embeddings (class tokens, positions),
-    which are not maps.
+    which are not maps. Frozen parameters (`requires_grad` off) stay, too; a computed weight (weight
+    norm and other parametrizations) is written by way of the parameters behind it.
 
     Args:
         gain: all singular values of the result.
@@ -25,25 +28,26 @@ def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Modu
     Returns:
         the model, for chaining.
     """
+    layers = LayerWeights(model)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            groups = getattr(module, "groups", 1)
             transposed = getattr(module, "transposed", False)
-            for part in module.weight.chunk(1 if transposed else groups):
-                part.copy_(orthogonal_like(part, generator) * gain)
-            if module.bias is not None:
-                module.bias.zero_()
+            parts = {"weight": 1 if transposed else getattr(module, "groups", 1)}
+            bias = "bias"
         elif isinstance(module, nn.MultiheadAttention):
-            weights = [module.in_proj_weight.chunk(3)] if module.in_proj_weight is not None else []
-            separate = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-            for part in [
-                *(chunk for chunks in weights for chunk in chunks),
-                *(w for w in separate if w is not None),
-            ]:
-                part.copy_(orthogonal_like(part, generator) * gain)
-            if module.in_proj_bias is not None:
-                module.in_proj_bias.zero_()
+            separate = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), 1)
+            parts = {"in_proj_weight": 3, **separate}
+            bias = "in_proj_bias"
+        else:
+            continue
+        for name, count in parts.items():
+            if (weight := getattr(module, name)) is None or not layers.trains(module, name):
+                continue
+            matrices = [orthogonal_like(part, generator) * gain for part in weight.chunk(count)]
+            layers.write(module, name, torch.cat(matrices))
+        if (old := getattr(module, bias)) is not None:
+            layers.write(module, bias, torch.zeros_like(old))
     return model
 
 
@@ -71,27 +75,26 @@ def orthogonalise(model: nn.Module, *, from_layer: int = 1, min_channels: int = 
 
     Args:
         model: its layers with a weight of two or more dimensions are counted from 1 in the order of
-            its modules; the last, the classifier, stays.
+            its modules; the last, the classifier, stays, and so do frozen weights.
         from_layer: the first layer that is changed.
         min_channels: layers with at most so many in and out channels stay.
 
     Returns:
         the number of weights changed.
     """
+    layers = LayerWeights(model)
     weights = [
-        weight
+        (weight, module)
         for module in model.modules()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() >= 2
     ]
-    chosen = [
-        weight
-        for weight in weights[max(from_layer - 1, 0) : -1]
-        if max(weight.shape[:2]) > min_channels
-    ]
-    for weight in chosen:
+    changed = 0
+    for weight, module in weights[max(from_layer - 1, 0) : -1]:
+        if max(weight.shape[:2]) <= min_channels:
+            continue
         rows = weight.reshape(len(weight), -1)
         wide = rows.shape[0] < rows.shape[1]
         q, r = torch.linalg.qr(rows.T if wide else rows)
         q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-        weight.copy_((q.T if wide else q).reshape(weight.shape))
-    return len(chosen)
+        changed += layers.write(module, "weight", (q.T if wide else q).reshape(weight.shape))
+    return changed

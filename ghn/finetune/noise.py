@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ghn.predict.weights import LayerWeights
+
 _WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 """What layers call their weights; the last four are of `nn.MultiheadAttention`."""
 
@@ -50,7 +52,8 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     classifier, whose rows belong to different classes and are not tied. The more alike or opposed
     the channels, the wider their correlations spread and the stronger the noise; a weight with
     independent rows hardly gets any. Frozen parameters, which are not going to be trained, are left
-    alone.
+    alone. A computed weight (weight norm and other parametrizations) gets its noise by way of the
+    parameters behind it, if its parametrization can be inverted.
 
     Args:
         beta: scale; 0 leaves the model alone.
@@ -61,19 +64,22 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     """
     if beta == 0:
         return 0
+    layers = LayerWeights(model)
     weights = [
-        weight
+        (weight, module, name)
         for module in model.modules()
         for name in _WEIGHTS
         if isinstance(weight := getattr(module, name, None), Tensor) and weight.dim() >= 2
     ]
-    noisy = list({id(w): w for w in weights if w is not weights[-1] and not _is_frozen(w)}.values())
+    noisy = {
+        id(weight): (weight, module, name)
+        for weight, module, name in weights
+        if weight is not weights[-1][0] and layers.trains(module, name)
+    }
     generator = torch.Generator().manual_seed(seed)
-    for weight in noisy:
+    changed = 0
+    for weight, module, name in noisy.values():
         noise = torch.randn(weight.shape, generator=generator, device="cpu")
-        weight.add_(noise.to(weight), alpha=beta * correlation_std(weight))
-    return len(noisy)
-
-
-def _is_frozen(weight: Tensor) -> bool:
-    return isinstance(weight, nn.Parameter) and not weight.requires_grad
+        alpha = beta * correlation_std(weight)
+        changed += layers.write(module, name, weight.add(noise.to(weight), alpha=alpha))
+    return changed

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 from torchvision.models import ResNet, vit_b_16
 from torchvision.models.resnet import BasicBlock
 
@@ -76,6 +77,34 @@ class TestOrthogonal:
         assert torch.equal(first, orthogonal(model, seed=1)[2].weight)
         assert not torch.equal(first, orthogonal(model, seed=2)[2].weight)
         assert torch.equal(before, model[0].weight)
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    @pytest.mark.parametrize("compute", [parametrizations.weight_norm, nn.utils.weight_norm])
+    def test_computed_weights_are_orthogonal(self, compute):
+        model = nn.Sequential(compute(nn.Conv2d(4, 8, 3, groups=2)), nn.Flatten(), nn.Linear(8, 3))
+        model(torch.zeros(1, 4, 3, 3))
+        orthogonal(model)
+        for part in model[0].weight.detach().chunk(2):
+            values = torch.linalg.svdvals(part.reshape(4, -1))
+            torch.testing.assert_close(values, torch.ones_like(values))
+
+    def test_a_computed_weight_of_zeros_is_refused_by_its_norm(self):
+        model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+        before = model[0].weight.detach().clone()
+        orthogonal(model, gain=0.0)
+        torch.testing.assert_close(model[0].weight.detach(), before)
+        assert not model[1].weight.any()
+
+    def test_frozen_parameters_stay(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.MultiheadAttention(8, 2), nn.Linear(8, 8), nn.Linear(8, 3)
+        )
+        model[:2].requires_grad_(False)
+        model[2].bias.requires_grad_(False)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        orthogonal(model)
+        changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+        assert changed == {"2.weight", "3.weight", "3.bias"}
 
     def test_determinants_take_both_signs(self):
         """QR without the sign correction would not be uniform over the orthogonal group."""

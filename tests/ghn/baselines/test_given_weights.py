@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import parametrizations
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
@@ -31,6 +32,21 @@ class TestOrthogonalise:
             torch.testing.assert_close(values, torch.ones_like(values))
         changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
         assert changed == {"2.weight", "3.weight"}
+
+    def test_computed_weights_too_and_frozen_ones_stay(self):
+        model = layers()
+        parametrizations.weight_norm(model[2])
+        model[3].requires_grad_(False)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        assert orthogonalise(model) == 2
+        values = torch.linalg.svdvals(model[2].weight.detach().reshape(32, -1))
+        torch.testing.assert_close(values, torch.ones_like(values))
+        changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+        assert changed == {
+            "0.weight",
+            "2.parametrizations.weight.original0",
+            "2.parametrizations.weight.original1",
+        }
 
     def test_what_is_orthogonal_stays(self):
         model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))

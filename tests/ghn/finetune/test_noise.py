@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from ghn.finetune import break_symmetry, correlation_std
 
@@ -92,3 +93,69 @@ def test_a_classifier_tied_to_an_embedding_stays():
     before = model[0].weight.detach().clone()
     assert break_symmetry(model, 0.1) == 1
     assert torch.equal(model[0].weight, before)
+
+
+def tiled():
+    """Linear layers whose eight rows are the same twice."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    with torch.no_grad():
+        for layer in model[:2]:
+            layer.weight.copy_(layer.weight[:4].repeat(2, 1))
+    return model
+
+
+def used(model):
+    """The first layer's weight as its forward pass uses it."""
+    model.eval()(torch.zeros(1, 6))
+    return model[0].weight.detach().clone()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "compute", [parametrizations.weight_norm, nn.utils.weight_norm, parametrizations.spectral_norm]
+)
+def test_computed_weights_get_their_noise(compute):
+    plain, model = tiled(), tiled()
+    compute(model[0])
+    before = used(model)
+    torch.testing.assert_close(before[:4], before[4:])
+    assert break_symmetry(plain, 1e-2) == break_symmetry(model, 1e-2) == 2
+    after = used(model)
+    assert ((after[:4] - after[4:]).norm(dim=1) > 1e-4).all()
+    if compute is not parametrizations.spectral_norm:
+        torch.testing.assert_close(after, plain[0].weight.detach())
+
+
+class OneWay(nn.Module):
+    def forward(self, raw):
+        return raw.abs()
+
+
+def frozen_scale(layer):
+    parametrizations.weight_norm(layer).parametrizations.weight.original0.requires_grad_(False)
+
+
+def a_buffer(layer):
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: parametrize.register_parametrization(layer, "weight", OneWay()),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+        frozen_scale,
+        a_buffer,
+    ],
+    ids=["no inverse", "pruned", "frozen", "buffer"],
+)
+def test_weights_that_cannot_be_written_or_trained_stay_and_do_not_count(change):
+    model = tiled()
+    change(model[0])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert break_symmetry(model, 1e-2) == 1
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {"1.weight"}
