@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ghn.errors import ConfigError
+from ghn.predict.parametrized import computed_weights
 
 
 class ScaleAndShift(nn.Module):
@@ -51,7 +52,8 @@ def without_norm(model: nn.Module, *, scalars: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def fixup(model: nn.Module, *, seed: int = 0) -> nn.Module:
-    """Initialises a residual network without batch norm by the rules of FixUp, in place.
+    """Initialises a residual network without batch norm by the rules of FixUp, in place. Frozen
+    parameters stay.
 
     With x + branch(x) in every block and branches that start at zero, the network is its stem,
     downsamplings and classifier at first; one step of SGD then changes its output by an amount that
@@ -65,12 +67,17 @@ def fixup(model: nn.Module, *, seed: int = 0) -> nn.Module:
         the model.
 
     Raises:
-        ConfigError: the model has batch norms, or no residual blocks of the kinds of torchvision's
-            ResNet.
+        ConfigError: the model has batch norms, computed weights, or no residual blocks of the kinds
+            of torchvision's ResNet.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ConfigError(
             "FixUp is for networks without batch norm; call ghn.baselines.without_norm(model) first"
+        )
+    if computed := min(computed_weights(model), default=""):
+        raise ConfigError(
+            f"FixUp sets weights to zero, which one that is computed from {computed} may not be;"
+            " take its parametrization away first"
         )
     from torchvision.models.resnet import BasicBlock, Bottleneck  # slow to import, and few need it
 
@@ -92,19 +99,26 @@ def fixup(model: nn.Module, *, seed: int = 0) -> nn.Module:
         scale = len(blocks) ** (-1 / (2 * len(branch) - 2))
         for layer in branch[:-1]:
             _he_normal(layer, scale, generator)
-        branch[-1].weight.zero_()
+        _zero(branch[-1].weight)
     for module in reversed(list(model.modules())):
         if isinstance(module, nn.Linear):
-            module.weight.zero_()
-            module.bias.zero_()
+            _zero(module.weight)
+            _zero(module.bias)
             break
     return model
 
 
+def _zero(parameter: Tensor | None) -> None:
+    if parameter is not None and parameter.requires_grad:
+        parameter.zero_()
+
+
 def _he_normal(layer: nn.Conv2d, scale: float, generator: torch.Generator) -> None:
-    """Gaussian of variance 2 / fan_out (as in the ResNets of torchvision), times `scale`."""
+    """Gaussian of variance 2 / fan_out (as in the ResNets of torchvision), times `scale`; the bias
+    is zero.
+    """
     fan_out = layer.weight[:, 0].numel() / layer.groups
     noise = torch.randn(layer.weight.shape, generator=generator, device="cpu")
-    layer.weight.copy_(noise * (scale * math.sqrt(2 / fan_out)))
-    if layer.bias is not None:
-        layer.bias.zero_()
+    if layer.weight.requires_grad:
+        layer.weight.copy_(noise * (scale * math.sqrt(2 / fan_out)))
+    _zero(layer.bias)

@@ -21,7 +21,8 @@ from ghn.errors import ConfigError, DamagedFileError
 def weight_selection(model: nn.Module, larger: Mapping[str, Tensor]) -> list[str]:
     """Copies into `model` the evenly spaced part of each tensor of `larger` of the same name.
 
-    Running statistics of norms are tensors too. The classifier, the last weight of two or more
+    Running statistics of norms are tensors too. Layers with frozen parameters (`requires_grad` off)
+    stay as they are. The classifier, the last weight of two or more
     dimensions, is selected from only if it has as many classes there: classes of another data set
     mean nothing here.
 
@@ -46,14 +47,21 @@ def weight_selection(model: nn.Module, larger: Mapping[str, Tensor]) -> list[str
         name for name, tensor in own.items() if name not in left and not _fits(tensor, larger, name)
     ]
     chosen = [name for name in own if name not in left]
+    frozen = {
+        name.rpartition(".")[0]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    stay = [name for name in chosen if name.rpartition(".")[0] in frozen]
     if not any(name in matrices for name in chosen):
         raise ConfigError(
             f"no weight of the larger network fits {type(model).__name__}: weight selection needs"
             " a network of the same family with the same names of layers"
         )
     for name in chosen:
-        own[name].copy_(evenly_spaced(larger[name], own[name].shape))
-    return left
+        if name not in stay:
+            own[name].copy_(evenly_spaced(larger[name], own[name].shape))
+    return left + stay
 
 
 def _fits(tensor: Tensor, larger: Mapping[str, Tensor], name: str) -> bool:

@@ -158,6 +158,27 @@ class TestFixUp:
             not 0.5 < plain[1] / plain[0] < 2
         )  # which He initialisation without norm does not achieve
 
+    def test_frozen_parameters_stay(self):
+        model = self.network(1)
+        model.layer1.requires_grad_(False)
+        model.fc.requires_grad_(False)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        fixup(model)
+        changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+        assert "layer2.0.conv1.weight" in changed
+        assert not any(name.startswith(("layer1.", "fc.")) for name in changed)
+
+    def test_a_head_without_bias_starts_at_zero(self):
+        model = self.network(1)
+        model.fc = nn.Linear(512, 10, bias=False)
+        assert not fixup(model).fc.weight.any()
+
+    def test_computed_weights_are_refused(self):
+        model = self.network(1)
+        parametrizations.weight_norm(model.layer1[0].conv2)
+        with pytest.raises(ConfigError, match=r"computed from layer1\.0\.conv2\.parametrizations"):
+            fixup(model)
+
     def test_batch_norm_and_other_networks_are_refused(self):
         with pytest.raises(ConfigError, match="without_norm"):
             fixup(ResNet(BasicBlock, [1, 1, 1, 1]))

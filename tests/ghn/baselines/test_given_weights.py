@@ -104,6 +104,20 @@ class TestWeightSelection:
         ]
         assert torch.equal(smaller.fc.weight, head)
 
+    def test_layers_with_frozen_parameters_stay(self):
+        smaller = resnet(1)
+        smaller.bn1.weight.requires_grad_(False)
+        smaller.layer1.requires_grad_(False)
+        before = {name: tensor.clone() for name, tensor in smaller.state_dict().items()}
+        larger = resnet(2)
+        larger(torch.randn(4, 3, 32, 32))
+        left = weight_selection(smaller, larger.state_dict())
+        assert {name for name in left if name.startswith(("bn1.", "layer1."))} == set(left)
+        assert {"bn1.running_mean", "layer1.0.conv1.weight"} < set(left)
+        after = smaller.state_dict()
+        assert all(torch.equal(after[name], before[name]) for name in left)
+        assert torch.equal(after["conv1.weight"], larger.conv1.weight)
+
     def test_another_family_is_refused(self):
         with pytest.raises(ConfigError, match="same family"):
             weight_selection(resnet(1), {"blocks.0.weight": torch.zeros(9, 9)})
