@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ghn.baselines.config import MetaInitConfig
 from ghn.models.sending import send
@@ -29,20 +30,27 @@ round.
 
 def gradient_quotient(loss: Tensor, parameters: Sequence[Tensor], epsilon: float = 1e-5) -> Tensor:
     """GQ as above, differentiable. Hg comes from a second backward pass; H is never formed.
+    Parameters that the loss does not depend on (heads for training only) are left out.
 
     Args:
-        loss: a scalar that depends on `parameters`.
+        loss: a scalar that depends on some of `parameters`, and has second derivatives.
         parameters: those it is taken over.
         epsilon: keeps the quotient finite.
     """
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-    half_square = torch.stack([gradient.square().sum() for gradient in gradients]).sum() / 2
-    hessian_gradients = torch.autograd.grad(half_square, parameters, create_graph=True)
-    count = sum(parameter.numel() for parameter in parameters)
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(
+        loss, parameters, create_graph=True, allow_unused=True
+    )
+    used = [(p, slope) for p, slope in zip(parameters, slopes, strict=True) if slope is not None]
+    half_square = torch.stack([gradient.square().sum() for _, gradient in used]).sum() / 2
+    changes: Sequence[Tensor | None] = torch.autograd.grad(
+        half_square, [parameter for parameter, _ in used], create_graph=True, allow_unused=True
+    )
+    count = sum(parameter.numel() for parameter, _ in used)
     terms = []
-    for gradient, change in zip(gradients, hessian_gradients, strict=True):
+    for (_, gradient), change in zip(used, changes, strict=True):
         sign = torch.where(gradient.detach() >= 0, 1.0, -1.0)
-        terms.append(((gradient - change) / (gradient + epsilon * sign) - 1).abs().sum())
+        after = gradient if change is None else gradient - change
+        terms.append((after / (gradient + epsilon * sign) - 1).abs().sum())
     return torch.stack(terms).sum() / count
 
 
@@ -84,7 +92,8 @@ def metainit(
             x_BCHW = send(torch.randn(*shape, generator=random, device="cpu"), device)
             y_B = torch.randint(num_classes, shape[:1], generator=random, device="cpu")
             y_B = send(y_B, device)
-            output = model(x_BCHW)
+            with sdpa_kernel(SDPBackend.MATH):  # which has second derivatives
+                output = model(x_BCHW)
             loss = functional.cross_entropy(
                 output if isinstance(output, Tensor) else output[0], y_B
             )

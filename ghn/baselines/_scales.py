@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Scales:
@@ -56,8 +57,11 @@ class Scales:
         y_B: Tensor,
         reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        """Cross-entropy of the network with `parameters`: a scalar, or (B,) without reduction."""
-        output = functional_call(self.model, (dict(parameters), dict(self._buffers)), (x_BCHW,))
+        """Cross-entropy of the network with `parameters`: a scalar, or (B,) without reduction. It
+        has second derivatives, of attention too.
+        """
+        with sdpa_kernel(SDPBackend.MATH):
+            output = functional_call(self.model, (dict(parameters), dict(self._buffers)), (x_BCHW,))
         logits_BK = output if isinstance(output, Tensor) else output[0]
         return functional.cross_entropy(logits_BK, y_B, reduction=reduction)
 

@@ -300,6 +300,50 @@ class TestNIO:
         assert parts(10, 3, 0.0) == [slice(0, 3), slice(3, 6), slice(6, 10)]
 
 
+class Attentive(nn.Module):
+    """Attention over the pixels of an image, and a head for training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attention = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2)
+        self.head, self.auxiliary = nn.Linear(8, 10), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).permute(2, 0, 1)
+        x = (x + self.attention(x, x, x, need_weights=False)[0]).mean(0)
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+class TestSecondDerivatives:
+    """Of attention, and without parts that a network does not use."""
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            lambda model, images: gradinit(model, images, GradInitConfig(iterations=2)),
+            lambda model, images: nio(model, images, NIOConfig(iterations=2)),
+            lambda model, _: metainit(model, (3, 32, 32), 10, MetaInitConfig(iterations=2)),
+        ],
+        ids=["gradinit", "nio", "metainit"],
+    )
+    def test_attention_learns_its_scales_and_what_is_not_used_stays(self, changed, digits):
+        model = Attentive()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        history = changed(model, digits)
+        assert any(math.isfinite(value) for value in history)
+        change = {n: not torch.equal(p, before[n]) for n, p in model.named_parameters()}
+        assert change["attention.in_proj_weight"]
+        assert not change["auxiliary.weight"]
+
+    def test_the_quotient_is_that_of_the_weights_that_are_used(self):
+        one, other = (torch.tensor(values, requires_grad=True) for values in ([1.0, 2], [3.0]))
+        quotients = [
+            float(gradient_quotient((one**3).sum(), weights).detach())
+            for weights in ([one], [one, other])
+        ]
+        assert quotients[0] == quotients[1]
+
+
 class TestMetaInit:
     def test_quotient_of_a_quadratic_is_known(self):
         """L = sum(c w^2) / 2: g = c w and Hg = c^2 w, so that (g - Hg) / g - 1 = -c."""
