@@ -54,8 +54,9 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     """
     outputs: list[Tensor] = []
 
-    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         outputs.append(output)
+        return output.clone()  # what follows may change it in place
 
     hooks = [module.register_forward_hook(record) for module in _layers(model)]
     try:

@@ -85,6 +85,33 @@ def test_fisher_sums_positions_before_the_square_and_channels_after():
     assert SCORES["fisher"](model, x, torch.tensor([0])) == pytest.approx(expected, rel=1e-5)
 
 
+class Residual(nn.Module):
+    """A layer whose output is added to, a layer whose output an activation changes."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.hidden, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.inplace, self.activation = inplace, nn.Hardswish(inplace)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = self.second(x.relu())
+        if self.inplace:
+            y += x
+        else:
+            y = y + x
+        return self.head(self.activation(self.hidden(y.mean((2, 3)))))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_operations_in_place_change_no_score(name):
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    scores = [SCORES[name](Residual(inplace), x, y) for inplace in (True, False)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
 def test_fisher_is_linear_in_no_batch_size(one_layer):
     """The mean over the batch of squares of the mean loss's gradients: of two equal images a
     quarter of that of one.
