@@ -278,8 +278,8 @@ def _print_failures(console: Console) -> None:
         if failed := found.get("failed"):
             console.print(
                 f"[bold red]{path.stem}: {failed} of {found['networks']} networks failed[/];"
-                f" the end of the report says why; dvc repro --force --single-item {path.stem} tries"
-                " them again"
+                " the end of the report says why;"
+                f" dvc repro --force --single-item {path.stem} tries them again"
             )
 
 
