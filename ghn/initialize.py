@@ -106,18 +106,11 @@ def save_initialized(
 
 
 def _estimate_statistics(model: nn.Module, images: Images) -> int:
-    """Sets the running statistics of batch norms; returns from how many images: whole batches of
-    them, and none if there are no such norms.
-    """
-    from ghn.finetune import FinetuneConfig
-    from ghn.predict import reestimate_batch_norm
+    """Sets the running statistics of batch norms; returns from how many images."""
+    from ghn.finetune import FinetuneConfig, estimate_statistics
 
     config = FinetuneConfig()
-    batch_size = min(config.batch_size, config.statistics_images, len(images))
-    n_batches = -(-config.statistics_images // batch_size)
-    device = next(model.parameters()).device
-    batches = images.batches(batch_size, drop_last=True, device=device)
-    return batch_size * reestimate_batch_norm(model, batches, n_batches)
+    return estimate_statistics(model, images, config.statistics_images, config.batch_size)
 
 
 def _write(
