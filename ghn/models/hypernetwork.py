@@ -93,7 +93,7 @@ class GHN(nn.Module, Hub):
         """One with the same weights and other fields of the configuration, on which no weight
         depends.
         """
-        config = self.config.model_copy(update=fields)
+        config = GHNConfig.from_dict(self.config.to_dict() | fields)
         if config == self.config:
             return self
         other = type(self).empty(config)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ghn import from_pretrained
 from ghn.architectures import build
 from ghn.checkpoint.conversion import convert
-from ghn.errors import UnsupportedFormatError
+from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.graph.flattening import flattened_inputs
 from ghn.models import GHN
 from ghn.models.batch import GraphBatch
@@ -130,3 +130,8 @@ def test_the_other_way_has_the_same_weights(make_ghn: Callable[..., GHN]) -> Non
     assert not other.with_flattened("columns").training
     for a, b in zip(ghn.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_another_word_for_the_way_is_refused(make_ghn: Callable[..., GHN]) -> None:
+    with pytest.raises(ConfigError, match="flattened is 'rows'; use one of columns, kernels"):
+        make_ghn(**SIZES).with_flattened("rows")  # type: ignore[arg-type]
