@@ -70,7 +70,7 @@ def test_the_stage_leaves_a_hypernetwork_its_curve_and_nothing_else(params: Para
     ghn = from_pretrained(paths.weights(params.base.ghn))
     assert ghn.config.hidden == 16
     assert ghn.metadata["images"] == "digits"
-    log = "".join(path.read_text() for path in Path(".mlflow-spool").iterdir())
+    log = "".join(path.read_text() for path in Path(".mlflow-spool").glob("*.jsonl"))
     assert '"curve/val_mean"' in log
     assert '"images_per_second"' in log
     sent = [entry["metrics"] for entry in map(json.loads, log.splitlines()) if "metrics" in entry]
