@@ -22,6 +22,14 @@ def without_credentials(text: str) -> str:
     return _FIELD.sub(r"\1***", _USER.sub("://", text))
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, short and without credentials."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("(raised as a result of") and lines[1:]:  # SQLAlchemy's, of itself
+        del lines[0]
+    return without_credentials(lines[0])[:200].rstrip(".:")
+
+
 def split_credentials(address: str) -> tuple[str, str, str]:
     """An address without credentials, its user ("" if it names none), and the password.
 

@@ -210,8 +210,9 @@ def dvc(*arguments: str, silent: bool = False, lock: int | None = None) -> int:
 
 
 def _summarise(console: Console, params: Params, run_id: str | None, seconds: float) -> None:
-    from flows.tracking.client import DEFAULT_URI, first_line, shown_uri
+    from flows.tracking.client import DEFAULT_URI, shown_uri
     from flows.tracking.pipeline import note_results
+    from ghn.addresses import first_line
 
     page = missing = None
     try:

@@ -25,6 +25,7 @@ import cloudpickle
 from flows.compute import gpus
 from flows.compute.backend import LostWorkerError, Submit
 from flows.settings.fanout import FanOut
+from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
 
 
@@ -112,11 +113,15 @@ def _pool(function: Callable[[Any], Any], threads: int, visible: list[str]) -> I
 
 
 def _environment(threads: int, devices: str) -> dict[str, str]:
-    """A worker's environment: this process's import path, its threads and its GPUs."""
+    """A worker's environment: this process's import path, its threads and its GPUs.
+
+    The checkout stands first on the path, so that a `flows` among a user's files is not taken for
+    ours.
+    """
     numbers = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
     )
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    path = os.pathsep.join([str(ROOT), *(entry or str(Path.cwd()) for entry in sys.path)])
     own = {**gpus.ALLOCATOR, **os.environ}
     return {**own, **numbers, gpus.VARIABLE: devices, "PYTHONPATH": path}
 

@@ -13,9 +13,10 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.settings import paths
-from flows.tracking.client import client, experiment_id, first_line, run_page, tracking_uri
+from flows.tracking.client import client, experiment_id, run_page, tracking_uri
 from flows.tracking.pipeline import note_results
 from flows.words import plus_minus
+from ghn.addresses import first_line
 
 DONE = ("Completed", "Unchanged", "Restored")
 """States of a stage whose outputs are up to date."""

@@ -14,9 +14,8 @@ from pydantic import WithJsonSchema
 from flows.params import PARAMS_FILE, load_params
 from flows.settings.dvcfile import read_stages
 from flows.settings.files import profiles
+from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def stages(root: Path = ROOT) -> list[str]:

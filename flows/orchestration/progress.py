@@ -9,7 +9,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.tracking.client import first_line
+from ghn.addresses import first_line
 
 UPDATE_SECONDS = 10.0
 """Between two updates of an artifact."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.registry.lookup import RegistryError
-from flows.tracking.client import client, first_line, shown_uri, tracking_uri
-from ghn.addresses import without_credentials
+from flows.tracking.client import client, shown_uri, tracking_uri
+from ghn.addresses import first_line, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,7 +16,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from flows.settings.imports import ROOT
+
 PACKAGES = ("ghn", "datasets", "flows")
 """What is ours; other packages have versions, in requirements.lock."""
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from flows.serving import LIMITS
 from flows.settings import paths
+from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
 
 if TYPE_CHECKING:
     from ghn.models import GHN
 
-ROOT = Path(__file__).resolve().parents[2]
 CODE = ("ghn", "datasets")
 """Packages that the model carries, whole."""
 

@@ -13,10 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flows.compute.gpus import visible
+from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout; workers run flows there."""
 
 USER = "ghn"
 DATABASES = ("prefect", "mlflow")

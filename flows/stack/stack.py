@@ -14,8 +14,9 @@ from pathlib import Path
 from flows.compute import gpus
 from flows.compute.shell import environment
 from flows.orchestration.limits import HEARTBEAT_SECONDS, POOLS, TRAINING_LIMIT
+from flows.settings.imports import ROOT
 from flows.stack import postgres
-from flows.stack.config import ROOT, StackConfig
+from flows.stack.config import StackConfig
 from flows.stack.service import Service, ServiceError
 
 PYTHON_PROGRAMS = Path(sys.executable).parent

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ghn.addresses import request, split_credentials, without_credentials
+from ghn.addresses import first_line, request, split_credentials, without_credentials
 from ghn.errors import GHNError
 from ghn.files import atomic_path, remove_leftovers
 from ghn.locks import locked
@@ -94,14 +94,6 @@ def _server_credentials() -> tuple[str, str, str]:
         if user and password:
             return address, user, password
     return uri, "", ""
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, short and without credentials."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    if lines[0].startswith("(raised as a result of") and lines[1:]:  # SQLAlchemy's, of itself
-        del lines[0]
-    return without_credentials(lines[0])[:200].rstrip(".:")
 
 
 def unreachable(seconds: float = PROBE_SECONDS) -> str | None:

@@ -10,9 +10,9 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from flows.tracking.client import first_line
 from flows.tracking.sender import Op
 from flows.tracking.spool import keep_files, lock_of, release
+from ghn.addresses import first_line
 
 
 class Log:

@@ -17,9 +17,10 @@ from uuid import uuid4
 
 from flows.settings import paths
 from flows.settings.files import read_yaml
-from flows.tracking.client import client, first_line
+from flows.tracking.client import client
 from flows.tracking.origin import PARENT_VARIABLE, as_params, origin
 from flows.tracking.sender import Op, Sender
+from ghn.addresses import first_line
 from ghn.errors import ConfigError
 
 

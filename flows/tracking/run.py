@@ -30,7 +30,6 @@ from flows.rows.provenance import dvc_hash
 from flows.tracking.client import (
     SPOOL,
     TrackingError,
-    first_line,
     shown_uri,
     unreachable,
 )
@@ -39,6 +38,7 @@ from flows.tracking.origin import HOLD_VARIABLE, PARENT_VARIABLE, as_params, ori
 from flows.tracking.sampler import SystemSampler
 from flows.tracking.sender import Op, Sender
 from flows.tracking.spool import send_pending
+from ghn.addresses import first_line
 
 CONNECT_AFTER_SECONDS = 15.0
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.tracking.client import SPOOL, TrackingError, first_line, shown_uri, unreachable
+from flows.tracking.client import SPOOL, TrackingError, shown_uri, unreachable
 from flows.tracking.sender import Op, Sender
+from ghn.addresses import first_line
 from ghn.files import atomic_path
 
 PATTERNS = ("*.jsonl", "*.open", "*.sending")

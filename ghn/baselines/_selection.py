@@ -22,9 +22,8 @@ def weight_selection(model: nn.Module, larger: Mapping[str, Tensor]) -> list[str
     """Copies into `model` the evenly spaced part of each tensor of `larger` of the same name.
 
     Running statistics of norms are tensors too. Layers with frozen parameters (`requires_grad` off)
-    stay as they are. The classifier, the last weight of two or more
-    dimensions, is selected from only if it has as many classes there: classes of another data set
-    mean nothing here.
+    stay as they are. The classifier, the last weight of two or more dimensions, is selected from
+    only if it has as many classes there: classes of another data set mean nothing here.
 
     Args:
         model: the smaller network, changed in place.
@@ -46,22 +45,21 @@ def weight_selection(model: nn.Module, larger: Mapping[str, Tensor]) -> list[str
     left += [
         name for name, tensor in own.items() if name not in left and not _fits(tensor, larger, name)
     ]
-    chosen = [name for name in own if name not in left]
+    if not any(name in matrices and name not in left for name in own):
+        raise ConfigError(
+            f"no weight of the larger network fits {type(model).__name__}: weight selection needs"
+            " a network of the same family with the same names of layers"
+        )
     frozen = {
         name.rpartition(".")[0]
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if not parameter.requires_grad
     }
-    stay = [name for name in chosen if name.rpartition(".")[0] in frozen]
-    if not any(name in matrices for name in chosen):
-        raise ConfigError(
-            f"no weight of the larger network fits {type(model).__name__}: weight selection needs"
-            " a network of the same family with the same names of layers"
-        )
-    for name in chosen:
-        if name not in stay:
-            own[name].copy_(evenly_spaced(larger[name], own[name].shape))
-    return left + stay
+    left += [name for name in own if name not in left and name.rpartition(".")[0] in frozen]
+    for name, tensor in own.items():
+        if name not in left:
+            tensor.copy_(evenly_spaced(larger[name], tensor.shape))
+    return left
 
 
 def _fits(tensor: Tensor, larger: Mapping[str, Tensor], name: str) -> bool:

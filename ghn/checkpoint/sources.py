@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ghn.addresses import request, without_credentials
+from ghn.addresses import first_line, request
 from ghn.checkpoint.files import load_checkpoint
 from ghn.errors import ConfigError, MissingDependencyError, UnreachableError
 from ghn.models.hypernetwork import GHN
@@ -120,7 +120,7 @@ def _from_hub(repository: str, file: str) -> Path:
         away = "it does not answer, and no copy was downloaded before"
         raise UnreachableError(
             f"{file} of {repository} could not be had from the Hugging Face hub"
-            f" ({away if offline else _first_line(error)}); if this machine is offline, download"
+            f" ({away if offline else first_line(error)}); if this machine is offline, download"
             " the file elsewhere and pass its path"
         ) from None  # the library's own three tracebacks hide the line
 
@@ -158,11 +158,6 @@ def _from_mlflow(uri: str, directory: str) -> Path:
         return Path(download_artifacts(artifact_uri=uri, dst_path=directory))
     except Exception as error:  # of MLflow, its data base, a driver, the network
         raise UnreachableError(
-            f"{uri} could not be had from MLflow ({_first_line(error)}); MLFLOW_TRACKING_URI says"
+            f"{uri} could not be had from MLflow ({first_line(error)}); MLFLOW_TRACKING_URI says"
             " where the registry is"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
-    return without_credentials(line)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ghn.errors import ConfigError, InvalidGraphError
 from ghn.graph import Graph, Primitive
 from ghn.predict.fit import misfits, norms_with_statistics, not_helped
-from ghn.predict.parametrized import Computed, computed_weights
+from ghn.predict.parametrized import Computed, NotInvertibleError, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import NO_STATISTICS, Kept, Report
 from ghn.predict.writable import unwritable
@@ -201,27 +201,23 @@ class Target:
 
     def _write_computed(self, name: str, computed: Computed, weight: Tensor) -> None:
         del self.written[name]
-        behind = {key for key, other in self._computed.items() if other is computed}
-        if held := behind & self.skip.keys():
+        if held := computed.behind.keys() & self.skip.keys():
             self.skip[name] = f"computed from {min(held)}, which keeps its values"
             return
+        difference = 0.0
         try:
-            values, buffers = computed.invert(weight, aside=self.allocate is not None)
-        except Exception as error:  # a parametrization is any code
-            self.skip[name] = f"its parametrization cannot be inverted: {error}"
+            if self.allocate is None:
+                difference = computed.write(weight)
+            else:
+                values, buffers = computed.invert(weight)
+                self.buffers |= buffers
+                for key, parameter in computed.behind.items():
+                    self.allocate(parameter).copy_(values[key])
+        except NotInvertibleError as error:
+            self.skip[name] = str(error)
             return
-        if {key: value.shape for key, value in values.items()} != {
-            key: self.parameters[key].shape for key in behind
-        }:
-            self.skip[name] = "its parametrization gives other shapes than it has"
-            return
-        self.buffers |= buffers
-        for key, value in values.items():
-            parameter = self.parameters[key]
-            target = parameter.detach() if self.allocate is None else self.allocate(parameter)
-            target.copy_(value)
-            self.written[key] = parameter.numel()
-        if self.allocate is None and (difference := computed.settle(weight)) > TOLERANCE:
+        self.written |= {key: parameter.numel() for key, parameter in computed.behind.items()}
+        if difference > TOLERANCE:
             owner = f"{computed.prefix}." if computed.prefix else ""
             self._notes.append(
                 f"{owner}{computed.name} is computed and differs from its prediction by"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from ghn.predict.parametrized import Computed, computed_weights
+from ghn.predict.parametrized import NotInvertibleError, computed_weights
 
 
 class LayerWeights:
@@ -16,19 +14,17 @@ class LayerWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        self._computed: dict[tuple[int, str], Computed] = {}
-        self._behind: dict[tuple[int, str], list[Tensor]] = {}
-        for name, computed in computed_weights(model).items():
-            key = id(computed.module), computed.name
-            self._computed[key] = computed
-            self._behind.setdefault(key, []).append(self._parameters[name])
+        self._computed = {
+            (id(computed.module), computed.name): computed
+            for computed in computed_weights(model).values()
+        }
 
     def trains(self, layer: nn.Module, name: str) -> bool:
         """Whether the weight called `name` is trained: it is a parameter or computed from
         parameters, none of them frozen (`requires_grad` off).
         """
-        behind = self._behind.get((id(layer), name)) or [getattr(layer, name)]
+        computed = self._computed.get((id(layer), name))
+        behind = [getattr(layer, name)] if computed is None else computed.behind.values()
         return all(isinstance(p, nn.Parameter) and p.requires_grad for p in behind)
 
     @torch.no_grad()
@@ -46,17 +42,7 @@ class LayerWeights:
             getattr(layer, name).copy_(value)
             return True
         try:
-            values, _ = computed.invert(value, aside=False)
-        except Exception:  # a parametrization is any code
+            computed.write(value)
+        except NotInvertibleError:
             return False
-        if any(self._parameters[key].shape != new.shape for key, new in values.items()):
-            return False
-        before = {key: self._parameters[key].clone() for key in values}
-        for key, new in values.items():
-            self._parameters[key].copy_(new)
-        if math.isfinite(computed.settle(value)):
-            return True
-        for key, old in before.items():  # weight norm knows no weight of zeros
-            self._parameters[key].copy_(old)
-        computed.settle(value)
-        return False
+        return True

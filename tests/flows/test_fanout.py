@@ -53,6 +53,13 @@ def test_every_item_gives_one_result(workers):
     ]
 
 
+def test_workers_are_ours_whatever_a_users_files_are_called(tmp_path, monkeypatch):
+    for name in ("flows", "ghn"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert sorted(fan_out(square, range(4), TWO)) == [0, 1, 4, 9]
+
+
 def test_no_items():
     assert list(fan_out(square, [])) == []
 

@@ -20,13 +20,13 @@ from flows.tracking import run as tracking
 from flows.tracking.client import (
     TrackingError,
     client,
-    first_line,
     run_page,
     shown_uri,
     unreachable,
 )
 from flows.tracking.pipeline import note_results
 from flows.tracking.spool import claim, pending, send_pending
+from ghn.addresses import first_line
 from ghn.files import atomic_path
 
 

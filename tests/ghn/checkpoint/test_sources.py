@@ -125,7 +125,6 @@ def test_an_mlflow_registry(weights: Path, tmp_path: Path, monkeypatch: pytest.M
     """A model version whose artifacts hold ghn.safetensors, by alias and by number."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient()
     (artifacts := tmp_path / "artifacts").mkdir()
     (artifacts / "ghn.safetensors").write_bytes(weights.read_bytes())
@@ -149,7 +148,6 @@ def test_copies_from_mlflow_do_not_stay(
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = mlflow.create_experiment("x", artifact_location=(tmp_path / "runs").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run:
         mlflow.log_artifact(str(weights))
@@ -166,10 +164,9 @@ def test_copies_from_mlflow_do_not_stay(
 def test_an_mlflow_registry_that_is_absent_or_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
     store = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
-    mlflow.set_tracking_uri(f"sqlite:///{store}")
     with pytest.raises(UnreachableError, match=r"no MLflow store here .*mlflow\.db"):
         from_pretrained("models:/hypernetwork@champion")
     assert not store.exists()
@@ -182,14 +179,10 @@ def test_an_mlflow_that_is_away_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mlflow = pytest.importorskip("mlflow")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri("http://alice:s3cret@127.0.0.1:9")
-    try:
-        with pytest.raises(UnreachableError, match="could not be had from MLflow") as error:
-            from_pretrained("models:/ghn3@champion")
-    finally:
-        mlflow.set_tracking_uri(before)
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://alice:s3cret@127.0.0.1:9")
+    with pytest.raises(UnreachableError, match="could not be had from MLflow") as error:
+        from_pretrained("models:/ghn3@champion")
     assert "s3cret" not in str(error.value)
     assert "127.0.0.1" in str(error.value)
 

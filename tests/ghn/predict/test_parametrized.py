@@ -104,6 +104,28 @@ def test_what_cannot_be_inverted_is_kept_and_listed(hypernetwork: GHN) -> None:
     assert torch.equal(frozen[0].weight, before)
 
 
+class Loudness(nn.Module):
+    """A weight of norm one, whose inverse finds silence."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / x.norm()
+
+    def right_inverse(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+
+def test_a_weight_that_would_not_be_finite_is_kept_and_listed(hypernetwork: GHN) -> None:
+    model = network(lambda m: parametrize.register_parametrization(m, "weight", Loudness()))
+    original = model[0].parametrizations.weight.original
+    with torch.no_grad():  # registering it has asked for the inverse, too
+        original.normal_()
+    before = original.clone()
+    hypernetwork(model)
+    assert torch.equal(original, before)
+    (kept,) = hypernetwork.reports[0].kept
+    assert kept.reason == "its parametrization gives numbers that are not finite"
+
+
 def test_an_orthogonal_weight_is_predicted_aside(hypernetwork: GHN) -> None:
     """Its inverse sets a buffer, and draws random numbers."""
 
