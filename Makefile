@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Three for two cores: many a test waits for processes of its own.
+TESTERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -38,7 +40,7 @@ lint: setup ## style, types, who imports whom
 	$(BIN)/lint-imports
 
 test: lint ## lint and the fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile
 
 test-slow: setup ## all tests
 	$(BIN)/pytest -m "not chaos"

@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several (-n): a core each, theirs and their tests'
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _directory(variable: str, default: Path) -> Path:
     path = Path(os.environ.get(variable, default))

@@ -56,7 +56,7 @@ def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: P
         assert other == ["2"]
         assert outcome == []
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     thread.join(20)
     assert len(outcome[0]) == 2
 
