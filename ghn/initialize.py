@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from ghn.images import Images
 
 _DIGEST = "digest"
+_MISFITS = {
+    "missing": r"Missing key\(s\) in state_dict: (.*)\. ",
+    "not the network's": r"Unexpected key\(s\) in state_dict: (.*)\. ",
+    "of another size": r"size mismatch for (\S+):",
+}
+"""What PyTorch says of each kind."""
 _MADE = {"architecture", "num_classes", "image_size", "ghn"}
 """What the metadata of a file says about the network in it."""
 
@@ -184,8 +191,23 @@ def load_initialized(path: str | os.PathLike[str], model: nn.Module | None = Non
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ConfigError(f"{path} has the parameters of {name}, not of this: {error}") from error
+        raise ConfigError(
+            f"{path} has the parameters of {name}, not of this network: {misfit(error)}"
+        ) from error
     return model
+
+
+def misfit(error: Exception) -> str:
+    """What `load_state_dict` has against a state, in a line: how many names are missing, unexpected
+    or of another size, and the first of each.
+    """
+    said = str(error)
+    parts = []
+    for kind, pattern in _MISFITS.items():
+        if lists := re.findall(pattern, said):
+            names = [name for found in lists for name in re.findall(r"[^\s\",]+", found)]
+            parts.append(f"{len(names)} {kind} (first {names[0]})")
+    return ", ".join(parts) or " ".join(said.split())
 
 
 def made_of(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -44,6 +44,7 @@ def evaluate_file(
     model.to(options.torch_device(device))
     shown = load_split(images, split, size)
     train = load_split(images, "train", size) if lacks_statistics(model) else None
+    _check_classes(model, shown, file, images)
     accuracy = evaluate(model, shown, FinetuneConfig(), train)
     error = (accuracy * (1 - accuracy) / len(shown)) ** 0.5
     about = {
@@ -64,6 +65,21 @@ def evaluate_file(
     )
     if train is not None:
         typer.echo("The statistics of batch norm were estimated from training images.")
+
+
+def _check_classes(model: nn.Module, shown: ImageTensors, file: str, images: str) -> None:
+    """Refuses images of other classes than the network has, of which an accuracy means nothing."""
+    import torch
+
+    from ghn.errors import ConfigError
+    from ghn.finetune import FinetuneConfig, logits
+
+    found = logits(model, shown.subset(torch.arange(2)), FinetuneConfig()).shape[-1]
+    if found != shown.num_classes:
+        raise ConfigError(
+            f"the network in {file} has {found} classes, {images} has {shown.num_classes}; `ghn"
+            f" init NETWORK --images {images}` makes one of as many"
+        )
 
 
 def _network_in(
@@ -102,7 +118,7 @@ def _with_state(model: nn.Module, path: Path, initialised: bool) -> nn.Module:
     from ghn.checkpoint.unpickler import load_untrusted
     from ghn.errors import ConfigError
     from ghn.files import read_safetensors
-    from ghn.initialize import load_initialized
+    from ghn.initialize import load_initialized, misfit
 
     if initialised:
         return load_initialized(path, model)
@@ -113,8 +129,7 @@ def _with_state(model: nn.Module, path: Path, initialised: bool) -> nn.Module:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{path} does not fit the network: {said}") from None
+        raise ConfigError(f"{path} does not fit the network: {misfit(error)}") from None
     return model
 
 

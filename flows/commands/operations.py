@@ -199,7 +199,7 @@ def serve(
         str, typer.Argument(help="models:/NAME@ALIAS, or a model's directory.")
     ] = "models:/ghn3@champion",
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port")] = 5055,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 5055,
     max_request_bytes: Annotated[int, typer.Option("--max-request-bytes", min=1)] = 1_000_000,
     max_parameters: Annotated[
         int | None,

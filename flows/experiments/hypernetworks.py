@@ -27,7 +27,7 @@ from flows.tracking.run import StageRun, stage_run
 from flows.trials.images import images_digest, trial_images
 from flows.trials.located import source_stamp
 from flows.trials.weights import weights_content
-from ghn.errors import GHNError
+from ghn.errors import ConfigError, GHNError
 from ghn.files import atomic_path
 
 RECIPE_NAME = "recipe.json"
@@ -43,10 +43,16 @@ def obtain(profile_name: str, name: str) -> None:
     recipe.
 
     Raises:
+        ConfigError: the profile has no hypernetwork of that name.
         TrainingFailedError: training failed.
         KeyboardInterrupt: it was interrupted; the next call continues.
     """
     profile = load_profile(profile_name)
+    if name not in profile.hypernetworks:
+        raise ConfigError(
+            f"profile {profile_name} has no hypernetwork {name!r}, but"
+            f" {', '.join(profile.hypernetworks) or 'none at all'}"
+        )
     if not is_missing(profile, name):
         return
     known = profile.hypernetworks[name]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.serving.request import as_body, read_request
+from ghn.addresses import first_line
 from ghn.errors import ConfigError
 
 MAX_REQUEST_BYTES = 1_000_000
@@ -228,13 +229,27 @@ def serve(
         port: likewise.
         max_request_bytes: of a request's body.
         limits: overrides of `flows.serving.model.LIMITS`.
+
+    Raises:
+        TrackingError: the registry is away, or not there.
+        ConfigError: there is no such model.
     """
+    from flows.tracking.client import client
+
+    if model_uri.startswith(("models:/", "runs:/")):
+        client(create=False)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "600")  # 60 s: a large network
     import mlflow
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
-    model = mlflow.pyfunc.load_model(model_uri, model_config=dict(limits))
+    try:
+        model = mlflow.pyfunc.load_model(model_uri, model_config=dict(limits))
+    except mlflow.MlflowException as error:
+        raise ConfigError(
+            f"{model_uri} cannot be served: {first_line(error)}; `ghn registry list` shows what"
+            " there is"
+        ) from error
     gate = Gate(scoring_server.init(model), max_request_bytes)
     uvicorn.run(
         gate,

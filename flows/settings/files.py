@@ -22,9 +22,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; run this in the root of the tree, where params.yaml is"
-        ) from None
+        advice = "; run this in the root of the tree" if Path(path).name == "params.yaml" else ""
+        raise ConfigError(f"{path} does not exist{advice}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes, dates, depth
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):

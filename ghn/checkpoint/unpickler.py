@@ -67,7 +67,7 @@ def load_untrusted(path: str | os.PathLike[str]) -> Any:
         reason = str(error) or type(error).__name__
         raise DamagedFileError(f"{path} cannot be read as a checkpoint: {reason}") from error
     except Exception as error:  # torch.load and pickle raise whatever damage leads them to
-        raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error}") from error
+        raise DamagedFileError(f"{path} is not a pickle, or a damaged one: {error!r}") from error
 
 
 def plain(value: Any) -> Any:

@@ -67,6 +67,11 @@ def described(
         ours = json.loads(header[HEADER])
         version, config, metadata = ours["version"], ours["config"], ours.get("metadata", {})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
+        if "architecture" in header:  # in files of `ghn init`, whose `ghn` is a hypernetwork's name
+            raise UnsupportedFormatError(
+                f"{path} has the parameters of {header['architecture']}, not a hypernetwork; `ghn"
+                " evaluate` and ghn.load_initialized take it"
+            ) from None
         raise DamagedFileError(
             f"{path}: its header has no readable configuration ({error!r})"
         ) from error

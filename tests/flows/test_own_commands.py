@@ -145,3 +145,28 @@ def test_cifar_as_a_parquet_file(app: typer.Typer, here: Path, data_root: Path) 
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["n_images"] == 800
+
+
+def test_an_accuracy_of_other_classes_is_refused(app: typer.Typer, here: Path) -> None:
+    assert (
+        CliRunner().invoke(app, ["init", "my.py:Small", "--out", "ten.safetensors"]).exit_code == 0
+    )
+    asked = ["evaluate", "ten.safetensors", "--network", "my.py:Small", "--images", "photos"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert "the network in ten.safetensors has 10 classes, photos has 2" in done.stderr
+
+
+def test_what_does_not_fit_is_counted_in_a_line(app: typer.Typer, here: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "my.py:Small", "--images", "photos"]).exit_code == 0
+    asked = ["evaluate", "Small.safetensors", "--network", "resnet18", "--images", "photos"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert "(first conv1.weight)" in done.stderr
+    assert len(done.stderr) < 300
+
+
+def test_a_networks_parameters_are_no_hypernetwork(app: typer.Typer, here: Path) -> None:
+    assert CliRunner().invoke(app, ["init", "my.py:Small", "--images", "photos"]).exit_code == 0
+    with pytest.raises(ghn.errors.UnsupportedFormatError, match=r"parameters of .*Small, not a"):
+        ghn.from_pretrained("Small.safetensors")

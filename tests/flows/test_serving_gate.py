@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from flows.serving.network import LAYERS
 from flows.serving.package import package
 from flows.serving.request import as_body, read_request
-from flows.serving.server import Gate, protocol
+from flows.serving.server import Gate, protocol, serve
+from flows.tracking.client import TrackingError
 from ghn.checkpoint import save_checkpoint
 from ghn.errors import ConfigError
 from ghn.models import GHN, GHNConfig
@@ -327,3 +329,15 @@ def test_a_connection_without_a_request_is_closed() -> None:
         await serving
 
     asyncio.run(run())
+
+
+def test_a_model_that_is_not_there_is_one_line_and_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(TrackingError, match="There is no MLflow store here"):
+        serve("models:/ghn3@champion", "127.0.0.1", 0, 1000, {})
+    with pytest.raises(ConfigError, match=r"^nope cannot be served: No such artifact"):
+        serve("nope", "127.0.0.1", 0, 1000, {})
+    assert not list(tmp_path.iterdir())

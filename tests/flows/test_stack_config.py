@@ -9,6 +9,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy.engine import make_url
 
 from flows.stack.config import StackConfig
+from flows.stack.service import ServiceError
+from flows.stack.stack import deploy
 from ghn.errors import ConfigError
 
 
@@ -35,3 +37,11 @@ def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GHN_STACK_PREFECT_PORT", "http")
     with pytest.raises(ConfigError, match="GHN_STACK_PREFECT_PORT='http'"):
         StackConfig()
+
+
+def test_deploying_without_a_server_says_how_to_start_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GHN_STACK_PREFECT_PORT", "9")
+    with pytest.raises(ServiceError, match=r"no Prefect answers at .*:9; `ghn stack up` starts it"):
+        deploy(StackConfig(directory=tmp_path))

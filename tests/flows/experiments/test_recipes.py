@@ -24,6 +24,7 @@ from flows.stages.images import load_split
 from flows.trials.images import trial_images
 from ghn import names
 from ghn.checkpoint import save_checkpoint
+from ghn.errors import ConfigError
 from ghn.models import GHN, GHNConfig
 
 
@@ -50,6 +51,11 @@ def test_any_seed_finds_the_images_of_the_entry(
         found = _stage_params(profile, name, params)
         assert len(load_split(found.images, found.base.seed, "val")) > 0
         assert found.train.recipe_with(found.base.seed).seed == seed
+
+
+def test_one_that_the_profile_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="profile laptop has no hypernetwork 'nope', but "):
+        obtain("laptop", "nope")
 
 
 def test_a_released_one_counts_by_what_its_name_means(
