@@ -204,15 +204,14 @@ class Target:
         if held := computed.behind.keys() & self.skip.keys():
             self.skip[name] = f"computed from {min(held)}, which keeps its values"
             return
-        difference = 0.0
         try:
             if self.allocate is None:
                 difference = computed.write(weight)
             else:
-                values, buffers = computed.invert(weight)
-                self.buffers |= buffers
+                values, difference = computed.invert(weight)
                 for key, parameter in computed.behind.items():
-                    self.allocate(parameter).copy_(values[key])
+                    self.allocate(parameter).copy_(values.pop(key))
+                self.buffers |= values
         except NotInvertibleError as error:
             self.skip[name] = str(error)
             return
