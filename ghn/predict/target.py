@@ -15,6 +15,7 @@ from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, NotInvertibleError, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import NO_STATISTICS, Kept, Report
+from ghn.predict.weights import padding_rows
 from ghn.predict.writable import unwritable
 from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
@@ -132,12 +133,7 @@ class Target:
             elif parameter.layout is not torch.strided:
                 self.skip[name] = "not a dense tensor"
         self._computed = computed_weights(self.model)
-        rows = {
-            id(module.weight): index
-            for module in self.model.modules()
-            if isinstance(index := getattr(module, "padding_idx", None), int)
-            and isinstance(getattr(module, "weight", None), Tensor)
-        }
+        rows = padding_rows(self.model)
         for name, parameter in self.parameters.items():
             if (row := rows.get(id(parameter))) is not None and parameter.dim() == 2:
                 self._padding[name] = row % len(parameter)
