@@ -22,6 +22,7 @@ from ghn.files import atomic_path
 from ghn.finetune import FinetuneConfig, break_symmetry, evaluate, finetune
 from ghn.images import Images
 from ghn.models import GHN
+from ghn.randomness import seeded
 
 STARTS = ("predicted", "random", "orthogonal")
 
@@ -207,8 +208,7 @@ def _started(
     device: str,
 ) -> tuple[nn.Module, str]:
     """The network, initialised in one of the ways, and what the hypernetwork says of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = make().to(device)
     if kind == "predicted":
         hypernetwork(model, example_inputs=example)

@@ -8,6 +8,7 @@ import torch
 from ghn.models.config import GHNConfig
 from ghn.models.embedding import channel_steps
 from ghn.models.hypernetwork import GHN
+from ghn.randomness import seeded
 
 _OF_THE_HEAD = {"classes", "accuracy", "metrics"}
 """Metadata that say nothing of a hypernetwork with other heads."""
@@ -30,8 +31,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
     """
     old = ghn.config
     config = GHNConfig.from_dict(old.to_dict() | {"num_classes": num_classes})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         fresh = GHN(config).to(ghn.device)
     known, found = ghn.state_dict(), fresh.state_dict()
     state = {

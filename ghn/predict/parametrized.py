@@ -19,6 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ghn.predict.writable import unwritable
+from ghn.randomness import seeded
 
 POWER_ITERATIONS = 15
 """As many as PyTorch takes when a spectral norm is put on a weight."""
@@ -109,10 +110,8 @@ class Computed:
         global random state alone.
         """
         buffers = self._buffers()
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         try:
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(0)
+            with seeded(0):
                 values = self.inverse(weight)
         except Exception as error:  # a parametrization is any code
             _restore(buffers)
