@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError, InvalidGraphError
 from ghn.graph import Graph, Primitive
@@ -248,13 +249,21 @@ class Target:
         )
 
     def _statistics(self) -> list[str]:
-        n = len(norms_with_statistics(self.model))
-        if not n:
-            return []
-        return [
-            f"{NO_STATISTICS} {n} norms are not predicted: before model.eval(), call"
-            " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
-        ]
+        norms = norms_with_statistics(self.model)
+        others = [norm for norm in norms if not isinstance(norm, _BatchNorm)]
+        notes = []
+        if n := len(norms) - len(others):
+            notes.append(
+                f"{NO_STATISTICS} {n} norms are not predicted: before model.eval(), call"
+                " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
+            )
+        if others:
+            names = ", ".join(sorted({type(norm).__name__ for norm in others}))
+            notes.append(
+                f"{len(others)} norms ({names}) have running statistics that are not predicted, and"
+                " which ghn.reestimate_batch_norm does not know: set them yourself"
+            )
+        return notes
 
     def _reason(self, name: str) -> str:
         owner = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
