@@ -102,13 +102,18 @@ def predict_in_place(
 
     Raises:
         ConfigError: nothing can be written: no network, parameters on the meta device, sharded,
-            expanded or not yet created, or all frozen; or `strict` refuses a network. Then nothing
-            has been written.
+            expanded or not yet created, or all frozen; or `strict` refuses a network, or there are
+            not as many graphs as networks. Then nothing has been written.
         InvalidGraphError: a graph does not belong to its model.
         TraceError: a model cannot be traced.
     """
     if frozen not in get_args(Frozen):
         raise ConfigError(f"frozen is {frozen!r}; use one of {', '.join(get_args(Frozen))}")
+    if graphs is not None and len(graphs) != len(models):
+        raise ConfigError(
+            f"there are {len(models)} networks and {len(graphs)} graphs; give a graph for each,"
+            " None for those that are to be traced, or leave the graphs out"
+        )
     targets = []
     for model, graph in zip(models, graphs or [None] * len(models), strict=True):
         target = Target.of(ghn, model, graph, example_inputs, keep_head, strict)

@@ -274,6 +274,15 @@ def test_the_state_of_a_wrapped_network_loads_into_the_one_inside(hypernetwork: 
     assert all(torch.equal(value, inner.state_dict()[name]) for name, value in state.items())
 
 
+def test_other_numbers_of_graphs_are_refused(hypernetwork: GHN) -> None:
+    models, graph = [Small(), Small()], trace(Small())
+    before = models[0].stem.weight.clone()
+    for graphs in (graph, [graph], []):
+        with pytest.raises(ConfigError, match=r"2 networks and [01] graphs"):
+            hypernetwork(models, graphs)
+    assert torch.equal(models[0].stem.weight, before)
+
+
 def test_a_saved_state_is_read_like_any_other(hypernetwork: GHN, tmp_path: Path) -> None:
     state, path = hypernetwork.predict(mnasnet0_5(num_classes=10)), tmp_path / "state.pt"
     torch.save(state, path)
