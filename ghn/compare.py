@@ -22,6 +22,7 @@ from ghn.files import atomic_path
 from ghn.finetune import FinetuneConfig, break_symmetry, evaluate, finetune
 from ghn.images import Images
 from ghn.models import GHN
+from ghn.randomness import seeded
 
 STARTS = ("predicted", "random", "orthogonal")
 
@@ -157,13 +158,17 @@ def compare(
         on_training: is told start, seed and learning rate before each training.
 
     Raises:
-        ConfigError: there is no learning rate or seed, or a learning rate is not above 0.
+        ConfigError: there is no learning rate or seed, a learning rate is not above 0, or a set of
+            images is empty.
         GHNError: the network cannot be traced or written, or images and network do not fit.
     """
     if not lrs or seeds < 1:
         raise ConfigError(f"lrs = {tuple(lrs)}, seeds = {seeds}: give one of each at least")
     if wrong := [lr for lr in lrs if not 0 < lr < math.inf]:
         raise ConfigError(f"learning rate {wrong[0]:g} is not above 0 and finite; try {RATES[0]}")
+    for part, images in (("training", train), ("validation", val), ("test", test)):
+        if not len(images):
+            raise ConfigError(f"the {part} set is empty; give at least one image")
     config = config or FinetuneConfig()
     config = config.model_copy(update={"evaluate_at": config.evaluate_at or _stops(config.steps)})
     example = next(iter(test.batches(2, shuffle=False)))[0]
@@ -189,8 +194,8 @@ def compare(
             start.step.append(found.step)
             start.val_accuracy.append(found.val_accuracy)
         starts.append(start)
-    images = getattr(train, "name", "") or "images"
-    return Comparison(name, images.split("/")[0], len(test), config.steps, starts, report)
+    shown = getattr(train, "name", "") or "images"
+    return Comparison(name, shown.split("/")[0], len(test), config.steps, starts, report)
 
 
 def _stops(steps: int) -> tuple[int, ...]:
@@ -207,8 +212,7 @@ def _started(
     device: str,
 ) -> tuple[nn.Module, str]:
     """The network, initialised in one of the ways, and what the hypernetwork says of it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = make().to(device)
     if kind == "predicted":
         hypernetwork(model, example_inputs=example)

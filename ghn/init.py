@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from ghn.checkpoint import from_pretrained
 from ghn.errors import ConfigError
@@ -20,6 +21,7 @@ from ghn.finetune import break_symmetry
 from ghn.graph import Graph
 from ghn.models import GHN
 from ghn.predict import Frozen, reestimate_batch_norm
+from ghn.predict.batchnorm import inputs_of
 
 TRACED_IMAGES = 2
 """Inputs of the first batch that a network is traced with: only their shapes matter."""
@@ -60,10 +62,23 @@ def init_(
         graph, keep_head, frozen, strict, example_inputs: as in `GHN.initialize`.
 
     Raises:
-        ConfigError: `batches` is empty or `noise` negative (then nothing was written), or as
-            `GHN.initialize` raises it.
+        ConfigError: `model` is no network or has parameters without a shape, `batches` is empty or
+            has no inputs, `n_batches` is below 1 or `noise` negative (then nothing was written), or
+            as `GHN.initialize` raises it.
         GHNError: the hypernetwork cannot be had, or the network not be traced.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"init_ takes one network (torch.nn.Module), not a {type(model).__name__}; call it for"
+            " each of several, and ghn.architectures.build(NAME) for a name"
+        )
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise ConfigError(
+                f"{type(model).__name__}.{name} has no shape yet; run the network once first"
+            )
+    if n_batches is not None and n_batches < 1:
+        raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
     if noise < 0:
         raise ConfigError(f"noise={noise}: the scale of noise cannot be negative")
     if not isinstance(hypernetwork, GHN):
@@ -96,7 +111,7 @@ def _peek(batches: Iterable[Any] | None) -> tuple[Any, Iterator[Any]]:
     """The inputs of the first batch, and all batches.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it has no inputs.
     """
     if batches is None:
         return None, iter(())
@@ -107,8 +122,7 @@ def _peek(batches: Iterable[Any] | None) -> tuple[Any, Iterator[Any]]:
         raise ConfigError(
             "batches is empty: running statistics need at least one batch of inputs"
         ) from None
-    inputs = first if isinstance(first, Tensor) else first[0]
-    return inputs, itertools.chain((first,), iterator)
+    return inputs_of(first), itertools.chain((first,), iterator)
 
 
 @contextmanager

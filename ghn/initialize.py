@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 from ghn.files import atomic_path, content_digest, read_safetensors, sort_metadata
+from ghn.randomness import seeded
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +84,7 @@ def save_initialized(
     hypernetwork = from_pretrained(source, device=device)
     classes = num_classes or hypernetwork.num_classes
     size = image_size or hypernetwork.image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = network(name, classes, size).to(device)
     example = torch.empty(2, 3, size, size, device="meta") if is_own(name) and image_size else None
     started = time.perf_counter()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
-import torch
 
 from datasets.detection import DetectionImages, load_pennfudan
 from flows.networks.build import build_network
@@ -29,6 +28,7 @@ from flows.trials.inits import is_hypernetwork, source
 from flows.trials.weights import check_weights, weights_content
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import GHNError, MissingDataError
+from ghn.randomness import seeded
 
 COLUMNS: dict[str, pa.DataType] = {
     "ap50": pa.float64(),  # average precision at IoU 0.50, a fraction
@@ -75,8 +75,7 @@ class Detect:
         from flows.experiments.detection import run_detection
 
         check_weights(job.init, job.weights)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed)
+        with seeded(job.seed):
             resnet, graph = build_network(job.backbone, self.num_classes, IMAGE_SIZE)
         initialise(
             resnet,

@@ -22,6 +22,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from datasets.detection import DetectionImages
 from flows.settings.detect import DetectorConfig
 from ghn.errors import ConfigError
+from ghn.randomness import seeded
 
 N_CLASSES = 2
 """Background and person."""
@@ -92,8 +93,7 @@ def train_detector(
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.decay_every, 0.1)
     history: list[float] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for epoch in range(config.epochs):
             losses = []
             for pictures, targets in images.batches(
@@ -142,8 +142,7 @@ def run_detection(
     """Trains a detector on `resnet` and scores it on the images set aside by `seed`."""
     started = time.perf_counter()
     train, test = images.split(n_test, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = detector(resnet, config)
     losses = train_detector(model, train, config, seed=seed, device=device)
     return {

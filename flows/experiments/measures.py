@@ -49,6 +49,7 @@ from ghn.analysis import (
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.images import endless_batches
 from ghn.predict import batch_statistics
+from ghn.randomness import seeded
 from ghn.train import Ranks
 from ghn.train.data import StepData, on_device
 from ghn.train.update import Updates
@@ -136,8 +137,7 @@ def _tensors_of(name: str, shape: tuple[int, ...], job: Job) -> list[Tensor]:
         with torch.no_grad():
             state = hypernetwork(source(job.init)).predict(model)
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed)
+        with seeded(job.seed):
             state = build(name, classes, size).state_dict()
     return [state[key].reshape(wanted).clone() for key in names if key in state]
 
@@ -205,8 +205,7 @@ def _nas(job: Job) -> Row:
 def _initialised(job: Job) -> tuple[Any, ImagesSpec]:
     spec = ImagesSpec(**job.settings["images_spec"])
     classes, size = job.settings["num_classes"], job.settings["image_size"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
+    with seeded(job.seed):
         model, graph = build_network(job.architecture, classes, size, scalars=job.init == "fixup")
     seconds = initialise(
         model,

@@ -30,6 +30,7 @@ from ghn.graph import Graph, from_json_dict
 from ghn.models import GHNConfig
 from ghn.models.decoding.plan import plan
 from ghn.names import TIMM_PREFIX
+from ghn.randomness import seeded
 from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
 
@@ -99,8 +100,7 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
             weights are computed from others.
         GHNError: there is no such network, or it cannot be traced.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_seed(seed, name))
+    with seeded(_seed(seed, name)):
         model = network(name, num_classes, image_size, device="cpu")
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     code = code_digest("ghn.architectures")  # what traces is in its closure

@@ -36,6 +36,7 @@ from flows.trials.weights import ChangedInputError
 from ghn.files import atomic_path, sha256
 from ghn.finetune import Curve, FinetuneConfig, evaluate, finetune, logits, track_running_statistics
 from ghn.graph import Graph
+from ghn.randomness import seeded
 
 
 def run_trials(
@@ -222,8 +223,7 @@ class _Start:
         return model.cpu()
 
     def _build(self, architecture: str, num_classes: int) -> tuple[nn.Module, Graph]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.trial.seed)
+        with seeded(self.trial.seed):
             return build_network(
                 architecture,
                 num_classes,

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ghn.finetune.evaluation import heads
+from ghn.modes import modes_kept
+
 
 def gradient_norm(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, chunk: int | None = None
@@ -22,21 +25,20 @@ def gradient_norm(
         the norm; infinite or NaN where it overflows.
     """
     chunk = chunk or len(y_B)
-    was_training = model.training
-    model.train()
     model.zero_grad(set_to_none=True)
-    for start in range(0, len(y_B), chunk):
-        output = model(x_BCHW[start : start + chunk])
-        logits = output if isinstance(output, Tensor) else output[0]
-        loss = functional.cross_entropy(logits, y_B[start : start + chunk], reduction="sum") / len(
-            y_B
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
+    with modes_kept(model):
+        model.train()
+        for start in range(0, len(y_B), chunk):
+            output = model(x_BCHW[start : start + chunk])
+            logits = heads(output)[0]
+            loss = functional.cross_entropy(
+                logits, y_B[start : start + chunk], reduction="sum"
+            ) / len(y_B)
+            loss.backward()  # type: ignore[no-untyped-call]
     square = sum(
         float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
         for parameter in model.parameters()
         if parameter.grad is not None
     )
     model.zero_grad(set_to_none=True)
-    model.train(was_training)
     return math.sqrt(square)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from ghn.finetune.evaluation import heads
 from ghn.predict.batchnorm import batch_statistics
 
 Score = Callable[[nn.Module, Tensor, Tensor], float]
@@ -180,4 +181,4 @@ def _layers(model: nn.Module) -> list[Any]:
 
 
 def _logits(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else cast(Tensor, output[0])
+    return heads(output)[0]

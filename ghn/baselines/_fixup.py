@@ -44,7 +44,7 @@ def without_norm(model: nn.Module, *, scalars: bool = True) -> nn.Module:
     """
     device = next((parameter.device for parameter in model.parameters()), None)
     for module in model.modules():
-        for name, child in module.named_children():
+        for name, child in list(module._modules.items()):  # under all its names
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(module, name, ScaleAndShift(device) if scalars else nn.Identity())
     return model

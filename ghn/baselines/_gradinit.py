@@ -17,6 +17,8 @@ from torch import nn
 from ghn.baselines._scales import Scales, gradients_of
 from ghn.baselines.config import GradInitConfig
 from ghn.images import Images, endless_batches
+from ghn.modes import modes_kept
+from ghn.randomness import seeded
 
 
 def gradinit(
@@ -30,17 +32,18 @@ def gradinit(
     Returns:
         the loss after the look-ahead step at each iteration, NaN where the iteration served the
         constraint instead.
+
+    Raises:
+        ConfigError: all parameters are frozen.
     """
     config = config or GradInitConfig()
     device = next(model.parameters()).device
     scales = Scales(model, lr=config.scale_lr, clip=config.clip, least=config.min_scale)
     history: list[float] = []
-    was_training = model.training
-    model.train()
     batch_size = min(config.batch_size, len(images))
     batches = endless_batches(images, batch_size, seed, device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with modes_kept(model), seeded(seed):
+        model.train()
         for _ in range(config.iterations):
             x_BCHW, y_B = next(batches)
             parameters = scales.parameters()
@@ -67,5 +70,4 @@ def gradinit(
                 history.append(float(objective.detach()))
             scales.step(objective)
     scales.apply()
-    model.train(was_training)
     return history

@@ -19,8 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ghn.baselines._scales import all_frozen
 from ghn.baselines.config import MetaInitConfig
+from ghn.finetune.evaluation import heads
 from ghn.models.sending import send
+from ghn.modes import modes_kept
+from ghn.randomness import seeded
 
 SMALLEST_NORM = 0.01
 """Of the initial norm; without a bound a weight may pass through zero, where it stays or turns
@@ -70,6 +74,9 @@ def metainit(
 
     Returns:
         GQ at each iteration.
+
+    Raises:
+        ConfigError: no weight is trainable.
     """
     config = config or MetaInitConfig()
     weights = [
@@ -77,26 +84,24 @@ def metainit(
         for parameter in model.parameters()
         if parameter.requires_grad and parameter.dim() >= 2
     ]
+    if not weights:
+        raise all_frozen(model)
     velocity = [torch.zeros((), device=weight.device) for weight in weights]
     least = [SMALLEST_NORM * weight.detach().norm() for weight in weights]
     device = weights[0].device
     random = torch.Generator().manual_seed(seed)
     shape = (config.batch_size, *image_shape)
     history: list[float] = []
-    was_training = model.training
-    # batch norm as the affine map that it is at the start, which also has third derivatives
-    model.eval()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with modes_kept(model), seeded(seed):
+        # batch norm as the affine map that it is at the start, which also has third derivatives
+        model.eval()
         for _ in range(config.iterations):
             x_BCHW = send(torch.randn(*shape, generator=random, device="cpu"), device)
             y_B = torch.randint(num_classes, shape[:1], generator=random, device="cpu")
             y_B = send(y_B, device)
             with sdpa_kernel(SDPBackend.MATH):  # which has second derivatives
                 output = model(x_BCHW)
-            loss = functional.cross_entropy(
-                output if isinstance(output, Tensor) else output[0], y_B
-            )
+            loss = functional.cross_entropy(heads(output)[0], y_B)
             quotient = gradient_quotient(loss, weights, config.epsilon)
             history.append(float(quotient.detach()))
             slopes: Sequence[Tensor | None] = torch.autograd.grad(
@@ -113,5 +118,4 @@ def metainit(
                     velocity[i] = torch.where(moves, changed, velocity[i])
                     longer = torch.maximum(norm + velocity[i], least[i]) / norm
                     weight.mul_(torch.where(moves, longer, 1.0))
-    model.train(was_training)
     return history

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ghn.baselines._scales import Scales, gradients_of
 from ghn.baselines.config import NIOConfig
 from ghn.images import Images, endless_batches
+from ghn.modes import modes_kept
 
 TINY = 1e-12
 """Below any gradient norm of interest; keeps the derivative of a norm finite at zero."""
@@ -87,11 +88,7 @@ def parts(n: int, count: int, overlap: float) -> list[slice]:
 @contextmanager
 def _only_norms_train(model: nn.Module) -> Iterator[None]:
     """Batch norms use batch statistics, all else is as in evaluation; then the modes are back."""
-    modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    try:
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
         yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

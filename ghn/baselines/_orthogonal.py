@@ -15,8 +15,9 @@ def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Modu
     """Replaces every weight of two or more dimensions by a random (semi-)orthogonal matrix, in
     place.
 
-    A convolution's weight is seen as the matrix of one group, out channels against in channels
-    times kernel, so that a depthwise or grouped convolution gets one orthogonal matrix per group.
+    A convolution's weight is seen as the matrix of one group, out channels (of a transposed one in
+    channels) against the other channels times kernel, so that a depthwise or grouped convolution
+    gets one orthogonal matrix per group.
     Biases become zero; norms stay as they are, and so do embeddings (class tokens, positions),
     which are not maps. Frozen parameters (`requires_grad` off) stay, too; a computed weight (weight
     norm and other parametrizations) is written by way of the parameters behind it.
@@ -32,8 +33,7 @@ def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Modu
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            transposed = getattr(module, "transposed", False)
-            parts = {"weight": 1 if transposed else getattr(module, "groups", 1)}
+            parts = {"weight": getattr(module, "groups", 1)}
             bias = "bias"
         elif isinstance(module, nn.MultiheadAttention):
             separate = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), 1)
@@ -93,8 +93,10 @@ def orthogonalise(model: nn.Module, *, from_layer: int = 1, min_channels: int = 
         if max(weight.shape[:2]) <= min_channels:
             continue
         rows = weight.reshape(len(weight), -1)
+        rows = rows.float() if rows.dtype.itemsize < 4 else rows  # QR knows no half precision
         wide = rows.shape[0] < rows.shape[1]
         q, r = torch.linalg.qr(rows.T if wide else rows)
         q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-        changed += layers.write(module, "weight", (q.T if wide else q).reshape(weight.shape))
+        value = (q.T if wide else q).reshape(weight.shape)
+        changed += layers.write(module, "weight", value.to(weight.dtype))
     return changed

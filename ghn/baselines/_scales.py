@@ -11,6 +11,9 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ghn.errors import ConfigError
+from ghn.finetune.evaluation import heads
+
 
 class Scales:
     """The parameters w_i of a network times scales a_i, which start at 1 and are learned by Adam.
@@ -30,7 +33,12 @@ class Scales:
             lr: learning rate of Adam.
             clip: largest norm of the scales' gradient.
             least: the smallest scale.
+
+        Raises:
+            ConfigError: all parameters are frozen.
         """
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise all_frozen(model)
         self.model = model
         self.clip = clip
         self.least = least
@@ -62,8 +70,7 @@ class Scales:
         """
         with sdpa_kernel(SDPBackend.MATH):
             output = functional_call(self.model, (dict(parameters), dict(self._buffers)), (x_BCHW,))
-        logits_BK = output if isinstance(output, Tensor) else output[0]
-        return functional.cross_entropy(logits_BK, y_B, reduction=reduction)
+        return functional.cross_entropy(heads(output)[0], y_B, reduction=reduction)
 
     def step(self, objective: Tensor) -> None:
         """Moves the scales so that `objective` falls."""
@@ -81,6 +88,14 @@ class Scales:
         for name, parameter in self.model.named_parameters():
             if name in self.scales:
                 parameter.mul_(self.scales[name])
+
+
+def all_frozen(model: nn.Module) -> ConfigError:
+    """The error of a network without parameters that could be scaled."""
+    return ConfigError(
+        f"{type(model).__name__} has no parameter to scale: requires_grad is off everywhere; switch"
+        " it on for some"
+    )
 
 
 def gradients_of(loss: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:

@@ -9,13 +9,21 @@ from typing import Any
 import torch
 
 from ghn.checkpoint.files import file_of, load_checkpoint, save_checkpoint, save_released
-from ghn.checkpoint.names import to_released
+from ghn.checkpoint.names import config_from_released, infer_config, to_released
 from ghn.checkpoint.sources import from_pretrained, located
 from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.files import atomic_path
+from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
 
 PICKLE = (".pt", ".pth")
+
+_UNUSED: dict[str, set[str]] = {
+    "transformer": {"virtual_edges"},
+    "gated": {"heads", "edge_embedding"},
+    "mlp": {"heads", "edge_embedding", "layers", "virtual_edges"},
+}
+"""Fields that decide nothing, by how nodes exchange information."""
 
 
 def describe(source: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -65,7 +73,8 @@ def convert(
 
     Raises:
         ConfigError: the name of the file says no format, or its directory does not exist.
-        UnsupportedFormatError: the hypernetwork has a part that released ones do not have.
+        UnsupportedFormatError: the hypernetwork has a part that released ones do not have, or one
+            that the file would not tell.
         GHNError: as `ghn.from_pretrained`.
     """
     path = Path(out)
@@ -81,8 +90,12 @@ def convert(
             " (leave released out)"
         )
     if path.suffix in PICKLE:
-        _save_pickle(ghn, path)
+        switches = _switches(ghn.config)
+        read = config_from_released(switches, infer_config(ghn.state_dict()))
+        _check_same(source, ghn.config, read, "our format (leave released out)")
+        _save_pickle(ghn, switches, path)
     elif released:
+        _check_same(source, ghn.config, infer_config(ghn.state_dict()), "NAME.pt, which has it")
         save_released(ghn, path)
     else:
         metadata = {key: value for key, value in ghn.metadata.items() if key != "source"}
@@ -90,24 +103,42 @@ def convert(
     return path
 
 
-def _save_pickle(ghn: GHN, path: Path) -> None:
-    """Writes names and the switches that shapes do not tell, as released files have them."""
-    config = ghn.config
+def _check_same(source: object, config: GHNConfig, read: GHNConfig, instead: str) -> None:
+    """Refuses a file that would be read as another hypernetwork.
+
+    Raises:
+        UnsupportedFormatError: names the first field that it does not tell.
+    """
+    written, found = config.to_dict(), read.to_dict()
+    for name, value in written.items():
+        if name not in _UNUSED[config.message_passing] and value != found.get(name):
+            raise UnsupportedFormatError(
+                f"{source} has {name} = {value}, which such a file does not tell: it would"
+                f" be read as {found.get(name)}; convert it to {instead}"
+            )
+
+
+def _switches(config: GHNConfig) -> dict[str, Any]:
+    """What shapes do not tell, as released files have it."""
+    return {
+        "hid": config.hidden,
+        "layers": config.layers,
+        "heads": config.heads,
+        "num_classes": config.num_classes,
+        "weight_norm": config.normalize,
+        "ve": config.virtual_edges,
+        "layernorm": config.layer_norm,
+        "is_ghn2": config.window == "corner",
+        "decoder": "conv",
+    }
+
+
+def _save_pickle(ghn: GHN, switches: dict[str, Any], path: Path) -> None:
     content = {
         "state_dict": {
             name: tensor.cpu() for name, tensor in to_released(ghn.state_dict()).items()
         },
-        "config": {
-            "hid": config.hidden,
-            "layers": config.layers,
-            "heads": config.heads,
-            "num_classes": config.num_classes,
-            "weight_norm": config.normalize,
-            "ve": config.virtual_edges,
-            "layernorm": config.layer_norm,
-            "is_ghn2": config.window == "corner",
-            "decoder": "conv",
-        },
+        "config": switches,
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)

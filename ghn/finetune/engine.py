@@ -6,10 +6,12 @@ Shape legend: B images of a batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ghn.errors import ConfigError, DamagedFileError
+from ghn.files import content_digest
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.curve import Curve
@@ -31,6 +34,9 @@ from ghn.finetune.evaluation import (
 from ghn.finetune.progress import Progress
 from ghn.finetune.sharing import Sharing
 from ghn.images import Images, endless_batches
+from ghn.randomness import seeded
+
+logger = logging.getLogger(__name__)
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the auxiliary heads' losses of GoogLeNet and Inception-v3, as in the DARTS recipe."""
@@ -62,8 +68,9 @@ def finetune(
         before: validation accuracy of the network as it came, where another run from the same
             parameters has measured it: the curve begins with it.
         checkpoint: where to keep the state at every evaluation; a run that finds one there
-            continues from it and ends as if it had not been interrupted. The caller removes it when
-            the result is safe.
+            continues from it, whatever values the network has, and ends as if it had not been
+            interrupted. A log message says so if that run began from other values. The caller
+            removes it when the result is safe.
         on_step: called with the number of finished steps.
         group: of `torch.distributed`: its ranks train the network together, each with its share of
             every batch (which its images' batch norms alone see) and of the validation images.
@@ -73,14 +80,24 @@ def finetune(
         the curve; its first entry (step 0) is the network as it came.
 
     Raises:
-        DamagedFileError: `checkpoint` exists but is of another run.
-        ConfigError: a batch does not divide among the ranks.
+        DamagedFileError: `checkpoint` exists but is of another run: other settings, another seed,
+            network or number of images.
+        ConfigError: a set of images is empty, all parameters are frozen, a batch does not divide
+            among the ranks, or the network returns no logits.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere;"
+            " switch it on for some"
+        )
+    for name, images in (("training", train), ("validation", val)):
+        if not len(images):
+            raise ConfigError(f"the {name} set is empty; give at least one image")
     run = _Run(model, train, val, config, seed, Sharing(group))
     stops = {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
-    devices = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + run.sharing.rank)  # dropout of other images is another
+    with seeded(seed + run.sharing.rank):  # dropout of other images is another
+        if checkpoint is not None and not run.sharing.rank:
+            run.began = run.digest()
         if checkpoint is None or not run.restore(checkpoint):
             if before is None:
                 run.measure()
@@ -107,7 +124,9 @@ class _Run:
         seed: int,
         sharing: Sharing,
     ) -> None:
-        model.to(memory_format=torch.channels_last)
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:  # those of three dimensions have another order
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
         self.estimates = lacks_statistics(model)
         track_running_statistics(model)
         self.model, self.train, self.val, self.config, self.seed = model, train, val, config, seed
@@ -116,13 +135,11 @@ class _Run:
         self.optimizer = _optimizer(model, config)
         self.scaler = GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config))
-        self.curve, self.done = Curve(), 0
+        self.curve, self.done, self.began = Curve(), 0, ""
         self.started, self.training_seconds = time.perf_counter(), 0.0
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training batches from the current step on; a set smaller than a batch is one batch."""
-        if not len(self.train):
-            raise ConfigError("the training set is empty")
         return endless_batches(
             self.train,
             min(self.config.batch_size, len(self.train)),
@@ -149,6 +166,8 @@ class _Run:
         """Trains up to step `stop`, or until the loss is not finite, and measures."""
         progress, seen, first = Progress(self.device), 0, self.done
         tick = time.perf_counter()
+        if self.sharing.rank:  # what it has drawn before is in no checkpoint
+            torch.manual_seed(hash((self.seed, self.sharing.rank, self.done)))
         self.model.train()
         while self.done < stop and not self.curve.diverged:
             x_BCHW, y_B = self.sharing.part(*next(batches))
@@ -197,13 +216,28 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint has in common with the run that goes on from it, in words."""
+        return {
+            "settings": self.config.model_dump_json(),
+            "seed": self.seed,
+            "network": {name: list(value.shape) for name, value in _tensors(self.model).items()},
+            "number of training images": len(self.train),
+            "number of validation images": len(self.val),
+        }
+
+    def digest(self) -> str:
+        """Of the values that the network has."""
+        tensors = {name: value.cpu().contiguous() for name, value in _tensors(self.model).items()}
+        return content_digest(tensors, "")
+
     def save(self, path: Path) -> None:
         """Writes a checkpoint, on rank 0."""
         if self.sharing.rank:
             return
         state = {
-            "config": self.config.model_dump_json(),
-            "seed": self.seed,
+            "run": self.identity(),
+            "began": self.began,
             "done": self.done,
             "curve": self.curve.to_dict(),
             "model": self.model.state_dict(),
@@ -226,18 +260,20 @@ class _Run:
         state = self.sharing.from_first(None if self.sharing.rank else read(path, self.device))
         if state is None:
             return False
-        if state["config"] != self.config.model_dump_json() or state["seed"] != self.seed:
+        known = state.get("run", {})  # older versions have none
+        if other := [what for what, value in self.identity().items() if known.get(what) != value]:
             raise DamagedFileError(
-                f"{path} is the checkpoint of another run (other settings or seed); remove it to"
+                f"{path} is the checkpoint of another run (other {', '.join(other)}); remove it to"
                 " start anew"
             )
+        if not self.sharing.rank and state["began"] != self.began:
+            logger.warning("%s began from other values of the network, and goes on with them", path)
+        self.began = state["began"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.sharing.rank:  # what it drew is in no checkpoint
-            torch.manual_seed(hash((self.seed, self.sharing.rank, state["done"])))
-        else:
+        if not self.sharing.rank:
             torch.set_rng_state(state["random"].cpu())
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
@@ -248,6 +284,11 @@ class _Run:
         if self.curve.steps_per_second:
             self.training_seconds = self.done / self.curve.steps_per_second
         return True
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict().items()
+    return {name: value for name, value in state if isinstance(value, Tensor)}
 
 
 def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer:

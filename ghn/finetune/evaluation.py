@@ -5,7 +5,7 @@ Shape legend: B images of a batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.sharing import Sharing
 from ghn.images import Images
@@ -64,6 +65,8 @@ def accuracies(
         total += len(y_B)
     correct[-1].fill_(total)  # an assignment would copy it to a GPU, and wait
     *counts, total = sharing.sum(correct).tolist()
+    if not total:
+        raise ConfigError("the set of images to evaluate is empty; give at least one image")
     return [count / total for count in counts]
 
 
@@ -94,10 +97,23 @@ def autocast(config: FinetuneConfig, device: torch.device) -> torch.autocast:
 
 
 def heads(output: Any) -> list[Tensor]:
-    """The main head's logits, then the auxiliary heads' that a network in training may return."""
-    if isinstance(output, Tensor):
-        return [output]
-    return [logits for logits in output if isinstance(logits, Tensor)]
+    """The main head's logits, then the auxiliary heads' that a network in training may return. Of
+    an output with names (a dict, or one of transformers) only `logits`, if there are any.
+
+    Raises:
+        ConfigError: there are no logits in the output.
+    """
+    parts: Sequence[Any]
+    if isinstance(output, Mapping):
+        parts = [output["logits"]] if "logits" in output else list(output.values())
+    else:
+        parts = output if isinstance(output, list | tuple) else [output]
+    if found := [logits for logits in parts if isinstance(logits, Tensor)]:
+        return found
+    raise ConfigError(
+        f"the network returns a {type(output).__name__} without a tensor of logits; return the"
+        ' logits, a tuple that begins with them, or a dict with "logits"'
+    )
 
 
 def track_running_statistics(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ghn.predict.weights import LayerWeights
+from ghn.predict.weights import LayerWeights, padding_rows
 
 _WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 """What layers call their weights; the last four are of `nn.MultiheadAttention`."""
@@ -52,7 +52,8 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     classifier, whose rows belong to different classes and are not tied. The more alike or opposed
     the channels, the wider their correlations spread and the stronger the noise; a weight with
     independent rows hardly gets any. Frozen parameters, which are not going to be trained, are left
-    alone. A computed weight (weight norm and other parametrizations) gets its noise by way of the
+    alone; so are rows of padding in embeddings, also where another layer shares the weight. A
+    computed weight (weight norm and other parametrizations) gets its noise by way of the
     parameters behind it, if its parametrization can be inverted.
 
     Args:
@@ -76,10 +77,13 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
         for weight, module, name in weights
         if weight is not weights[-1][0] and layers.trains(module, name)
     }
+    padding = padding_rows(model)
     generator = torch.Generator().manual_seed(seed)
     changed = 0
     for weight, module, name in noisy.values():
         noise = torch.randn(weight.shape, generator=generator, device="cpu")
+        if (row := padding.get(id(weight))) is not None:
+            noise[row] = 0
         alpha = beta * correlation_std(weight)
         changed += layers.write(module, name, weight.add(noise.to(weight), alpha=alpha))
     return changed

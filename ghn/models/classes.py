@@ -8,6 +8,10 @@ import torch
 from ghn.models.config import GHNConfig
 from ghn.models.embedding import channel_steps
 from ghn.models.hypernetwork import GHN
+from ghn.randomness import seeded
+
+_OF_THE_HEAD = {"classes", "accuracy", "metrics"}
+"""Metadata that say nothing of a hypernetwork with other heads."""
 
 
 def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
@@ -18,7 +22,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
     the number of classes, which takes what `ghn` has learned for its own number, unless layers have
     that many channels, too (1, 3, 8, 64, 128): then it stays theirs. Class heads of 4 to 7 classes
     read the entry of 8, as every layer of so many channels does in the released hypernetworks. The
-    metadata stay, but for the names of the classes.
+    metadata stay, but for the names of the classes and what was measured with the old head.
 
     Args:
         ghn: of any variant.
@@ -27,8 +31,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
     """
     old = ghn.config
     config = GHNConfig.from_dict(old.to_dict() | {"num_classes": num_classes})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         fresh = GHN(config).to(ghn.device)
     known, found = ghn.state_dict(), fresh.state_dict()
     state = {
@@ -39,7 +42,7 @@ def for_classes(ghn: GHN, num_classes: int, *, seed: int = 0) -> GHN:
         known["embedding.channel.weight"], old.num_classes, num_classes
     )
     fresh.load_state_dict(state)
-    fresh.metadata = {key: value for key, value in ghn.metadata.items() if key != "classes"}
+    fresh.metadata = {key: value for key, value in ghn.metadata.items() if key not in _OF_THE_HEAD}
     return fresh.train(ghn.training)
 
 

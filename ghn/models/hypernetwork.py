@@ -79,13 +79,13 @@ class GHN(nn.Module, Hub):
 
     def with_flattened(self, flattened: Flattened) -> Self:
         """This hypernetwork, or one with the same weights that takes layers behind flattened maps
-        as `flattened` says (`GHNConfig.flattened`).
+        as `flattened` says (`GHNConfig.flattened`); both then share them.
         """
         return self._taking(flattened=flattened)
 
     def with_shuffled(self, shuffled: Shuffled) -> Self:
         """This hypernetwork, or one with the same weights that takes what reads shuffled channels
-        as `shuffled` says (`GHNConfig.shuffled`).
+        as `shuffled` says (`GHNConfig.shuffled`); both then share them.
         """
         return self._taking(shuffled=shuffled)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def reestimate_batch_norm(
         The number of batches used: 0 if the model has no batch norm that tracks statistics.
 
     Raises:
-        ConfigError: there are no batches.
+        ConfigError: there are no batches, or they have no tensor of inputs first.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
@@ -76,8 +76,7 @@ def reestimate_batch_norm(
             module.momentum = None  # a plain average over all batches
             module.train()
         for batch in itertools.islice(batches, n_batches):
-            inputs = batch if isinstance(batch, Tensor) else batch[0]
-            model(inputs.to(device))
+            model(inputs_of(batch).to(device))
             used += 1
         if not used:
             raise ConfigError(
@@ -94,3 +93,21 @@ def reestimate_batch_norm(
         for any_module, mode in modes.items():
             any_module.training = mode
     return used
+
+
+def inputs_of(batch: Any) -> Tensor:
+    """The inputs in a batch: itself, or what it begins with.
+
+    Raises:
+        ConfigError: that is no tensor.
+    """
+    inputs = batch
+    if not isinstance(batch, Tensor):
+        with suppress(TypeError, LookupError):
+            inputs = batch[0]
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise ConfigError(
+        f"batches has a {type(batch).__name__} without a tensor of inputs first; give tensors, or"
+        " tuples that begin with one (images, labels)"
+    )

@@ -14,9 +14,11 @@ Behaviour that users rely on (tested, and described in docs/hypernetworks.md):
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,10 @@ decoded together.
 
 class StateDict(dict[str, Tensor]):
     """Predicted parameters by name, with a report of what is missing: `model.load_state_dict(state,
-    strict=False)`.
+    strict=False)`. Names are those of the network inside wrappers, which is what loads them.
+
+    Pickled, as by `torch.save`, it is a plain state dict without the report, which `torch.load`
+    reads with `weights_only`, as it does by default.
     """
 
     report: Report
@@ -52,6 +57,20 @@ class StateDict(dict[str, Tensor]):
     """Versions of the model's modules, where PyTorch looks for them: torchvision's MNASNet does not
     load without.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (), {"_metadata": self._metadata}, None, iter(self.items())
+
+    def __copy__(self) -> Self:
+        return self._with(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with(copy.deepcopy(dict(self), memo))
+
+    def _with(self, tensors: dict[str, Tensor]) -> Self:
+        other = type(self)(tensors)
+        vars(other).update(vars(self))
+        return other
 
 
 def predict_in_place(
@@ -83,13 +102,18 @@ def predict_in_place(
 
     Raises:
         ConfigError: nothing can be written: no network, parameters on the meta device, sharded,
-            expanded or not yet created, or all frozen; or `strict` refuses a network. Then nothing
-            has been written.
+            expanded or not yet created, or all frozen; or `strict` refuses a network, or there are
+            not as many graphs as networks. Then nothing has been written.
         InvalidGraphError: a graph does not belong to its model.
         TraceError: a model cannot be traced.
     """
     if frozen not in get_args(Frozen):
         raise ConfigError(f"frozen is {frozen!r}; use one of {', '.join(get_args(Frozen))}")
+    if graphs is not None and len(graphs) != len(models):
+        raise ConfigError(
+            f"there are {len(models)} networks and {len(graphs)} graphs; give a graph for each,"
+            " None for those that are to be traced, or leave the graphs out"
+        )
     targets = []
     for model, graph in zip(models, graphs or [None] * len(models), strict=True):
         target = Target.of(ghn, model, graph, example_inputs, keep_head, strict)
@@ -111,8 +135,10 @@ def predict_state_dict(
     """The predicted parameters of `model`, which is left alone and may be on the meta device.
 
     New tensors have the dtype and device of the model's parameters (of the hypernetwork for a model
-    on the meta device). Frozen parameters are predicted too. Rows of a positional encoding that are
-    not predicted are the model's own, or zero on the meta device.
+    on the meta device). Their names, and the metadata of the state, are those of the network inside
+    wrappers (`torch.compile`, `DataParallel`): load it there, `model.module.load_state_dict`.
+    Frozen parameters are predicted too. Rows of a positional encoding that are not predicted are
+    the model's own, or zero on the meta device.
 
     Raises:
         ConfigError: `model` is no network, or `strict` and it does not fit the hypernetwork.
@@ -133,7 +159,7 @@ def predict_state_dict(
     state = StateDict({name: new[id(target.parameters[name])] for name in target.written})
     state |= target.buffers
     state.report = _told(target.report())
-    state._metadata = getattr(model.state_dict(), "_metadata", {})
+    state._metadata = getattr(target.model.state_dict(), "_metadata", {})
     return state
 
 

@@ -18,6 +18,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ghn.predict.writable import unwritable
+from ghn.randomness import seeded
+
 POWER_ITERATIONS = 15
 """As many as PyTorch takes when a spectral norm is put on a weight."""
 
@@ -35,6 +38,7 @@ class Computed:
         name: of its attribute.
         prefix: of the module in the network.
         behind: the parameters that it is computed from, by their names in the network.
+        own: what the names of these parameters, and of buffers, begin with in the module.
         inverse: from a value of the weight to those of the parameters behind it.
     """
 
@@ -42,6 +46,7 @@ class Computed:
     name: str
     prefix: str
     behind: Mapping[str, nn.Parameter]
+    own: str
     inverse: Callable[[Tensor], dict[str, Tensor]]
 
     @torch.no_grad()
@@ -56,36 +61,47 @@ class Computed:
             NotInvertibleError: there are no such values of the parameters, or the weight is not
                 finite with them (weight norm knows none of zeros); the network is as before.
         """
-        buffers = self._buffers()
-        values = self._values(weight)
-        before = {key: parameter.clone() for key, parameter in self.behind.items()}
-        for key, value in values.items():
+        restore = self._remember()
+        for key, value in self._values(weight).items():
             self.behind[key].copy_(value)
         if math.isfinite(difference := self._settle(weight)):
             return difference
-        for key, value in before.items():
-            self.behind[key].copy_(value)
-        _restore(buffers)
-        self._settle(weight)
+        restore()
         raise NotInvertibleError("its parametrization gives numbers that are not finite")
 
-    def invert(self, weight: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Values of the parameters behind the weight that give it a value, and the buffers that go
-        with them (an orthogonal weight has one), by their names in the network, which stays as it
-        is.
+    @torch.no_grad()
+    def invert(self, weight: Tensor) -> tuple[dict[str, Tensor], float]:
+        """What `write` would make of the network, which stays as it is.
+
+        Returns:
+            values of the parameters behind the weight, and of the buffers that go with them (those
+            of power iterations, the base of an orthogonal weight), by their names in the network;
+            and what `write` returns. Of a network that cannot be written (on the meta device) there
+            are only buffers that the inverse sets anew, and no distance.
 
         Raises:
-            NotInvertibleError: there are none.
+            NotInvertibleError: as `write`.
         """
-        buffers = self._buffers()
-        known = {id(buffer) for buffer in self.module.buffers()}
         start = f"{self.prefix}." if self.prefix else ""
+        if any(unwritable(parameter, kept=False) for parameter in self.behind.values()):
+            buffers, known = self._buffers(), {id(buffer) for buffer in self.module.buffers()}
+            try:
+                values = self._values(weight)
+                new = self.module.named_buffers()
+                return values | {f"{start}{key}": b for key, b in new if id(b) not in known}, 0.0
+            finally:
+                _restore(buffers)
+        restore = self._remember()
+        difference = self.write(weight)
         try:
-            values = self._values(weight)
-            new = self.module.named_buffers()
-            return values, {f"{start}{key}": b for key, b in new if id(b) not in known}
+            return {
+                f"{start}{key}": value.detach().clone()
+                for key, value in self.module.state_dict(keep_vars=True).items()
+                if f"{start}{key}" in self.behind
+                or (key.startswith(self.own) and _is_floating_buffer(value))
+            }, difference
         finally:
-            _restore(buffers)
+            restore()
 
     def _values(self, weight: Tensor) -> dict[str, Tensor]:
         """`inverse`, checked. It may set buffers, but not if it raises.
@@ -94,10 +110,8 @@ class Computed:
         global random state alone.
         """
         buffers = self._buffers()
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
         try:
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(0)
+            with seeded(0):
                 values = self.inverse(weight)
         except Exception as error:  # a parametrization is any code
             _restore(buffers)
@@ -111,6 +125,23 @@ class Computed:
 
     def _buffers(self) -> list[tuple[nn.Module, dict[str, Tensor | None]]]:
         return [(module, dict(module._buffers)) for module in self.module.modules()]
+
+    def _remember(self) -> Callable[[], None]:
+        """Returns what gives parameters, buffers and the weight that a hook has left the values
+        that they have now, whether they are written or replaced meanwhile.
+        """
+        buffers = self._buffers()
+        held = [buffer for _, own in buffers for buffer in own.values() if buffer is not None]
+        values = [(tensor, tensor.clone()) for tensor in [*self.behind.values(), *held]]
+        left = {key: weight for key, weight in vars(self.module).items() if key == self.name}
+
+        def restore() -> None:
+            _restore(buffers)
+            for tensor, value in values:
+                tensor.copy_(value)
+            vars(self.module).update(left)
+
+        return restore
 
     def _settle(self, wanted: Tensor) -> float:
         """Has power iterations look at the parameters' values; returns how far the weight is from
@@ -141,16 +172,25 @@ def _restore(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> None:
         module._buffers.update(before)
 
 
+def _is_floating_buffer(value: Any) -> bool:
+    is_parameter = isinstance(value, nn.Parameter)
+    return isinstance(value, Tensor) and value.is_floating_point() and not is_parameter
+
+
 def computed_weights(model: nn.Module) -> dict[str, Computed]:
     """The computed weights of a network, by the name of each parameter behind them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[str, Computed] = {}
 
     def add(
-        owner: str, name: str, behind: list[str], inverse: Callable[[Tensor], dict[str, Tensor]]
+        owner: str,
+        name: str,
+        behind: list[str],
+        own: str,
+        inverse: Callable[[Tensor], dict[str, Tensor]],
     ) -> None:
         values = {key: parameters[key] for key in behind}
-        computed = Computed(model.get_submodule(owner), name, owner, values, inverse)
+        computed = Computed(model.get_submodule(owner), name, owner, values, own, inverse)
         found.update(dict.fromkeys(behind, computed))
 
     for prefix, module in model.named_modules():
@@ -160,14 +200,16 @@ def computed_weights(model: nn.Module) -> dict[str, Computed]:
             owner = owner if name else ""
             name = name or prefix.removeprefix("parametrizations.")
             behind = [f"{start}{key}" for key, _ in module.named_parameters(recurse=False)]
-            add(owner, name, behind, _inverse_of_list(module, start))
+            own = f"parametrizations.{name}."
+            add(owner, name, behind, own, _inverse_of_list(module, start))
         for hook in module._forward_pre_hooks.values():
+            own = f"{getattr(hook, 'name', '')}_"
             if isinstance(hook, WeightNorm):
                 behind = [f"{start}{hook.name}_{suffix}" for suffix in ("g", "v")]
-                add(prefix, hook.name, behind, _inverse_of_norm(hook, start))
+                add(prefix, hook.name, behind, own, _inverse_of_norm(hook, start))
             elif isinstance(hook, SpectralNorm):
                 behind = [f"{start}{hook.name}_orig"]
-                add(prefix, hook.name, behind, _inverse_of_spectral_norm(hook, start))
+                add(prefix, hook.name, behind, own, _inverse_of_spectral_norm(hook, start))
     return found
 
 

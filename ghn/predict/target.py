@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError, InvalidGraphError
 from ghn.graph import Graph, Primitive
@@ -15,6 +16,7 @@ from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, NotInvertibleError, computed_weights
 from ghn.predict.protocol import Hypernetwork
 from ghn.predict.report import NO_STATISTICS, Kept, Report
+from ghn.predict.weights import padding_rows
 from ghn.predict.writable import unwritable
 from ghn.tracing.dataflow import folded
 from ghn.tracing.network import unwrap
@@ -132,12 +134,7 @@ class Target:
             elif parameter.layout is not torch.strided:
                 self.skip[name] = "not a dense tensor"
         self._computed = computed_weights(self.model)
-        rows = {
-            id(module.weight): index
-            for module in self.model.modules()
-            if isinstance(index := getattr(module, "padding_idx", None), int)
-            and isinstance(getattr(module, "weight", None), Tensor)
-        }
+        rows = padding_rows(self.model)
         for name, parameter in self.parameters.items():
             if (row := rows.get(id(parameter))) is not None and parameter.dim() == 2:
                 self._padding[name] = row % len(parameter)
@@ -204,15 +201,14 @@ class Target:
         if held := computed.behind.keys() & self.skip.keys():
             self.skip[name] = f"computed from {min(held)}, which keeps its values"
             return
-        difference = 0.0
         try:
             if self.allocate is None:
                 difference = computed.write(weight)
             else:
-                values, buffers = computed.invert(weight)
-                self.buffers |= buffers
+                values, difference = computed.invert(weight)
                 for key, parameter in computed.behind.items():
-                    self.allocate(parameter).copy_(values[key])
+                    self.allocate(parameter).copy_(values.pop(key))
+                self.buffers |= values
         except NotInvertibleError as error:
             self.skip[name] = str(error)
             return
@@ -253,13 +249,21 @@ class Target:
         )
 
     def _statistics(self) -> list[str]:
-        n = len(norms_with_statistics(self.model))
-        if not n:
-            return []
-        return [
-            f"{NO_STATISTICS} {n} norms are not predicted: before model.eval(), call"
-            " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
-        ]
+        norms = norms_with_statistics(self.model)
+        others = [norm for norm in norms if not isinstance(norm, _BatchNorm)]
+        notes = []
+        if n := len(norms) - len(others):
+            notes.append(
+                f"{NO_STATISTICS} {n} norms are not predicted: before model.eval(), call"
+                " ghn.reestimate_batch_norm(model, batches), or use ghn.batch_statistics(model)"
+            )
+        if others:
+            names = ", ".join(sorted({type(norm).__name__ for norm in others}))
+            notes.append(
+                f"{len(others)} norms ({names}) have running statistics that are not predicted, and"
+                " which ghn.reestimate_batch_norm does not know: set them yourself"
+            )
+        return notes
 
     def _reason(self, name: str) -> str:
         owner = type(self.model.get_submodule(name.rpartition(".")[0])).__name__

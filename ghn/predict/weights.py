@@ -46,3 +46,15 @@ class LayerWeights:
         except NotInvertibleError:
             return False
         return True
+
+
+def padding_rows(model: nn.Module) -> dict[int, int]:
+    """The rows of padding of a network's embeddings, which get no gradient, by the identities of
+    their weights.
+    """
+    return {
+        id(module.weight): index
+        for module in model.modules()
+        if isinstance(index := getattr(module, "padding_idx", None), int)
+        and isinstance(getattr(module, "weight", None), Tensor)
+    }

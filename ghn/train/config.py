@@ -4,11 +4,14 @@ and the images.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ghn.errors import ConfigError
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A coefficient of AdamW's running averages."""
 
 
 class TrainConfig(BaseModel):
@@ -34,7 +37,7 @@ class TrainConfig(BaseModel):
     )
     lr: float = Field(default=4e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(default=1e-2, ge=0, description="of AdamW, lambda in table 10")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="of AdamW")
     warmup_steps: int = Field(
         default=500, ge=0, description="linear warm-up from warmup_lr; then `schedule`"
     )

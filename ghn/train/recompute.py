@@ -29,7 +29,7 @@ def recomputed(network: nn.Module, enabled: bool) -> Iterator[None]:
         finally:
             del vars(network)["recompute"]
         return
-    found = list(blocks(network))
+    found = list(dict.fromkeys(blocks(network)))  # one may stand in several places
     for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

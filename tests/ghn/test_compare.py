@@ -106,3 +106,15 @@ def test_the_plot_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plot\.xyz"):
         dataclasses.replace(found).draw(tmp_path / "plot.xyz")
     assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_an_empty_set_of_images_is_refused_first(empty: int) -> None:
+    images = load("digits", split="train", image_size=8)
+    sets = [images, images, images]
+    sets[empty] = images.subset(range(0))
+    part = ("training", "validation", "test")[empty]
+    trained: list[str] = []
+    with pytest.raises(ConfigError, match=f"the {part} set is empty"):
+        compare(Tiny, *sets, ghn.from_pretrained(), on_training=lambda *said: trained.append("one"))
+    assert not trained

@@ -107,12 +107,34 @@ def test_bad_arguments_write_nothing(hypernetwork: ghn.GHN) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ConfigError, match="batches is empty"):
         ghn.init_(model, hypernetwork, batches=[])
+    for wrong in (0, -1):
+        with pytest.raises(ConfigError, match=f"n_batches={wrong}"):
+            ghn.init_(model, hypernetwork, batches=batches(), n_batches=wrong)
+    with pytest.raises(ConfigError, match="a dict without a tensor"):
+        ghn.init_(model, hypernetwork, batches=[{"x": torch.zeros(4, 3, 16, 16)}])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="noise=-1"):
         ghn.init_(model, hypernetwork, noise=-1)
     with pytest.raises(ghn.GHNError):  # its images do not fit the linear layer
         ghn.init_(model, hypernetwork, batches=[torch.zeros(4, 3, 8, 8)])
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_what_is_no_network_is_refused_in_words(hypernetwork: ghn.GHN) -> None:
+    for wrong in ("resnet18", [network(), network()]):
+        with pytest.raises(ConfigError, match="one network"):
+            ghn.init_(wrong, hypernetwork)  # type: ignore[arg-type]
+    lazy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(ConfigError, match=r"Sequential\.1\.weight has no shape yet"):
+        ghn.init_(lazy, hypernetwork, batches=batches())
+
+
+def test_the_note_of_norms_that_are_not_estimated_stays(hypernetwork: ghn.GHN) -> None:
+    model = network()
+    model[2] = nn.InstanceNorm2d(32, track_running_stats=True)
+    ghn.init_(model, hypernetwork, batches=batches())
+    (note,) = hypernetwork.reports[0].notes
+    assert "1 norms (InstanceNorm2d) have running statistics that are not predicted" in note
 
 
 def test_frozen_parameters_are_kept(hypernetwork: ghn.GHN) -> None:

@@ -25,6 +25,7 @@ from ghn.baselines import (
     metainit,
     nio,
     orthogonal,
+    orthogonalise,
     without_norm,
 )
 from ghn.baselines._nio import parts
@@ -384,3 +385,56 @@ class TestMetaInit:
         )
         metainit(model, (3, 4, 4), 3, MetaInitConfig(iterations=2, batch_size=4))
         assert not model[1].running_mean.any()
+
+
+METHODS = {
+    "gradinit": lambda model, images: gradinit(model, images, GradInitConfig(iterations=1)),
+    "nio": lambda model, images: nio(model, images, NIOConfig(iterations=1)),
+    "metainit": lambda model, images: metainit(model, (3, 8, 8), 10, MetaInitConfig(iterations=1)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_module_keeps_its_mode_also_after_an_error(digits, method):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 10),
+    ).train()  # fmt: skip
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    images = digits.subset(range(32))
+    METHODS[method](model, images)
+    assert [module.training for module in model.modules()] == modes
+    model[4] = nn.Linear(5, 10)
+    with pytest.raises(RuntimeError):
+        METHODS[method](model, images)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_that_is_all_frozen_is_refused(digits, method):
+    model = nn.Linear(3, 2).requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter to scale"):
+        METHODS[method](model, digits)
+
+
+def test_a_grouped_transposed_convolution_has_an_orthogonal_matrix_per_group():
+    layer = nn.ConvTranspose2d(8, 8, 2, groups=8)
+    orthogonal(layer)
+    for part in layer.weight.detach().chunk(8):
+        torch.testing.assert_close(part.norm(), torch.tensor(1.0))
+
+
+def test_weights_of_half_precision_are_made_orthogonal():
+    half = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).to(torch.bfloat16)
+    expected = deepcopy(half).float()
+    assert orthogonalise(half) == orthogonalise(expected) == 1
+    assert half[0].weight.dtype == torch.bfloat16
+    torch.testing.assert_close(half[0].weight, expected[0].weight.to(torch.bfloat16))
+
+
+def test_a_batch_norm_under_two_names_goes_under_both():
+    model = nn.Module()
+    model.one = model.two = nn.BatchNorm2d(3)
+    without_norm(model)
+    assert type(model.one).__name__ == type(model.two).__name__ == "ScaleAndShift"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import ghn
 from ghn.checkpoint import convert, describe
 from ghn.cli import app
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, UnsupportedFormatError
 from ghn.models import GHN, GHNConfig
 
 
@@ -42,6 +42,33 @@ def test_a_gated_one_comes_back_from_a_pickle_with_its_switches(tmp_path: Path) 
     ghn.save_checkpoint(GHN(config), tmp_path / "ours.safetensors")
     back = ghn.from_pretrained(convert(tmp_path / "ours.safetensors", tmp_path / "theirs.pt"))
     assert back.config == config
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"normalize": False},
+        {"window": "corner"},
+        {"edge_embedding": "none", "heads": 4},
+        {"message_passing": "gated", "heads": 1, "layers": 1, "virtual_edges": False},
+    ],
+    ids=["normalize", "window", "heads", "virtual_edges"],
+)
+def test_what_a_released_file_does_not_tell_is_refused(
+    tmp_path: Path, field: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    """Read again it would be another hypernetwork, or none; a pickle has its switches."""
+    small = {"hidden": 32, "layers": 1, "num_classes": 10, "decoder_channels": 16}
+    original = GHN(GHNConfig(**(small | {"decoder_kernel": 11} | field)))
+    ghn.save_checkpoint(original, tmp_path / "ours.safetensors")
+    name = request.node.callspec.id
+    with pytest.raises(UnsupportedFormatError, match=f"has {name} = .*NAME.pt"):
+        convert(tmp_path / "ours.safetensors", tmp_path / "a.safetensors", released=True)
+    assert not (tmp_path / "a.safetensors").exists()
+    back = ghn.from_pretrained(convert(tmp_path / "ours.safetensors", tmp_path / "a.pt"))
+    state = original.state_dict()
+    torch.testing.assert_close(back.state_dict(), state, rtol=0, atol=0)
+    assert getattr(back.config, name) == getattr(original.config, name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

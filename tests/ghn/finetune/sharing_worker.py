@@ -70,10 +70,17 @@ def main(output: Path) -> None:
     dist.barrier()
     resumed = network()
     again = run(resumed, checkpoint=path)
+    dropped, uninterrupted = network(nn.Dropout(0.5)), network(nn.Dropout(0.5))
+    run(uninterrupted)
+    with suppress(StopError):
+        run(network(nn.Dropout(0.5)), checkpoint=path.with_suffix(".dropout"), on_step=stop)
+    dist.barrier()
+    run(dropped, checkpoint=path.with_suffix(".dropout"))
     found = {
         "accuracies": curve.val_accuracy, "losses": curve.train_loss, "again": again.val_accuracy,
         "same": all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(),
                                                       strict=True)),
+        "dropout": torch.equal(uninterrupted[-1].weight, dropped[-1].weight),
         "poisoned": [run(network(_Poison(rank))).diverged, curve.diverged],
     }  # fmt: skip
     if world > 1:

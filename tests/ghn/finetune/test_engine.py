@@ -259,3 +259,77 @@ def test_epochs_have_one_length_and_resume_anywhere(data):
     whole = labels(0, 12)
     for start in (1, 4, 7, 9):
         assert labels(start, 12 - start) == whole[start:]
+
+
+class Named(nn.Module):
+    """Returns what networks of transformers do: a mapping."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.network, self.names = network(), names
+
+    def forward(self, x_BCHW):
+        return {name: self.network(x_BCHW) for name in self.names} | {"hidden": None}
+
+
+@pytest.mark.parametrize("names", [["logits"], ["output"]])
+def test_outputs_with_names(data, names):
+    expected = finetune(network(), *data, CONFIG, seed=1)
+    assert finetune(Named(*names), *data, CONFIG, seed=1).train_loss[1:] == expected.train_loss[1:]
+    assert engine.heads({"loss": torch.tensor(0.0), "logits": torch.ones(2, 3)})[0].shape == (2, 3)
+    with pytest.raises(ConfigError, match="returns a dict without a tensor"):
+        finetune(Named(), *data, CONFIG)
+    with pytest.raises(ConfigError, match="returns a str"):
+        engine.heads("logits")
+
+
+def test_kernels_of_three_dimensions_are_trained(data):
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Conv3d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+        def forward(self, x_BCHW):
+            return self.head(self.layer(x_BCHW[:, :, None]).mean((2, 3, 4)))
+
+    assert len(finetune(Deep(), *data, CONFIG).step) == 4
+
+
+def test_a_checkpoint_of_another_run_is_refused(data, tmp_path):
+    checkpoint = tmp_path / "run.pt"
+    finetune(network(), *data, CONFIG, checkpoint=checkpoint)
+    train, val = data
+    with pytest.raises(DamagedFileError, match=r"other number of training images\)"):
+        finetune(network(), val, val, CONFIG, checkpoint=checkpoint)
+    with pytest.raises(DamagedFileError, match=r"other number of validation images\)"):
+        finetune(network(), train, train, CONFIG, checkpoint=checkpoint)
+    other = network()
+    other[-1] = nn.Linear(8, 3)
+    with pytest.raises(DamagedFileError, match=r"other network\)"):
+        finetune(other, train, val, CONFIG, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_that_began_elsewhere_goes_on_and_says_so(data, tmp_path, caplog):
+    checkpoint = tmp_path / "run.pt"
+    for _ in range(2):
+        finetune(network(), *data, CONFIG, checkpoint=checkpoint)
+    assert "began from other values" not in caplog.text
+    for _ in range(2):  # the first has not made them its own
+        caplog.clear()
+        finetune(network(seed=1), *data, CONFIG, checkpoint=checkpoint)
+        assert "began from other values" in caplog.text
+
+
+def test_what_cannot_be_trained_or_measured_is_refused_first(data):
+    model = network().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        finetune(model, *data, CONFIG)
+    train, val = data
+    nothing = val.subset(torch.arange(0))
+    trained = network()
+    before = trained[0].weight.clone()
+    with pytest.raises(ConfigError, match="validation set is empty"):
+        finetune(trained, train, nothing, CONFIG, before=0.5)
+    assert torch.equal(trained[0].weight, before)
+    with pytest.raises(ConfigError, match="images to evaluate is empty"):
+        evaluate(network(), nothing, CONFIG)

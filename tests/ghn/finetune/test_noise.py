@@ -159,3 +159,29 @@ def test_weights_that_cannot_be_written_or_trained_stay_and_do_not_count(change)
     assert break_symmetry(model, 1e-2) == 1
     changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {"1.weight"}
+
+
+def test_rows_of_padding_stay_zero_and_all_else_gets_the_same_noise():
+    """Also where the output layer, or another embedding, shares the weight."""
+
+    def noisy(padding_idx):
+        torch.manual_seed(0)
+        model = nn.ModuleDict({
+            "tokens": nn.Embedding(9, 4, padding_idx=padding_idx),
+            "tied": nn.Linear(4, 9, bias=False),
+            "hidden": nn.Linear(4, 6),
+            "head": nn.Linear(6, 2),
+        })  # fmt: skip
+        model["tied"].weight = model["tokens"].weight
+        with torch.no_grad():
+            model["tokens"].weight[3] = 0
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        assert break_symmetry(model, 1e-2) == 2
+        return before, dict(model.named_parameters())
+
+    before, after = noisy(3)
+    _, everywhere = noisy(None)
+    changed = (after["tokens.weight"] != before["tokens.weight"]).any(1)
+    assert changed.tolist() == [row != 3 for row in range(9)]
+    assert torch.equal(after["tokens.weight"][changed], everywhere["tokens.weight"][changed])
+    assert torch.equal(after["hidden.weight"], everywhere["hidden.weight"])

@@ -57,6 +57,10 @@ def test_they_go_on_from_the_checkpoint_of_the_first(output: Path) -> None:
         assert found["again"] == found["accuracies"]
 
 
+def test_they_draw_the_same_dropout_when_they_go_on(output: Path) -> None:
+    assert [_found(output, world)["dropout"] for world in (1, 2)] == [True, True]
+
+
 def test_a_loss_that_is_not_finite_on_one_ends_it_on_both(output: Path) -> None:
     assert [_found(output, 2, rank)["poisoned"] for rank in (0, 1)] == [[True, False]] * 2
 

@@ -39,9 +39,10 @@ def test_all_but_the_heads_stay_as_they_are() -> None:
     assert after["fc.weight"].shape == (7, 512)
 
 
-def test_the_metadata_stay_but_for_the_names_of_classes() -> None:
+def test_the_metadata_stay_but_for_those_of_the_old_head() -> None:
     ghn = hypernetwork()
     ghn.metadata = {"images": "digits", "image_size": 16, "classes": list("0123456789")}
+    ghn.metadata |= {"accuracy": {"no norm": 0.2}, "metrics": {"accuracy": 0.5}}
     other = for_classes(ghn, 7)
     assert other.metadata == {"images": "digits", "image_size": 16}
     assert other.image_size == 16

@@ -5,6 +5,7 @@ several at once.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,6 +262,38 @@ def test_data_parallel(hypernetwork: GHN) -> None:
     hypernetwork(expected)
     hypernetwork(DataParallel(model))
     assert torch.equal(expected.stem.weight, model.stem.weight)
+
+
+def test_the_state_of_a_wrapped_network_loads_into_the_one_inside(hypernetwork: GHN) -> None:
+    """It has the metadata of that network: a MNASNet without would shrink its first layers."""
+    inner = mnasnet0_5(num_classes=10)
+    shapes = {name: value.shape for name, value in inner.state_dict().items()}
+    state = hypernetwork.predict(DataParallel(inner))
+    inner.load_state_dict(state, strict=False)
+    assert {name: value.shape for name, value in inner.state_dict().items()} == shapes
+    assert all(torch.equal(value, inner.state_dict()[name]) for name, value in state.items())
+
+
+def test_other_numbers_of_graphs_are_refused(hypernetwork: GHN) -> None:
+    models, graph = [Small(), Small()], trace(Small())
+    before = models[0].stem.weight.clone()
+    for graphs in (graph, [graph], []):
+        with pytest.raises(ConfigError, match=r"2 networks and [01] graphs"):
+            hypernetwork(models, graphs)
+    assert torch.equal(models[0].stem.weight, before)
+
+
+def test_a_saved_state_is_read_like_any_other(hypernetwork: GHN, tmp_path: Path) -> None:
+    state, path = hypernetwork.predict(mnasnet0_5(num_classes=10)), tmp_path / "state.pt"
+    torch.save(state, path)
+    read = torch.load(path)
+    assert read._metadata == state._metadata
+    other = mnasnet0_5(num_classes=10)
+    other.load_state_dict(read, strict=False)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
+    for copied in (copy.copy(state), copy.deepcopy(state)):
+        assert copied.report == state.report
+        assert copied.keys() == state.keys()
 
 
 def test_distributed_data_parallel(

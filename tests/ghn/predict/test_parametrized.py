@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from ghn import GHN
+from ghn.predict.weights import LayerWeights
 
 
 class Scaled(nn.Module):
@@ -89,6 +90,55 @@ def test_what_a_parametrization_demands_is_said(
     assert "0.weight is computed and differs from its prediction" in str(hypernetwork.reports[0])
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("way", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_weight_of_a_spectral_norm_is_predicted_aside(
+    way: Callable[[nn.Module], object], training: bool, hypernetwork: GHN
+) -> None:
+    """The state has what power iterations leave, without which the weight is many times too
+    large.
+    """
+    model = network(way).train(training)
+    effective(model[0])
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    left = vars(model[0]).get("weight")  # by a hook
+    state = hypernetwork.predict(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert vars(model[0]).get("weight") is left
+    assert all(module.training is training for module in model.modules())
+    written = network(way)
+    hypernetwork(written)
+    assert str(state.report) == str(hypernetwork.reports[0])
+    assert "differs from its prediction" in str(state.report)
+    model.load_state_dict(state, strict=False)
+    torch.testing.assert_close(effective(model[0]), effective(written[0]), rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("way", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_a_network_that_keeps_its_weight_is_as_before(
+    way: Callable[[nn.Module], object], value: float
+) -> None:
+    """Power iterations leave buffers that are not numbers, in place."""
+    model = network(way)
+    expected = effective(model[0]).clone()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = torch.full_like(expected, value)
+    assert not LayerWeights(model).write(model[0], "weight", wanted)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(effective(model[0]), expected)
+
+
+def test_a_state_has_no_parameter_that_was_not_predicted(hypernetwork: GHN) -> None:
+    model = network(lambda m: parametrize.register_parametrization(m, "weight", Scaled()))
+    model[0].parametrizations.weight[0].own = nn.Parameter(torch.ones(()))
+    state = hypernetwork.predict(model)
+    assert set(state) == set(state.report.predicted)
+
+
 def test_what_cannot_be_inverted_is_kept_and_listed(hypernetwork: GHN) -> None:
     model = network(lambda m: parametrize.register_parametrization(m, "weight", OneWay()))
     before = model[0].parametrizations.weight.original.clone()
@@ -120,9 +170,11 @@ def test_a_weight_that_would_not_be_finite_is_kept_and_listed(hypernetwork: GHN)
     with torch.no_grad():  # registering it has asked for the inverse, too
         original.normal_()
     before = original.clone()
+    aside = hypernetwork.predict(model)
     hypernetwork(model)
     assert torch.equal(original, before)
     (kept,) = hypernetwork.reports[0].kept
+    assert aside.report.kept == (kept,)
     assert kept.reason == "its parametrization gives numbers that are not finite"
 
 

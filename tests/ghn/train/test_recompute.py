@@ -53,3 +53,25 @@ def test_the_gradient_is_the_same_with_less_kept(name: str) -> None:
     assert fewer < 0.7 * kept
     assert not any("forward" in vars(module) for module in network.modules())
     assert _step(network, given, x_BCHW, False)[2] == kept
+
+
+def test_a_block_in_two_places_is_wrapped_once() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            out: Tensor = self.layer(x_BCHW).relu()
+            return out
+
+    torch.manual_seed(1)
+    block = Block()
+    network = nn.Sequential(block, nn.Sequential(nn.ReLU(), block))
+    given = {name: p.detach().requires_grad_() for name, p in block.named_parameters(prefix="0")}
+    x_BCHW = torch.randn(2, 3, 4, 4)
+    out, gradients, _ = _step(network, given, x_BCHW, False)
+    again, others, _ = _step(network, given, x_BCHW, True)
+    assert torch.equal(out, again)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert "forward" not in vars(block)

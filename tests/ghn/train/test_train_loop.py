@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from train_setting import Batch, make_ghn, meta_batches
 
 from datasets.images import ImageTensors
@@ -281,3 +282,9 @@ def test_config_names_the_field() -> None:
         TrainConfig(steps=10, warmup_steps=10)
     with pytest.raises(ConfigError, match="meta_batch_size = 8 must be a multiple of the 3 ranks"):
         TrainConfig().share(3)
+
+
+def test_coefficients_of_the_optimizer_are_checked_first() -> None:
+    for betas in ((1.5, 0.9), (0.9, 1.0), (-0.1, 0.9)):
+        with pytest.raises(ValidationError, match="betas"):
+            TrainConfig(betas=betas)
