@@ -216,7 +216,8 @@ def disjoint_hashes(
     """Canonical hashes of all architectures of `splits`, each with the id of one that has it.
 
     Generated splits are drawn afresh from their rules, which takes a second and makes no split wait
-    for another; imported ones are read from `directory`.
+    for another; imported ones are read from `directory`. What a split drawn afresh must be disjoint
+    from is left out of it in the same way.
 
     Raises:
         ConfigError: no rules for a split.
@@ -227,19 +228,24 @@ def disjoint_hashes(
         if existing is not None and existing.header.origin == "imported":
             keys = [raw.hex() for raw in existing.metadata(["hash"])["hash"].to_pylist()]
         else:
-            keys = _drawn_afresh(rules_of(name, rules), seed, shard_size)
+            its = rules_of(name, rules)
+            forbidden = disjoint_hashes(directory, its.disjoint_from, rules, seed, shard_size)
+            keys = _drawn_afresh(its, seed, shard_size, frozenset(forbidden))
         for i, key in enumerate(keys):
             hashes.setdefault(key, f"deepnets1m/{name}/{i}")
     return hashes
 
 
-def _drawn_afresh(rules: SplitRules, seed: int, shard_size: int) -> list[str]:
+def _drawn_afresh(
+    rules: SplitRules, seed: int, shard_size: int, forbidden: frozenset[str]
+) -> list[str]:
     """Hashes of a split of these rules, in order."""
     hashes: list[NDArray[np.uint64]] = []
 
     def draw(indices: range) -> list[NDArray[np.uint64]]:
         drawn = [
-            generate_shard(rules, seed, k, _size(rules, shard_size, k)).hashes for k in indices
+            generate_shard(rules, seed, k, _size(rules, shard_size, k), forbidden).hashes
+            for k in indices
         ]
         hashes.extend(drawn)
         return drawn
