@@ -255,6 +255,22 @@ def test_a_split_is_disjoint_from_what_another_split_really_has(tmp_path, order)
     )
 
 
+def test_a_split_is_made_again_when_what_it_must_leave_out_has_changed(tmp_path):
+    """Its own rules name the other split, and not what that one has."""
+    space = {**TINY, "size": 60, "operations": ["skip_connect", "conv_3x3"]}
+    before, after = (
+        GenerateConfig(splits={"other": {**space, "seed": seed},
+                               "mine": {**space, "disjoint_from": ["other"]}})
+        for seed in (1, 2)
+    )  # fmt: skip
+    assert generate_split(tmp_path / "a", "mine", before).made
+    assert not generate_split(tmp_path / "a", "mine", before).made
+    assert generate_split(tmp_path / "a", "mine", after).made
+    assert not generate_split(tmp_path / "a", "mine", after).made
+    generate_split(tmp_path / "b", "mine", after)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
