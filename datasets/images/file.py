@@ -54,19 +54,20 @@ def read_images(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
         FileNotFoundError: there is no such file.
     """
     metadata = _read_metadata(path)
-    if metadata.get("format") != FORMAT and "seal" not in metadata:
+    whole = _seal(path)[1] == metadata.get("seal")
+    if metadata.get("format") != FORMAT and (whole or "seal" not in metadata):
         raise UnsupportedFormatError(
             f"{path}: format {metadata.get('format')!r}, this program reads {FORMAT!r}; {_WAY_OUT}"
         )
-    if _seal(path)[1] != metadata.get("seal"):
+    if not whole:
         raise DamagedFileError(f"{path}: its content does not match its digest; {_WAY_OUT}")
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
-def is_current(path: str | os.PathLike[str], key: Mapping[str, str]) -> bool:
-    """Whether there is a file with all entries of `key` in its metadata. The rest of the file is
-    not read.
+def is_current(path: str | os.PathLike[str], key: Mapping[str, str | None]) -> bool:
+    """Whether there is a file with all entries of `key` in its metadata, and none where `key` says
+    None. The rest of the file is not read.
     """
     try:
         metadata = _read_metadata(path)

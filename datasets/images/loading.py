@@ -58,7 +58,7 @@ def load(
             `<cache>/<name>/<split>-<size>px.safetensors`; by default they are not kept. A file
             there is used if it was made in the same way from a source of the same content, and
             replaced if not. Where the source is gone (a worker that only pulled the cache) the
-            cache alone will do.
+            cache alone will do, if it was made under this very name.
         prepared: another such directory, which is only read.
 
     Raises:
@@ -68,13 +68,15 @@ def load(
         OSError: the cache cannot be written; has the file's name.
     """
     kind, file = short_name(name), split_file(name, split, image_size)
-    key = {"recipe": recipe(image_size, val_fraction, test_fraction, seed)}
+    key: dict[str, str | None] = {"recipe": recipe(image_size, val_fraction, test_fraction, seed)}
+    asked = name if name != Path(name).name else None  # the file is called as its last part
     missing = None
     try:
         tables = find_source(name, root)
         key["source"] = source_digest(tables)
     except MissingImagesError as error:
         missing, tables = error, {}
+        key["name"] = asked
     if prepared is not None and is_current(Path(prepared) / file, key):
         return ImageTensors.open(Path(prepared) / file)
     if cache is not None and is_current(Path(cache) / file, key):
@@ -97,7 +99,8 @@ def load(
         name=f"{kind}/{split}",
     )
     if cache is not None:
-        images.save(Path(cache) / file, key)
+        entries = key | {"name": asked}
+        images.save(Path(cache) / file, {field: its for field, its in entries.items() if its})
     return images
 
 

@@ -17,6 +17,8 @@ def gradient_norm(
 ) -> float:
     """L2 norm of the gradient of the mean cross-entropy by all parameters, in training mode.
 
+    Buffers (running statistics) and modes are afterwards as they were.
+
     Args:
         chunk: images at a time; the gradient is accumulated, so memory is that of a chunk. Batch
             norms then see chunks.
@@ -25,16 +27,20 @@ def gradient_norm(
         the norm; infinite or NaN where it overflows.
     """
     chunk = chunk or len(y_B)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.zero_grad(set_to_none=True)
-    with modes_kept(model):
-        model.train()
-        for start in range(0, len(y_B), chunk):
-            output = model(x_BCHW[start : start + chunk])
-            logits = heads(output)[0]
-            loss = functional.cross_entropy(
-                logits, y_B[start : start + chunk], reduction="sum"
-            ) / len(y_B)
-            loss.backward()  # type: ignore[no-untyped-call]
+    try:
+        with modes_kept(model):
+            model.train()
+            for start in range(0, len(y_B), chunk):
+                logits = heads(model(x_BCHW[start : start + chunk]))[0]
+                labels = y_B[start : start + chunk]
+                loss = functional.cross_entropy(logits, labels, reduction="sum")
+                (loss / len(y_B)).backward()  # type: ignore[no-untyped-call]
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
     square = sum(
         float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
         for parameter in model.parameters()

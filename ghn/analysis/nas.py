@@ -1,7 +1,7 @@
 """Scores that rank architectures without training (Abdelfattah et al., 2021; paper table 19).
 
 Each score is computed at the network's parameters as they are, on one mini-batch; higher is meant
-to be better. Sums go over the weights of convolutions and linear layers.
+to be better. Sums go over the weights of convolutions and linear layers that are not frozen.
 
 Shape legend: B images, C channels, H height, W width, K classes.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from ghn.finetune.evaluation import heads
 from ghn.predict.batchnorm import batch_statistics
@@ -53,9 +54,13 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
 
     z is the output of a convolution or linear layer and L the mean loss of the batch.
     """
+    layers: list[nn.Module] = []
     outputs: list[Tensor] = []
 
-    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def record(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return output
+        layers.append(layer)
         outputs.append(output)
         return output.clone()  # what follows may change it in place
 
@@ -63,24 +68,18 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
     try:
         with batch_statistics(model):
             loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(
-                loss, outputs, allow_unused=True
-            )
+            gradients = _gradients(loss, outputs)
     finally:
         for hook in hooks:
             hook.remove()
     total = 0.0
-    for output, gradient in zip(outputs, gradients, strict=True):
+    for layer, output, gradient in zip(layers, outputs, gradients, strict=True):
         if gradient is None:
             continue
         product = output.detach() * gradient
-        # convolutions: (B, C, H, W); linear layers: (B, ..., C) with positions, if any, in the
-        # middle
-        positions = (
-            tuple(range(2, product.dim()))
-            if product.dim() == 4
-            else tuple(range(1, product.dim() - 1))
-        )
+        # linear: (B, ..., C) with positions, if any, in the middle; convolutions: (B, C, ...)
+        first, end = (1, product.dim() - 1) if isinstance(layer, nn.Linear) else (2, product.dim())
+        positions = tuple(range(first, end))
         saliency_BC = product.sum(positions) if positions else product
         total += float(saliency_BC.square().mean(0).sum()) / 2
     return total
@@ -137,13 +136,16 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _synflow(model: nn.Module, x_BCHW: Tensor, *, normalised: bool) -> float:
-    network = copy.deepcopy(model).double().eval()
+    # what hooks computed in the last pass (the old weight norm) is no leaf, which no copy takes
+    computed = [w for layer in _layers(model) if (w := vars(layer).get("weight")) is not None]
+    network = copy.deepcopy(model, {id(weight): weight.detach() for weight in computed})
+    network = network.double().eval()
     with torch.no_grad():
         for tensor in network.state_dict().values():
             if tensor.is_floating_point():
                 tensor.abs_()
     if not normalised:
-        for name, module in list(network.named_modules()):
+        for name, module in list(network.named_modules(remove_duplicate=False)):
             if isinstance(module, _BatchNorm):
                 network.set_submodule(name, nn.Identity())
     else:
@@ -155,25 +157,34 @@ def _synflow(model: nn.Module, x_BCHW: Tensor, *, normalised: bool) -> float:
                 module.register_buffer(
                     "running_var", torch.ones(module.num_features, dtype=torch.float64)
                 )
-    weights = [weight for layer in _layers(network) if (weight := layer.weight).requires_grad]
     ones = torch.ones(1, *x_BCHW.shape[1:], dtype=torch.float64, device=x_BCHW.device)
-    gradients = torch.autograd.grad(_logits(network(ones)).sum(), weights, allow_unused=True)
-    return sum(
-        float((w.detach() * g).sum())
-        for w, g in zip(weights, gradients, strict=True)
-        if g is not None
-    )
+    pairs = _with_gradients(network, lambda: _logits(network(ones)).sum())
+    return sum(float((weight * gradient).sum()) for weight, gradient in pairs)
 
 
 def _weight_gradients(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Weights of convolutions and linear layers, each with the gradient of the mean
     cross-entropy.
     """
-    weights = [layer.weight for layer in _layers(model)]
     with batch_statistics(model):
-        loss = functional.cross_entropy(_logits(model(x_BCHW)), y_B)
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return _with_gradients(model, lambda: functional.cross_entropy(_logits(model(x_BCHW)), y_B))
+
+
+def _with_gradients(model: nn.Module, value: Callable[[], Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Weights of convolutions and linear layers that are not frozen, computed ones (weight norm)
+    among them, each with the gradient of the value of a forward pass.
+    """
+    with parametrize.cached():  # one tensor per computed weight: what is asked for is what is used
+        result = value()
+        weights = [layer.weight for layer in _layers(model) if layer.weight.requires_grad]
+        gradients = _gradients(result, weights)
     return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None]
+
+
+def _gradients(of: Tensor, tensors: list[Tensor]) -> Sequence[Tensor | None]:
+    if not (tensors and of.requires_grad):  # everything is frozen
+        return [None] * len(tensors)
+    return torch.autograd.grad(of, tensors, allow_unused=True)
 
 
 def _layers(model: nn.Module) -> list[Any]:

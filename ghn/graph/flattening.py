@@ -18,6 +18,11 @@ def flattened_inputs(graph: Graph) -> dict[int, tuple[int, int]]:
     channels that reach it, those of the nearest parameters on the way from the input: columns are
     channels times the square of the side. A layer that reads the network's input is left out, and
     so is one whose columns are no such product.
+
+    Layers over a square number of merged tokens cannot be told from these, and are found too: the
+    patch merging of Swin V2, whose columns are four patches times channels (Swin has a norm of as
+    many channels before it). Trained hypernetworks have learned with them among the layers, so
+    what is found must stay as it is.
     """
     linear = [
         node
@@ -45,17 +50,25 @@ def _channels(
     graph: Graph, sources: dict[int, list[int]], known: dict[int, int], nodes: list[int]
 ) -> int:
     """Channels of what `nodes` put out together; 0 if one of them is not known."""
-    total = []
-    for node in nodes:
-        if node not in known:
-            primitive, rows = int(graph.primitive[node]), int(graph.shape[node, 0])
+    waiting = list(nodes)
+    while waiting:
+        node = waiting[-1]
+        primitive, rows = int(graph.primitive[node]), int(graph.shape[node, 0])
+        if primitive in _WEIGHTED and rows:
+            known[node] = rows // 3 if primitive == Primitive.msa else rows
+        elif node not in known:
             before = sources.get(node, [])
-            if primitive in _WEIGHTED and rows:
-                known[node] = rows // 3 if primitive == Primitive.msa else rows
-            else:
-                passed = before if primitive == Primitive.concat else before[:1]
-                known[node] = _channels(graph, sources, known, passed)
-        total.append(known[node])
+            passed = before if primitive == Primitive.concat else before[:1]
+            if unknown := [source for source in passed if source not in known]:
+                waiting += unknown
+                continue
+            known[node] = _together(known, passed)
+        waiting.pop()
+    return _together(known, nodes)
+
+
+def _together(known: dict[int, int], nodes: list[int]) -> int:
+    total = [known[node] for node in nodes]
     return sum(total) if all(total) else 0
 
 

@@ -86,7 +86,7 @@ class Graph:
         return shortest_paths(self.n_nodes, self.edges)
 
     def validate(self) -> None:
-        """Checks types, ranges, the input node and topological order.
+        """Checks types, ranges, the input node, topological order and that no edge is there twice.
 
         Raises:
             InvalidGraphError: names the graph, the rule and the first node that breaks it.
@@ -115,6 +115,10 @@ class Graph:
                 fail(f"an edge names a node outside 0..{n - 1}")
             if (bad := np.flatnonzero(self.edges[:, 0] >= self.edges[:, 1])).size:
                 fail(f"edge {self.edges[bad[0]].tolist()} goes against topological order")
+            pairs = self.edges[:, 0].astype(np.int64) * n + self.edges[:, 1]
+            _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+            if (bad := first[counts > 1]).size:
+                fail(f"edge {self.edges[bad[0]].tolist()} is there more than once; keep one")
         sizes = {name: int(row[1]) for name, row in zip(self.param, self.shape, strict=True)}
         for name, read in self.columns.items():
             if sizes.get(name) != len(read) or min(read, default=0) < 0:
@@ -198,7 +202,7 @@ class Graph:
 
 def average_undirected_path(graph: Graph) -> float:
     """Mean shortest path over ordered pairs of the undirected graph, by breadth-first search in
-    SciPy.
+    SciPy; 0 for a single node.
 
     Raises:
         InvalidGraphError: the graph is not connected.
@@ -213,7 +217,7 @@ def average_undirected_path(graph: Graph) -> float:
     length = shortest_path(adjacency, directed=False, unweighted=True)
     if not np.isfinite(length).all():
         raise InvalidGraphError(f"graph {graph.name or '(unnamed)'} is not connected")
-    return float(length.sum() / (n * (n - 1)))
+    return float(length.sum() / max(n * (n - 1), 1))
 
 
 def canonical_hashes(

@@ -126,7 +126,7 @@ def _build(
         if not _integers(pair, 0, 2) or len(pair) != 2:
             raise InvalidGraphError(f"{where}: {pair!r} is no edge; use two indices of nodes")
     for parameter, read in columns.items():
-        if not _integers(read, 0, len(read)):
+        if not isinstance(read, (list, tuple)) or not _integers(read, 0, len(read)):
             raise InvalidGraphError(f"{where}: columns of {parameter!r} are no channels, from 0")
     graph = Graph(
         primitive=np.array([_KINDS[kind] for kind in primitive], dtype=np.uint8),

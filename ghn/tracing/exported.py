@@ -131,7 +131,7 @@ class _Reader(DataFlow):
         given = {renamed.get(key, key): value for key, value in (given | kwargs).items()}
         functions = [getattr(place, name) for place in _PLACES if hasattr(place, name)]
         for function in functions:
-            self.channels.follow(function, out, args)
+            self.channels.follow(function, out, (), given)
         self._note(name, functions, out, given, _fuses(node))
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             if schema.is_mutable:

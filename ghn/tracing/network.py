@@ -24,6 +24,14 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def _refuse_others(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        made = f", as {model.__name__}() gives" if hasattr(model, "__name__") else ""
+        raise TraceError(
+            f"pass a network (an nn.Module{made}, or an ExportedProgram), not {model!r:.200}"
+        )
+
+
 class Network:
     """A module and what a trace asks of it again and again.
 
@@ -35,12 +43,16 @@ class Network:
         buffers: all of them.
         snapshot: of the model, once it is followed.
         rules: by which it is followed.
+
+    Raises:
+        TraceError: it is no module.
     """
 
     snapshot: Snapshot
     rules: Mapping[Callable[..., Any], NodeRule]
 
     def __init__(self, model: nn.Module):
+        _refuse_others(model)
         self.inner = unwrap(model)
         self.name = type(self.inner).__name__
         named = list(model.named_modules())

@@ -50,7 +50,7 @@ def convolution(
     groups: int,
 ) -> None:
     """The node of a convolution of any dimension."""
-    dilations = (dilation,) if isinstance(dilation, int) else dilation
+    dilations = dilation if isinstance(dilation, Sequence) else (dilation,)
     kind = "conv" if groups == 1 else "dil_conv" if min(dilations) > 1 else "sep_conv"
     rec.tag(out, rec.layer(kind, [rec.source(input)], weight, bias))
 
@@ -220,7 +220,8 @@ def _mean(
     **__: Any,
 ) -> None:
     n = input.dim()
-    dims = sorted({d % n for d in ((dim,) if isinstance(dim, int) else dim or range(n))})
+    given = dim if isinstance(dim, Sequence) else () if dim is None else (dim,)
+    dims = sorted({d % n for d in given or range(n)})
     positions = {3: [[1]] if keepdim else [[1], [2]], 4: [[2, 3], [1, 2]]}.get(n, [])
     if rec.source(input) is not None and dims in positions:
         _pool_globally(rec, out, input)

@@ -37,6 +37,11 @@ _QUERIES |= {
                  "_backward_hooks")
 }  # fmt: skip
 
+_NAMES = {
+    "axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other",
+}  # fmt: skip
+"""NumPy's names of arguments, which PyTorch takes as well, and those that rules know."""
+
 _DEVICE: set[Any] = {Tensor.device.__get__}
 
 _VALUE_QUERIES: set[Any] = {
@@ -114,19 +119,20 @@ class Recorder(DataFlow, TorchFunctionMode):
         for tensor in involved:
             if id(tensor) not in self._known:
                 self._meet(tensor, getattr(func, "__name__", str(func)))
+        named = {_NAMES.get(name, name): value for name, value in kwargs.items()}
         result: Any = NotImplemented
         if (
             self.symbolic
             and (shape := SHAPE_RULES.get(func)) is not None
             and self._is_symbolic(args)
         ):
-            result = shape(*args, **kwargs)
+            result = shape(*args, **named)
         if result is NotImplemented:
             result = self._run(func, args, kwargs, involved)
         self.know(tensors_of(result))
-        self.channels.follow(func, result, args)
+        self.channels.follow(func, result, args, named)
         if (record := self.rules.get(func)) is not None:
-            record(self, result, *args, **kwargs)
+            record(self, result, *args, **named)
         elif func in CONSTANTS:
             return result
         elif isinstance(result, (Tensor, tuple, list)):

@@ -67,11 +67,11 @@ def trace(
 
     Raises:
         ConfigError: there is no such extension.
-        TraceError: the forward pass fails on these inputs, or has control flow that depends on
-            activations while the parameters are on the meta device, or hides how its outputs come
-            about.
+        TraceError: `model` is no network; or the forward pass fails on these inputs, or has control
+            flow that depends on activations while the parameters are on the meta device, or hides
+            how its outputs come about.
     """
-    if not isinstance(model, nn.Module):
+    if isinstance(model, torch.export.ExportedProgram):
         return from_exported(model, reference_compatible, extensions)
     return follow(model, example_inputs, reference_compatible, image_size, extensions).graph
 

@@ -10,7 +10,8 @@ an unusual call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -35,9 +36,8 @@ def pair(value: Any) -> tuple[int, int]:
     """Height and width of an argument that PyTorch takes as one number or as a sequence of one or
     two.
     """
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+    numbers = value if isinstance(value, Sequence) else (value,)  # perhaps NumPy's
+    return index(numbers[0]), index(numbers[-1])
 
 
 @rule(torch.conv2d)
@@ -85,7 +85,30 @@ def _like(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     return _new(input, input.shape)
 
 
-rule(F.batch_norm, F.layer_norm, F.gelu)(_like)
+rule(F.gelu)(_like)
+
+
+@rule(F.batch_norm)
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    channels = input.shape[1:2]
+    for vector in (running_mean, running_var, weight, bias):
+        if vector is not None and vector.shape != channels:
+            return NotImplemented  # PyTorch says what is wrong
+    return _like(input)
+
+
+@rule(F.layer_norm)
+def _layer_norm(input: Tensor, normalized_shape: Any, *args: Any, **kwargs: Any) -> Any:
+    sizes = tuple(normalized_shape)
+    return _like(input) if input.shape[-len(sizes) :] == sizes else NotImplemented
 
 
 @rule(F.relu, F.silu, F.hardswish, F.hardtanh)

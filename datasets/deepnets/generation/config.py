@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -39,14 +40,34 @@ class GenerateConfig(BaseModel):
                     f"{name!r} cannot be the name of a split: letters, digits, - and _ only"
                 )
             _merged(name, fields)
+        _check_disjoint(_all_rules(splits))
         return splits
 
     def rules(self) -> dict[str, SplitRules]:
         """The rules of all splits, published and user-defined."""
-        return {
-            **PUBLISHED,
-            **{name: _merged(name, fields) for name, fields in self.splits.items()},
-        }
+        return _all_rules(self.splits)
+
+
+def _all_rules(splits: dict[str, dict[str, Any]]) -> dict[str, SplitRules]:
+    return {**PUBLISHED, **{name: _merged(name, fields) for name, fields in splits.items()}}
+
+
+def _check_disjoint(rules: dict[str, SplitRules]) -> None:
+    """Refuses names that are no splits, and splits that wait for each other, or for themselves."""
+    for name, its in rules.items():
+        if unknown := sorted(set(its.disjoint_from) - rules.keys()):
+            raise ValueError(
+                f"disjoint_from of split {name!r} names {unknown[0]!r}, which is no split; use some"
+                f" of {', '.join(rules)}"
+            )
+    try:
+        TopologicalSorter({name: its.disjoint_from for name, its in rules.items()}).prepare()
+    except CycleError as error:
+        circle = " from ".join(reversed(error.args[1]))
+        raise ValueError(
+            f"disjoint_from goes in a circle ({circle}); a split can only be disjoint from"
+            " splits that can be drawn before it: take one of these names out"
+        ) from None
 
 
 def _merged(name: str, fields: dict[str, Any]) -> SplitRules:

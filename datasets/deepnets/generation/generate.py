@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +63,7 @@ def generate_split(
     map_shards: MapItems | None = None,
 ) -> Generated:
     """Generates a split, or finishes one that was interrupted. A split that is there already is
-    left as it is.
+    left as it is, unless what it must be disjoint from has changed.
 
     Args:
         directory: where the files go.
@@ -92,7 +92,11 @@ def generate_split(
             width_factor=rules.width_factor, width_factor_large=rules.width_factor_large,
         )  # fmt: skip
         wanted, existing = fingerprint(header, forbidden), _existing(directory, split)
-        if existing is not None and fingerprint(existing.header, forbidden) == wanted:
+        if (
+            existing is not None
+            and fingerprint(existing.header, forbidden) == wanted
+            and _leaves_out(existing, forbidden)
+        ):
             return Generated(existing, 0)
         shards = directory / f".{split}.shards" / f"{wanted}-{code_digest()}"
         make = partial(_make, shards, rules, seed, config.shard_size, frozenset(forbidden))
@@ -216,7 +220,8 @@ def disjoint_hashes(
     """Canonical hashes of all architectures of `splits`, each with the id of one that has it.
 
     Generated splits are drawn afresh from their rules, which takes a second and makes no split wait
-    for another; imported ones are read from `directory`.
+    for another; imported ones are read from `directory`. What a split drawn afresh must be disjoint
+    from is left out of it in the same way.
 
     Raises:
         ConfigError: no rules for a split.
@@ -227,25 +232,38 @@ def disjoint_hashes(
         if existing is not None and existing.header.origin == "imported":
             keys = [raw.hex() for raw in existing.metadata(["hash"])["hash"].to_pylist()]
         else:
-            keys = _drawn_afresh(rules_of(name, rules), seed, shard_size)
+            its = rules_of(name, rules)
+            forbidden = disjoint_hashes(directory, its.disjoint_from, rules, seed, shard_size)
+            keys = _drawn_afresh(its, seed, shard_size, frozenset(forbidden))
         for i, key in enumerate(keys):
             hashes.setdefault(key, f"deepnets1m/{name}/{i}")
     return hashes
 
 
-def _drawn_afresh(rules: SplitRules, seed: int, shard_size: int) -> list[str]:
+def _drawn_afresh(
+    rules: SplitRules, seed: int, shard_size: int, forbidden: frozenset[str]
+) -> list[str]:
     """Hashes of a split of these rules, in order."""
     hashes: list[NDArray[np.uint64]] = []
 
     def draw(indices: range) -> list[NDArray[np.uint64]]:
         drawn = [
-            generate_shard(rules, seed, k, _size(rules, shard_size, k)).hashes for k in indices
+            generate_shard(rules, seed, k, _size(rules, shard_size, k), forbidden).hashes
+            for k in indices
         ]
         hashes.extend(drawn)
         return drawn
 
     chosen = _first_occurrences(draw, rules.size, shard_size)
     return [key for its, keep in zip(hashes, chosen, strict=True) for key in hexadecimal(its[keep])]
+
+
+def _leaves_out(split: Split, forbidden: Mapping[str, str]) -> bool:
+    """Whether a split has nothing forbidden, and nothing was drawn again that is not: then it is
+    what would be generated.
+    """
+    keys = (raw.hex() for raw in split.metadata(["hash"])["hash"].to_pylist())
+    return forbidden.keys() >= set(split.header.redrawn) and forbidden.keys().isdisjoint(keys)
 
 
 def _existing(directory: Path, split: str) -> Split | None:

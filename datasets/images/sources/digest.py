@@ -88,11 +88,11 @@ def _remembered(large: bool) -> Iterator[sqlite3.Connection | None]:
     if not large:
         yield None
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ghn"
     try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ghn"
         home.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(home / "digests.sqlite", timeout=5)
-    except (OSError, sqlite3.Error):
+    except (OSError, RuntimeError, sqlite3.Error):  # a user may have no home
         yield None
         return
     with closing(connection):

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.images.sources.embedded import Digits
-from datasets.images.sources.folders import class_folders, has_images, open_folders
+from datasets.images.sources.folders import class_folders, has_images, is_class, open_folders
 from datasets.images.sources.parquet import open_parquet
 from datasets.images.sources.shards import SPLIT_NAMES, by_split, split_folders
 from datasets.images.sources.table import Table
-from datasets.images.sources.torchvision import open_torchvision
+from datasets.images.sources.torchvision import UNSUPPORTED, open_torchvision
 from ghn.errors import ConfigError
 
 DEFAULT_ROOT = Path("../shared/data")
@@ -34,7 +34,8 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
     - `digits`: the 1,797 digits that scikit-learn brings along.
     - a path, or `name` below `root`: one Parquet file; a directory with one Parquet file or more
       per split (`train-00000-of-00008.parquet`, `data/test-…`); a directory with a folder per split
-      and in it a folder per class; a directory with a folder per class.
+      and in it a folder per class; a directory with a folder per class, of which one may be called
+      as a split is.
     - `<root>/<name>-<split>.parquet`, in one file or more.
     - a torchvision data set of that name (in any case), already downloaded to `root`.
 
@@ -44,7 +45,8 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
 
     Raises:
         MissingImagesError: nothing of that name was found; lists where it was looked for.
-        ConfigError: a shard or the images of a class are missing, or splits contradict each other.
+        ConfigError: a shard or the images of a class are missing, splits contradict each other, or
+            it is unclear whether folders are splits or classes.
         DamagedFileError: a file is broken.
         UnsupportedFormatError: a file lacks a column, or has labels that are no class numbers.
     """
@@ -57,15 +59,18 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
             return open_parquet({"all": [path]})
         if path.is_dir() and (found := _directory(path)):
             return found
-    flat = by_split(base.glob(f"{glob.escape(name)}-*.parquet"), f"{name}-")
+    stem = base / name
+    flat = by_split(stem.parent.glob(f"{glob.escape(stem.name)}-*.parquet"), f"{stem.name}-")
     if known := {split: flat[split] for split in flat if split in SPLIT_NAMES}:
         return open_parquet(known)
-    if downloaded := open_torchvision(name, base, tuple(SPLIT_NAMES)):
+    if downloaded := open_torchvision(name, base, SPLIT_NAMES):
         return downloaded
+    reason = UNSUPPORTED.get(name.lower())
+    advice = f"; torchvision's {name} is not read: {reason}" if reason else ""
     raise MissingImagesError(
         f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')}"
         f" exists, nor is it a torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to"
-        " the directory that holds it"
+        f" the directory that holds it{advice}"
     )
 
 
@@ -80,6 +85,15 @@ def _directory(path: Path) -> Mapping[str, Table]:
         return open_parquet(by_split(file for file in files if not file.name.startswith(".")))
     names = class_folders(path)
     splits = split_folders(path / name for name in names)
-    if splits:
+    others = [name for name in names if path / name not in splits.values()]
+    others = [name for name in others if has_images(path / name)]
+    if splits and not others:
         return open_folders(splits)
-    return open_folders({"all": path}) if any(has_images(path / name) for name in names) else {}
+    if not all(is_class(folder) for folder in splits.values()):
+        named = ", ".join(folder.name for folder in splits.values())
+        raise ConfigError(
+            f"{path}: {named} may be splits or classes, as {', '.join(others[:5])} beside"
+            f" {'it have' if len(splits) == 1 else 'them have'} images, too; if splits, move the"
+            " others elsewhere; if classes, move all of them into a folder train"
+        )
+    return open_folders({"all": path}) if others else {}

@@ -130,6 +130,12 @@ def has_images(path: Path) -> bool:
     return any(_is_image(file) for file in _files_below(path))
 
 
+def is_class(path: Path) -> bool:
+    """Whether there are image files in `path` itself, and none in its folders."""
+    inside = any(_is_image(file) and not _hidden(Path(file.name)) for file in path.iterdir())
+    return inside and not any(has_images(path / name) for name in class_folders(path))
+
+
 def open_folders(splits: Mapping[str, Path]) -> dict[str, FolderTable]:
     """A table per split; classes are numbered by the folders of the training split (or of all
     splits, without one).

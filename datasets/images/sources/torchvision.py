@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,12 @@ from datasets.images.sources.table import Reader
 from ghn.errors import ConfigError, DamagedFileError, GHNError
 
 _NO_DATA_SETS = ("ImageFolder", "DatasetFolder", "FakeData")
+
+UNSUPPORTED = {
+    "emnist": "it is six data sets in one; write the one you mean as folders or Parquet files",
+    "semeion": "it has no splits; write it as folders or Parquet files",
+}
+"""Data sets of torchvision that cannot be told by a name and a split."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,15 @@ class TorchvisionTable:
         return read
 
 
-def open_torchvision(name: str, root: Path, splits: Sequence[str]) -> dict[str, TorchvisionTable]:
-    """Those of `splits` that are below `root`, if torchvision has a data set `name` (in any case).
+def open_torchvision(
+    name: str, root: Path, splits: Mapping[str, str]
+) -> dict[str, TorchvisionTable]:
+    """The splits that are below `root`, if torchvision has a data set `name` (in any case).
+
+    Args:
+        name: of the data set.
+        root: the directory that it was downloaded to.
+        splits: from names that torchvision may have for them to ours.
 
     Raises:
         ConfigError: the splits name the classes differently.
@@ -99,9 +112,9 @@ def open_torchvision(name: str, root: Path, splits: Sequence[str]) -> dict[str, 
         return {}
     cls = getattr(tv, known[name.lower()])
     by_flag = "train" in inspect.signature(cls).parameters
-    options: dict[str, Any] = {"train": True, "test": False} if by_flag else {s: s for s in splits}
+    options: dict[Any, str] = {True: "train", False: "test"} if by_flag else dict(splits)
     found: dict[str, Any] = {}
-    for split, value in options.items():
+    for value, split in options.items():
         try:
             found[split] = cls(root, **{"train" if by_flag else "split": value})
         except (RuntimeError, ValueError, TypeError, FileNotFoundError):

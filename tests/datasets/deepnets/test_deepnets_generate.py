@@ -229,6 +229,64 @@ def test_train_is_disjoint_from_the_evaluation_splits(store, small):
     assert not keys["train"] & set(forbidden)
 
 
+@pytest.mark.parametrize("order", [["test", "val", "train"], ["train", "test", "val"]])
+def test_a_split_is_disjoint_from_what_another_split_really_has(tmp_path, order):
+    """val leaves out what test has, and draws others in their place: these count for train."""
+    space = {**TINY, "size": 60, "operations": ["skip_connect", "conv_3x3"]}
+    config = GenerateConfig(
+        splits={
+            "test": space,
+            "val": {**space, "disjoint_from": ["test"]},
+            "train": {**space, "disjoint_from": ["val", "test"]},
+        }
+    )
+    for name in order:
+        generate_split(tmp_path, name, config)
+    keys = {
+        name: {raw.hex() for raw in its.metadata(["hash"])["hash"].to_pylist()}
+        for name in order
+        if (its := open_split(tmp_path, name))
+    }
+    assert open_split(tmp_path, "val").header.redrawn
+    assert not keys["train"] & (keys["val"] | keys["test"])
+    assert not keys["val"] & keys["test"]
+    assert set(disjoint_hashes(tmp_path, ("val", "test"), config.rules(), 1, 5000)) == (
+        keys["val"] | keys["test"]
+    )
+
+
+def test_a_split_is_made_again_when_what_it_must_leave_out_has_changed(tmp_path):
+    """Its own rules name the other split, and not what that one has."""
+    space = {**TINY, "size": 60, "operations": ["skip_connect", "conv_3x3"]}
+    before, after = (
+        GenerateConfig(splits={"other": {**space, "seed": seed},
+                               "mine": {**space, "disjoint_from": ["other"]}})
+        for seed in (1, 2)
+    )  # fmt: skip
+    assert generate_split(tmp_path / "a", "mine", before).made
+    assert not generate_split(tmp_path / "a", "mine", before).made
+    assert generate_split(tmp_path / "a", "mine", after).made
+    assert not generate_split(tmp_path / "a", "mine", after).made
+    generate_split(tmp_path / "b", "mine", after)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"mine": ["mine"]}, r"circle \(mine from mine\)"),
+        ({"a": ["b"], "b": ["c"], "c": ["a"]}, r"circle \(a from b from c from a\)"),
+        ({"val": ["train"]}, "circle"),
+        ({"mine": ["nope"]}, "'mine' names 'nope', which is no split"),
+    ],
+)
+def test_a_split_disjoint_from_itself_or_from_no_split_is_refused(splits, message):
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(
+            splits={name: {"size": 5, "disjoint_from": its} for name, its in splits.items()}
+        )
+
+
 def test_isomorphic_to_a_forbidden_one_is_drawn_again():
     rules = SplitRules(size=30)
     first = generate_shard(rules, 1, 0, 30)

@@ -118,3 +118,27 @@ def test_a_file_that_was_just_written_is_hashed_again(tmp_path) -> None:
 def test_a_source_that_vanished_is_named(tmp_path) -> None:
     with pytest.raises(DamagedFileError, match=r"nowhere: cannot be read"):
         digest.file_digests([tmp_path / "nowhere"])
+
+
+def test_a_user_without_a_home_has_files_hashed(tmp_path, monkeypatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(digest, "LARGE", 0)
+    (tmp_path / "data").write_bytes(b"one")
+    assert digest.file_digests([tmp_path / "data"]) == [digest.sha256(tmp_path / "data")]
+
+
+@pytest.mark.parametrize("name", ["pets", "hub/pets", "absolute"])
+def test_without_the_source_the_cache_is_of_the_very_name(tmp_path, parquet, name: str) -> None:
+    name = str(tmp_path / "hub/pets") if name == "absolute" else name
+    root = tmp_path / "hub" if name == "pets" else tmp_path
+    path = parquet(tmp_path / "hub/pets-train.parquet")
+    first = load(name, root, "train", 16, cache=tmp_path / "cache")
+    path.unlink()
+    assert load(name, root, "train", 16, cache=tmp_path / "cache").digest == first.digest
+    for other in {"pets", "hub/pets", "wrong/pets", "/no/such/pets"} - {name}:
+        with pytest.raises(ConfigError, match="no images named"):
+            load(other, root, "train", 16, cache=tmp_path / "cache")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datasets.images import ImageTensors
+from datasets.images import ImageTensors, load
 from datasets.images.file import FORMAT
 from ghn.errors import DamagedFileError, UnsupportedFormatError
 
@@ -63,6 +63,15 @@ def test_something_else_is_said_to_be_something_else(tmp_path) -> None:
             ImageTensors.open(path)
     with pytest.raises(FileNotFoundError, match=r"run the images stage first: .*nothing"):
         ImageTensors.open(tmp_path / "nothing")
+
+
+def test_a_whole_file_of_another_version_is_said_to_be_one(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "newer.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.images.file.FORMAT", "ghn-images-3")
+        load("digits", split="test", image_size=8).save(path)
+    with pytest.raises(UnsupportedFormatError, match=f"'ghn-images-3', .* reads '{FORMAT}'; del"):
+        ImageTensors.open(path)
 
 
 FULL = """

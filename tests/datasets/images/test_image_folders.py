@@ -132,3 +132,34 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, folder, monkeypatch) ->
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DamagedFileError, match=r"train/b: cannot be read \(Permission denied\)"):
         load("tree", tmp_path, "train", 16)
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path, folder) -> None:
+    for name in ("bus", "test", "train"):
+        folder(tmp_path, "tree", name)
+    assert find_source("tree", tmp_path)["all"].classes == ("bus", "test", "train")
+
+
+def test_folders_beside_splits_without_images_are_ignored(tmp_path, folder) -> None:
+    for split in ("train", "test"):
+        for name in "ab":
+            folder(tmp_path / "tree", split, name)
+    (tmp_path / "tree" / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "docs" / "deep" / "read.me").write_text("nothing")
+    assert find_source("tree", tmp_path).keys() == {"train", "test"}
+
+
+@pytest.mark.parametrize("beside", [("bus", "car"), ("extra",)])
+def test_splits_or_classes_is_asked_and_not_guessed(tmp_path, folder, beside) -> None:
+    for name in ("steam", "electric"):
+        folder(tmp_path / "tree", "train", name)
+    for name in beside:
+        folder(tmp_path, "tree", name)
+    message = rf"train may be splits or classes, as {', '.join(beside)} beside .*; if classes, move"
+    with pytest.raises(ConfigError, match=message):
+        find_source("tree", tmp_path)
+    if "bus" in beside:  # the second way out
+        (tmp_path / "tree").rename(tmp_path / "train")
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "train").rename(tmp_path / "tree" / "train")
+        assert find_source("tree", tmp_path)["train"].classes == ("bus", "car", "train")

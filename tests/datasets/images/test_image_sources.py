@@ -66,6 +66,23 @@ def test_changed_files_are_decoded_again(tmp_path: Path, parquet) -> None:
     assert load("pets", tmp_path, cache=tmp_path / "cache", image_size=16).digest != first.digest
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_name_with_folders_is_a_name(tmp_path: Path, parquet, absolute: bool) -> None:
+    parquet(tmp_path / "hub/pets-train.parquet")
+    parquet(tmp_path / "hub/pets-test-00000-of-00001.parquet")
+    name = str(tmp_path / "hub/pets") if absolute else "hub/pets"
+    assert find_source(name, None if absolute else tmp_path).keys() == {"train", "test"}
+    missing = str(tmp_path / "hub/none") if absolute else "hub/none"
+    with pytest.raises(ConfigError, match=r"no images named .*hub/none-train\.parquet"):
+        find_source(missing, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["EMNIST", "semeion"])
+def test_what_torchvision_has_and_is_not_read_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"torchvision's {name} is not read: it "):
+        find_source(name, tmp_path)
+
+
 def test_messages_name_the_file_and_the_row(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no images named 'nothing'"):
         find_source("nothing", tmp_path)

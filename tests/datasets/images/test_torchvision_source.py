@@ -60,3 +60,10 @@ def test_labels_beyond_the_classes_and_broken_images_are_refused(mnist, monkeypa
     _write(mnist / "MNIST/raw/t10k-labels-idx1-ubyte", np.full(20, 11))
     with pytest.raises(UnsupportedFormatError, match="mnist/test, row 0: label 11 is beyond"):
         load("mnist", mnist, "test", 28)
+
+
+def test_splits_are_called_as_ours(tmp_path, folder) -> None:
+    for split in ("train", "valid", "test"):
+        for name in "ab":
+            folder(tmp_path / "country211", split, name)
+    assert find_source("Country211", tmp_path).keys() == {"train", "val", "test"}

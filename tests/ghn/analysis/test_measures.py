@@ -102,3 +102,14 @@ class TestGradientNorm:
         assert gradient_norm(model, x, y) == pytest.approx(expected, rel=1e-5)
         assert gradient_norm(model, x, y, chunk=3) == pytest.approx(expected, rel=1e-5)
         assert model[1].weight.grad is None
+
+    def test_running_statistics_and_modes_stay(self):
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3)
+        )
+        model[1].eval()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        for chunk in (None, 4):
+            gradient_norm(model, torch.randn(8, 3, 2, 2), torch.arange(8) % 3, chunk=chunk)
+            assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+            assert [module.training for module in model] == [True, False, True, True, True]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from ghn.analysis import SCORES, kendall_tau
 
@@ -170,6 +171,85 @@ def test_batch_norms_without_running_statistics_are_fine():
     )
     x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
     assert all(math.isfinite(score(model, x, y)) for score in SCORES.values())
+
+
+def small(seed=1):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)
+    )
+
+
+@pytest.mark.parametrize("wrap", [weight_norm, torch.nn.utils.weight_norm])
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_computed_weights_count_as_plain_ones(name, wrap):
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    plain, computed = small(), small()
+    for layer in (computed[0], computed[2], computed[5]):
+        wrap(layer)
+    expected = SCORES[name](plain, x, y)
+    assert expected != 0
+    assert SCORES[name](computed, x, y) == pytest.approx(expected, rel=1e-4)
+    assert SCORES[name](computed, x, y) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_frozen_layers_are_left_out(name):
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    whole = SCORES[name](small(), x, y)
+    model = small()
+    model[0].requires_grad_(False)
+    if name == "jacobcov":  # of gradients by images alone
+        assert SCORES[name](model, x, y) == whole
+        return
+    assert SCORES[name](model, x, y) != pytest.approx(whole, rel=1e-5)
+    assert SCORES[name](model.requires_grad_(False), x, y) == 0
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution, also as a linear layer with channels last."""
+
+    def __init__(self, channels_last):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.layer, self.head = nn.Conv2d(3, 4, 2), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+        self.channels_last = channels_last
+        if channels_last:
+            weight, bias = self.layer.weight.flatten(1), self.layer.bias
+            self.layer = nn.Linear(4, 4)
+            self.layer.load_state_dict({"weight": weight, "bias": bias})
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.channels_last:
+            x = self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            x = self.layer(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_linear_layer_with_channels_last_is_a_pointwise_convolution(name):
+    x, y = torch.randn(5, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1])
+    scores = [SCORES[name](Pointwise(channels_last), x, y) for channels_last in (True, False)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+def test_synflow_leaves_out_a_batch_norm_under_each_of_its_names():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1)
+            self.others = nn.ModuleList([self.norm])
+
+        def forward(self, x):
+            return self.others[0](self.norm(self.conv(x))).flatten(1)
+
+    model = Twice()
+    nn.init.constant_(model.conv.weight, -2.0)
+    nn.init.constant_(model.norm.weight, 5.0)
+    assert SCORES["synflow"](model, torch.zeros(2, 1, 1, 1), None) == pytest.approx(2)
 
 
 def test_kendalls_tau_counts_pairs():

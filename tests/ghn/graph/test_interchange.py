@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ghn.errors import InvalidGraphError
 from ghn.graph import Graph, Primitive, from_json_dict, from_networkx, to_dot
+from ghn.graph.describe import describe
 
 
 @st.composite
@@ -108,11 +109,28 @@ def small() -> Graph:
         ("edges", [[0, 3]], "outside 0..2"),
         ("edges", [[2, 1]], "topological order"),
         ("edges", "01", "edges is a str"),
+        ("edges", [[0, 1], [1, 2], [0, 2], [1, 2]], r"edge \[1, 2\] is there more than once"),
+        ("columns", {"a.bias": 5}, "columns of 'a.bias' are no channels"),
+        ("columns", {"a.bias": None}, "columns of 'a.bias' are no channels"),
+        ("columns", {"a.bias": "0123"}, "columns of 'a.bias' are no channels"),
     ],
 )
 def test_what_is_wrong_is_named(small: Graph, field: str, value: Any, message: str) -> None:
     with pytest.raises(InvalidGraphError, match=message):
         from_json_dict(small.to_json_dict() | {field: value})
+
+
+def test_columns_of_a_node_of_networkx_are_named(small: Graph) -> None:
+    network = small.to_networkx()
+    network.nodes[1]["columns"] = 5
+    with pytest.raises(InvalidGraphError, match="are no channels, from 0"):
+        from_networkx(network)
+
+
+def test_a_graph_of_one_node_has_statistics() -> None:
+    alone = from_json_dict({"primitive": ["input"], "param": [""], "shape": [None], "edges": []})
+    assert alone.statistics() == {"nodes": 1.0, "degree": 0.0, "path": 0.0}
+    assert "1 nodes, 0 edges" in describe(alone)
 
 
 def test_missing_fields_and_cycles_are_named(small: Graph) -> None:

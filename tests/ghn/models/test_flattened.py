@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ghn import from_pretrained
 from ghn.architectures import build
 from ghn.checkpoint.conversion import convert
 from ghn.errors import ConfigError, UnsupportedFormatError
+from ghn.graph import Graph, Primitive
 from ghn.graph.flattening import flattened_inputs
 from ghn.models import GHN
 from ghn.models.batch import GraphBatch
@@ -59,12 +61,29 @@ def test_channels_of_branches_are_added_up() -> None:
         ("vgg11_bn", {"classifier.0.weight": (512, 7)}),
         ("squeezenet1_1", {}),
         ("vit_b_32", {}),
-        ("swin_t", {}),  # merges four patches: columns are patches times channels
+        ("swin_t", {}),  # merges four patches: columns are patches times channels, as the norm's
+        ("swin_v2_t", {f"features.{2 * k}.reduction.weight": (48 << k, 2) for k in (1, 2, 3)}),
         ("convnext_tiny", {}),
     ],
 )
 def test_networks_of_torchvision(name: str, expected: dict[str, tuple[int, int]]) -> None:
     assert found(build(name, device="meta"), image_size=224) == expected
+
+
+def test_a_thousand_sums_on_the_way() -> None:
+    """One after the other, as in residual networks without norms: each passes on its first."""
+    nodes = 2000
+    shape = np.zeros((nodes + 3, 4), dtype=np.int32)
+    shape[1], shape[-1] = (8, 3, 3, 3), (10, 32, 0, 0)
+    kinds = [Primitive.input, Primitive.conv, *[Primitive.sum] * nodes, Primitive.conv]
+    chain = [(node, node + 1) for node in range(nodes + 2)]
+    graph = Graph(
+        primitive=np.array(kinds, dtype=np.uint8),
+        edges=np.array([*chain, *((node, node + 2) for node in range(1, nodes))], dtype=np.int32),
+        shape=shape,
+        param=("", "conv.weight", *[""] * nodes, "head.weight"),
+    )
+    assert flattened_inputs(graph) == {nodes + 2: (8, 2)}
 
 
 def test_a_layer_that_reads_the_image_is_left_out() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -85,6 +85,20 @@ SHUFFLES: dict[str, Callable[[Tensor], Tensor]] = {
     "permute": lambda x: x.unflatten(1, (4, 3)).permute([0, 2, 1, 3, 4]).reshape(x.shape),
     "module": nn.ChannelShuffle(4),
     "native": lambda x: torch.channel_shuffle(x, 4),
+    "named": lambda x: torch.channel_shuffle(x, groups=4),
+    "transpose named": lambda x: (
+        x.view(-1, 4, 3, *x.shape[2:]).transpose(dim0=-3, dim1=1).reshape(shape=x.shape)
+    ),
+    "permute named": lambda x: torch.permute(x.unflatten(1, (4, 3)), dims=(0, 2, 1, 3, 4)).reshape(
+        x.shape
+    ),
+    "swapaxes": lambda x: torch.swapaxes(x.view(-1, 4, 3, *x.shape[2:]), axis0=1, axis1=2).flatten(
+        1, 2
+    ),
+    "in halves": lambda x: torch.cat(
+        [torch.channel_shuffle(half, 4) for half in x.chunk(2, dim=2)], axis=2
+    ),
+    "halved": lambda x: torch.cat(torch.split(torch.channel_shuffle(x, 4), 3, dim=3), 3),
 }
 
 
@@ -110,6 +124,50 @@ def test_programs_of_export_say_the_same(shuffle: str) -> None:
         found = trace(torch.export.export(model, (images,), dynamic_shapes=shapes)).columns
         assert found.keys() == expected.keys()
         assert all((found[name] == read).all() for name, read in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("pick", "places"),
+    [
+        (lambda x: torch.cat([x[:, 4:], x[:, :4]], 1), [*range(4, 12), *range(4)]),
+        (lambda x: torch.cat([x[..., ::2, 1:, :], x[:, 1::2, ..., 1:, :]], 1),
+         [*range(0, 12, 2), *range(1, 12, 2)]),
+        (lambda x: x[:1][:, :, 2:10], range(12)),
+    ],
+)  # fmt: skip
+def test_slices_are_followed(pick: Callable[[Tensor], Tensor], places: Sequence[int]) -> None:
+    model = Shuffling(lambda x: pick(SHUFFLES["native"](x)))
+    read = trace(model, torch.empty(2, 3, 16, 16)).columns["second.weight"]
+    order = [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+    assert read.tolist() == [order[place] for place in places]
+
+
+class DenseBlock(nn.Module):
+    """Lists of features that grow, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(4 * k, 4, 1) for k in (1, 2, 3))
+        self.after = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of both the sum."""
+        features = [self.stem(x)]
+        for layer in self.layers:
+            joined = torch.cat(features, 1)
+            features.append(layer(joined))
+            if len(features) == 3:
+                kept = joined
+        out: Tensor = self.after(torch.channel_shuffle(kept, 2)) + features[-1]
+        return out
+
+
+def test_a_concatenation_is_of_what_was_in_the_list_then() -> None:
+    columns = trace(DenseBlock(), torch.empty(2, 3, 8, 8)).columns
+    assert {name: read.tolist() for name, read in columns.items()} == {
+        "after.weight": [0, 0, 1, 1, 2, 2, 3, 3]
+    }
 
 
 def test_twice_is_the_product() -> None:

@@ -128,7 +128,17 @@ class Gate(nn.Module):
         return self.head((x * gate).mean((2, 3)))
 
 
-def test_squeeze_and_excitation(describe: Describe) -> None:
+class GateInNumPysWords(Gate):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.conv(input=x))
+        mean = torch.mean(x, axis=(2, 3), keepdims=True)
+        gate = self.excite(F.relu(self.squeeze(mean))).sigmoid()
+        pooled = torch.mul(x, x2=gate).mean(axis=(np.int64(-1), 2))
+        return self.head(torch.add(pooled, x2=torch.zeros(1)))
+
+
+@pytest.mark.parametrize("way", [Gate, GateInNumPysWords])
+def test_squeeze_and_excitation(way: type[Gate], describe: Describe) -> None:
     trunk = chain(
         "input",
         "conv.weight",
@@ -143,7 +153,7 @@ def test_squeeze_and_excitation(describe: Describe) -> None:
         "excite.bias -> cse",
         *chain("cse", "glob_avg", "head.weight", "head.bias"),
     ]
-    assert describe(trace(Gate())) == sorted(trunk + rest)
+    assert describe(trace(way())) == sorted(trunk + rest)
 
 
 class Attention(nn.Module):
@@ -547,6 +557,23 @@ def test_errors_say_what_to_do() -> None:
         trace(nn.Sequential(nn.Conv3d(3, 4, 3)))
     with pytest.raises(TraceError, match="ScriptModule"):
         trace(torch.jit.trace(small_network().eval(), torch.zeros(1, 3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("resnet18", r"or an ExportedProgram\), not 'resnet18'"),
+        (
+            small_network,
+            r"an nn\.Module, as small_network\(\) gives, .* not <function small_network",
+        ),
+        (nn.Linear, r"as Linear\(\) gives, .* not <class '.*Linear'>"),
+        (None, "not None"),
+    ],
+)
+def test_what_is_no_network_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(value)
 
 
 def test_hidden_operations_are_an_error_not_an_empty_graph() -> None:

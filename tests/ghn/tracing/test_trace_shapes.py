@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghn.tracing.shape_rules import SHAPE_RULES
+from ghn.errors import TraceError
+from ghn.tracing import trace
+from ghn.tracing.shape_rules import SHAPE_RULES, pair
 
 small = st.integers(1, 4)
 pairs = st.one_of(small, st.tuples(small, small))
@@ -104,7 +107,9 @@ def test_concatenation(shape: list[int], dim: int, sizes: list[int]) -> None:
         (F.adaptive_avg_pool2d, (meta(2, 3, 9, 7), (None, 2)), {}),
         (F.adaptive_avg_pool2d, (meta(2, 3, 9, 7), 1), {}),
         (F.batch_norm, (meta(2, 3, 4, 4), meta(3), meta(3)), {}),
+        (F.batch_norm, (meta(2, 3), None, None, meta(3), meta(3)), {"training": True}),
         (F.layer_norm, (meta(2, 4, 3), (3,), meta(3)), {}),
+        (F.layer_norm, (meta(2, 4, 3), [4, 3]), {}),
         (F.relu, (meta(2, 3),), {"inplace": True}),
         (F.hardtanh, (meta(2, 3), 0.0, 6.0, True), {}),
         (torch.lstm, (meta(2, 6, 4), (meta(1, 2, 5), meta(1, 2, 5)),
@@ -145,6 +150,10 @@ def test_attention_module() -> None:
         (torch.conv2d, (meta(2, 3, 8, 8), meta(4, 3, 3, 3), None, 1, "same")),
         (torch.conv2d, (meta(2, 3, 8, 8), meta(4, 2, 3, 3))),
         (torch._C._nn.linear, (meta(2, 5), meta(3, 4))),
+        (F.batch_norm, (meta(2, 3, 4, 4), meta(4), meta(4))),
+        (F.batch_norm, (meta(2, 3, 4, 4), meta(3), meta(3), meta(4))),
+        (F.layer_norm, (meta(2, 4, 3), (5, 3))),
+        (F.layer_norm, (meta(3), (4, 3))),
         (torch.add, (meta(2, 3), meta(3, 1))),
         (torch.add, (meta(2, 3, dtype=torch.int64), 1.5)),
         (torch.cat, ([meta(2, 3), meta(2, 3, dtype=torch.float64)],)),
@@ -152,3 +161,22 @@ def test_attention_module() -> None:
 )
 def test_unusual_calls_are_left_to_pytorch(function: Any, args: Any) -> None:
     assert SHAPE_RULES[function](*args) is NotImplemented
+
+
+@pytest.mark.parametrize("norm", [torch.nn.BatchNorm2d(16), torch.nn.LayerNorm([8, 32, 32])])
+def test_norms_of_other_sizes_fail_as_they_do_when_the_network_runs(norm: torch.nn.Module) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), norm)
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(2, 3, 24, 24))
+    with pytest.raises(TraceError, match="fails on inputs of shape"):
+        trace(network, torch.zeros(2, 3, 24, 24))
+
+
+@pytest.mark.parametrize("number", [2, np.int64(2), (2,), (np.int64(2), 2), torch.Size([2])])
+def test_sizes_may_be_numbers_of_numpy(number: Any) -> None:
+    assert [type(n) for n in pair(number)] == [int, int]
+    assert pair(number) == (2, 2)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, dilation=number), torch.nn.MaxPool2d(number)
+    )
+    assert trace(network).shape.tolist()[-1] == [1, 1, 2, 2]
