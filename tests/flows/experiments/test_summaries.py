@@ -277,6 +277,15 @@ def test_ablations_pool_seeds():
     )
 
 
+def test_a_base_of_one_seed_tells_nothing_of_noise():
+    values = (("full-s1", 0.5), ("mlp-s1", 0.2), ("mlp-s2", 0.2))
+    rows = [evaluation(name, "test", "a", value) for name, value in values]
+    assert ablations(rows).sentence == (
+        "Points against full, beyond the noise of seeds: none. "
+        "Within that noise, or with one seed only: mlp -30.0."
+    )
+
+
 def test_a_variant_s_name_is_no_seed():
     rows = [evaluation(name, "wide", "a", 0.5) for name in ("ghn3-t", "logah-s", "ghn3-d32")]
     (table,) = ablations(rows).blocks
@@ -359,6 +368,38 @@ def test_ensembles_average_the_logits_of_a_seed():
     assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
     assert cell(summary.blocks[0], "g, main", "b") == "50.0"
     assert "g, main: +50.0" in summary.sentence
+
+
+def test_an_ensemble_that_lacks_a_network_is_none():
+    """In the second seed the weaker network failed."""
+    one, two = torch.tensor([[3.0, 0], [1, 0]]), torch.tensor([[-1.0, 0], [0, 4]])
+    rows = [
+        trial(name, "g", seed, test, [0.1, 0.2], logits=logits.flatten().tolist(), labels=[0, 1])
+        for name, seed, test, logits in (("a", 1, 0.5, one), ("b", 1, 0.5, two), ("b", 2, 0.5, two))
+    ]
+    summary = ensembles(rows)
+    assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
+    assert "g, main: +50.0" in summary.sentence
+    alone = ensembles([row for row in rows if row["seed"] == 2 or row["architecture"] == "a"])
+    assert cell(alone.blocks[0], "g, main", "ensemble") is None
+
+
+def test_a_ranking_is_of_means_over_seeds_from_one_initialisation():
+    truth = [
+        trial(name, init, seed, value, [0, value])
+        for name, values in (("a", (0.1, 0.3)), ("b", (0.3, 0.3)), ("c", (0.5, 0.3)))
+        for init, of_seeds in (("randinit", values), ("g", (0.3 - values[0], 0.0)))
+        for seed, value in enumerate(of_seeds)
+    ]
+    rows = [
+        {"architecture": name, "error": None, "ghn": "randinit"}
+        | dict.fromkeys(SCORES)
+        | {"snip": value}
+        for name, values in (("a", (0.0, 9.0)), ("b", (8.0, 2.0)), ("c", (10.0, 1.0)))
+        for value in values
+    ]
+    (table,) = ranking(rows, truth).blocks
+    assert cell(table, "snip", "Kendall's tau") == "1.00"
 
 
 def test_ranking():
