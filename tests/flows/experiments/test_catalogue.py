@@ -145,3 +145,30 @@ def test_selecting_weights_costs_the_training_of_the_larger_network():
     images = 225180 * 512
     trained = 3 * 2 * forward_gmacs("swin_s", 1000, 224) * 1e9 * images / A100_FLOPS / 3600
     assert hours["selection"] - hours["randinit"] == pytest.approx(trained)
+
+
+def test_a_plan_counts_what_would_run(tmp_path):
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"""
+images: {{name: digits, image_size: 16}}
+num_classes: 10
+hypernetworks: {{g: {{released: ghn3}}}}
+experiments:
+  generalisation:
+    {{kind: generalisation, {TOLD}, ghns: [g], cheapest: 2, architectures: {{splits: [test, wide],
+      torchvision: [resnet50, squeezenet1_1, resnet18]}}}}
+  table9: {{kind: diversity, {TOLD}, inits: [randinit, g]}}
+  table2: {TRIALS % "names: [deepnets1m/val/3]"}
+""")
+    jobs = [(job.experiment, job.job) for job in plan(load_profile(str(path)))]
+    assert [job for name, job in jobs if name == "generalisation"] == [
+        "2 networks of test from g",
+        "2 networks of wide from g",
+        "squeezenet1_1 from g",
+        "resnet18 from g",
+    ]
+    assert [job.split(", ")[0] for name, job in jobs if name == "table9"] == [
+        "74 networks from randinit",
+        "74 networks from g",
+    ]
+    assert sum(name == "table2" for name, _ in jobs) == 3
