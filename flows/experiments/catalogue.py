@@ -9,6 +9,7 @@ entries too, to be trained or already released.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.train import TrainStageConfig
-from flows.settings.trials import Described, TrialsEntry
+from flows.settings.trials import Described, Selection, TrialsEntry
 from flows.trials.inits import hypernetwork_name
 from ghn.errors import ConfigError
 
@@ -219,7 +220,8 @@ def load_profile(name: str) -> Profile:
     """The profile `laptop` or `paper`, or a YAML file.
 
     Raises:
-        ConfigError: there is no such profile, or a field is missing, unknown or out of range.
+        ConfigError: there is no such profile, a field is missing, unknown or out of range, or an
+            experiment names what is not there.
     """
     path = profile_path(name)
     profile = parse(Profile, read_yaml(path), str(path))
@@ -232,4 +234,48 @@ def load_profile(name: str) -> Profile:
                 f"{path}: experiments.{entry_name}.needs names {', '.join(missing)}, which do not"
                 " exist"
             )
+        _check(profile, entry, f"{path}: experiments.{entry_name}")
+    try:
+        TopologicalSorter({name: e.needs for name, e in profile.experiments.items()}).prepare()
+    except CycleError as error:
+        raise ConfigError(
+            f"{path}: experiments need each other in a circle, by their `needs`:"
+            f" {' -> '.join(error.args[1])}"
+        ) from None
     return profile
+
+
+def _check(profile: Profile, entry: Entry, where: str) -> None:
+    """Refuses an entry that names what is not there; `where` is the entry, for messages."""
+    known = profile.experiments
+    match entry:
+        case NasEntry() if not isinstance(known.get(entry.truth), TrialsEntry):
+            trained = [name for name, other in known.items() if isinstance(other, TrialsEntry)]
+            raise ConfigError(
+                f"{where}.truth = {entry.truth!r}: no experiment of kind trials; there are"
+                f" {', '.join(trained) or 'none'}"
+            )
+        case DerivedEntry() if not entry.needs:
+            raise ConfigError(f"{where}.needs is empty: name the experiment whose rows it shows")
+        case TrialsEntry():
+            _check_selection(profile, entry.select, f"{where}.select")
+        case _:
+            pass
+
+
+def _check_selection(profile: Profile, select: Selection, where: str) -> None:
+    measured = profile.experiments.get("generalisation")
+    ghns = measured.ghns if isinstance(measured, GeneralisationEntry) else ()
+    if select.best_of is not None and select.best_of not in ghns:
+        raise ConfigError(
+            f"{where}.best_of = {select.best_of!r}: its accuracies are not measured by the"
+            f" experiment generalisation, whose ghns are {', '.join(ghns) or 'none'}"
+        )
+    if select.primitive is not None:
+        from ghn.graph import Primitive
+
+        if select.primitive not in Primitive.__members__:
+            raise ConfigError(
+                f"{where}.primitive = {select.primitive!r}: no node type; there are"
+                f" {', '.join(Primitive.__members__)}"
+            )

@@ -7,7 +7,7 @@ epochs in 0.4 days on four A100 (section 5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flows.experiments.catalogue import (
@@ -90,17 +90,18 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
             for ghn in entry.ghns:
                 for split in entry.architectures.splits:
                     n = entry.architectures.per_split or {"test": 500}.get(split, 100)
+                    n = min(n, entry.cheapest or n)
                     hours = n * (
                         _forward_hours(_deepnets_gmacs(profile, split), 2 * images)
                         + PREDICTION_HOURS
                     )
                     yield f"{n} networks of {split} from {ghn}", hours
-                for name in _torchvision(entry):
+                for name in _torchvision(profile, entry):
                     hours = _forward_hours(_gmacs(profile, name), 2 * images) + PREDICTION_HOURS
                     yield f"{name} from {ghn}", hours
         case DiversityEntry():
             n = 74 if entry.names == "all" else len(entry.names)
-            for init in profile.hypernetworks_of(entry) or entry.inits:
+            for init in entry.inits:
                 yield f"{n} networks from {init}, 3 shapes", 3 * n * PREDICTION_HOURS
         case ActivationsEntry() | GradientsEntry():
             for name in entry.names:
@@ -125,7 +126,7 @@ def _jobs(profile: Profile, entry: Entry) -> Iterator[tuple[str, float]]:
                 for architecture, gmacs in _networks(profile, truth.select, Part()):
                     yield (
                         f"7 scores of {architecture}",
-                        7 * _forward_hours(gmacs, 3 * entry.batch_size),
+                        entry.seeds * 7 * _forward_hours(gmacs, 3 * entry.batch_size),
                     )
                     for ghn in entry.ghns:
                         hours = _forward_hours(gmacs, entry.images) + PREDICTION_HOURS
@@ -218,17 +219,18 @@ def _gmacs(profile: Profile, name: str) -> float:
 def _deepnets_gmacs(profile: Profile, split: str) -> float:
     if split == "torchvision":
         return 8.0  # the mean of the 74 at 224 pixels; at small images they cost about half as much
-    return DEEPNETS_GMACS[split] * (1 if profile.images.image_size > 64 else 0.15)
+    gmacs = DEEPNETS_GMACS.get(split, DEEPNETS_GMACS["test"])  # of train and val by the same rules
+    return gmacs * (1 if profile.images.image_size > 64 else 0.15)
 
 
-def _torchvision(entry: GeneralisationEntry) -> tuple[str, ...]:
+def _torchvision(profile: Profile, entry: GeneralisationEntry) -> Sequence[str]:
     from ghn.architectures import TORCHVISION_74
 
-    return (
-        TORCHVISION_74
-        if entry.architectures.torchvision == "all"
-        else entry.architectures.torchvision
-    )
+    listed = entry.architectures.torchvision
+    names = TORCHVISION_74 if listed == "all" else listed
+    if entry.cheapest is None:
+        return names
+    return sorted(names, key=lambda name: _gmacs(profile, name))[: entry.cheapest]
 
 
 def _n_test(profile: Profile) -> int:

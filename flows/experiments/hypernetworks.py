@@ -24,6 +24,7 @@ from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.stages import train
 from flows.stages.runner import start
 from flows.tracking.run import StageRun, stage_run
+from flows.training.phases import population_of
 from flows.trials.images import images_digest, trial_images
 from flows.trials.located import source_stamp
 from flows.trials.weights import weights_content
@@ -89,7 +90,11 @@ def is_missing(profile: Profile, name: str) -> bool:
     stamp = paths.model(name) / RECIPE_NAME
     if not (stamp.exists() and paths.weights(name).exists()):
         return True
-    return bool(json.loads(stamp.read_text()) != recipe(profile, name))
+    try:
+        made_by = json.loads(stamp.read_text())
+    except ValueError:  # damaged
+        return True
+    return bool(made_by != recipe(profile, name))
 
 
 def recipe(profile: Profile, name: str) -> dict[str, object]:
@@ -98,8 +103,9 @@ def recipe(profile: Profile, name: str) -> dict[str, object]:
     if known.released is not None:
         return {"released": known.released, "content": source_stamp(known.released)}
     train_config, images = profile.train_config(name), profile.images_of(name)
-    initial = train_config.initial
-    return {
+    initial, population = train_config.initial, population_of(train_config)
+    drawn = {} if population is None else {"population": population.content}
+    return drawn | {
         "seed": _seed(profile, name),
         "train": train_config.model_dump(mode="json"),
         "initial": None if initial is None else weights_content(initial),

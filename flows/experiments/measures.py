@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.deepnets import MetaBatches, Split
+from datasets.images import ImageTensors
 from flows.experiments.measurements import Job
 from flows.networks.build import build_network
 from flows.networks.content import architecture_content
@@ -149,7 +150,7 @@ def _padded(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _activations(job: Job) -> Row:
     model, spec = _initialised(job)
-    images = trial_images(spec)[2].subset(range(job.settings["images"]))
+    images = _test_images(spec, job)
     x_BCHW, _ = next(iter(images.batches(len(images), shuffle=False)))
     with batch_statistics(model):
         variances = activation_variances(model, x_BCHW)
@@ -162,7 +163,7 @@ def _activations(job: Job) -> Row:
 
 def _gradients(job: Job) -> Row:
     model, spec = _initialised(job)
-    images = trial_images(spec)[2].subset(range(job.settings["images"]))
+    images = _test_images(spec, job)
     x_BCHW, y_B = next(iter(images.batches(len(images), shuffle=False)))
     size = job.settings["image_size"]
     if x_BCHW.shape[-1] != size:
@@ -182,13 +183,13 @@ def _nas(job: Job) -> Row:
     measures it.
     """
     model, spec = _initialised(job)
-    train, _, test = trial_images(spec)
     if is_hypernetwork(job.init):
-        images = test.subset(range(min(job.settings["images"], len(test))))
+        images = _test_images(spec, job)
         return {
             "accuracy": score(model, list(images.batches(64, shuffle=False))).accuracy,
             "images": len(images),
         }
+    train = trial_images(spec)[0]
     x_BCHW, y_B = next(iter(train.batches(job.settings["images"], job.seed)))
     scores: Row = {"images": len(y_B)}
     for name, measured in SCORES.items():
@@ -200,6 +201,12 @@ def _nas(job: Job) -> Row:
         ):  # no second derivative, a shape that the score does not know
             scores[name] = None
     return scores
+
+
+def _test_images(spec: ImagesSpec, job: Job) -> ImageTensors:
+    """The first test images, so many as the job says or all that there are."""
+    test = trial_images(spec)[2]
+    return test.subset(range(min(job.settings["images"], len(test))))
 
 
 def _initialised(job: Job) -> tuple[Any, ImagesSpec]:

@@ -78,6 +78,8 @@ def rows_of(name: str, entry: Entry) -> Rows | None:
 
 def summarise(name: str, entry: Entry, rows: Rows, profile: Profile) -> Summary:
     """The summary of an experiment's rows."""
+    if not rows:
+        return Summary("Nothing was chosen, so nothing was measured.", [])
     if not any(row["error"] is None for row in rows):
         return Summary("Nothing was measured: every row has an error.", [])
     if isinstance(entry, NasEntry):
@@ -218,6 +220,8 @@ def _published_table(name: str, paper: dict[str, object]) -> Table | None:
 
 
 def _csv(rows: Rows) -> str:
+    if not rows:
+        return ""
     buffer = io.StringIO()
     columns = [column for column in rows[0] if column not in _LONG]
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")

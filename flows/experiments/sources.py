@@ -1,5 +1,5 @@
 """What a profile's experiments are made of outside of the tree, where DVC does not look: files of
-images, and weights by name.
+images, weights by name, and networks of your own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.experiments.catalogue import DetectEntry, Profile, inits_of
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
-from flows.stages.sources import fingerprints
+from flows.stages.sources import fingerprints, networks
 from flows.trials.inits import BASELINES, RANDOM, hypernetwork_name
 from flows.trials.located import source_stamp, weights_stamp
 from ghn.errors import ConfigError
@@ -21,14 +21,14 @@ FILE = paths.RESULTS / "experiments" / "sources.json"
 
 
 def write_sources(profile: Profile, path: Path = FILE) -> Path:
-    """Writes the fingerprint of each data set, and of weights that are no stage's output; null of
-    those that are absent. Returns `path`.
+    """Writes the fingerprint of each data set, of weights that are no stage's output, and of the
+    networks of populations; null of those that are absent. Returns `path`.
 
     Raises:
         DamagedFileError: a file is broken.
     """
     found: dict[str, object] = {
-        spec.name: fingerprints(spec.name, spec.root) for spec in _specs(profile)
+        _named(spec): fingerprints(spec.name, spec.root) for spec in _specs(profile)
     }
     if any(isinstance(entry, DetectEntry) for entry in profile.experiments.values()):
         found["Penn-Fudan"] = _pennfudan()
@@ -36,6 +36,9 @@ def write_sources(profile: Profile, path: Path = FILE) -> Path:
         found["weights"] = weights
     if released := {source: source_stamp(source) for source in _released(profile)}:
         found["released"] = released
+    recipes = {name: profile.train_config(name) for name in profile.hypernetworks}
+    if drawn := {n: networks(recipe) for n, recipe in recipes.items() if recipe.population}:
+        found["networks"] = drawn
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return path
@@ -48,6 +51,10 @@ def _specs(profile: Profile) -> Iterator[ImagesSpec]:
         for field in ("images", "source_images"):
             if isinstance(spec := getattr(owner, field, None), ImagesSpec):
                 yield spec
+
+
+def _named(spec: ImagesSpec) -> str:
+    return spec.name if spec.root is None else f"{spec.name} in {spec.root}"
 
 
 def _inits(profile: Profile) -> set[str]:

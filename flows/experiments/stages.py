@@ -28,6 +28,7 @@ from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
 from flows.settings.trials import TrialsEntry
+from ghn.errors import ConfigError
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")
@@ -171,5 +172,10 @@ def _option(profile_name: str) -> str:
 
 
 def _source(profile_name: str) -> str:
-    path = profile_path(profile_name)
-    return str(path.relative_to(Path(__file__).parents[2]) if path.is_absolute() else path)
+    path, tree = profile_path(profile_name), Path(__file__).parents[2]
+    if path.is_absolute() and not path.is_relative_to(tree):
+        raise ConfigError(
+            f"{path} is outside of {tree}, where DVC does not look: copy it there, for instance"
+            " to params/experiments/"
+        )
+    return str(path.relative_to(tree) if path.is_absolute() else path)

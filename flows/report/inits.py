@@ -4,21 +4,30 @@ have seen the images before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flows.rows.schema import Row
-from flows.trials.inits import BASELINES, RANDOM
+from flows.trials.inits import RANDOM, is_hypernetwork
 
-_COLOURS = {"ghn": 0, RANDOM: 1, "orthogonal": 2}
-_NAMES = {"ghn": "predicted", RANDOM: "random"}
-
-
-def init_order(init: str) -> int:
-    """Where an initialisation stands among others: predicted parameters first."""
-    return _COLOURS.get(init, 3 if init in BASELINES else 0)
+_PLACES = {RANDOM: 1, "orthogonal": 2}
 
 
-def init_name(init: str) -> str:
-    """What the page calls an initialisation."""
-    return _NAMES.get(init, "predicted" if init_order(init) == 0 else init)
+def in_order(inits: Iterable[str], ghn: str) -> list[str]:
+    """Initialisations as the page lists them, each once: those of hypernetworks first, and of these
+    `ghn`, the one that the page is about.
+    """
+
+    def place(init: str) -> tuple[bool, int, str]:
+        return init != ghn, _PLACES.get(init, 0 if is_hypernetwork(init) else 3), init
+
+    return sorted(set(inits), key=place)
+
+
+def init_name(init: str, ghn: str) -> str:
+    """What the page calls an initialisation; "predicted" is by `ghn`, the one that the page is
+    about.
+    """
+    return {ghn: "predicted", RANDOM: "random"}.get(init, init)
 
 
 def seen_before(row: Row) -> bool:

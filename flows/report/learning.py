@@ -10,8 +10,9 @@ import numpy as np
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
-from flows.report.inits import init_name, init_order
+from flows.report.inits import in_order, init_name
 from flows.rows.schema import Row
+from flows.trials.inits import RANDOM
 from flows.trials.statistics import compare, held, per_architecture
 from flows.words import counted, percent, spread
 
@@ -93,31 +94,36 @@ def _smooth(
     ]
 
 
-def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, Any]) -> Section:
-    """Accuracy per step from predicted and from random parameters, at each one's best learning
-    rate.
+def finetuning(
+    rows: Sequence[Row], ghn: str, setting: Setting, published: Mapping[str, Any]
+) -> Section:
+    """Accuracy per step from predicted parameters (those by `ghn`) and from others, at each one's
+    best learning rate.
     """
     chosen = [row for row in rows if row["error"] is None and row.get("selected")]
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
     panels, cells = [], []
+    inits = in_order((row["ghn"] for row in chosen), ghn)
     steps = sorted({step for row in chosen for step in row["step"]})
     half = min(range(len(steps)), key=lambda place: abs(2 * steps[place] - steps[-1]))
     shown = sorted({0, half, len(steps) - 1})
     for split in sorted({row["split"] for row in chosen}, key=list(SPLIT_TITLES).index):
         members = [row for row in chosen if row["split"] == split]
         series = []
-        for init in sorted({row["ghn"] for row in members}, key=init_order):
+        for colour, init in enumerate(inits):
             runs = [row for row in members if row["ghn"] == init]
+            if not runs:
+                continue
             values = np.array([held(row, steps) for row in runs])
             diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
                 figures.Series(
-                    init_name(init),
+                    init_name(init, ghn),
                     steps,
                     values.mean(0).tolist(),
                     values.std(0).tolist(),
-                    init_order(init),
+                    colour,
                 )
             )
             tests = np.array(
@@ -126,7 +132,7 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             )
             cells.append(
                 [
-                    f"{SPLIT_TITLES[split]}, {init_name(init)}",
+                    f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}",
                     str(len({row["architecture"] for row in runs})),
                     *(spread(values[:, place]) for place in shown),
                     spread(tests) if tests.size else None,
@@ -148,7 +154,6 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
         )
     first = chosen[0]
     grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
-    inits = sorted({row["ghn"] for row in chosen}, key=init_order)
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -172,8 +177,8 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
             "Validation accuracy at these steps and test accuracy at the end, mean ± standard"
             " deviation; a run that diverged counts with the accuracy that it ended with.",
         ),
-        *by_network(rows, inits, "after fine-tuning"),
-        *comparisons(rows, inits),
+        *by_network(rows, ghn, "after fine-tuning"),
+        *comparisons(rows, ghn),
         Text(
             f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
             f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
@@ -190,14 +195,12 @@ def finetuning(rows: Sequence[Row], setting: Setting, published: Mapping[str, An
     return Section("finetuning", "Fine-tuning", blocks)
 
 
-def by_network(rows: Sequence[Row], inits: Sequence[str], when: str) -> list[Block]:
-    """A point per network: test accuracy from random parameters against that from predicted;
-    `when` ends the title.
+def by_network(rows: Sequence[Row], ghn: str, when: str) -> list[Block]:
+    """A point per network: test accuracy from random parameters against that from predicted, which
+    are those by `ghn`; `when` ends the title.
     """
-    if not inits or init_order(inits[0]) != 0 or "randinit" not in inits:
-        return []
     good = [row for row in rows if row["error"] is None]
-    predicted, random = (per_architecture(good, init) for init in (inits[0], "randinit"))
+    predicted, random = (per_architecture(good, init) for init in (ghn, RANDOM))
     names = [name for name in predicted if name in random]
     if len(names) < 2:
         return []
@@ -217,21 +220,21 @@ def by_network(rows: Sequence[Row], inits: Sequence[str], when: str) -> list[Blo
     return [Figure(svg, "Above the line: predicted parameters end ahead.", alt)]
 
 
-def comparisons(rows: Sequence[Row], inits: Sequence[str]) -> list[Block]:
-    """A sentence per initialisation against the predicted parameters, paired over architectures."""
-    if not inits or init_order(inits[0]) != 0:
-        return []
+def comparisons(rows: Sequence[Row], ghn: str) -> list[Block]:
+    """A sentence per initialisation against the parameters that `ghn` predicts, paired over
+    architectures.
+    """
     sentences: list[Block] = []
     good = [row for row in rows if row["error"] is None]
-    for other in inits[1:]:
-        result = compare(good, inits[0], other)
-        if result is not None:
+    for other in in_order((row["ghn"] for row in good), ghn):
+        result = compare(good, ghn, other)
+        if other != ghn and result is not None:
             sentences.append(
                 Text(
-                    f"Predicted against {init_name(other)}, test accuracy, paired over {result.n}"
-                    f" networks: {100 * result.mean_difference:+.1f} points (95 % bootstrap"
-                    f" interval {100 * result.low:+.1f} to {100 * result.high:+.1f}), ahead on"
-                    f" {percent(result.wins, 0)}"
+                    f"Predicted against {init_name(other, ghn)}, test accuracy, paired over"
+                    f" {result.n} networks: {100 * result.mean_difference:+.1f} points (95 %"
+                    f" bootstrap interval {100 * result.low:+.1f} to {100 * result.high:+.1f}),"
+                    f" ahead on {percent(result.wins, 0)}"
                     + (f", Wilcoxon p = {result.p_digits}." if result.p_digits else ".")
                 )
             )

@@ -11,13 +11,13 @@ import numpy as np
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Picture, Pictures, Section, Text
-from flows.report.inits import init_name, init_order
+from flows.report.inits import in_order, init_name
 from flows.report.pictures import filter_grid, png
 from flows.rows.schema import Row
 from ghn.graph import Graph
 
 
-def first_filters(rows: Sequence[Row]) -> Section | None:
+def first_filters(rows: Sequence[Row], ghn: str) -> Section | None:
     """First-layer filters as initialised and after fine-tuning (fig. 2); None where none are kept.
 
     Of a torchvision network, where there is one, and of one of DeepNets-1M.
@@ -35,10 +35,10 @@ def first_filters(rows: Sequence[Row]) -> Section | None:
     for architecture in _two(kept):
         of_network = [row for row in kept if row["architecture"] == architecture]
         pictures = []
-        for row in _first_of_each_init(of_network):
+        for row in _first_of_each_init(of_network, ghn):
             for when, column in (("as it starts", "filters_start"), ("trained", "filters")):
                 values = np.array(row[column], np.float32).reshape(row["filters_shape"])
-                name = f"{init_name(row['ghn'])}, {when}"
+                name = f"{init_name(row['ghn'], ghn)}, {when}"
                 alt = f"{len(values)} filters of the first layer of {architecture}, {name}"
                 pictures.append(Picture(png(filter_grid(values)), alt, name))
         blocks.append(
@@ -59,14 +59,14 @@ def _two(kept: Sequence[Row]) -> list[str]:
     return [first[key] for key in (True, False) if key in first]
 
 
-def _first_of_each_init(rows: Sequence[Row]) -> list[Row]:
+def _first_of_each_init(rows: Sequence[Row], ghn: str) -> list[Row]:
     of_init: dict[str, Row] = {}
     for row in rows:
         of_init.setdefault(row["ghn"], row)
-    return sorted(of_init.values(), key=lambda row: init_order(row["ghn"]))
+    return [of_init[init] for init in in_order(of_init, ghn)]
 
 
-def sample_images(rows: Sequence[Row], classes: Sequence[str]) -> Section | None:
+def sample_images(rows: Sequence[Row], classes: Sequence[str], ghn: str) -> Section | None:
     """Test images with the classes that a network gives them before and after fine-tuning; None
     where none are kept.
     """
@@ -74,7 +74,7 @@ def sample_images(rows: Sequence[Row], classes: Sequence[str]) -> Section | None
     if not kept:
         return None
     architecture = _two(kept)[0]
-    chosen = _first_of_each_init([row for row in kept if row["architecture"] == architecture])
+    chosen = _first_of_each_init([row for row in kept if row["architecture"] == architecture], ghn)
     first = chosen[0]
     size, labels = first["sample_size"], first["sample_labels"]
     pixels = np.frombuffer(base64.b64decode(first["sample_images"]), np.uint8).reshape(
@@ -84,14 +84,14 @@ def sample_images(rows: Sequence[Row], classes: Sequence[str]) -> Section | None
     for number, label in enumerate(labels):
         truth = _class(classes, label)
         lines = [
-            f"{init_name(row['ghn'])}: {_class(classes, row['sample_start'][number])} → "
+            f"{init_name(row['ghn'], ghn)}: {_class(classes, row['sample_start'][number])} → "
             f"{_class(classes, row['sample_end'][number])} {_mark(row, number, label)}"
             for row in chosen
         ]
         alt = f"Test image of class {truth}. {'; '.join(lines)}"
         pictures.append(Picture(png(np.moveaxis(pixels[number], 0, -1)), alt, truth, tuple(lines)))
     counts = "; ".join(
-        f"{init_name(row['ghn'])} {_right(row, 'sample_start')} before and"
+        f"{init_name(row['ghn'], ghn)} {_right(row, 'sample_start')} before and"
         f" {_right(row, 'sample_end')} after {row['steps']} steps"
         for row in chosen
     )

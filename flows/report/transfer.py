@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from flows.report.blocks import Section, Table, Text
-from flows.report.inits import init_name, init_order, seen_before
+from flows.report.inits import in_order, init_name, seen_before
 from flows.report.learning import by_network, comparisons
 from flows.rows.schema import Row
 from flows.words import spread
 
 
-def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
-    """Few-shot transfer to another data set (table 7)."""
+def transfer(rows: Sequence[Row], ghn: str, published: Mapping[str, Any]) -> Section:
+    """Few-shot transfer to another data set (table 7); predicted parameters are those by `ghn`."""
     chosen = [row for row in rows if row["error"] is None and row.get("selected")]
     if not chosen:
         reasons = sorted({row["error"] for row in rows if row["error"]})
@@ -26,7 +26,7 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
     for row in chosen:
         if row["test_accuracy"] is not None:
             accuracy[row["architecture"], row["ghn"]].append(row["test_accuracy"])
-    inits = sorted({init for _, init in accuracy}, key=init_order)
+    inits = in_order((init for _, init in accuracy), ghn)
     cells: list[list[str | None]] = []
     bold = set()
     for number, architecture in enumerate(sorted({name for name, _ in accuracy})):
@@ -55,13 +55,13 @@ def transfer(rows: Sequence[Row], published: Mapping[str, Any]) -> Section:
             ),
             *_warning(first),
             Table(
-                ["network", *(init_name(init) for init in inits)],
+                ["network", *(init_name(init, ghn) for init in inits)],
                 cells,
                 f"Test accuracy, {_over(chosen)}; the best of a row in bold.",
                 bold=frozenset(bold),
             ),
-            *by_network(rows, inits, "after transfer"),
-            *comparisons(rows, inits),
+            *by_network(rows, ghn, "after transfer"),
+            *comparisons(rows, ghn),
             Text(
                 f"Same grid for all: learning rates {', '.join(f'{lr:g}' for lr in grid)},"
                 f" {first['steps']} steps, chosen on {first['n_val']:,} held-out labels. Published"

@@ -7,6 +7,7 @@ that nothing damaged is ever taken for a row, each entry has a digest of itself.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,11 +39,14 @@ class CacheInUseError(GHNError):
 class RowCache:
     """Entries as lines `[digest, [key, rows]]` of one file, appended as they arrive.
 
-    A torn last line (a kill while writing) and damaged lines are dropped. One process appends at a
-    time (workers hand rows to the process that owns the cache); a lock holds others off.
+    A torn last line (a kill while writing) and damaged lines are dropped, and no other is ever at
+    risk: a torn end is cut off, of other damage the file is written anew beside itself. One process
+    appends at a time (workers hand rows to the process that owns the cache); a lock holds others
+    off.
 
     Raises:
         CacheInUseError: another process has the cache open.
+        OSError: a damaged file cannot be written anew; it is as it was.
     """
 
     def __init__(self, path: str | Path):
@@ -51,23 +55,27 @@ class RowCache:
         busy = CacheInUseError(
             f"{self.path} is in use: the same stage runs already in this tree; wait for it"
         )
-        self._lock = ExitStack()
-        self._lock.enter_context(held(self.path.with_name(self.path.name + ".lock"), busy))
-        self._file = self.path.open("a+b")
-        self._rows = self._read()
+        with ExitStack() as lock:
+            lock.enter_context(held(self.path.with_name(self.path.name + ".lock"), busy))
+            self._rows = self._read()
+            self._file = self.path.open("ab")
+            self._lock = lock.pop_all()
 
     def _read(self) -> dict[str, list[Row]]:
-        self._file.seek(0)
-        lines = self._file.readlines()
+        """The rows of the file, which has no damaged line afterwards."""
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            lines = file.readlines()
         entries = [_entry(line) for line in lines]
-        damaged = sum(entry is None for entry in entries)
-        if damaged:
+        whole = [line for line, entry in zip(lines, entries, strict=True) if entry is not None]
+        if len(whole) < len(lines):
+            damaged = len(lines) - len(whole)
             tqdm.write(f"{self.path}: lines that are damaged or cut: {damaged}; computed again")
-            self._file.truncate(0)
-            self._file.writelines(
-                line for line, entry in zip(lines, entries, strict=True) if entry is not None
-            )
-            self._file.flush()
+            if whole == lines[: len(whole)]:
+                os.truncate(self.path, sum(map(len, whole)))
+            else:
+                with atomic_path(self.path) as temporary:
+                    temporary.write_bytes(b"".join(whole))
         return dict(entry for entry in entries if entry is not None)
 
     def get(self, key: str) -> list[Row] | None:

@@ -94,7 +94,13 @@ class HypernetworkModel(PythonModel):
         import torch
         from safetensors.torch import save
 
-        from flows.serving.network import builder, is_description, outline
+        from flows.serving.network import (
+            builder,
+            check_logits,
+            inputs_of,
+            is_description,
+            outline,
+        )
         from ghn.tracing import trace
 
         architecture = str(row["architecture"])
@@ -130,9 +136,12 @@ class HypernetworkModel(PythonModel):
         network = build("cpu")
         # A description is traced by its shapes alone: with values, a network that does not fit
         # together would be run for real, with maps as large as it pleases.
-        traced = shapes if is_description(architecture) else network
-        graph = trace(traced, image_size=self.ghn.image_size)
+        described = is_description(architecture)
+        inputs = inputs_of(shapes, image_size) if described else None
+        graph = trace(shapes if described else network, inputs, image_size=self.ghn.image_size)
         self._check("max_nodes", "the network's graph has", graph.n_nodes, "nodes")
+        if inputs is not None:
+            check_logits(shapes, inputs, classes)
         predicted = self.ghn.predict(network, graph)
         state = {
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
+from ghn.tracing.inputs import default_inputs
+from ghn.tracing.run import shape_propagation
 
 MAX_LAYERS = 2000
 MAX_DEPTH = 50
@@ -166,6 +168,30 @@ def _layer(row: Any, device: str, where: str) -> nn.Module:
     raise ConfigError(
         f'architecture.{where}: a layer is ["Name", arguments...], not {json.dumps(row)[:80]}'
     )
+
+
+def inputs_of(network: nn.Module, image_size: int) -> Tensor | None:
+    """What layers in a row are traced on: images of `image_size`, or vectors or tokens where the
+    first layer takes those. None of other networks, which know their size.
+    """
+    if type(network) is not nn.Sequential:
+        return None
+    return default_inputs(network, image_size)[0]
+
+
+def check_logits(network: nn.Module, inputs: Tensor, classes: int) -> None:
+    """Refuses a network, one that takes `inputs`, whose outputs are not logits of `classes`.
+
+    Raises:
+        ConfigError: they have another shape.
+    """
+    outputs = shape_propagation(network, inputs)
+    if tuple(outputs.shape) != (len(inputs), classes):
+        raise ConfigError(
+            f"architecture.layers: outputs of shape {tuple(outputs.shape)} for {len(inputs)} inputs"
+            f" of shape {tuple(inputs.shape[1:])} are no logits of classes={classes}: change the"
+            " last layers, or `classes`"
+        )
 
 
 def outline(build: Builder) -> nn.Module:

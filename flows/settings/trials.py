@@ -22,9 +22,9 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lr: tuple[float, ...] = (0.1, 0.01)
-    weight_decay: tuple[float, ...] = (3e-5,)
-    optimizer: tuple[str, ...] = ("sgd",)
+    lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.01), min_length=1)
+    weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(3e-5,), min_length=1)
+    optimizer: tuple[Literal["sgd", "adamw"], ...] = Field(default=("sgd",), min_length=1)
 
     def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
         """One configuration per point."""
@@ -93,6 +93,14 @@ class Part(BaseModel):
     )
 
 
+def _named_apart(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Refuses two parts of one name, of whose rows only the last one's would be kept."""
+    names = [part.name for part in parts]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"several parts are named {', '.join(twice)}: give each its own `name`")
+    return parts
+
+
 class Larger(BaseModel):
     """A larger network of the same family, which is trained first so that others start with part of
     its weights (initialisation `selection`).
@@ -115,7 +123,7 @@ class TrialsEntry(Described):
         default=True,
         description="false: later seeds train at the point that the first has chosen, no other",
     )
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: Annotated[tuple[Part, ...], AfterValidator(_named_apart)] = Field(min_length=1)
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
     source_images: ImagesSpec | None = Field(
         default=None, description="transfer: what the hypernetworks know"

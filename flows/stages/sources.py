@@ -55,7 +55,7 @@ def write(
     ):
         _write(path, {"name": name, "splits": fingerprints(name, root)})
     initial = () if train.initial is None else (train.initial,)
-    _write(paths.START_SOURCE, {"initial": _stamps(base, initial), "population": _networks(train)})
+    _write(paths.START_SOURCE, {"initial": _stamps(base, initial), "population": networks(train)})
     _write(paths.INITS_SOURCE, _stamps(base, [*finetune.inits, *transfer.inits]))
 
 
@@ -71,7 +71,7 @@ def _stamps(base: BaseConfig, inits: Iterable[str]) -> dict[str, str | None]:
     return {init: weights_stamp(init) for init in elsewhere}
 
 
-def _networks(train: TrainStageConfig) -> str | None:
+def networks(train: TrainStageConfig) -> str | None:
     """What the networks of `train.population` are; None without, or if some are not to be found."""
     if train.population is None:
         return None

@@ -35,7 +35,8 @@ from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
 
 GRAPHS = paths.CACHE / "graphs"
-"""Graphs that were traced before, by content: deleting them costs time only."""
+"""Graphs of libraries' networks that were traced before, by content: deleting them costs time only.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,9 @@ def _version(package: str) -> str | None:
 def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
     """Builds and traces a network; the random state stays as it is.
 
+    The graph of a library's network is kept for the next time, not that of one of your own: what
+    its file imports decides it too.
+
     Args:
         name: of the network.
         num_classes: of the training images.
@@ -106,11 +110,13 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
     code = code_digest("ghn.architectures")  # what traces is in its closure
     key = digest(member_content(name), num_classes, image_size, code)
     path = GRAPHS / f"{key}.json"
-    if (known := _read(path, name)) is None:
+    own = is_own(name)
+    if (known := None if own else _read(path, name)) is None:
         _check_outputs(model, images, num_classes)
         graph = replace(trace(model, images), name=name)
         known = graph, _macs(model, image_size) * 1e9
-        _write(path, *known)
+        if not own:
+            _write(path, *known)
     graph, cost = known
     return Member(name, graph, cost, _hollow(model, graph))
 

@@ -16,6 +16,7 @@ from datasets.images import (
 from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from ghn.errors import ConfigError
 from ghn.finetune import stratified_order
 
 
@@ -59,7 +60,13 @@ def _images_of(
         return streamed, cut(val, spec.max_val), cut(test, spec.max_test)
     train = _read(spec, "train")
     if spec.few_shot is not None:
-        few = train.few_shot(spec.few_shot, spec.seed)
+        try:
+            few = train.few_shot(spec.few_shot, spec.seed)
+        except ConfigError as error:
+            raise ConfigError(
+                f"few_shot = {spec.few_shot} (transfer.labels, in section transfer): {error}; ask"
+                " for fewer"
+            ) from error
         order = stratified_order(few.labels, spec.seed)
         held_out = round(spec.few_shot * spec.few_shot_held_out)
         train, val = few.subset(order[held_out:]), few.subset(order[:held_out])

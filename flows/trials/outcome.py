@@ -51,8 +51,9 @@ def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> dict[str, float]:
 
 
 def write_curves(file: Path, rows: Sequence[Row], ghn: str) -> None:
-    """Writes a table for `dvc plots`: validation accuracy at each step that all chosen runs reach,
-    the mean over them, from predicted and from random parameters.
+    """Writes a table for `dvc plots`: validation accuracy along training, the mean over the chosen
+    runs, from predicted and from random parameters. A run that ended before a step counts there
+    with what it ended with; steps at which some run has no value yet are left out.
 
     Args:
         file: a CSV file.

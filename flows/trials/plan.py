@@ -19,7 +19,7 @@ from flows.settings.trials import Grid, Part, Selection, TrialsEntry
 from flows.trials.execution import run_trials
 from flows.trials.images import data_available
 from flows.trials.spec import Trial
-from ghn.errors import DamagedFileError, MissingDataError
+from ghn.errors import ConfigError, DamagedFileError, MissingDataError
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def selected(selection: Selection, setting: TrialSetting) -> list[str]:
     """Ids of the architectures of a selection.
 
     Raises:
+        ConfigError: none is left: all cost more than `max_gmacs`, or none has the `primitive`.
         DamagedFileError: the best are asked for, and no architecture has an accuracy.
     """
     chosen = list(selection.names)
@@ -155,6 +156,13 @@ def selected(selection: Selection, setting: TrialSetting) -> list[str]:
         candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
         if selection.primitive is not None:
             candidates = [c for c in candidates if _has(c.split, c.index, selection.primitive)]
+        if not candidates:
+            having = f" with `primitive: {selection.primitive}`" if selection.primitive else ""
+            among = ", ".join(selection.splits)
+            raise ConfigError(
+                f"`cheapest` finds no network{having} of DeepNets-1M in `splits: [{among}]`; name"
+                " others"
+            )
         size = setting.images.image_size
         ranked = sorted(
             (forward_gmacs(c, setting.num_classes, size), place)
@@ -177,6 +185,7 @@ def choose(
     several networks rather than on one.
 
     Raises:
+        ConfigError: all cost more than `max_gmacs`.
         DamagedFileError: no row of `source` has an accuracy.
     """
     chosen: dict[str, None] = {}
@@ -191,6 +200,12 @@ def choose(
         )
         new = [name for name in dict.fromkeys(within) if name not in chosen]
         chosen |= dict.fromkeys(new[:top_k])
+    if not chosen:
+        least = min(row["gmacs"] for row in usable)
+        raise ConfigError(
+            f"`max_gmacs: {max_gmacs:g}` leaves no architecture of {source}: the cheapest takes"
+            f" {least:.3g} GMACs; raise it"
+        )
     return list(chosen)
 
 

@@ -90,6 +90,27 @@ def test_what_the_grid_sets_is_refused_below_train(tree: Path, section: str, fie
         load_params()
 
 
+@pytest.mark.parametrize("section", ["finetune", "transfer"])
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("lr", []),
+        ("lr", [0.1, -0.01]),
+        ("lr", [0]),
+        ("weight_decay", []),
+        ("weight_decay", [-1]),
+        ("optimizer", []),
+        ("optimizer", ["adam"]),
+    ],
+)
+def test_a_grid_that_cannot_be_trained_is_refused_before_the_training(
+    tree: Path, section: str, field: str, values: list
+) -> None:
+    change(**{section: {"grid": {field: values}}})
+    with pytest.raises(ConfigError, match=rf"{section}\.grid\.{field}"):
+        load_params()
+
+
 @pytest.mark.parametrize(
     ("alias", "reason"),
     [

@@ -1,3 +1,4 @@
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -141,10 +142,12 @@ def test_each_network_is_a_point_of_its_own() -> None:
         for name, tests in (("resnet18", (0.5, 0.4)), ("deepnets1m/test/1", (0.3, 0.6)))
         for init, test in zip(("ghn3", "randinit"), tests, strict=True)
     ]
-    (figure,) = learning.by_network(rows, ["ghn3", "randinit"], "after it")
+    (figure,) = learning.by_network(rows, "ghn3", "after it")
     assert isinstance(figure, Figure)
     assert "2 networks; predicted parameters are ahead in 1" in figure.alt
-    assert learning.by_network(rows, ["randinit"], "after it") == []
+    assert (
+        learning.by_network([row for row in rows if row["ghn"] != "ghn3"], "ghn3", "after it") == []
+    )
 
 
 def test_the_page_says_how_to_use_what_it_is_about() -> None:
@@ -172,7 +175,7 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
         finetuned("ghn3", 0.01, [0.5, 0.5, 0.5], False, None),
         finetuned("randinit", 0.01, [0.1, 0.2, 0.4], True, 0.5),
     ]
-    section = learning.finetuning(rows, SETTING, PAPER)
+    section = learning.finetuning(rows, "ghn3", SETTING, PAPER)
     assert table(section).header[2:6] == ["step 0", "step 5", "step 10", "test, end"]
     cells = [
         [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in table(section).rows
@@ -191,11 +194,31 @@ def test_finetuning_shows_the_chosen_rows_only() -> None:
     assert any("+25.0 points" in block.text for block in section.blocks if isinstance(block, Text))
 
 
+@pytest.mark.parametrize("inits", itertools.permutations(("a+orth2", "ghn3", "randinit")))
+def test_only_the_page_s_own_hypernetwork_is_called_predicted(inits: tuple[str, ...]) -> None:
+    rows = [
+        finetuned(init, 0.1, [0.1, 0.2, test], True, test) | {"architecture": name}
+        for name in ("resnet18", "resnet34")
+        for init, test in zip(inits, (0.5, 0.6, 0.7), strict=True)
+    ]
+    section = learning.finetuning(rows, "ghn3", SETTING, PAPER)
+    names = ["predicted", "a+orth2", "random"]
+    assert [row[0] for row in table(section).rows] == [f"torchvision, {name}" for name in names]
+    told = [block.text for block in section.blocks if isinstance(block, Text)]
+    ahead = [text.split(", test")[0] for text in told if text.startswith("Predicted")]
+    assert ahead == ["Predicted against a+orth2", "Predicted against random"]
+    few = [row | {"lineage": ["letters"]} for row in rows]
+    assert table(transfer.transfer(few, "ghn3", PAPER)).header == ["network", *names]
+    others = [row for row in rows if row["ghn"] != "ghn3"]
+    assert "redicted" not in str(table(learning.finetuning(others, "ghn3", SETTING, PAPER)).rows)
+    assert learning.comparisons(others, "ghn3") == []
+
+
 def test_a_diverged_run_counts_with_what_it_ended_with_and_cuts_nothing() -> None:
     whole = finetuned("ghn3", 0.1, [0.5, 0.6, 0.8], True, 0.75)
     cut = finetuned("ghn3", 0.1, [0.3], True, 0.3)
     rows = [whole, {**cut, "step": [0], "diverged": True, "architecture": "resnet34"}]
-    (cells,) = table(learning.finetuning(rows, SETTING, PAPER)).rows
+    (cells,) = table(learning.finetuning(rows, "ghn3", SETTING, PAPER)).rows
     shown = [(cell or "").replace("\N{NO-BREAK SPACE}", " ") for cell in cells]
     assert shown[2:6] == ["40.0 ± 10.0 %", "45.0 ± 15.0 %", "55.0 ± 25.0 %", "52.5 ± 22.5 %"]
     assert shown[-1] == "1"
@@ -205,11 +228,11 @@ def test_the_step_between_is_the_nearest_to_half_of_all_and_says_which_it_is() -
     rows = [
         finetuned("ghn3", 0.1, [0.1, 0.2, 0.3, 0.6], True, 0.6) | {"step": [0, 100, 1000, 1900]}
     ]
-    found = table(learning.finetuning(rows, SETTING, PAPER))
+    found = table(learning.finetuning(rows, "ghn3", SETTING, PAPER))
     assert found.header[2:5] == ["step 0", "step 1,000", "step 1,900"]
     assert found.rows[0][3].startswith("30.0")
     rows[0] |= {"step": [0, 1900], "val_accuracy": [0.1, 0.6]}
-    found = table(learning.finetuning(rows, SETTING, PAPER))
+    found = table(learning.finetuning(rows, "ghn3", SETTING, PAPER))
     assert found.header[2:5] == ["step 0", "step 1,900", "test, end"]
 
 
@@ -302,11 +325,11 @@ def test_a_transfer_to_images_seen_before_is_said_to_be_one() -> None:
         | {"images": "cifar10", "lineage": ["cifar10", "digits and letters"]}
         for init in ("ghn3", "randinit")
     ]
-    section = transfer.transfer(rows, PAPER)
+    section = transfer.transfer(rows, "ghn3", PAPER)
     assert [block.text for block in section.blocks if isinstance(block, Text)][1].startswith(
         "Images of cifar10 are among those that the hypernetwork"
     )
     assert "images it has been trained on before" in first_sentence("ghn3", [], rows, [])
     fresh = [row | {"lineage": ["digits", "digits and cifar10"]} for row in rows]
-    assert "among those" not in str(transfer.transfer(fresh, PAPER).blocks)
+    assert "among those" not in str(transfer.transfer(fresh, "ghn3", PAPER).blocks)
     assert "trained on before" not in first_sentence("ghn3", [], fresh, [])

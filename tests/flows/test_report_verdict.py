@@ -150,7 +150,7 @@ def test_images_show_truth_and_both_answers() -> None:
         "filters_start": [0.0] * 6,
         "filters": [float(n) for n in range(6)],
     }
-    section = samples.sample_images([row], ["cat", "dog", "cow"])
+    section = samples.sample_images([row], ["cat", "dog", "cow"], "ghn3")
     assert section is not None
     lead, pictures = section.blocks
     assert isinstance(lead, Text)
@@ -161,10 +161,10 @@ def test_images_show_truth_and_both_answers() -> None:
         ("predicted: cat → cow ✗",),
     ]
     assert "predicted 1 before and 1 after 10 steps" in lead.text
-    filters = samples.first_filters([row])
+    filters = samples.first_filters([row], "ghn3")
     assert filters is not None
     assert len(filters.blocks[1].pictures) == 2
-    assert samples.sample_images([trained("ghn3", 0, 0.5)], []) is None
+    assert samples.sample_images([trained("ghn3", 0, 0.5)], [], "ghn3") is None
 
 
 def test_published_cifar10_has_the_means_of_the_paper() -> None:

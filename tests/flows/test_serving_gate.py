@@ -145,6 +145,26 @@ def test_descriptions_cannot_ask_for_more_than_there_is(
     assert re.search(message, answer.text), answer.text
 
 
+@pytest.mark.parametrize(
+    ("classes", "image_size", "message"),
+    [
+        (10, 48, None),
+        (10, 64, r"fails on inputs of shape \(2, 3, 64, 64\)"),
+        (100, 48, r"shape \(2, 10\) for 2 inputs of shape \(3, 48, 48\).*classes=100"),
+    ],
+)
+def test_a_description_is_of_the_size_and_the_classes_that_it_is_asked_for(
+    app: Any, classes: int, image_size: int, message: str | None
+) -> None:
+    """At 48 pixels, which are none of those that are tried where no size is known."""
+    layers = [["Conv2d", 3, 8, 3, 2, 1], ["ReLU"], ["Flatten"], ["Linear", 8 * 24**2, 10]]
+    described = json.dumps({"layers": layers})
+    record = {"architecture": described, "classes": classes, "image_size": image_size}
+    answer = ask(Gate(app), json.dumps({"instances": [record]}).encode())
+    assert answer.status_code == (200 if message is None else 400), answer.text
+    assert re.search(message or "safetensors", answer.text), answer.text
+
+
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 TREES = st.recursive(
     LEAVES,

@@ -13,10 +13,9 @@ from flows.experiments.summaries.sizes import scaling, speed
 from flows.experiments.summaries.trained import (
     detection,
     fine_tuning,
-    learning_rates,
-    optimisers,
     verdict,
 )
+from flows.experiments.summaries.tuning import learning_rates, optimisers
 from flows.experiments.summaries.untrained import (
     ablations,
     activations,

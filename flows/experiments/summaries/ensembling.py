@@ -16,12 +16,15 @@ from ghn.analysis.ensemble import ensemble_accuracy
 
 
 def ensembles(rows: Rows) -> Summary:
-    """Accuracy of networks and of the mean of their logits, per initialisation (table 15)."""
+    """Accuracy of networks and of the mean of their logits, per initialisation (table 15); of the
+    seeds in which every network was trained.
+    """
     good = [row for row in sound(rows) if row["selected"] and row.get("logits")]
     names = unique(good, "architecture")
     body: list[list[str | None]] = []
     gains = []
     for part in unique(good, "part"):
+        size = len(unique([row for row in good if row["part"] == part], "architecture"))
         for init in unique(good, "ghn"):
             mine = [row for row in good if (row["part"], row["ghn"]) == (part, init)]
             cells: list[str | None] = [f"{init}, {part}"]
@@ -29,14 +32,17 @@ def ensembles(rows: Rows) -> Summary:
                 mean_std([r["test_accuracy"] for r in mine if r["architecture"] == name])
                 for name in names
             ]
-            together = [
-                ensemble_of([r for r in mine if r["seed"] == seed]) for seed in unique(mine, "seed")
-            ]
-            found = [value for value in together if value is not None]
+            found, of_members = [], []
+            for seed in unique(mine, "seed"):
+                members = [row for row in mine if row["seed"] == seed]
+                together = ensemble_of(members) if len(members) == size else None
+                if together is not None:
+                    found.append(together)
+                    of_members.append(float(np.mean([row["test_accuracy"] for row in members])))
             cells.append(mean_std(found))
             body.append(cells)
             if found:
-                gain = np.mean(found) - np.mean([r["test_accuracy"] for r in mine])
+                gain = np.mean(found) - np.mean(of_members)
                 gains.append(f"{init}, {part}: {100 * gain:+.1f}")
     table = Table(["", *names, "ensemble"], body, "Test accuracy (%), mean ± std over seeds")
     return Summary(

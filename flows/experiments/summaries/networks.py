@@ -4,6 +4,7 @@ and 20, fig. 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,8 @@ from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, u
 from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
 from flows.report.published import published
-from flows.trials.statistics import paired, per_architecture
+from flows.rows.schema import Row
+from flows.trials.statistics import held, paired, per_architecture
 from ghn.analysis import kendall_tau
 
 PUBLISHED = {
@@ -66,12 +68,12 @@ def _wins(chosen: Rows) -> Table:
     return Table(header, body, "As table 4: validation accuracy along fine-tuning, in points")
 
 
-def _with_accuracy(row: Mapping[str, object], step: int) -> dict[str, object]:
-    """The row with column `at`: its validation accuracy after `step` steps."""
-    steps, values = row["step"], row["val_accuracy"]
-    assert isinstance(steps, list)
-    assert isinstance(values, list)
-    return {**row, "at": values[steps.index(step)] if step in steps else None}
+def _with_accuracy(row: Row, step: int) -> Row:
+    """The row with column `at`: its validation accuracy after `step` steps, of a run that diverged
+    before that what it ended with.
+    """
+    (value,) = held(row, [step])
+    return row | {"at": None if math.isnan(value) else value}
 
 
 def _points(chosen: Rows) -> Panels | None:

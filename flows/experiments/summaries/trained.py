@@ -1,4 +1,4 @@
-"""Summaries of trained networks (tables 2, 4, 6 to 8 and 14 to 18; figs. 1, 4, 6 and 8)."""
+"""Summaries of trained networks (tables 2, 4, 6 to 8 and 14 to 16; figs. 1, 4, 6 and 8)."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def fine_tuning(rows: Rows) -> Summary:
         blocks += [_accuracy_table(mine, prefix), _comparison_table(mine, prefix)]
         if (curves := _curves(mine, prefix)) is not None:
             blocks.append(curves)
-        sentences += _verdicts(mine, prefix)
+        sentences += verdicts(mine, prefix)
     if not sentences and (accuracies := per_architecture(good, REFERENCE)):  # only RandInit
         told = f"{mean_std(list(accuracies.values()))} % over {counted(len(accuracies), 'network')}"
         sentences = [f"Test accuracy from {REFERENCE}: {told}."]
     return Summary(" ".join(sentences), blocks)
 
 
-def _verdicts(rows: Rows, prefix: str) -> list[str]:
+def verdicts(rows: Rows, prefix: str) -> list[str]:
     """The sentence of each initialisation but RandInit, behind `prefix`, the name of their part."""
     told = [verdict(rows, init) for init in unique(rows, "ghn") if init != REFERENCE]
     return [_sentence_case(prefix) + sentence for sentence in told if sentence]
@@ -181,60 +181,6 @@ def _curves(rows: Rows, prefix: str) -> Panels | None:
             )
     shown = "Mean and standard deviation" if bands else "Mean"
     return Panels(panels, f"{shown} over networks and seeds") if panels else None
-
-
-def learning_rates(rows: Rows) -> Summary:
-    """How often the learning rate that is best on average is (nearly) the best for a network (table
-    18).
-    """
-    good = sound(rows)
-    body, sentences = [], []
-    for init in unique(good, "ghn"):
-        values: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in good:
-            if row["ghn"] == init:
-                values[row["architecture"]][row["lr"]].append(row["final_val_accuracy"])
-        table = {
-            name: {lr: float(np.mean(found)) for lr, found in rates.items()}
-            for name, rates in values.items()
-        }
-        rates = sorted({lr for found in table.values() for lr in found})
-        best = max(
-            rates, key=lambda lr: float(np.mean([found.get(lr, 0.0) for found in table.values()]))
-        )
-        shares = [
-            float(np.mean([found[best] >= max(found.values()) - slack for found in table.values()]))
-            for slack in (0.0, 0.01, 0.02)
-        ]
-        body.append([f"{init} (lr {best:g})", *(f"{100 * share:.0f}" for share in shares)])
-        sentences.append(
-            f"{init}: {best:g} is within a point of the best rate for {100 * shares[1]:.0f} % of"
-            " networks."
-        )
-    caption = "Networks (%) that one learning rate serves, by validation accuracy"
-    return Summary(" ".join(sentences), [Table(["", "±0 %", "±1 %", "±2 %"], body, caption)])
-
-
-def optimisers(rows: Rows) -> Summary:
-    """Validation accuracy per optimiser and learning rate (table 17)."""
-    good = sound(rows)
-    points = list(dict.fromkeys((row["part"], row["lr"]) for row in good))
-    body: list[list[str | None]] = []
-    for init in unique(good, "ghn"):
-        cells: list[str | None] = [init]
-        for point in points:
-            found = [
-                row for row in good if row["ghn"] == init and (row["part"], row["lr"]) == point
-            ]
-            cells.append(mean_std([row["final_val_accuracy"] for row in found]))
-        body.append(cells)
-    header = ["", *(f"{part}, lr {lr:g}" for part, lr in points)]
-    table = Table(header, body, "Validation accuracy (%) at the end, mean ± std over seeds")
-    told = []
-    for part in unique(good, "part"):
-        mine = [row for row in good if row["part"] == part]
-        told += _verdicts(mine, f"{part}: ")
-    return Summary(" ".join(told), [table])
 
 
 def detection(rows: Rows) -> Summary:

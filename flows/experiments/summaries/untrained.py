@@ -21,7 +21,8 @@ from flows.experiments.summaries.common import (
 )
 from flows.report import Figure, Panels, Table, figures
 from flows.rows.schema import Row
-from flows.trials.inits import is_hypernetwork
+from flows.trials.inits import RANDOM, is_hypernetwork
+from flows.trials.statistics import per_architecture
 from ghn.analysis import SCORES, kendall_tau
 
 
@@ -118,9 +119,8 @@ def ablations(rows: Rows) -> Summary:
             continue
         gap = 100 * (np.mean(values) - np.mean(of_seed[base]))
         noise = 100 * math.hypot(standard_error(values), standard_error(of_seed[base]))
-        (clear if len(values) > 1 and abs(gap) > 2 * noise else unclear).append(
-            f"{name} {gap:+.1f}"
-        )
+        known = min(len(values), len(of_seed[base])) > 1
+        (clear if known and abs(gap) > 2 * noise else unclear).append(f"{name} {gap:+.1f}")
     told = (
         [f"Points against {base}, beyond the noise of seeds: {', '.join(clear) or 'none'}."]
         if of_seed
@@ -216,23 +216,18 @@ def gradients(rows: Rows) -> Summary:
 
 def ranking(rows: Rows, truth: Rows) -> Summary:
     """Kendall's tau of scores, and of hypernetworks' accuracies without training, with trained
-    accuracy (table 19).
+    accuracy (table 19): each the mean over seeds, the last from the first initialisation of
+    `truth`.
     """
-    accuracy = {
-        row["architecture"]: row["test_accuracy"] for row in sound(truth) if row["selected"]
-    }
+    trained = sound(truth)
+    accuracy = per_architecture(trained, trained[0]["ghn"]) if trained else {}
     good = sound(rows)
-    scores: dict[str, dict[str, float]] = {
-        f"{ghn}, untrained": {
-            row["architecture"]: row["accuracy"] for row in good if row["ghn"] == ghn
-        }
+    scores = {
+        f"{ghn}, untrained": per_architecture(good, ghn, "accuracy")
         for ghn in unique(good, "ghn")
         if is_hypernetwork(ghn)
     }
-    scores |= {
-        name: {row["architecture"]: row[name] for row in good if row[name] is not None}
-        for name in SCORES
-    }
+    scores |= {name: per_architecture(good, RANDOM, name) for name in SCORES}
     body: list[list[str | None]] = []
     taus: dict[str, float] = {}
     for name, values in scores.items():

@@ -58,6 +58,41 @@ def test_mistakes_are_named(tmp_path):
         load_profile(str(path))
 
 
+TOLD = "title: t, paper: p, difference: d"
+TRIALS = f"{{kind: trials, {TOLD}, inits: [randinit], parts: [{{}}], select: {{%s}}}}"
+
+
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        (
+            f"a: {{kind: derived, {TOLD}, needs: [b]}}, b: {{kind: derived, {TOLD}, needs: [a]}}",
+            r"in a circle, by their `needs`: (a -> b -> a|b -> a -> b)$",
+        ),
+        (f"a: {{kind: derived, {TOLD}}}", r"experiments\.a\.needs is empty"),
+        (
+            f"a: {{kind: nas, {TOLD}, truth: thruth}}, truth: {TRIALS % 'names: [resnet18]'}",
+            r"a\.truth = 'thruth': no experiment of kind trials; there are truth$",
+        ),
+        (
+            f"a: {TRIALS % 'best_of: gnh3'}, generalisation:"
+            f" {{kind: generalisation, {TOLD}, ghns: [ghn3], architectures: {{}}}}",
+            r"a\.select\.best_of = 'gnh3': .* whose ghns are ghn3$",
+        ),
+        (
+            f"a: {TRIALS % 'cheapest: 1, primitive: attention'}",
+            r"a\.select\.primitive = 'attention': no node type; there are .*msa",
+        ),
+    ],
+    ids=["circle", "derived", "truth", "best_of", "primitive"],
+)
+def test_entries_that_name_what_is_not_there_are_refused(tmp_path, experiments, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"images: {{name: digits}}\nnum_classes: 10\nexperiments: {{{experiments}}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_profile(str(path))
+
+
 def test_costs_are_calibrated_by_the_papers_own_figure():
     """ResNet-50: 90 epochs in 0.4 days on 4 GPUs."""
     hours = 3 * 2 * 4.09e9 * 1_281_167 * 90 / A100_FLOPS / 3600
@@ -110,3 +145,30 @@ def test_selecting_weights_costs_the_training_of_the_larger_network():
     images = 225180 * 512
     trained = 3 * 2 * forward_gmacs("swin_s", 1000, 224) * 1e9 * images / A100_FLOPS / 3600
     assert hours["selection"] - hours["randinit"] == pytest.approx(trained)
+
+
+def test_a_plan_counts_what_would_run(tmp_path):
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"""
+images: {{name: digits, image_size: 16}}
+num_classes: 10
+hypernetworks: {{g: {{released: ghn3}}}}
+experiments:
+  generalisation:
+    {{kind: generalisation, {TOLD}, ghns: [g], cheapest: 2, architectures: {{splits: [test, wide],
+      torchvision: [resnet50, squeezenet1_1, resnet18]}}}}
+  table9: {{kind: diversity, {TOLD}, inits: [randinit, g]}}
+  table2: {TRIALS % "names: [deepnets1m/val/3]"}
+""")
+    jobs = [(job.experiment, job.job) for job in plan(load_profile(str(path)))]
+    assert [job for name, job in jobs if name == "generalisation"] == [
+        "2 networks of test from g",
+        "2 networks of wide from g",
+        "squeezenet1_1 from g",
+        "resnet18 from g",
+    ]
+    assert [job.split(", ")[0] for name, job in jobs if name == "table9"] == [
+        "74 networks from randinit",
+        "74 networks from g",
+    ]
+    assert sum(name == "table2" for name, _ in jobs) == 3

@@ -9,6 +9,7 @@ from flows.experiments import measures
 from flows.experiments.catalogue import load_profile
 from flows.experiments.measurements import Job, jobs
 from flows.experiments.measures import measure
+from flows.settings.images import ImagesSpec
 
 
 def test_diversity_compares_linear_weights_with_pointwise_convolutions(monkeypatch, tmp_path):
@@ -63,3 +64,19 @@ def test_steps_are_timed_where_networks_train():
     found = jobs(entry, load_profile("laptop"), device="cuda")
     assert {job.settings["device"] for job in found} == {"cuda"}
     assert {job.init for job in found} == set(entry.variants)
+
+
+@pytest.mark.parametrize("kind", ["activations", "gradients"])
+def test_where_there_are_fewer_test_images_all_are_taken(monkeypatch, tmp_path, kind):
+    monkeypatch.chdir(tmp_path)
+    spec = ImagesSpec(name="digits", image_size=16, max_train=16, max_val=16, max_test=5)
+    settings = {"images": 64, "chunk": 4, "num_classes": 10, "image_size": 16}
+    job = Job(
+        measure=kind,
+        architecture="squeezenet1_1",
+        init="randinit",
+        seed=1,
+        settings=settings | {"images_spec": spec.model_dump(mode="json")},
+    )
+    (row,) = measure([job], FanOut(workers=1), kind)
+    assert (row["error"], row["images"]) == (None, 5)

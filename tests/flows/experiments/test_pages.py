@@ -56,6 +56,17 @@ def profile(tmp_path, monkeypatch):
     return load_profile("profile.yaml")
 
 
+def test_an_experiment_without_rows_says_so_and_others_have_their_pages(profile):
+    kept = read_rows(path_of("table2"))
+    write_rows(path_of("table2"), [], TRIAL_COLUMNS)
+    index = write_pages(profile)
+    for name in ("table2", "table18", "index"):
+        assert "Nothing was chosen" in index.with_name(f"{name}.html").read_text()
+    write_rows(path_of("table2"), kept, TRIAL_COLUMNS)
+    write_pages(profile)
+    assert "Nothing was chosen" not in index.read_text()
+
+
 def test_a_page_has_ours_the_published_the_protocol_the_failures_and_the_rows(profile, tmp_path):
     index = write_pages(profile)
     page = (index.parent / "table2.html").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,60 @@ def test_any_seed_finds_the_images_of_the_entry(
 def test_one_that_the_profile_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="profile laptop has no hypernetwork 'nope', but "):
         obtain("laptop", "nope")
+
+
+def test_a_changed_network_of_the_population_is_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = "flows.experiments.hypernetworks"
+    monkeypatch.setattr(f"{module}.images_digest", lambda _: "pixels")
+    monkeypatch.setattr(f"{module}.open_split", lambda *_: SimpleNamespace(content="split"))
+    own = Path("my.py")
+    own.write_text("from torch import nn\n\ndef net(num_classes):\n    return nn.Linear(8, 10)\n")
+    profile = Profile(
+        images=ImagesSpec(name="digits", image_size=8),
+        num_classes=10,
+        hypernetworks={
+            "g": Hypernetwork(train={"population": [{"networks": "my.py:net"}]}),
+            "plain": Hypernetwork(),
+        },
+        experiments={},
+    )
+    for name in ("g", "plain"):
+        paths.weights(name).parent.mkdir(parents=True)
+        paths.weights(name).write_bytes(b"weights")
+        (paths.model(name) / RECIPE_NAME).write_text(json.dumps(recipe(profile, name)))
+        assert not is_missing(profile, name)
+    seen = write_sources(profile).read_text()
+    own.write_text(own.read_text() + "\n# changed\n")
+    assert is_missing(profile, "g")
+    assert not is_missing(profile, "plain")
+    assert write_sources(profile).read_text() != seen
+    assert "population" not in recipe(profile, "plain")
+    (paths.model("plain") / RECIPE_NAME).write_text('{"seed":')  # cut
+    assert is_missing(profile, "plain")
+
+
+def test_images_of_one_name_in_two_places_are_two_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "flows.experiments.sources.fingerprints", lambda name, root: {"train": str(root)}
+    )
+    profile = Profile(
+        images=ImagesSpec(name="photos", image_size=8),
+        num_classes=10,
+        hypernetworks={
+            "g": Hypernetwork(images=ImagesSpec(name="photos", image_size=8, root="elsewhere"))
+        },
+        experiments={},
+    )
+    assert json.loads(write_sources(profile).read_text()) == {
+        "photos": {"train": "None"},
+        "photos in elsewhere": {"train": "elsewhere"},
+    }
 
 
 def test_a_released_one_counts_by_what_its_name_means(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.experiments.catalogue import load_profile
+from flows.experiments.catalogue import load_profile, profile_path
 from flows.experiments.stages import FILE, text_of, write_stages
+from ghn.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -78,3 +79,10 @@ def test_the_page_names_stages_that_exist():
     assert len(named) >= 5
     for group, item in named:
         assert item in stages[group].get("foreach", [""]), (group, item)
+
+
+def test_a_profile_outside_of_the_tree_is_refused(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(profile_path("tiny").read_text())
+    with pytest.raises(ConfigError, match=rf"{profile} is outside of .*copy it there"):
+        text_of(str(profile))

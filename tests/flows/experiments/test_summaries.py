@@ -46,6 +46,8 @@ def trial(architecture, init, seed, test, curve, **more):
         "diverged": False,
         "init_seconds": 0.25,
         "lr": 0.1,
+        "weight_decay": 3e-5,
+        "optimizer": "sgd",
     }
     return row | more
 
@@ -133,6 +135,18 @@ def test_network_by_network():
     assert cell(ranks, "randinit, ours", "g, ours") == "1.00"
 
 
+def test_a_run_that_diverged_counts_at_the_steps_that_it_did_not_reach():
+    rows = [trial(name, "randinit", 1, 0.3, [0.1, 0.3]) for name in ("a", "b")]
+    rows.append(trial("a", "g", 1, 0.5, [0.2, 0.5]))
+    short = {"step": [0], "train_accuracy": [None], "diverged": True}
+    rows.append(trial("b", "g", 1, 0.1, [0.1], **short))
+    (wins,) = (
+        block for block in network_by_network(rows).blocks if block.caption.startswith("As table 4")
+    )
+    assert cell(wins, "g, step 4", "n") == "2"
+    assert cell(wins, "g, step 4", "wins") == "50 %"
+
+
 def test_the_overview_tells_what_is_clear_from_what_is_not(trials):
     six = [
         {**row, "architecture": f"{row['architecture']}{copy}"}
@@ -156,6 +170,42 @@ def test_learning_rates():
     ]
     (table,) = learning_rates(rows).blocks
     assert table.rows == [["x (lr 0.1)", "50", "50", "100"]]
+
+
+def test_a_learning_rate_counts_with_its_best_weight_decay_and_if_all_networks_have_it():
+    points = (
+        ("a", 0.1, 0.0, 0.5),
+        ("a", 0.1, 0.5, 0.1),  # alone its mean with the other would be below that at 0.01
+        ("a", 0.01, 0.0, 0.4),
+        ("b", 0.1, 0.0, 0.5),
+        ("b", 0.01, 0.0, 0.3),
+        ("b", 1.0, 0.0, 0.9),  # failed on a
+    )
+    rows = [
+        trial(name, "x", 1, None, [0.0, value], lr=lr, weight_decay=decay)
+        for name, lr, decay, value in points
+    ]
+    (table,) = learning_rates(rows).blocks
+    assert table.rows == [["x (lr 0.1)", "100", "100", "100"]]
+    apart = [row for row in rows if (row["architecture"], row["lr"]) in (("a", 0.1), ("b", 0.01))]
+    (table,) = learning_rates(apart).blocks
+    assert table.rows == [["x", None, None, None]]
+
+
+def test_points_of_different_weight_decay_are_no_seeds_of_one():
+    rows = [
+        trial("a", "x", seed, None, [0.0, value], part=part, lr=0.1, weight_decay=decay)
+        for part, decay, seed, value in (
+            ("AdamW", 0.01, 1, 0.4),
+            ("AdamW", 0.01, 2, 0.5),
+            ("AdamW", 0.05, 1, 0.8),
+            ("SGD", 0.01, 1, 0.3),
+        )
+    ]
+    (table,) = optimisers(rows).blocks
+    assert cell(table, "x", "AdamW, lr 0.1, weight decay 0.01") == "45.0 ± 7.1"
+    assert cell(table, "x", "AdamW, lr 0.1, weight decay 0.05") == "80.0"
+    assert cell(table, "x", "SGD, lr 0.1") == "30.0"
 
 
 def test_optimisers():
@@ -224,6 +274,15 @@ def test_ablations_pool_seeds():
     assert (
         summary.sentence == "Points against full, beyond the noise of seeds: mlp -30.0. "
         "Within that noise, or with one seed only: odd -41.0."
+    )
+
+
+def test_a_base_of_one_seed_tells_nothing_of_noise():
+    values = (("full-s1", 0.5), ("mlp-s1", 0.2), ("mlp-s2", 0.2))
+    rows = [evaluation(name, "test", "a", value) for name, value in values]
+    assert ablations(rows).sentence == (
+        "Points against full, beyond the noise of seeds: none. "
+        "Within that noise, or with one seed only: mlp -30.0."
     )
 
 
@@ -309,6 +368,38 @@ def test_ensembles_average_the_logits_of_a_seed():
     assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
     assert cell(summary.blocks[0], "g, main", "b") == "50.0"
     assert "g, main: +50.0" in summary.sentence
+
+
+def test_an_ensemble_that_lacks_a_network_is_none():
+    """In the second seed the weaker network failed."""
+    one, two = torch.tensor([[3.0, 0], [1, 0]]), torch.tensor([[-1.0, 0], [0, 4]])
+    rows = [
+        trial(name, "g", seed, test, [0.1, 0.2], logits=logits.flatten().tolist(), labels=[0, 1])
+        for name, seed, test, logits in (("a", 1, 0.5, one), ("b", 1, 0.5, two), ("b", 2, 0.5, two))
+    ]
+    summary = ensembles(rows)
+    assert cell(summary.blocks[0], "g, main", "ensemble") == "100.0"
+    assert "g, main: +50.0" in summary.sentence
+    alone = ensembles([row for row in rows if row["seed"] == 2 or row["architecture"] == "a"])
+    assert cell(alone.blocks[0], "g, main", "ensemble") is None
+
+
+def test_a_ranking_is_of_means_over_seeds_from_one_initialisation():
+    truth = [
+        trial(name, init, seed, value, [0, value])
+        for name, values in (("a", (0.1, 0.3)), ("b", (0.3, 0.3)), ("c", (0.5, 0.3)))
+        for init, of_seeds in (("randinit", values), ("g", (0.3 - values[0], 0.0)))
+        for seed, value in enumerate(of_seeds)
+    ]
+    rows = [
+        {"architecture": name, "error": None, "ghn": "randinit"}
+        | dict.fromkeys(SCORES)
+        | {"snip": value}
+        for name, values in (("a", (0.0, 9.0)), ("b", (8.0, 2.0)), ("c", (10.0, 1.0)))
+        for value in values
+    ]
+    (table,) = ranking(rows, truth).blocks
+    assert cell(table, "snip", "Kendall's tau") == "1.00"
 
 
 def test_ranking():

@@ -1,3 +1,6 @@
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,40 @@ def test_a_torn_line_is_dropped_and_the_cache_goes_on_after_it(tmp_path: Path) -
     with RowCache(path) as cache:
         assert len(cache) == 2
         assert cache.get("b") == [row("b", accuracy=0.25)]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk without room for more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("damaged", [0, -1])
+def test_no_row_is_lost_where_a_damaged_file_cannot_be_written_anew(
+    tmp_path: Path, damaged: int
+) -> None:
+    path = tmp_path / "cache.jsonl"
+    with RowCache(path) as cache:
+        for name in "abc":
+            cache.put(name, [row(name, note="." * 100_000)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[damaged] = b"damaged\n"
+    path.write_bytes(b"".join(lines))
+    with files_of_at_most(50_000):
+        if damaged == -1:  # takes no room
+            RowCache(path).close()
+        else:
+            with pytest.raises(OSError, match=r"cache\.jsonl"):
+                RowCache(path)
+            assert path.read_bytes() == b"".join(lines)
+    with RowCache(path) as cache:
+        assert list(cache) == (["a", "b"] if damaged == -1 else ["b", "c"])
+    assert list(tmp_path.glob(".tmp-*")) == []
 
 
 @settings(deadline=None)

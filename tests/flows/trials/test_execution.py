@@ -212,6 +212,11 @@ def test_few_shot_choices_are_made_on_held_out_labels_of_the_few():
     assert not pictures(val) & pictures(test)
 
 
+def test_more_labels_than_there_are_name_the_field_that_asks_for_them():
+    with pytest.raises(ConfigError, match=r"few_shot = 5000 \(transfer\.labels.*; ask for fewer"):
+        trial_images(DIGITS.model_copy(update={"few_shot": 5000}))
+
+
 def test_transfer_keeps_all_but_the_head(trained):
     source = DIGITS.model_copy(update={"few_shot": 50})
     start = module._Start(trial(source_images=source), trial_images(DIGITS)[0])

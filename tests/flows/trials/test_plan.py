@@ -4,10 +4,12 @@ import pytest
 
 from flows.params import load_params
 from flows.rows.schema import write_rows
+from flows.settings.files import parse
+from flows.settings.images import ImagesSpec
 from flows.settings.trials import Part, Selection, TrialsEntry
 from flows.stages import evaluate
 from flows.trials.plan import TrialSetting, choose, selected, trials_of
-from ghn.errors import DamagedFileError
+from ghn.errors import ConfigError, DamagedFileError
 
 
 def row(name: str, split: str, val: float, test: float, gmacs: float = 0.01) -> dict:
@@ -24,6 +26,27 @@ def test_the_best_of_each_split_by_validation_within_the_budget() -> None:
     ]
     assert choose(rows, 1, 0.1) == ["b", "d"]
     assert choose(rows, None, None) == ["c", "b", "a", "d"]
+
+
+def test_a_selection_that_leaves_nothing_names_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row("a", "test", 0.3, 0.9, gmacs=0.25), row("b", "wide", 0.3, 0.9, gmacs=0.5)]
+    with pytest.raises(ConfigError, match=r"`max_gmacs: 0\.1`.*evaluation\.parquet.* 0\.25 GMACs"):
+        choose(rows, 1, 0.1)
+    monkeypatch.setattr("flows.trials.plan.targets", lambda _: [])
+    setting = TrialSetting(ImagesSpec(name="digits", image_size=16), 1, "cpu")
+    with pytest.raises(ConfigError, match=r"`primitive: msa` .*`splits: \[deep\]`"):
+        selected(Selection(cheapest=1, splits=("deep",), primitive="msa"), setting)
+
+
+def test_parts_of_one_name_are_refused() -> None:
+    parts = [{"train": {"steps": 5}}, {"train": {"steps": 50}}]
+    entry = {"title": "t", "paper": "p", "difference": "d", "inits": ["randinit"], "select": {}}
+    with pytest.raises(ConfigError, match=r"parts.*several parts are named main"):
+        parse(TrialsEntry, entry | {"parts": parts}, "profile.yaml")
+    named = [part | {"name": name} for part, name in zip(parts, "ab", strict=True)]
+    assert len(parse(TrialsEntry, entry | {"parts": named}, "profile.yaml").parts) == 2
 
 
 def test_nothing_to_choose_from_is_said() -> None:
