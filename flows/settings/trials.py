@@ -15,6 +15,7 @@ from flows.settings.architectures import TargetSplit
 from flows.settings.images import ImagesSpec
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
+from ghn.settings import Settings
 
 
 class Grid(BaseModel):
@@ -49,10 +50,8 @@ PointTraining = Annotated[FinetuneConfig, AfterValidator(_leaves_the_grid_alone)
 """How each point of a grid is trained: all but the fields of the grid."""
 
 
-class Described(BaseModel):
+class Described(Settings):
     """Every entry of the catalogue says this of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     paper: str = Field(description="tables and figures of the paper")
@@ -62,10 +61,8 @@ class Described(BaseModel):
     )
 
 
-class Selection(BaseModel):
+class Selection(Settings):
     """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...] = ()
     best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
@@ -80,10 +77,8 @@ class Selection(BaseModel):
     )
 
 
-class Part(BaseModel):
+class Part(Settings):
     """One training recipe with its grid."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "main"
     grid: Grid = Grid()
@@ -93,12 +88,10 @@ class Part(BaseModel):
     )
 
 
-class Larger(BaseModel):
+class Larger(Settings):
     """A larger network of the same family, which is trained first so that others start with part of
     its weights (initialisation `selection`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
     train: FinetuneConfig = FinetuneConfig()

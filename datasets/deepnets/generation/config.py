@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from datasets.deepnets.space.rules import PUBLISHED, SplitRules
+from ghn.settings import Settings
 
 
-class GenerateConfig(BaseModel):
+class GenerateConfig(Settings):
     """Section `generate` of params.yaml.
 
     Attributes:
@@ -19,8 +20,6 @@ class GenerateConfig(BaseModel):
         splits: what differs from the published rules by split (`rules.SplitRules`); other names
             define new splits.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shard_size: int = Field(
         default=5000, ge=1, le=100_000, description="architectures a worker makes at a time"
