@@ -90,6 +90,21 @@ def test_what_the_grid_sets_is_refused_below_train(tree: Path, section: str, fie
         load_params()
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": {"size": 0}}, r"splits\.train\.size = 0: input should be greater than 0"),
+        ({"mine": {"bogus": 1}}, r"splits\.mine\.bogus = 1: extra .*; allowed: size, seed"),
+        ({"mine": {}}, r"splits\.mine\.size: missing"),
+        ({"deep": {"steps": [3, 1]}}, r"splits\.deep = {'steps': \[3, 1\]}: steps must be an"),
+    ],
+)
+def test_wrong_rules_name_their_split(tree: Path, split: dict, message: str) -> None:
+    change(generate={"splits": split})
+    with pytest.raises(ConfigError, match=rf"generate\.{message}"):
+        load_params()
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
 @pytest.mark.parametrize(
     "field",
