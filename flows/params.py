@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.validation.config import ValidateConfig
+from flows.settings.agreement import check_init, check_split
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
@@ -31,6 +34,7 @@ from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
 from ghn.errors import ConfigError
+from ghn.settings import Settings
 
 __all__ = [
     "LAPTOP",
@@ -57,10 +61,8 @@ _HEADER = """\
 _PROFILE = re.compile(r"\A# The values of params/(\S+)\.yaml over ")
 
 
-class Params(BaseModel):
+class Params(Settings):
     """All of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: BaseConfig
     fanout: FanOut
@@ -75,6 +77,28 @@ class Params(BaseModel):
     transfer: TransferConfig
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Params:
+        """Refuses what is wrong only beside another section."""
+        wrong: list[InitErrorDetails] = []
+
+        def check(*field: str | int, value: str, by: Callable[[str], None]) -> None:
+            try:
+                by(value)
+            except ValueError as error:
+                wrong.append(
+                    {"type": "value_error", "loc": field, "input": value, "ctx": {"error": error}}
+                )
+
+        known = self.generate.rules()
+        check("train", "split", value=self.train.split, by=partial(check_split, known=known))
+        for name, section in (("finetune", self.finetune), ("transfer", self.transfer)):
+            for number, init in enumerate(section.inits):
+                check(name, "inits", number, value=init, by=partial(check_init, ghn=self.base.ghn))
+        if wrong:
+            raise ValidationError.from_exception_data("Params", wrong)
+        return self
 
     def section(self, name: str) -> BaseModel:
         """A section by its name in params.yaml. Raises KeyError if there is none."""

@@ -212,7 +212,9 @@ def trace(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."
+            "--out",
+            "-o",
+            help="Also write the graph: a picture (.png, .svg, .pdf), .dot or .json.",
         ),
     ] = None,
 ) -> None:

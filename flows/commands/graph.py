@@ -7,6 +7,7 @@ published format.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from flows.settings import paths
 from ghn import options
 
 if TYPE_CHECKING:
+    from datasets.deepnets import Split
     from ghn.graph import Graph
 
 graph_app = typer.Typer(
@@ -68,7 +70,7 @@ _Classes = Annotated[
     int | None, typer.Option("--classes", min=1, help="10 in DeepNets-1M, 1000 in torchvision.")
 ]
 _Size = Annotated[
-    int | None, typer.Option("--image-size", min=1, help="32 in DeepNets-1M, 224 in torchvision.")
+    int | None, typer.Option("--image-size", min=8, help="32 in DeepNets-1M, 224 in torchvision.")
 ]
 _Channels = Annotated[
     int, typer.Option("--channels", min=1, help="Width C of a DeepNets-1M network.")
@@ -118,11 +120,11 @@ def find_graph(
             "name one architecture: NAME, --args FILE, or --split SPLIT --index NUMBER"
         )
     if name is None:
-        from datasets.deepnets import Architecture, build_graph, open_split
+        from datasets.deepnets import Architecture, build_graph
 
         sizes = {"channels": channels, "num_classes": classes or 10, "image_size": image_size or 32}
         if split is not None and index is not None:
-            store = open_split(directory, split)
+            store = _open(directory, split)
             if index >= len(store):
                 raise UnknownArchitectureError(
                     f"split {split!r} has architectures 0..{len(store) - 1}, not {index}"
@@ -130,9 +132,35 @@ def find_graph(
             return store.graph(index, **sizes)
         return build_graph(Architecture.from_json(_read(str(args))), **sizes, name=str(args))
     from ghn.initialize import trace_architecture
+    from ghn.names import torchvision_names
 
+    if name in _known(directory) and name not in torchvision_names():
+        raise ConfigError(
+            f"`{name}` is a split: name an architecture of it, as in `ghn trace {name} 0`"
+        )
     size = image_size or (299 if name == "inception_v3" else 224)
     return trace_architecture(name, classes or 1000, size)
+
+
+def _open(directory: Path, split: str) -> Split:
+    """A split of the store; raises ConfigError if none has that name or it was not generated."""
+    from datasets.deepnets import open_split
+    from ghn.errors import ConfigError
+
+    if split not in (known := _known(directory)):
+        raise ConfigError(f"no split is called {split!r}; known: {', '.join(known)}")
+    return open_split(directory, split)
+
+
+def _known(directory: Path) -> list[str]:
+    """The published splits, those of params.yaml (where there is one), and those that are there."""
+    from flows.params import load_params
+    from ghn.errors import ConfigError
+
+    names = dict.fromkeys(_SPLITS)
+    with suppress(ConfigError):
+        names |= dict.fromkeys(load_params().generate.splits)
+    return list(names | dict.fromkeys(sorted(path.stem for path in directory.glob("*.h5"))))
 
 
 def _read(path: str) -> str:
@@ -171,7 +199,9 @@ def trace(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Also write the graph: a picture (.png, .svg, .pdf) or .json."
+            "--out",
+            "-o",
+            help="Also write the graph: a picture (.png, .svg, .pdf), .dot or .json.",
         ),
     ] = None,
     labels: Annotated[
@@ -205,11 +235,10 @@ def gallery(
     directory: _Directory = paths.DEEPNETS,
 ) -> None:
     """Write a page with pictures of a split's graphs."""
-    from datasets.deepnets import open_split
     from flows.networks.gallery import write_gallery
 
     path = out or paths.REPORTS / f"gallery_{split}.html"
-    store = open_split(directory, split)
+    store = _open(directory, split)
     write_gallery(store, range(first, min(first + count, len(store))), path)
     typer.echo(str(path))
 
@@ -250,8 +279,7 @@ def publish(
     directory: _Directory = paths.DEEPNETS,
 ) -> None:
     """Write a split of the store in the published format."""
-    from datasets.deepnets import open_split
     from datasets.deepnets.published.writer import export_published
 
-    for path in export_published(open_split(directory, split), out):
+    for path in export_published(_open(directory, split), out):
         typer.echo(str(path))

@@ -81,8 +81,7 @@ def run(
     if dry or dag:
         _show_plan(bool(profile or new), dag)
         return
-    params, _ = updated(new, profile)  # what is wrong is said before anything is waited for
-    params.train.hypernetwork(num_classes=2)  # a wrong variant is said before any stage starts
+    updated(new, profile)  # what is wrong is said before anything is waited for
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
     run_id = None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
 TargetSplit = Literal["test", "wide", "deep", "dense", "bnfree", "torchvision"]
 
 
-class ArchitecturesConfig(BaseModel):
+class ArchitecturesConfig(Settings):
     """Which architectures are predicted and evaluated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     splits: tuple[EvaluationSplit, ...] = Field(
         default=("test", "wide", "deep", "dense", "bnfree"),

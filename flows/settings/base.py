@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class BaseConfig(BaseModel):
+class BaseConfig(Settings):
     """The settings that all stages share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ghn: str = Field(
         default="ghn3",

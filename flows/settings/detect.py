@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class DetectorConfig(BaseModel):
+class DetectorConfig(Settings):
     """The detector and its training; the defaults are the published setting."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_size: int = Field(
         default=800, ge=32, description="pixels of the shorter side after scaling"
@@ -33,10 +33,8 @@ class DetectorConfig(BaseModel):
     grad_clip: float | None = Field(default=5.0, gt=0)
 
 
-class DetectConfig(BaseModel):
+class DetectConfig(Settings):
     """Which detectors are trained, from what, how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbones: tuple[str, ...] = Field(default=("resnet50", "resnet101", "resnet152"), min_length=1)
     inits: tuple[str, ...] = Field(default=("ghn", "randinit"), min_length=1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Settings):
     """Section `evaluate` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int | None = Field(
         default=None, ge=2, description="so many of the test images, drawn by seed; null: all"

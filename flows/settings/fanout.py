@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class FanOut(BaseModel):
+class FanOut(Settings):
     """Where the items of a stage are worked on (the section `fanout` of params.yaml)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: Literal["local", "ray"] = Field(
         default="local", description="this machine, or a Ray cluster"

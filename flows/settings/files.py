@@ -80,7 +80,9 @@ def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
         case "missing":
             return f"  {field}: missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"  {field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    if not message[:2].isupper():  # as the name of a class is
+        message = message[0].lower() + message[1:]
+    return f"  {field} = {problem['input']!r}: {message}"
 
 
 def _siblings(model: Any, location: tuple[str | int, ...]) -> list[str]:

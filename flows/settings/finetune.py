@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
 from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
+from ghn.settings import Settings
 
 
-class FinetuneStageConfig(BaseModel):
+class FinetuneStageConfig(Settings):
     """The section says what is fine-tuned, from what, how, and on which grid; the grid is the same
     for every initialisation.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int | None = Field(
         default=2,

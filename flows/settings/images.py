@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class ImagesConfig(BaseModel):
+class ImagesConfig(Settings):
     """Section `images` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
         default="digits",
@@ -49,10 +49,8 @@ class ImagesConfig(BaseModel):
         return ImagesSpec.model_validate(self.model_dump() | {"seed": seed} | limits)
 
 
-class ImagesSpec(BaseModel):
+class ImagesSpec(Settings):
     """Which images a trial trains, chooses and tests on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     image_size: int = 32

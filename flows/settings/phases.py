@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class PhaseConfig(BaseModel):
+class PhaseConfig(Settings):
     """A stretch of a training; what is null is as in the section."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(
         default=None, ge=1, description="how many; null: all that are left, in the last phase only"

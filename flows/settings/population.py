@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 DEEPNETS = "deepnets1m"
 """The entry that means the split `train.split`."""
 
 
-class PopulationEntry(BaseModel):
+class PopulationEntry(Settings):
     """Networks that are drawn together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     networks: str = Field(
         min_length=1,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class PredictConfig(BaseModel):
+class PredictConfig(Settings):
     """Section `predict` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     save: bool = Field(
         default=False, description="write each state dict as safetensors below results/predicted/"

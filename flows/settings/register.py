@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from ghn.settings import Settings
 
 
-class RegisterConfig(BaseModel):
+class RegisterConfig(Settings):
     """Section `register` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
         default="ghn3",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class FinetuningTargets(BaseModel):
+class FinetuningTargets(Settings):
     """What fine-tuning from predicted parameters is to gain over random ones."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     points: float = Field(default=0.1, description="mean gain in test accuracy, a fraction")
     wins: float = Field(default=0.75, ge=0, le=1, description="share of networks that end ahead")
@@ -16,10 +16,8 @@ class FinetuningTargets(BaseModel):
     networks: int = Field(default=24, ge=1, description="fewest that are compared")
 
 
-class Targets(BaseModel):
+class Targets(Settings):
     """What the results are held against; what is missed is in the report's first sentence."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: str = Field(description="the targets are for this data set; with others none is judged")
     accuracy: dict[str, float] = Field(
@@ -32,10 +30,8 @@ class Targets(BaseModel):
     )
 
 
-class ReportConfig(BaseModel):
+class ReportConfig(Settings):
     """Section `report` of params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field(
         default="Parameters predicted by GHN-3", min_length=1, description="heading of the page"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
 from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
+from ghn.errors import ConfigError
 from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class TrainStageConfig(TrainConfig):
         default=(),
         description=(
             "stretches with image size, widths, networks and batches of their own, in order; one"
-            " learning rate and one optimizer go through all of them. None: the run is one. A run"
+            " learning rate and one optimizer go through all of them. Empty: the run is one. A run"
             " of fewer steps leaves out the last"
         ),
     )
@@ -124,6 +125,19 @@ class TrainStageConfig(TrainConfig):
     curve_images: int = Field(
         default=256, ge=2, description="validation images per evaluation, in batches of 64"
     )
+
+    @field_validator("variant")
+    @classmethod
+    def _is_known(cls, variant: str) -> str:
+        _check_hypernetwork(variant, {})
+        return variant
+
+    @field_validator("ghn")
+    @classmethod
+    def _suits_the_variant(cls, ghn: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "variant" in info.data:  # as it is not where it was refused
+            _check_hypernetwork(info.data["variant"], ghn)
+        return ghn
 
     @model_validator(mode="after")
     def _check_phases(self) -> TrainStageConfig:
@@ -143,13 +157,24 @@ class TrainStageConfig(TrainConfig):
         return TrainConfig(**(fields | {"seed": seed if self.seed is None else self.seed}))
 
     def hypernetwork(self, num_classes: int) -> GHNConfig:
-        """The configuration of the hypernetwork.
+        """The configuration of the hypernetwork."""
+        return _hypernetwork(self.variant, self.ghn, num_classes)
 
-        Raises:
-            ConfigError: no such variant, or a field is unknown or out of range.
-        """
-        from ghn.models import GHNConfig
 
-        return GHNConfig.from_dict(
-            GHNConfig.variant(self.variant, num_classes).to_dict() | self.ghn
-        )
+def _hypernetwork(variant: str, changes: dict[str, Any], num_classes: int) -> GHNConfig:
+    """A variant with some of its fields changed.
+
+    Raises:
+        ConfigError: no such variant, or a field is unknown or out of range.
+    """
+    from ghn.models import GHNConfig
+
+    return GHNConfig.from_dict(GHNConfig.variant(variant, num_classes).to_dict() | changes)
+
+
+def _check_hypernetwork(variant: str, changes: dict[str, Any]) -> None:
+    """Raises ValueError where `_hypernetwork` raises ConfigError."""
+    try:
+        _hypernetwork(variant, changes, num_classes=1000)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None

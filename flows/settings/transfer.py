@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from flows.settings.architectures import TargetSplit
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
+from ghn.settings import Settings
 
 
-class TransferConfig(BaseModel):
+class TransferConfig(Settings):
     """The section says where to transfer to, and how; the grid is the same for every
     initialisation.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = Field(
         default="auto",

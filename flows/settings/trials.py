@@ -9,18 +9,17 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from flows.settings.architectures import TargetSplit
 from flows.settings.images import ImagesSpec
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
+from ghn.settings import Settings
 
 
-class Grid(BaseModel):
+class Grid(Settings):
     """The points that every initialisation is tuned over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.01), min_length=1)
     weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(3e-5,), min_length=1)
@@ -49,10 +48,8 @@ PointTraining = Annotated[FinetuneConfig, AfterValidator(_leaves_the_grid_alone)
 """How each point of a grid is trained: all but the fields of the grid."""
 
 
-class Described(BaseModel):
+class Described(Settings):
     """Every entry of the catalogue says this of itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     paper: str = Field(description="tables and figures of the paper")
@@ -62,10 +59,8 @@ class Described(BaseModel):
     )
 
 
-class Selection(BaseModel):
+class Selection(Settings):
     """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...] = ()
     best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
@@ -80,10 +75,8 @@ class Selection(BaseModel):
     )
 
 
-class Part(BaseModel):
+class Part(Settings):
     """One training recipe with its grid."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "main"
     grid: Grid = Grid()
@@ -101,12 +94,10 @@ def _named_apart(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return parts
 
 
-class Larger(BaseModel):
+class Larger(Settings):
     """A larger network of the same family, which is trained first so that others start with part of
     its weights (initialisation `selection`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
     train: FinetuneConfig = FinetuneConfig()

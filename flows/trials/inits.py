@@ -1,29 +1,29 @@
-"""How initialisations are named, in params.yaml and in the profiles of experiments.
-
-- a name of `BASELINES`;
-- a hypernetwork: a directory of models/, a file, a released name or a models:/ URI;
-- `<hypernetwork>+orth<n>`: its prediction, orthogonalised from the n-th layer on (GHN-orth);
-- `selection=<file>`: what fits of a larger trained network, a state dict; `selection` alone: of the
-  one that the entry names (`larger`), which is trained first.
-"""
+"""What the names of initialisations (`flows.settings.inits`) mean to trials."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from flows.settings import paths
+from flows.settings.inits import (
+    BASELINES,
+    RANDOM,
+    SELECTION,
+    hypernetwork_name,
+    orthogonal_from,
+    selected_file,
+)
 
-RANDOM = "randinit"
-"""What networks are built with, against which predicted parameters are held."""
-
-SELECTION = "selection"
-"""The start that part of a larger trained network makes."""
-
-BASELINES = (RANDOM, "orthogonal", "gradinit", "nio", "metainit", "fixup", SELECTION)
-
-_FILE = f"{SELECTION}="
-_ORTH = re.compile(r"(?P<name>.+)\+orth(?P<layer>\d+)")
+__all__ = [
+    "BASELINES",
+    "RANDOM",
+    "SELECTION",
+    "hypernetwork_name",
+    "is_hypernetwork",
+    "orthogonal_from",
+    "selected_file",
+    "source",
+]
 
 
 def is_hypernetwork(init: str) -> bool:
@@ -31,25 +31,8 @@ def is_hypernetwork(init: str) -> bool:
     return init not in BASELINES and selected_file(init) is None
 
 
-def hypernetwork_name(init: str) -> str:
-    """The hypernetwork of `init`, without what is done to its predictions."""
-    found = _ORTH.fullmatch(init)
-    return found["name"] if found else init
-
-
 def source(init: str) -> str:
     """Returns what `ghn.from_pretrained` is given for hypernetwork `init`."""
     name = hypernetwork_name(init)
     local = paths.weights(name) if "/" not in name and ":" not in name else Path(name)
     return str(local) if local.exists() else name
-
-
-def orthogonal_from(init: str) -> int | None:
-    """The layer, from 1, from which on predictions are orthogonalised; None: they stay."""
-    found = _ORTH.fullmatch(init)
-    return int(found["layer"]) if found else None
-
-
-def selected_file(init: str) -> str | None:
-    """The state dict that weights are selected from, if `init` does so."""
-    return init.removeprefix(_FILE) if init.startswith(_FILE) else None

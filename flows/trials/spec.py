@@ -7,7 +7,7 @@ Each grid point becomes a row with a curve, known by a digest of all that the ro
 from __future__ import annotations
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from flows.networks.content import architecture_content
 from flows.rows.code import code_digest
@@ -21,6 +21,7 @@ from flows.trials.weights import weights_content
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
+from ghn.settings import Settings
 
 COLUMNS: dict[str, pa.DataType] = {
     "images": pa.string(),
@@ -51,10 +52,8 @@ COLUMNS: dict[str, pa.DataType] = {
 """Columns of a row besides `flows.rows.schema.IDENTITY`; accuracies are fractions."""
 
 
-class Trial(BaseModel):
+class Trial(Settings):
     """A trial says all that its rows depend on, but the content of files, which `key` adds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
     init: str

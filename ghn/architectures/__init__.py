@@ -154,6 +154,10 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
         return partial(_with_small_images, VARIANTS[name])
     if name in available():
         return partial(_with_small_images, partial(_torchvision, name))
+    if name.endswith(".py"):
+        raise UnknownArchitectureError(
+            f"no network is called {name!r}; of your own file, name what makes it: {name}:NAME"
+        )
     near = difflib.get_close_matches(name, available(), n=3)
     hint = f"nearest: {', '.join(near)}" if near else "ghn.architectures.available() lists them"
     raise UnknownArchitectureError(f"no network is called {name!r}; {hint}")

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from ghn.architectures import build
-from ghn.errors import ConfigError, UnknownArchitectureError
+from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
+from ghn.failures import reason
 from ghn.files import file_stamp
 
 _CLASSES = ("num_classes", "classes", "n_classes")
@@ -54,7 +55,7 @@ def network(
 
     Raises:
         UnknownArchitectureError: there is no such file, module or name in it.
-        ConfigError: it cannot be called so, or does not give a network.
+        ConfigError: it cannot be called so, raises an error, or does not give a network.
     """
     if not is_own(name):
         return build(name, num_classes, image_size, device)
@@ -66,8 +67,13 @@ def network(
         raise ConfigError(
             f"{name} needs {', '.join(missing)}: name a function that calls it with them"
         )
-    with torch.device(device or torch.get_default_device()):
-        made = factory(**arguments)
+    try:
+        with torch.device(device or torch.get_default_device()):
+            made = factory(**arguments)
+    except GHNError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"{name} cannot be made: {reason(error, with_type=True)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} gives a {type(made).__name__}, not a torch.nn.Module")
     return made

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class GradInitConfig(BaseModel):
+class GradInitConfig(Settings):
     """The defaults are those of the paper's CIFAR-10 experiments, with fewer iterations."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: int = Field(default=200, ge=1)
     scale_lr: float = Field(default=1e-2, gt=0, description="learning rate of the scales (Adam)")
@@ -26,10 +26,8 @@ class GradInitConfig(BaseModel):
     )
 
 
-class MetaInitConfig(BaseModel):
+class MetaInitConfig(Settings):
     """The defaults are the paper's, with fewer iterations."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: int = Field(default=100, ge=1)
     lr: float = Field(default=0.1, gt=0, description="change of a norm by one iteration")
@@ -38,10 +36,8 @@ class MetaInitConfig(BaseModel):
     epsilon: float = Field(default=1e-5, gt=0)
 
 
-class NIOConfig(BaseModel):
+class NIOConfig(Settings):
     """The defaults are those of the published code."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: int = Field(default=100, ge=1)
     scale_lr: float = Field(default=5e-2, gt=0, description="learning rate of the scales (Adam)")

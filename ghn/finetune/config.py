@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(Settings):
     """How a network is trained; the defaults are section 5.1's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=100, ge=0, description="optimiser steps")
     lr: float = Field(default=0.1, gt=0)
@@ -38,7 +38,10 @@ class FinetuneConfig(BaseModel):
     )
     evaluate_at: tuple[int, ...] = Field(
         default=(),
-        description="steps after which validation accuracy is measured, besides the last",
+        description=(
+            "steps after which validation accuracy is measured, besides the last; a run of fewer"
+            " leaves out those beyond"
+        ),
     )
     evaluation_batch: int = Field(default=250, ge=1)
     statistics_images: int = Field(

@@ -141,7 +141,7 @@ class GHNConfig(BaseModel):
         ),
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         """Checks names, types, ranges and combinations.
 
         Raises:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ghn.errors import TraceError
+from ghn.failures import reason
 from ghn.graph.graph import Graph
 from ghn.tracing.exported import from_exported
 from ghn.tracing.extensions import Extensions, rules
@@ -147,10 +146,6 @@ _Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
 
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-"""Where code is that is not the network's."""
-
-
 class _PassError(Exception):
     """A forward pass failed, for the reason that the message says."""
 
@@ -207,23 +202,14 @@ def _record(network: Network, inputs: _Inputs, training: bool) -> tuple[Recorder
         raise
     except Exception as error:
         if network.on_meta:
-            raise _PassError(_reason(error)) from None
+            raise _PassError(reason(error)) from None
     try:
         network.snapshot.keep_values()
         return _run(network, inputs, training, symbolic=False)
     except TraceError:
         raise
     except Exception as error:
-        raise _PassError(_reason(error)) from None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong and in which line of the network, in one line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    said = said if len(said) <= 300 else f"{said[:297]}..."
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    return f"{said} ({own[-1].filename}:{own[-1].lineno})" if own else said
+        raise _PassError(reason(error)) from None
 
 
 def _run(

@@ -6,20 +6,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ghn.errors import ConfigError
+from ghn.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """A coefficient of AdamW's running averages."""
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """Section 5 of the paper; the defaults are those of its GHN-3 on ImageNet, except for the
     number of steps.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(default=10_000, ge=1, description="optimizer steps, skipped ones included")
     meta_batch_size: int = Field(

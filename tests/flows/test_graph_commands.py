@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import typer
@@ -13,6 +14,7 @@ from datasets.deepnets import GenerateConfig, generate_split, open_split
 from flows.commands.graph import graph_app, trace
 from ghn.errors import ConfigError, UnknownArchitectureError
 
+ROOT = Path(__file__).resolve().parents[2]
 app = typer.Typer()
 app.add_typer(graph_app, name="graph")
 app.command()(trace)
@@ -61,6 +63,25 @@ def test_trace_describes_and_draws(directory, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_own_splits_are_known(directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call("publish", "test", tmp_path, "--directory", directory)
+    call("import", "deepnets1m_test.hdf5", "--split", "test", "--directory", tmp_path)
+    for suffix in ("h5", "parquet", "digest.json"):
+        (tmp_path / f"test.{suffix}").rename(tmp_path / f"imported.{suffix}")
+    with pytest.raises(ConfigError, match="`imported` is a split"):
+        call("trace", "imported", "--directory", tmp_path)
+    params = (ROOT / "params.yaml").read_text().replace("bnfree: {}", "mine: {size: 3}")
+    (tmp_path / "params.yaml").write_text(params)
+    with pytest.raises(ConfigError, match="`ghn generate --split mine`"):
+        call("trace", "mine", 0, "--directory", tmp_path)
+
+
+def test_images_have_at_least_eight_pixels(directory):
+    with pytest.raises(SystemExit):
+        call("trace", "test", 2, "--directory", directory, "--image-size", 7)
+
+
 def test_gallery_has_a_picture_per_architecture(directory, tmp_path):
     page = tmp_path / "gallery.html"
     call("gallery", "test", "--count", 2, "--first", 1, "--directory", directory, "--out", page)
@@ -100,6 +121,17 @@ def test_bad_requests_are_named(directory, tmp_path):
         call("export", "resnet18", "--split", "test", "--index", 1)
     with pytest.raises(UnknownArchitectureError, match=r"0\.\.5, not 6"):
         call("export", "--split", "test", "--index", 6, "--directory", directory)
+    with pytest.raises(ConfigError, match="no split is called 'resnet18'; known: train, val, test"):
+        call("trace", "resnet18", 3, "--directory", directory)
+    with pytest.raises(ConfigError, match="no split is called 'foo'; known"):
+        call("trace", "deepnets1m/foo/3", "--directory", directory)
+    for command in (["gallery", "tst"], ["publish", "tst", tmp_path]):
+        with pytest.raises(ConfigError, match="no split is called 'tst'; known"):
+            call(*command, "--directory", directory)
+    with pytest.raises(ConfigError, match="generate the split with `ghn generate --split wide`"):
+        call("trace", "wide", 0, "--directory", directory)
+    with pytest.raises(ConfigError, match=r"`test` is a split: .*`ghn trace test 0`"):
+        call("trace", "test", "--directory", directory)
     with pytest.raises(ConfigError, match="cannot be read"):
         call("export", "--args", tmp_path / "none.json")
     broken = tmp_path / "broken.json"

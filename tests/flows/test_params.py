@@ -112,6 +112,100 @@ def test_a_grid_that_cannot_be_trained_is_refused_before_the_training(
 
 
 @pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"train": {"size": 0}}, r"splits\.train\.size = 0: input should be greater than 0"),
+        ({"mine": {"bogus": 1}}, r"splits\.mine\.bogus = 1: extra .*; allowed: size, seed"),
+        ({"mine": {}}, r"splits\.mine\.size: missing"),
+        ({"deep": {"steps": [3, 1]}}, r"splits\.deep = {'steps': \[3, 1\]}: steps must be an"),
+    ],
+)
+def test_wrong_rules_name_their_split(tree: Path, split: dict, message: str) -> None:
+    change(generate={"splits": split})
+    with pytest.raises(ConfigError, match=rf"generate\.{message}"):
+        load_params()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "train.lr",
+        "train.population.0.weight",
+        "evaluate.max_gmacs",
+        "fanout.gpus",
+        "finetune.train.grad_clip",
+        "report.targets.accuracy.test",
+    ],
+)
+def test_every_number_is_finite(tree: Path, field: str, value: float | str) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    inside = values
+    *places, last = (int(part) if part.isdecimal() else part for part in field.split("."))
+    for place in places:
+        inside = inside[place]
+    inside[last] = value
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=rf"{field} = '?(inf|nan)'?: .*finite number"):
+        load_params()
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"variant": "ghn9"}, r"train\.variant = 'ghn9': no hypernetwork variant .*ghn3-t, ghn3-s"),
+        (
+            {"ghn": {"foo": 3}},
+            r"train\.ghn = .*: GHNConfig has no field 'foo'; its fields are",
+        ),
+        ({"ghn": {"self": 3}}, r"train\.ghn = .*: GHNConfig has no field 'self'"),
+        (
+            {"ghn": {"hidden": 30}},
+            r"train\.ghn = .*: GHNConfig\.hidden is 30; it must be",
+        ),
+        ({"split": "nope"}, r"train\.split = 'nope': no split of generate\.splits; known: train"),
+    ],
+)
+def test_what_is_to_be_trained_is_checked_before_any_stage(
+    tree: Path, train: dict, message: str
+) -> None:
+    change(train=train)
+    with pytest.raises(ConfigError, match=message):
+        load_params()
+
+
+def test_a_split_to_train_on_has_rules_or_is_there(tree: Path) -> None:
+    change(train={"split": "mine"}, generate={"splits": {"mine": {"size": 3}}})
+    assert load_params().train.split == "mine"
+    change(train={"split": "imported"})
+    (tree / "data" / "deepnets1m").mkdir(parents=True)
+    (tree / "data" / "deepnets1m" / "imported.h5").touch()
+    assert load_params().train.split == "imported"
+
+
+STARTS = (
+    "ghn", "fixup", "ghn3", "ghn3+orth2", "ghn3xlm16", "ghn2.pt", "ghn3-cifar10+orth1", "other",
+    "mine.safetensors", "a/directory", "hf://owner/repository/file", "models:/ghn3@champion",
+    "selection=larger.pt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["finetune", "transfer"])
+def test_starts_are_known_names_or_places(tree: Path, section: str) -> None:
+    weights = tree / "models" / "other" / "ghn.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    change(**{section: {"inits": list(STARTS)}})
+    assert getattr(load_params(), section).inits == STARTS
+    wrong = ["foo", "selection", "selection=", "ghn+orth2", "randinit+orth1", "x" * 300]
+    change(**{section: {"inits": ["ghn", *wrong]}})
+    with pytest.raises(ConfigError, match=f"{len(wrong)} problems") as error:
+        load_params()
+    for number, init in enumerate(wrong, 1):
+        assert f"{section}.inits.{number} = '{init}': no such start; use ghn, " in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("alias", "reason"),
     [
         ("champion", "the comparison alone makes a champion"),

@@ -54,6 +54,9 @@ class Normed(Small):
 
 def needs(depth: int, num_classes: int): ...
 def number(): return 3
+def raises(): raise ValueError("no such\\nthing")
+def silent(): raise AssertionError
+def unfit(num_classes): return nn.Linear(num_classes)
 made = Small()
 """
 
@@ -83,6 +86,14 @@ def test_a_module_is_imported_from_here(file: Path, monkeypatch: pytest.MonkeyPa
         ("no.such.module:Small", UnknownArchitectureError, "no module 'no.such.module'"),
         ("mine.py:needs", ConfigError, "needs depth"),
         ("mine.py:number", ConfigError, "gives a int"),
+        (
+            "mine.py:raises",
+            ConfigError,
+            r"cannot be made: ValueError: no such thing \(.*mine.py:40\)",
+        ),
+        ("mine.py:silent", ConfigError, r"cannot be made: AssertionError \(.*mine.py:41\)"),
+        ("mine.py:unfit", ConfigError, r"cannot be made: TypeError: .*features.* \(.*mine.py:42\)"),
+        ("mine.py", UnknownArchitectureError, "called 'mine.py'; .*: mine.py:NAME"),
         ("mine.py:made", ConfigError, "name the class or function"),
         ("broken.py:Small", ConfigError, r"broken.py cannot be imported: SyntaxError"),
         (

@@ -6,12 +6,14 @@ import hashlib
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from datasets.deepnets.space.rules import PUBLISHED, SplitRules
+from ghn.settings import Settings
 
 
-class GenerateConfig(BaseModel):
+class GenerateConfig(Settings):
     """Section `generate` of params.yaml.
 
     Attributes:
@@ -20,8 +22,6 @@ class GenerateConfig(BaseModel):
         splits: what differs from the published rules by split (`rules.SplitRules`); other names
             define new splits.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shard_size: int = Field(
         default=5000, ge=1, le=100_000, description="architectures a worker makes at a time"
@@ -72,7 +72,27 @@ def _check_disjoint(rules: dict[str, SplitRules]) -> None:
 
 def _merged(name: str, fields: dict[str, Any]) -> SplitRules:
     base = PUBLISHED[name].model_dump() if name in PUBLISHED else {"seed": _seed_of(name)}
-    return SplitRules.model_validate({**base, **fields})
+    try:
+        return SplitRules.model_validate({**base, **fields})
+    except ValidationError as error:
+        raise ValidationError.from_exception_data(
+            error.title, [_placed(name, fields, problem) for problem in error.errors()]
+        ) from None
+
+
+def _placed(name: str, fields: dict[str, Any], problem: ErrorDetails) -> InitErrorDetails:
+    """A problem of the rules of split `name` as one of all splits."""
+    kind: str | PydanticCustomError = problem["type"]
+    if kind == "extra_forbidden":
+        allowed = ", ".join(SplitRules.model_fields)
+        about = {"said": problem["msg"], "allowed": allowed}
+        kind = PydanticCustomError("unknown_rule", "{said}; allowed: {allowed}", about)
+    return {
+        "type": kind,
+        "loc": (name, *problem["loc"]),
+        "input": problem["input"] if problem["loc"] else fields,
+        "ctx": problem.get("ctx", {}),
+    }
 
 
 def _seed_of(name: str) -> int:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from datasets.deepnets.space.architecture import MAX_STEPS, OPERATIONS
 from ghn.errors import ConfigError
+from ghn.settings import Settings
 
 
-class SplitRules(BaseModel):
+class SplitRules(Settings):
     """How the architectures of a split are drawn; the defaults are those of train, val, test and
     wide.
 
@@ -39,8 +40,6 @@ class SplitRules(BaseModel):
         width_factor_large: the same on 224-pixel images.
         disjoint_from: splits of which no architecture may be isomorphic to one of this split.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(gt=0)
     seed: int = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ghn.settings import Settings
 
 
-class MetaBatchConfig(BaseModel):
+class MetaBatchConfig(Settings):
     """How networks are sized in training.
 
     Attributes:
@@ -21,8 +23,6 @@ class MetaBatchConfig(BaseModel):
             graphs need less padding. 1 is the published way; with more, `max_nodes` leaves out
             meta-batches of large graphs only.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: tuple[int, int] = Field(
         default=(32, 128), description="least and most width C, in steps of 16"

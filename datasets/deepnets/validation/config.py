@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ghn.settings import Settings
 
 
-class ValidateConfig(BaseModel):
+class ValidateConfig(Settings):
     """Section `validate` of params.yaml.
 
     Attributes:
@@ -15,8 +17,6 @@ class ValidateConfig(BaseModel):
             isomorphic to an earlier one; in a generated split there may be none.
         block: graphs that a worker checks at a time.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     splits: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="null: all that are there"

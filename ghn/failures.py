@@ -1,0 +1,26 @@
+"""What went wrong in code that is not ours, in words."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+"""Where code is that is not the network's."""
+
+
+def reason(error: Exception, *, with_type: bool = False) -> str:
+    """What went wrong and in which line of a network, in one line.
+
+    Args:
+        error: what the network raised.
+        with_type: begin with the type of the error, which stands alone where it says nothing.
+    """
+    kind, said = type(error).__name__, " ".join(str(error).split())
+    said = f"{kind}: {said}" if with_type and said else said or kind
+    said = said if len(said) <= 300 else f"{said[:297]}..."
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    return f"{said} ({own[-1].filename}:{own[-1].lineno})" if own else said
