@@ -62,6 +62,12 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
         return open_parquet(known)
     if downloaded := open_torchvision(name, base, tuple(SPLIT_NAMES)):
         return downloaded
+    for path in (Path(name), base / name):
+        if path.is_dir() and has_images(path):
+            raise MissingImagesError(
+                f"{path} has images but no folder per class; move the images of each class into a"
+                " folder with its name"
+            )
     raise MissingImagesError(
         f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')}"
         f" exists, nor is it a torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to"
