@@ -65,6 +65,12 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
         return open_parquet(known)
     if downloaded := open_torchvision(name, base, SPLIT_NAMES):
         return downloaded
+    for path in (Path(name), base / name):
+        if path.is_dir() and has_images(path):
+            raise MissingImagesError(
+                f"{path} has images but no folder per class; move the images of each class into a"
+                " folder with its name"
+            )
     reason = UNSUPPORTED.get(name.lower())
     advice = f"; torchvision's {name} is not read: {reason}" if reason else ""
     raise MissingImagesError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.images import find_source, load
+from datasets.images import MissingImagesError, find_source, load
 from ghn.errors import ConfigError, DamagedFileError
 
 
@@ -100,6 +100,14 @@ def test_classes_that_lie_deeper_are_no_single_class(tmp_path, folder) -> None:
         (tmp_path / "one/train/cat/left/000.png").read_bytes()
     )
     assert find_source("one", tmp_path)["train"].classes == ("cat",)
+
+
+@pytest.mark.parametrize("name", ["photos/horizontal", "horizontal"])
+def test_images_without_folders_of_classes_are_said(tmp_path, folder, monkeypatch, name) -> None:
+    folder(tmp_path, "photos", "horizontal", [1])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingImagesError, match="photos/horizontal has images but no folder per"):
+        find_source(name, "photos")
 
 
 def test_folders_that_links_lead_to_count_once(tmp_path, folder) -> None:
