@@ -69,12 +69,11 @@ def evaluate_file(
 
 def _check_classes(model: nn.Module, shown: ImageTensors, file: str, images: str) -> None:
     """Refuses images of other classes than the network has, of which an accuracy means nothing."""
-    import torch
-
     from ghn.errors import ConfigError
     from ghn.finetune import FinetuneConfig, logits
 
-    found = logits(model, shown.subset(torch.arange(2)), FinetuneConfig()).shape[-1]
+    few = shown.subset(range(min(2, len(shown))))
+    found = logits(model, few, FinetuneConfig()).shape[-1]
     if found != shown.num_classes:
         raise ConfigError(
             f"the network in {file} has {found} classes, {images} has {shown.num_classes}; `ghn"

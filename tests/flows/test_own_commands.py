@@ -170,3 +170,17 @@ def test_a_networks_parameters_are_no_hypernetwork(app: typer.Typer, here: Path)
     assert CliRunner().invoke(app, ["init", "my.py:Small", "--images", "photos"]).exit_code == 0
     with pytest.raises(ghn.errors.UnsupportedFormatError, match=r"parameters of .*Small, not a"):
         ghn.from_pretrained("Small.safetensors")
+
+
+def test_an_accuracy_of_one_image(app: typer.Typer, here: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        for label in ("horizontal", "vertical")[number:]:
+            (to := Path("cut", split, label)).mkdir(parents=True)
+            for name in ("0.png", "1.png")[number:]:
+                (to / name).write_bytes(Path("photos", label, name).read_bytes())
+    made = CliRunner().invoke(app, ["init", "my.py:Plain", "--images", "cut"])
+    assert made.exit_code == 0, made.stderr
+    asked = ["evaluate", "Plain.safetensors", "--network", "my.py:Plain", "--images", "cut"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.stderr
+    assert " of 1 images (test) of cut" in done.stdout
