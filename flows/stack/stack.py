@@ -106,7 +106,7 @@ def deploy(config: StackConfig) -> list[str]:
     Raises:
         ServiceError: the server is away, or refuses a deployment.
     """
-    if not _answers(f"{config.prefect_url}/api/health")():
+    if not _prefect(config).ready():
         raise ServiceError(f"no Prefect answers at {config.prefect_url}; `ghn stack up` starts it")
     # Of prefect.yaml's pull step: where the workers' checkout is, if not here.
     root = {"GHN_ROOT": os.environ.get("GHN_ROOT") or str(ROOT)}
