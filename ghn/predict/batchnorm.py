@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError
+from ghn.modes import modes_kept
 
 
 @contextmanager
@@ -23,19 +24,17 @@ def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
 
     Running statistics stay as they are; on exit so do the modes of all modules.
     """
-    modes = {module: module.training for module in model.modules()}
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     tracking = [module.track_running_stats for module in norms]
-    try:
-        model.eval()
-        for module in norms:
-            module.training, module.track_running_stats = True, False
-        yield model
-    finally:
-        for module, track in zip(norms, tracking, strict=True):
-            module.track_running_stats = track
-        for any_module, mode in modes.items():
-            any_module.training = mode
+    with modes_kept(model):
+        try:
+            model.eval()
+            for module in norms:
+                module.training, module.track_running_stats = True, False
+            yield model
+        finally:
+            for module, track in zip(norms, tracking, strict=True):
+                module.track_running_stats = track
 
 
 @torch.no_grad()
@@ -64,34 +63,32 @@ def reestimate_batch_norm(
     if not norms:
         return 0
     device = next(itertools.chain(model.parameters(), model.buffers())).device
-    modes = {module: module.training for module in model.modules()}
     momenta = [module.momentum for module in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
     done = False
-    try:
-        model.eval()
-        for module in norms:
-            module.reset_running_stats()
-            module.momentum = None  # a plain average over all batches
-            module.train()
-        for batch in itertools.islice(batches, n_batches):
-            model(inputs_of(batch).to(device))
-            used += 1
-        if not used:
-            raise ConfigError(
-                "batches is empty: running statistics need at least one batch of inputs"
-            )
-        done = True
-    finally:
-        if not done:
-            for module, buffers in zip(norms, before, strict=True):
-                for name, buffer in buffers.items():
-                    module.get_buffer(name).copy_(buffer)
-        for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum = momentum
-        for any_module, mode in modes.items():
-            any_module.training = mode
+    with modes_kept(model):
+        try:
+            model.eval()
+            for module in norms:
+                module.reset_running_stats()
+                module.momentum = None  # a plain average over all batches
+                module.train()
+            for batch in itertools.islice(batches, n_batches):
+                model(inputs_of(batch).to(device))
+                used += 1
+            if not used:
+                raise ConfigError(
+                    "batches is empty: running statistics need at least one batch of inputs"
+                )
+            done = True
+        finally:
+            if not done:
+                for module, buffers in zip(norms, before, strict=True):
+                    for name, buffer in buffers.items():
+                        module.get_buffer(name).copy_(buffer)
+            for module, momentum in zip(norms, momenta, strict=True):
+                module.momentum = momentum
     return used
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ghn.modes import modes_kept
 from ghn.predict.writable import unwritable
 from ghn.randomness import seeded
 
@@ -147,16 +148,12 @@ class Computed:
         """Has power iterations look at the parameters' values; returns how far the weight is from
         `wanted`, relative to its norm.
         """
-        modes = {module: module.training for module in self.module.modules()}
-        try:
+        with modes_kept(self.module):
             self.module.train()
             for _ in range(POWER_ITERATIONS):
                 self._compute()
             self.module.eval()
             found = self._compute()
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         return float((found - wanted).norm() / wanted.norm().clamp(min=1e-12))
 
     def _compute(self) -> Tensor:
