@@ -27,12 +27,12 @@ from flows.experiments.pages import PAGES
 from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION
 from flows.settings import paths
+from flows.settings.imports import PACKAGES, ROOT
 from flows.settings.trials import TrialsEntry
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
 
 FILE = Path("experiments/dvc.yaml")
-CODE = ("ghn", "datasets", "flows")
 
 _HEAD = """\
 # Written by `ghn experiments stages{option}` from {source}; change that, not this.
@@ -84,7 +84,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "wdir": "..",
                     "cmd": f"{command} hypernetwork ${{item}}{option}",
                     "params": [{source: recipe}],
-                    "deps": [str(sources.FILE), *_splits(["train", "val"]), *CODE],
+                    "deps": [str(sources.FILE), *_splits(["train", "val"]), *PACKAGES],
                     "outs": _outs(
                         paths.weights("${item}"),
                         paths.model("${item}") / hypernetworks.RECIPE_NAME,
@@ -120,7 +120,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                         *rows,
                         *weights,
                         *_splits(list(dict.fromkeys(splits))),
-                        *CODE,
+                        *PACKAGES,
                     ],
                     "outs": _outs(path_of("${item}")),
                 },
@@ -132,7 +132,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             "wdir": "..",
             "desc": "A page per table and figure",
             "cmd": f"{command} report{option}",
-            "deps": [source, *(str(path_of(name)) for name in with_rows), *CODE],
+            "deps": [source, *(str(path_of(name)) for name in with_rows), *PACKAGES],
             "outs": _outs(PAGES),
         },
     )
@@ -172,10 +172,13 @@ def _option(profile_name: str) -> str:
 
 
 def _source(profile_name: str) -> str:
-    path, tree = profile_path(profile_name), Path(__file__).parents[2]
-    if path.is_absolute() and not path.is_relative_to(tree):
+    path = profile_path(profile_name)
+    if not path.is_absolute():
+        return str(path)
+    inside = path.parent.resolve() / path.name
+    if not inside.is_relative_to(ROOT):
         raise ConfigError(
-            f"{path} is outside of {tree}, where DVC does not look: copy it there, for instance"
+            f"{path} is outside of {ROOT}, where DVC does not look: copy it there, for instance"
             " to params/experiments/"
         )
-    return str(path.relative_to(tree) if path.is_absolute() else path)
+    return str(inside.relative_to(ROOT))

@@ -16,10 +16,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.settings.imports import ROOT
-
-PACKAGES = ("ghn", "datasets", "flows")
-"""What is ours; other packages have versions, in requirements.lock."""
+from flows.settings.imports import PACKAGES, ROOT
 
 COMPUTING = ("torch", "torchvision")
 """Another version of these may round differently, or make another network of a name."""

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.rows.code import PACKAGES, closure
-from flows.settings.imports import ROOT
+from flows.rows.code import closure
+from flows.settings.imports import PACKAGES, ROOT
 from ghn.files import atomic_path
 
 _SHARE = 0.4

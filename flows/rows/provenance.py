@@ -9,6 +9,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from flows.settings.files import read_yaml
+from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
 from ghn.files import file_stamp
 
@@ -23,18 +24,14 @@ that git keeps.
 """
 
 
-CODE = Path(__file__).resolve().parents[2]
-"""The checkout whose code runs."""
-
-
 def require_own_code(tree: Path) -> None:
     """Raises ConfigError if `tree` is a checkout and the code that runs is another's: results would
     carry a revision that did not make them.
     """
     tree = tree.resolve()
-    if tree != CODE and (tree / "flows" / "stages").is_dir():
+    if tree != ROOT and (tree / "flows" / "stages").is_dir():
         raise ConfigError(
-            f"this is the tree {tree}, but the code that runs is that of {CODE}; install this"
+            f"this is the tree {tree}, but the code that runs is that of {ROOT}; install this"
             f" one (`pip install -e {tree}`) or run with PYTHONPATH={tree}"
         )
 

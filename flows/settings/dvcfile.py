@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings.files import read_yaml
-
-CODE = ("ghn", "datasets", "flows")
-"""Dependencies below these directories are code, not data."""
+from flows.settings.imports import PACKAGES
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]+)\}")
 
@@ -93,7 +91,7 @@ def _declare(name: str, body: Mapping[str, Any], tree: Mapping[str, Any]) -> Dec
         return list(options(key))
 
     deps = names("deps")
-    code = tuple(dep for dep in deps if Path(dep).parts[0] in CODE)
+    code = tuple(dep for dep in deps if Path(dep).parts[0] in PACKAGES)
     outputs = options("outs") | options("metrics") | options("plots")
     command = body["cmd"]
     return Declaration(

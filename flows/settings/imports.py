@@ -13,6 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
+PACKAGES = ("ghn", "datasets", "flows")
+"""What is ours in it."""
+
 
 def prefer_own_datasets(root: Path = ROOT) -> None:
     """Makes `datasets.deepnets`, `datasets.images` and `datasets.detection` those of the checkout.
