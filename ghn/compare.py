@@ -20,7 +20,7 @@ from ghn.baselines import orthogonal
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
 from ghn.finetune import FinetuneConfig, break_symmetry, evaluate, finetune
-from ghn.images import Images
+from ghn.images import Images, require_images
 from ghn.models import GHN
 from ghn.randomness import seeded
 
@@ -166,9 +166,7 @@ def compare(
         raise ConfigError(f"lrs = {tuple(lrs)}, seeds = {seeds}: give one of each at least")
     if wrong := [lr for lr in lrs if not 0 < lr < math.inf]:
         raise ConfigError(f"learning rate {wrong[0]:g} is not above 0 and finite; try {RATES[0]}")
-    for part, images in (("training", train), ("validation", val), ("test", test)):
-        if not len(images):
-            raise ConfigError(f"the {part} set is empty; give at least one image")
+    require_images(training=train, validation=val, test=test)
     config = config or FinetuneConfig()
     config = config.model_copy(update={"evaluate_at": config.evaluate_at or _stops(config.steps)})
     example = next(iter(test.batches(2, shuffle=False)))[0]

@@ -1,4 +1,4 @@
-"""What went wrong in code that is not ours, in words."""
+"""What is wrong with networks, which are not ours, in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import traceback
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from ghn.errors import ConfigError
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 """Where code is that is not the network's."""
@@ -24,3 +27,11 @@ def reason(error: Exception, *, with_type: bool = False) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     return f"{said} ({own[-1].filename}:{own[-1].lineno})" if own else said
+
+
+def all_frozen(model: nn.Module) -> ConfigError:
+    """The error of a network without trainable parameters, where some are needed."""
+    return ConfigError(
+        f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere; switch"
+        " it on for some"
+    )

@@ -43,6 +43,13 @@ class Images(Protocol):
         ...
 
 
+def require_images(**sets: Images) -> None:
+    """Raises ConfigError if one of the sets, by their names, has no image."""
+    for name, images in sets.items():
+        if not len(images):
+            raise ConfigError(f"the {name} set is empty; give at least one image")
+
+
 def endless_batches(
     images: Images,
     batch_size: int,

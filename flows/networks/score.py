@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flows.rows.schema import finite
+from ghn.outputs import heads
 from ghn.predict import batch_statistics
 
 
@@ -45,8 +46,7 @@ def score(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Score:
     nonfinite = 0
     with batch_statistics(model):
         for images, labels in batches:
-            logits = model(images)
-            logits = logits if isinstance(logits, Tensor) else logits[0]  # auxiliary heads
+            logits = heads(model(images))[0]
             classes = logits.shape[1]
             sound = logits.isfinite().all(dim=1)
             best = logits.topk(min(5, classes), dim=1).indices == labels[:, None]

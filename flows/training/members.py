@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from ghn.graph import Graph, from_json_dict
 from ghn.models import GHNConfig
 from ghn.models.decoding.plan import plan
 from ghn.names import TIMM_PREFIX
+from ghn.outputs import heads
 from ghn.randomness import seeded
 from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
@@ -127,9 +128,10 @@ def _seed(seed: int, name: str) -> int:
 
 def _check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     try:
-        logits = first_output(shape_propagation(model, images))
+        outputs = shape_propagation(model, images)
     except (RuntimeError, TypeError, ValueError):
         return  # tracing says what is wrong, and where
+    logits = heads(outputs)[0]
     if tuple(logits.shape) != (len(images), num_classes):
         raise ConfigError(
             f"it gives outputs of shape {tuple(logits.shape)} for {len(images)} images, not logits"
@@ -142,11 +144,6 @@ def _macs(model: nn.Module, image_size: int) -> float:
         return gmacs(copy.deepcopy(model).to("meta"), image_size)
     except (RuntimeError, NotImplementedError):  # its control flow needs values
         return gmacs(copy.deepcopy(model), image_size)
-
-
-def first_output(output: Any) -> Tensor:
-    """The logits among the outputs of a network, some of which have auxiliary heads."""
-    return output if isinstance(output, Tensor) else cast("Tensor", output[0])
 
 
 def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
@@ -169,7 +166,7 @@ def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
     for node, name in enumerate(graph.param):
         if name and graph.param_shape(node) != tuple(named[name].shape):
             _reshape(model, name, _as_layer_has_it(named[name].detach(), graph.param_shape(node)))
-    model.register_forward_hook(lambda _module, _inputs, output: first_output(output))
+    model.register_forward_hook(lambda _module, _inputs, output: heads(output)[0])
     return model.train()
 
 

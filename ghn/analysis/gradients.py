@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ghn.finetune.evaluation import heads
 from ghn.modes import modes_kept
+from ghn.outputs import heads
 
 
 def gradient_norm(

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from ghn.finetune.evaluation import heads
+from ghn.outputs import heads
 from ghn.predict.batchnorm import batch_statistics
 
 Score = Callable[[nn.Module, Tensor, Tensor], float]

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ghn.baselines._scales import all_frozen
 from ghn.baselines.config import MetaInitConfig
-from ghn.finetune.evaluation import heads
+from ghn.failures import all_frozen
 from ghn.models.sending import send
 from ghn.modes import modes_kept
+from ghn.outputs import heads
 from ghn.randomness import seeded
 
 SMALLEST_NORM = 0.01

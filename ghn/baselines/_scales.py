@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ghn.errors import ConfigError
-from ghn.finetune.evaluation import heads
+from ghn.failures import all_frozen
+from ghn.outputs import heads
 
 
 class Scales:
@@ -88,14 +88,6 @@ class Scales:
         for name, parameter in self.model.named_parameters():
             if name in self.scales:
                 parameter.mul_(self.scales[name])
-
-
-def all_frozen(model: nn.Module) -> ConfigError:
-    """The error of a network without parameters that could be scaled."""
-    return ConfigError(
-        f"{type(model).__name__} has no parameter to scale: requires_grad is off everywhere; switch"
-        " it on for some"
-    )
 
 
 def gradients_of(loss: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
-from ghn.errors import ConfigError, DamagedFileError
+from ghn.errors import DamagedFileError
+from ghn.failures import all_frozen
 from ghn.files import content_digest
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
@@ -27,13 +28,13 @@ from ghn.finetune.curve import Curve
 from ghn.finetune.evaluation import (
     autocast,
     evaluate,
-    heads,
     lacks_statistics,
     track_running_statistics,
 )
 from ghn.finetune.progress import Progress
 from ghn.finetune.sharing import Sharing
-from ghn.images import Images, endless_batches
+from ghn.images import Images, endless_batches, require_images
+from ghn.outputs import heads
 from ghn.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -86,13 +87,8 @@ def finetune(
             among the ranks, or the network returns no logits.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(
-            f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere;"
-            " switch it on for some"
-        )
-    for name, images in (("training", train), ("validation", val)):
-        if not len(images):
-            raise ConfigError(f"the {name} set is empty; give at least one image")
+        raise all_frozen(model)
+    require_images(training=train, validation=val)
     run = _Run(model, train, val, config, seed, Sharing(group))
     stops = {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}
     with seeded(seed + run.sharing.rank):  # dropout of other images is another

@@ -5,9 +5,8 @@ Shape legend: B images of a batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ghn.errors import ConfigError
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.sharing import Sharing
 from ghn.images import Images
+from ghn.outputs import heads
 from ghn.predict.batchnorm import reestimate_batch_norm
 
 
@@ -94,26 +94,6 @@ def autocast(config: FinetuneConfig, device: torch.device) -> torch.autocast:
     """The precision of forward passes: `amp` is "bf16" (or true), "fp16" or false."""
     half = torch.float16 if config.amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, half, enabled=bool(config.amp))
-
-
-def heads(output: Any) -> list[Tensor]:
-    """The main head's logits, then the auxiliary heads' that a network in training may return. Of
-    an output with names (a dict, or one of transformers) only `logits`, if there are any.
-
-    Raises:
-        ConfigError: there are no logits in the output.
-    """
-    parts: Sequence[Any]
-    if isinstance(output, Mapping):
-        parts = [output["logits"]] if "logits" in output else list(output.values())
-    else:
-        parts = output if isinstance(output, list | tuple) else [output]
-    if found := [logits for logits in parts if isinstance(logits, Tensor)]:
-        return found
-    raise ConfigError(
-        f"the network returns a {type(output).__name__} without a tensor of logits; return the"
-        ' logits, a tuple that begins with them, or a dict with "logits"'
-    )
 
 
 def track_running_statistics(model: nn.Module) -> None:

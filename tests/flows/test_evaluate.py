@@ -40,6 +40,20 @@ def test_score_counts_first_and_first_five_places_and_averages_the_loss() -> Non
     assert found.loss == pytest.approx(float(loss))
 
 
+def test_logits_have_a_name_or_heads_beside_them() -> None:
+    class Named(Lookup):
+        def forward(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"features": x_BCHW, "logits": super().forward(x_BCHW)}
+
+    class Headed(Lookup):
+        def forward(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
+            logits = super().forward(x_BCHW)
+            return [logits, -logits]
+
+    table, batches = torch.eye(3), batches_of([0, 1, 2, 2], [0, 1, 2, 0], 4)
+    assert score(Named(table), batches).accuracy == score(Headed(table), batches).accuracy == 0.75
+
+
 def test_a_loss_that_is_not_finite_becomes_null() -> None:
     table = torch.full((1, 8), math.nan)
     assert score(Lookup(table), batches_of([0, 0], [1, 2], 2)).loss is None

@@ -47,6 +47,10 @@ def wide(num_classes):
 
 def five(num_classes):
     return Net(5)
+
+class Named(Net):
+    def forward(self, x):
+        return {"features": x, "logits": super().forward(x)}
 """
 
 
@@ -130,6 +134,11 @@ def test_a_member_keeps_what_is_not_predicted_and_nothing_else() -> None:
     assert torch.equal(values["scale"], again.network.scale)
     assert not torch.equal(values["scale"], other.network.scale)
     assert not list(one.network.buffers())
+
+
+def test_the_logits_of_a_member_may_have_a_name() -> None:
+    network = member("own_nets.py:Named", 10, 16, 0).network.to("meta")
+    assert network(torch.empty(2, 3, 16, 16, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["little_vit", "vit_b_32_gap"])

@@ -414,7 +414,7 @@ def test_each_module_keeps_its_mode_also_after_an_error(digits, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_network_that_is_all_frozen_is_refused(digits, method):
     model = nn.Linear(3, 2).requires_grad_(False)
-    with pytest.raises(ConfigError, match="no parameter to scale"):
+    with pytest.raises(ConfigError, match="no parameter to train"):
         METHODS[method](model, digits)
 
 
