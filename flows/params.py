@@ -189,9 +189,8 @@ def updated(
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 120
-    round_trip.indent(
-        mapping=2, sequence=4, offset=2
-    )  # as the file has it: only what is set changes
+    # as the file has it: only what is set changes
+    round_trip.indent(mapping=2, sequence=4, offset=2)
     round_trip.representer.add_representer(
         type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
     )

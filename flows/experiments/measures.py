@@ -195,10 +195,8 @@ def _nas(job: Job) -> Row:
     for name, measured in SCORES.items():
         try:
             scores[name] = finite(measured(model, x_BCHW, y_B))
-        except (
-            RuntimeError,
-            ValueError,
-        ):  # no second derivative, a shape that the score does not know
+        # no second derivative, a shape that the score does not know
+        except (RuntimeError, ValueError):
             scores[name] = None
     return scores
 

@@ -130,9 +130,8 @@ class HypernetworkModel(PythonModel):
             self._check("max_inline_bytes", "the parameters have", size, advice)
 
         started = time.perf_counter()
-        torch.manual_seed(
-            int(options["seed"])
-        )  # of what is not predicted and keeps its random initialisation
+        # of what is not predicted and keeps its random initialisation
+        torch.manual_seed(int(options["seed"]))
         network = build("cpu")
         # A description is traced by its shapes alone: with values, a network that does not fit
         # together would be run for real, with maps as large as it pleases.

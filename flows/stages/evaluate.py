@@ -62,9 +62,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "randinit_correct": pa.string(),
     "settings": pa.string(),  # JSON: what two rows must share to be compared
     "parameters": pa.int64(),
-    "gmacs": (
-        pa.float64()
-    ),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
+    # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
+    "gmacs": pa.float64(),
 }
 
 HISTOGRAM = paths.RESULTS / "evaluation_histogram.csv"

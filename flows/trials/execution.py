@@ -180,9 +180,8 @@ class _Start:
         """A fresh copy of the initialised network on the trial's device."""
         if self._model is None:
             self._model = self._make()
-            track_running_statistics(
-                self._model
-            )  # as in training, so that trained weights fit into a copy
+            # as in training, so that trained weights fit into a copy
+            track_running_statistics(self._model)
         return copy.deepcopy(self._model).to(self.trial.device)
 
     def _make(self) -> nn.Module:

@@ -107,9 +107,8 @@ def initialise(
             else:
                 nio(model, train, nio_config, seed=seed)
         case "metainit":
-            track_running_statistics(
-                model
-            )  # batch norm must be an affine map, with all its derivatives
+            # batch norm must be an affine map, with all its derivatives
+            track_running_statistics(model)
             metainit(model, image_shape, num_classes, metainit_config, seed=seed)
         case "fixup":
             fixup(model, seed=seed)

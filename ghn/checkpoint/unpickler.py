@@ -150,9 +150,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
                 raise UntrustedPickleError(refusal("an array type with an odd state"))
             self.stack[-1] = target.newbyteorder(state[1])
             self._memo_again(target, self.stack[-1])
-        elif not isinstance(
-            target, OrderedDict
-        ):  # that of a state dict, `_metadata`, is not needed
+        elif not isinstance(target, OrderedDict):  # whose state, `_metadata`, is not needed
             raise UntrustedPickleError(refusal(f"an alteration of a {type(target).__name__}"))
 
     dispatch[pickle.BUILD[0]] = load_build

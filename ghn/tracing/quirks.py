@@ -62,12 +62,8 @@ def _pool_before_convolutional_head(graph: Graph) -> Graph:
         return graph
     if graph.shape[weight, 2:].tolist() != [1, 1]:
         return graph
-    new = [
-        *range(weight),
-        pool,
-        weight,
-        bias,
-    ]  # the nodes move, the edges of the chain stay where they are
+    # the nodes move, the edges of the chain stay where they are
+    new = [*range(weight), pool, weight, bias]
     return replace(
         graph,
         primitive=graph.primitive[new],

@@ -111,9 +111,8 @@ def _spectrum(
 ) -> tuple[Tensor, Tensor]:
     """(F, *shape) real and imaginary part of the transform of P real maps."""
     height = len(t_YXP)
-    along_rows = torch.bmm(transform.rows.expand(height, -1, -1), t_YXP).view(
-        2 * height, -1
-    )  # (2Y, V * P)
+    # (2Y, V * P)
+    along_rows = torch.bmm(transform.rows.expand(height, -1, -1), t_YXP).view(2 * height, -1)
     real, imaginary = transform.real @ along_rows, transform.imaginary @ along_rows
     return real.view(-1, *shape), imaginary.view(-1, *shape)
 
