@@ -2,8 +2,7 @@
 `docs/deepnets1m.md`).
 
 Each split is a run of its own. No split waits for another: the train split needs the evaluation
-splits to stay disjoint
-from them, and draws them afresh in a second
+splits to stay disjoint from them, and draws them afresh in a second
 (`datasets.deepnets.generation.generate.disjoint_hashes`).
 """
 

@@ -2,11 +2,10 @@
 refused.
 
 Released hypernetworks are pickles: zip files or streams of `torch.save`, or files of `joblib.dump`,
-often compressed.
-The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader runs whatever a
-file asks for, this module has an unpickler that knows a dozen names. A pickle cannot get at
-anything else: every name it mentions goes through `find_class`, and what that returns are stand-ins
-that check their arguments.
+often compressed. The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader
+runs whatever a file asks for, this module has an unpickler that knows a dozen names. A pickle
+cannot get at anything else: every name it mentions goes through `find_class`, and what that returns
+are stand-ins that check their arguments.
 """
 
 from __future__ import annotations

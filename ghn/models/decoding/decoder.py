@@ -11,8 +11,8 @@ Notable:
   gradients, faster and in pieces.
 
 Shape legend: G parameters of a group, P positions (rows of a matrix product), D hidden features,
-O/I output/input
-channels, Y/X kernel height/width, K classes, M decoder channels, S side of the decoder's grid.
+O/I output/input channels, Y/X kernel height/width, K classes, M decoder channels, S side of the
+decoder's grid.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ to 5 times as fast, with the rounding errors of other float32 convolutions (1e-6
 Everything is a differentiable operation of PyTorch, to any order.
 
 Shape legend: B images, C input channels, O output channels, Y x X pixels of a map, N periods of the
-transform in rows,
-M in columns, V = M // 2 + 1 frequencies of a real row (the others are conjugates), F = N * V
-frequencies, P anything.
+transform in rows, M in columns, V = M // 2 + 1 frequencies of a real row (the others are
+conjugates), F = N * V frequencies, P anything.
 """
 
 from __future__ import annotations
