@@ -133,11 +133,11 @@ def validate(tree: Mapping[str, Any], source: str) -> Params:
     return parse(Params, tree, source)
 
 
-def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
+def use_profile(profile: str) -> Params:
     """Writes the overlay of `profile` into params.yaml, comments kept, after checking that the
     result is valid.
     """
-    return set_params({}, profile, path)
+    return set_params({}, profile)
 
 
 def set_params(

@@ -83,12 +83,10 @@ def learning_curve(
     return Section("learning", "How the hypernetwork learned", blocks)
 
 
-def _smooth(
-    entries: Sequence[Mapping[str, float]], key: str, points: int = 80
-) -> tuple[list[float], list[float]]:
-    """Steps and means of `key` in at most `points` equal windows."""
+def _smooth(entries: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and means of `key` in at most 80 equal windows."""
     found = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
-    chunks = np.array_split(np.array(found, dtype=float), min(points, len(found))) if found else []
+    chunks = np.array_split(np.array(found, dtype=float), min(80, len(found))) if found else []
     return [float(chunk[:, 0].mean()) for chunk in chunks], [
         float(chunk[:, 1].mean()) for chunk in chunks
     ]

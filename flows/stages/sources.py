@@ -83,7 +83,7 @@ def networks(train: TrainStageConfig) -> str | None:
         return None
 
 
-def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:
+def fingerprints(name: str, root: str | None) -> dict[str, str] | None:
     """Returns, by stored split, what changes with its files; None where there are none.
 
     Raises:

@@ -41,7 +41,7 @@ from ghn.randomness import seeded
 
 def run_trials(
     trials: Sequence[Trial],
-    fanout: FanOut | None = None,
+    fanout: FanOut,
     *,
     title: str = "fine-tuning",
     cache: Path = paths.CACHE / "trials",
@@ -63,7 +63,7 @@ def run_trials(
         key=lambda job: job.key,
         head=lambda job: job.head,
     )
-    return work.rows(FileCache(cache), fanout or FanOut())
+    return work.rows(FileCache(cache), fanout)
 
 
 @dataclass(frozen=True)

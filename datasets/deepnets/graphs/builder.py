@@ -173,14 +173,10 @@ def build_structures(architectures: Iterable[Architecture]) -> Structures:
     return assembly.finish()
 
 
-def build_structure(
-    architecture: Architecture,
-    scaling: Scaling = CIFAR,
-    kept: Sequence[frozenset[int]] | None = None,
-) -> Structures:
-    """The graph of one architecture; see `Assembly.add`."""
+def build_structure(architecture: Architecture, kept: Sequence[frozenset[int]]) -> Structures:
+    """The graph of one architecture with other products than usual; see `Assembly.add`."""
     assembly = Assembly()
-    assembly.add(architecture, scaling, kept)
+    assembly.add(architecture, kept=kept)
     return assembly.finish()
 
 
