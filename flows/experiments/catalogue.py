@@ -20,9 +20,9 @@ from flows.settings.detect import DetectConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import Described, Selection, TrialsEntry
-from flows.trials.inits import hypernetwork_name
 from ghn.errors import ConfigError
 
 PROFILES = Path(__file__).parents[2] / "params" / "experiments"

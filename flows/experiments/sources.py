@@ -11,8 +11,8 @@ from pathlib import Path
 from flows.experiments.catalogue import DetectEntry, Profile, inits_of
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import BASELINES, RANDOM, hypernetwork_name
 from flows.stages.sources import fingerprints, networks
-from flows.trials.inits import BASELINES, RANDOM, hypernetwork_name
 from flows.trials.located import source_stamp, weights_stamp
 from ghn.errors import ConfigError
 from ghn.files import atomic_path

@@ -12,7 +12,7 @@ from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import in_order, init_name
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.trials.statistics import compare, held, per_architecture
 from flows.words import counted, percent, spread
 

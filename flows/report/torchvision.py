@@ -11,7 +11,7 @@ import numpy as np
 from flows.report.blocks import Block, Section, Table, Text
 from flows.report.evaluation import Setting, column, good
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.words import measured, percent, spread
 from ghn.analysis import kendall_tau
 

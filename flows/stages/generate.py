@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flows.settings.fanout import FanOut
     from flows.tracking.run import StageRun
 
-__all__ = ["GenerateConfig", "run"]
-
 
 def run(
     base: BaseConfig, fanout: FanOut, generate: GenerateConfig, stage: StageRun, split: str

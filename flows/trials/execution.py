@@ -27,9 +27,9 @@ from flows.rows.engine import Work
 from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
+from flows.settings.inits import SELECTION
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, initialise
-from flows.trials.inits import SELECTION
 from flows.trials.samples import seen_before_and_after
 from flows.trials.spec import Trial
 from flows.trials.weights import ChangedInputError

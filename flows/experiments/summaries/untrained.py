@@ -21,7 +21,8 @@ from flows.experiments.summaries.common import (
 )
 from flows.report import Figure, Panels, Table, figures
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM, is_hypernetwork
+from flows.settings.inits import RANDOM
+from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import per_architecture
 from ghn.analysis import SCORES, kendall_tau
 
