@@ -114,7 +114,6 @@ def finetuning(
             if not runs:
                 continue
             values = np.array([held(row, steps) for row in runs])
-            diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
                 figures.Series(
                     init_name(init, ghn),
@@ -124,20 +123,8 @@ def finetuning(
                     colour,
                 )
             )
-            tests = np.array(
-                [row["test_accuracy"] for row in runs if row["test_accuracy"] is not None],
-                dtype=float,
-            )
-            cells.append(
-                [
-                    f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}",
-                    str(len({row["architecture"] for row in runs})),
-                    *(spread(values[:, place]) for place in shown),
-                    spread(tests) if tests.size else None,
-                    ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
-                    str(diverged),
-                ]
-            )
+            title = f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}"
+            cells.append([title, *_ends(runs, [spread(values[:, place]) for place in shown])])
         n = len({row["architecture"] for row in members})
         svg = figures.lines(
             series,
@@ -150,8 +137,6 @@ def finetuning(
         panels.append(
             Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
         )
-    first = chosen[0]
-    grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -177,20 +162,41 @@ def finetuning(
         ),
         *by_network(rows, ghn, "after fine-tuning"),
         *comparisons(rows, ghn),
-        Text(
-            f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
-            f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
-            f" chosen on {first['n_val']:,} validation images, tested once on {first['n_test']:,};"
-            f" {len({row['seed'] for row in chosen})} seed(s). Published (table 2, top-10 networks,"
-            " ImageNet, GHN-3-XL/m16): DeepNets-1M "
-            + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
-            + " against random "
-            + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
-            + " without fine-tuning, after 1/10 and after 1 epoch.",
-            "note",
-        ),
+        _protocol(rows, chosen, published),
     ]
     return Section("finetuning", "Fine-tuning", blocks)
+
+
+def _ends(runs: Sequence[Row], along: Sequence[str]) -> list[str | None]:
+    """The cells of an initialisation behind its name; `along`: accuracies on the way."""
+    tests = np.array(
+        [row["test_accuracy"] for row in runs if row["test_accuracy"] is not None], dtype=float
+    )
+    return [
+        str(len({row["architecture"] for row in runs})),
+        *along,
+        spread(tests) if tests.size else None,
+        ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
+        str(sum(bool(row.get("diverged")) for row in runs)),
+    ]
+
+
+def _protocol(rows: Sequence[Row], chosen: Sequence[Row], published: Mapping[str, Any]) -> Text:
+    """Grid, budget and images, and what was published of the same."""
+    first = chosen[0]
+    grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
+    return Text(
+        f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
+        f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
+        f" chosen on {first['n_val']:,} validation images, tested once on {first['n_test']:,};"
+        f" {len({row['seed'] for row in chosen})} seed(s). Published (table 2, top-10 networks,"
+        " ImageNet, GHN-3-XL/m16): DeepNets-1M "
+        + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
+        + " against random "
+        + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
+        + " without fine-tuning, after 1/10 and after 1 epoch.",
+        "note",
+    )
 
 
 def by_network(rows: Sequence[Row], ghn: str, when: str) -> list[Block]:
