@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three for two cores: many a test waits for processes of its own. The longest files have few tests, and come early
-# by their names; xdist would put files of few tests last.
+# Three for two cores: many a test waits for processes of its own. The longest files have few tests,
+# and come early by their names; xdist would put files of few tests last.
 TESTERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -16,8 +16,8 @@ help: ## this list
 setup: $(VENV)/.installed ## install everything into .venv (7 GB)
 
 # The lock is whole, so nothing is left to resolve (--no-deps): older pips refuse hashes where an
-# extra of a package is asked for. The stamp is younger than the lock file exactly when the environment is up to date, so a second
-# call installs nothing.
+# extra of a package is asked for. The stamp is younger than the lock file exactly when the
+# environment is up to date, so a second call installs nothing.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock

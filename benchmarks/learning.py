@@ -37,7 +37,7 @@ from flows.networks.targets import open_split
 from flows.params import Params, load_params
 from flows.settings import paths
 from flows.stages.images import load_split
-from flows.stages.train import emphasize_distance, new_hypernetwork, trained_hypernetwork
+from flows.training.start import emphasize_distance, new_hypernetwork, trained_hypernetwork
 from ghn.analysis.diversity import layer_distance
 from ghn.models import GHN
 from ghn.train import TrainConfig

@@ -136,9 +136,8 @@ def compare(name: str, ours: GHN, reference: nn.Module | None, repeats: int) -> 
     row["reference"] = median(theirs, repeats, warm_up=repeats > 1)
     row["ratio"] = row["reference"] / row["ours"]
     after = dict(model.named_parameters())
-    skip_class_token = {
-        key for key in predicted if key.endswith("pos_embedding")
-    }  # random in the reference
+    # random in the reference
+    skip_class_token = {key for key in predicted if key.endswith("pos_embedding")}
     row["difference"] = max(
         float((after[key].detach() - value).abs().max())
         for key, value in predicted.items()

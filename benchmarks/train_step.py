@@ -164,9 +164,8 @@ def compare(options: argparse.Namespace) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     meta_batches = draw(options.rounds, options.meta_batch, options.seed)
     try:
-        for number, samples in enumerate(
-            [meta_batches[0], *meta_batches]
-        ):  # the first twice: it warms up
+        # the first twice: it warms up
+        for number, samples in enumerate([meta_batches[0], *meta_batches]):
             for name, pipe in pipes.items():
                 pipe.send((samples, options.batch, number))
                 seconds[name].append(pipe.recv())

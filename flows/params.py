@@ -133,11 +133,11 @@ def validate(tree: Mapping[str, Any], source: str) -> Params:
     return parse(Params, tree, source)
 
 
-def use_profile(profile: str, path: str | Path = PARAMS_FILE) -> Params:
+def use_profile(profile: str) -> Params:
     """Writes the overlay of `profile` into params.yaml, comments kept, after checking that the
     result is valid.
     """
-    return set_params({}, profile, path)
+    return set_params({}, profile)
 
 
 def set_params(
@@ -189,9 +189,8 @@ def updated(
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 120
-    round_trip.indent(
-        mapping=2, sequence=4, offset=2
-    )  # as the file has it: only what is set changes
+    # as the file has it: only what is set changes
+    round_trip.indent(mapping=2, sequence=4, offset=2)
     round_trip.representer.add_representer(
         type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
     )

@@ -44,9 +44,8 @@ class _WithoutValues(TorchFunctionMode):
             return func(*args, **{**kwargs, "device": "meta"})
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.startswith("_"):
-            changed = (
-                args[0] if args else kwargs.get("tensor")
-            )  # the initialisers of `nn.init` pass it by name
+            # the initialisers of `nn.init` pass it by name
+            changed = args[0] if args else kwargs.get("tensor")
             if isinstance(changed, Tensor) and changed.is_meta:
                 return changed
         return func(*args, **kwargs)

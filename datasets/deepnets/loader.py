@@ -164,9 +164,8 @@ class MetaBatches(Dataset[MetaBatch]):
         graphs, networks = self.made(indices[share], drawn[share])
         batch = GraphBatch.from_graphs(graphs)
         for graph in graphs:
-            graph.__dict__.pop(
-                "distance", None
-            )  # it is in the batch; sending it twice costs more than the rest
+            # it is in the batch; sending it twice costs more than the rest
+            graph.__dict__.pop("distance", None)
         return MetaBatch(batch, networks, tuple(indices[share].tolist()))
 
     def made(

@@ -29,8 +29,7 @@ _SPLITS = ("train", "val", "test", "wide", "deep", "dense", "bnfree", "search")
 
 def complete_name(incomplete: str) -> list[str]:
     """Networks and splits that begin with what was typed."""
-    splits = [name for name in _SPLITS if name.startswith(incomplete)]
-    return [*splits, *options.complete_network(incomplete)]
+    return [*complete_split(incomplete), *options.complete_network(incomplete)]
 
 
 def complete_split(incomplete: str) -> list[str]:
@@ -78,14 +77,14 @@ _Channels = Annotated[
 
 
 def find_graph(
-    name: str | None = None,
-    index: int | None = None,
-    args: str | None = None,
-    split: str | None = None,
-    directory: Path = paths.DEEPNETS,
-    classes: int | None = None,
-    image_size: int | None = None,
-    channels: int = 32,
+    name: str | None,
+    index: int | None,
+    args: str | None,
+    split: str | None,
+    directory: Path,
+    classes: int | None,
+    image_size: int | None,
+    channels: int,
 ) -> Graph:
     """The graph that the options of a command name, in exactly one of three ways.
 
@@ -95,9 +94,8 @@ def find_graph(
         args: a file with an architecture's arguments as JSON, or "-".
         split: a split, with `index`.
         directory: where splits are.
-        classes: number of classes; by default 10 in DeepNets-1M and 1000 otherwise.
-        image_size: in pixels; by default 32 in DeepNets-1M and 224 (299 for inception_v3)
-            otherwise.
+        classes: number of classes; None for 10 in DeepNets-1M and 1000 otherwise.
+        image_size: in pixels; None for 32 in DeepNets-1M and 224 (299 for inception_v3) otherwise.
         channels: width C of a DeepNets-1M network.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def complete_images(incomplete: str) -> list[str]:
-    """The data set that comes along; paths complete themselves in the shell."""
+    """Data sets that begin with what was typed; paths complete themselves in the shell."""
     return [name for name in ("digits", "cifar10", "cifar100") if name.startswith(incomplete)]
 
 

@@ -113,9 +113,8 @@ def registry_list(
         typer.echo(f"no such version of {name}")
         raise typer.Exit(1)
     rows = lookup.describe(name, found)
-    table = Table(
-        *(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False
-    )  # fits 80 columns
+    # fits 80 columns
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)

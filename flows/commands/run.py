@@ -289,7 +289,7 @@ def _print_accuracies(console: Console) -> None:
     from flows.words import plus_minus
 
     try:
-        summary = json.loads((paths.RESULTS / "evaluation.json").read_text())
+        summary = json.loads(paths.EVALUATION_SUMMARY.read_text())
     except (OSError, ValueError):
         return
     title = "Accuracy without training (mean ± std)"

@@ -30,9 +30,8 @@ written, may take minutes, and a second signal would end it without.
 def main(command: Sequence[str]) -> int:
     """Runs `command` under supervision and returns its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, lambda *_: None
-        )  # ours is to outlive the command; handlers are not inherited by it
+        # ours is to outlive the command; handlers are not inherited by it
+        signal.signal(number, lambda *_: None)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     ending = threading.Event()
 

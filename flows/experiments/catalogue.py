@@ -21,9 +21,9 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.imports import ROOT
+from flows.settings.inits import hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import Described, Selection, TrialsEntry
-from flows.trials.inits import hypernetwork_name
 from ghn.errors import ConfigError
 
 PROFILES = ROOT / "params" / "experiments"

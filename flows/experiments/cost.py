@@ -22,8 +22,8 @@ from flows.experiments.catalogue import (
     SpeedEntry,
 )
 from flows.networks.build import forward_gmacs
+from flows.settings.inits import SELECTION
 from flows.settings.trials import Grid, Part, Selection, TrialsEntry
-from flows.trials.inits import SELECTION
 from flows.words import counted
 
 IMAGENET_IMAGES = 1_281_167

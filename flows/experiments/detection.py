@@ -8,7 +8,6 @@ learning rate divided by 10 every three epochs, 50 of the 170 images to test on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,7 +81,6 @@ def train_detector(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    on_epoch: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Trains in place; the mean loss of each epoch. A loss that is not finite ends the training
     there.
@@ -111,8 +109,6 @@ def train_detector(
                 optimizer.step()
             scheduler.step()
             history.append(sum(losses) / len(losses))
-            if on_epoch is not None:
-                on_epoch(epoch + 1)
     return history
 
 

@@ -24,6 +24,7 @@ from flows.settings.images import ImagesConfig, ImagesSpec
 from flows.stages import train
 from flows.stages.runner import start
 from flows.tracking.run import StageRun, stage_run
+from flows.training.outcome import SUMMARY_NAME
 from flows.training.phases import population_of
 from flows.trials.images import images_digest, trial_images
 from flows.trials.located import source_stamp
@@ -80,7 +81,7 @@ def obtain(profile_name: str, name: str) -> None:
                 f"training {name} ended with exit code {code}; the same command continues"
             )
     # A metric of the pipeline's only, which git keeps; curve.json ends with the same.
-    (paths.model(name) / train.SUMMARY_NAME).unlink(missing_ok=True)
+    (paths.model(name) / SUMMARY_NAME).unlink(missing_ok=True)
     with atomic_path(paths.model(name) / RECIPE_NAME) as temporary:
         temporary.write_text(json.dumps(recipe(profile, name), indent=2) + "\n")
 

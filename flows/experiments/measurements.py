@@ -16,7 +16,7 @@ from flows.experiments.catalogue import (
     Profile,
     SpeedEntry,
 )
-from flows.trials.inits import BASELINES
+from flows.settings.inits import BASELINES
 from ghn.analysis import (
     PAPER_SHAPES,
     SCORES,
@@ -85,7 +85,7 @@ def jobs(
                     shape=list(shape),
                     matched=matched,
                 )
-                for shape in SHAPES
+                for shape in PAPER_SHAPES
                 for init in entry.inits
                 for matched in ((False, True) if init in BASELINES else (False,))
             ]
@@ -154,6 +154,3 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         {name: pa.float64() for name in SCORES} | {"accuracy": pa.float64(), "images": pa.int64()}
     ),
 }
-
-
-SHAPES = PAPER_SHAPES

@@ -31,6 +31,7 @@ from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import BASELINES
 from flows.settings.train import TrainStageConfig
 from flows.training.start import new_hypernetwork
 from flows.trials.images import images_digest, trial_images
@@ -39,7 +40,7 @@ from flows.trials.initialise import (
     hypernetwork,
     initialise,
 )
-from flows.trials.inits import BASELINES, is_hypernetwork, source
+from flows.trials.inits import is_hypernetwork, source
 from flows.trials.weights import check_weights, weights_content
 from ghn.analysis import (
     SCORES,
@@ -195,10 +196,8 @@ def _nas(job: Job) -> Row:
     for name, measured in SCORES.items():
         try:
             scores[name] = finite(measured(model, x_BCHW, y_B))
-        except (
-            RuntimeError,
-            ValueError,
-        ):  # no second derivative, a shape that the score does not know
+        # no second derivative, a shape that the score does not know
+        except (RuntimeError, ValueError):
             scores[name] = None
     return scores
 

@@ -2,8 +2,7 @@
 results/experiments/<name>.parquet.
 
 Everything is resumable: hypernetworks train from their last checkpoint, trials and measurements are
-cached as they
-finish, and a finished experiment costs the look-up of its rows.
+cached as they finish, and a finished experiment costs the look-up of its rows.
 """
 
 from __future__ import annotations

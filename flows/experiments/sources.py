@@ -11,8 +11,8 @@ from pathlib import Path
 from flows.experiments.catalogue import DetectEntry, Profile, inits_of
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import BASELINES, RANDOM, hypernetwork_name
 from flows.stages.sources import fingerprints, networks
-from flows.trials.inits import BASELINES, RANDOM, hypernetwork_name
 from flows.trials.located import source_stamp, weights_stamp
 from ghn.errors import ConfigError
 from ghn.files import atomic_path
@@ -20,9 +20,9 @@ from ghn.files import atomic_path
 FILE = paths.RESULTS / "experiments" / "sources.json"
 
 
-def write_sources(profile: Profile, path: Path = FILE) -> Path:
+def write_sources(profile: Profile) -> Path:
     """Writes the fingerprint of each data set, of weights that are no stage's output, and of the
-    networks of populations; null of those that are absent. Returns `path`.
+    networks of populations; null of those that are absent. Returns `FILE`.
 
     Raises:
         DamagedFileError: a file is broken.
@@ -39,9 +39,9 @@ def write_sources(profile: Profile, path: Path = FILE) -> Path:
     recipes = {name: profile.train_config(name) for name in profile.hypernetworks}
     if drawn := {n: networks(recipe) for n, recipe in recipes.items() if recipe.population}:
         found["networks"] = drawn
-    with atomic_path(path) as temporary:
+    with atomic_path(FILE) as temporary:
         temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    return path
+    return FILE
 
 
 def _specs(profile: Profile) -> Iterator[ImagesSpec]:

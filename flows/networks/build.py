@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.networks.targets import Target, open_split, target
@@ -27,7 +26,6 @@ def build_network(
     num_classes: int,
     image_size: int,
     device: torch.device | str | None = None,
-    directory: Path = paths.DEEPNETS,
     *,
     scalars: bool = False,
 ) -> tuple[nn.Module, Graph]:
@@ -40,7 +38,6 @@ def build_network(
         num_classes: outputs of the class head.
         image_size: in pixels.
         device: where to make the parameters; by default the CPU.
-        directory: the store of DeepNets-1M.
         scalars: put FixUp's scalars where norms were; for ids with `@nobn` only.
 
     Raises:
@@ -57,7 +54,7 @@ def build_network(
         )
     from datasets.deepnets import Network
 
-    split = open_split(directory, chosen.split)
+    split = open_split(paths.DEEPNETS, chosen.split)
     shape = {
         "channels": channels(chosen.split, image_size),
         "num_classes": num_classes,
@@ -112,19 +109,17 @@ def gmacs(model: nn.Module, image_size: int) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
-def forward_gmacs(
-    architecture: Target | str, num_classes: int, image_size: int, directory: Path = paths.DEEPNETS
-) -> float:
+def forward_gmacs(architecture: Target | str, num_classes: int, image_size: int) -> float:
     """Multiply-accumulates of one image's forward pass, in units of 10^9, before anything is built.
 
     Of a torchvision model counted on tensors without data; of DeepNets-1M in closed form, within a
     quarter.
     """
-    return _forward_gmacs(_target(architecture), num_classes, image_size, directory)
+    return _forward_gmacs(_target(architecture), num_classes, image_size)
 
 
 @lru_cache(maxsize=4096)
-def _forward_gmacs(chosen: Target, num_classes: int, image_size: int, directory: Path) -> float:
+def _forward_gmacs(chosen: Target, num_classes: int, image_size: int) -> float:
     if chosen.index is None:
         from ghn.architectures import build
 
@@ -136,7 +131,7 @@ def _forward_gmacs(chosen: Target, num_classes: int, image_size: int, directory:
     scaling = Scaling(
         channels(chosen.split, image_size), num_classes=num_classes, image_size=image_size
     )
-    row = open_split(directory, chosen.split).code[chosen.index : chosen.index + 1]
+    row = open_split(paths.DEEPNETS, chosen.split).code[chosen.index : chosen.index + 1]
     return float(multiply_adds(ArchitectureTable.decode(row), scaling)[0]) / 1e9
 
 

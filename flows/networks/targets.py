@@ -46,7 +46,7 @@ class Target:
         return self.id.endswith(NO_NORM)
 
 
-def targets(config: ArchitecturesConfig, directory: Path = paths.DEEPNETS) -> list[Target]:
+def targets(config: ArchitecturesConfig) -> list[Target]:
     """All architectures that `config` names, DeepNets-1M first.
 
     Raises:
@@ -57,7 +57,7 @@ def targets(config: ArchitecturesConfig, directory: Path = paths.DEEPNETS) -> li
 
     chosen: list[Target] = []
     for split in config.splits:
-        n = len(open_split(directory, split))
+        n = len(open_split(paths.DEEPNETS, split))
         count = n if config.per_split is None else min(n, config.per_split)
         chosen += [Target(f"deepnets1m/{split}/{index}", split, index) for index in range(count)]
     names: Iterable[str] = TORCHVISION_74 if config.torchvision == "all" else config.torchvision

@@ -77,7 +77,7 @@ def summary(rows: Sequence[Mapping[str, Any]], directory: Path = Path()) -> str:
     if states.get("evaluate") not in DONE:  # what is there is of another run
         return "\n".join(lines)
     try:
-        accuracies = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
+        accuracies = json.loads((directory / paths.EVALUATION_SUMMARY).read_text())
     except (OSError, ValueError):
         return "\n".join(lines)
     lines += [

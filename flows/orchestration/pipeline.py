@@ -2,11 +2,10 @@
 done.
 
 dvc.yaml is the only list of stages: which there are, and which reads what another writes, comes
-from there. A task runs
-`dvc repro --single-item <stage>`, so what has not changed is skipped here as it is there, and its
-state says so: Unchanged (nothing to do), Restored (from DVC's cache of earlier runs) or Completed.
-With parameters of its own a run becomes a DVC experiment in a worktree beside the tree
-(`flows.orchestration.workspace`).
+from there. A task runs `dvc repro --single-item <stage>`, so what has not changed is skipped here
+as it is there, and its state says so: Unchanged (nothing to do), Restored (from DVC's cache of
+earlier runs) or Completed. With parameters of its own a run becomes a DVC experiment in a worktree
+beside the tree (`flows.orchestration.workspace`).
 
 The flow leaves artifacts on its page: a summary in Markdown, the stages as a table with links to
 their MLflow runs.

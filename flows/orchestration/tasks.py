@@ -119,13 +119,8 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
         slots = concurrency(TRAINING_LIMIT, _training_slots(workspace), lease_duration=SLOT_SECONDS)
     with slots:
         code = workspace.commands.stream(
-            [
-                "dvc",
-                "--wait-for-lock",
-                "repro",
-                "--single-item",
-                stage,
-            ],  # stages that begin together take turns
+            # stages that begin together take turns
+            ["dvc", "--wait-for-lock", "repro", "--single-item", stage],
             on_line,
             cwd=workspace.directory,
             extra=workspace.environment,
@@ -144,9 +139,8 @@ def run_stage(stage: str, workspace: Workspace, dependents_run: bool = True) -> 
     )
     progress.end()
     assets.note(stage, workspace.directory, written=status != "Unchanged")
-    if (
-        status != "Unchanged" and workspace.directory == Path.cwd()
-    ):  # an experiment changes nothing in the tree
+    # an experiment changes nothing in the tree
+    if status != "Unchanged" and workspace.directory == Path.cwd():
         outputs_changed(stage, workspace.directory, dependents_run)
     seconds = time.perf_counter() - started
     return Completed(name=status, message=f"{seconds:.1f} s", data=Outcome(status, seconds))
@@ -192,15 +186,13 @@ def delegate_stage(stage: str, deployment: str, parent_run: str | None) -> State
     )
     state = run.state  # type: ignore[union-attr]  # a synchronous caller gets the flow run
     if state is None or not state.is_completed():
-        crashed = (
-            state is not None and state.is_crashed()
-        )  # its worker died; another, or the same again, takes it
+        # its worker died; another, or the same again, takes it
+        crashed = state is not None and state.is_crashed()
         raise StageFailedError(
             f"stage {stage} in {deployment}: {state.name if state else 'no state'}", crashed
         )
-    with get_client(
-        sync_client=True
-    ) as prefect_client:  # whose task knows whether anything had changed
+    # whose task knows whether anything had changed
+    with get_client(sync_client=True) as prefect_client:
         there = prefect_client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),  # type: ignore[union-attr]
             task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=[stage])),

@@ -47,42 +47,35 @@ def hold(mlflow_client: MlflowClient, name: str, number: str) -> None:
     )
 
 
-def proposal(
-    name: str, version: str | None = None, mlflow_client: MlflowClient | None = None
-) -> Decision:
+def proposal(name: str, version: str | None) -> Decision:
     """What `flows.registry.promotion.promote` would decide about a version; changes nothing.
 
     Args:
         name: registered model.
-        version: number; by default that of alias challenger.
-        mlflow_client: where; by default the present tracking store.
+        version: number; None for that of alias challenger.
 
     Raises:
         RegistryError: there is no such version, or it has no evaluation.
     """
-    mlflow_client = mlflow_client or client(create=False)
+    mlflow_client = client(create=False)
     candidate, champion = candidates(mlflow_client, name, version)
     standing = already_champion(candidate, champion)
     return standing or judge(mlflow_client, candidate, champion)
 
 
-def approve(
-    name: str, number: str, by: str, reason: str, mlflow_client: MlflowClient | None = None
-) -> Decision:
+def approve(name: str, number: str, by: str, reason: str) -> Decision:
     """Makes a version the champion if it is still better than what is the champion by now; notes
     who approved of it.
     """
-    mlflow_client = mlflow_client or client(create=False)
+    mlflow_client = client(create=False)
     decision = promote(name, number, mlflow_client=mlflow_client)
     _note(mlflow_client, name, number, {"answer": "approved", "by": by, "comment": reason})
     return decision
 
 
-def refuse(
-    name: str, number: str, by: str, reason: str, mlflow_client: MlflowClient | None = None
-) -> None:
+def refuse(name: str, number: str, by: str, reason: str) -> None:
     """Keeps a version a challenger; notes who wanted that, and why."""
-    mlflow_client = mlflow_client or client(create=False)
+    mlflow_client = client(create=False)
     mlflow_client.set_model_version_tag(name, number, "promotion.decision", "refused")
     _note(mlflow_client, name, number, {"answer": "refused", "by": by, "comment": reason})
 

@@ -78,12 +78,10 @@ def by_alias(
         raise
 
 
-def aliases(name: str, mlflow_client: MlflowClient | None = None) -> dict[str, list[str]]:
+def aliases(name: str) -> dict[str, list[str]]:
     """The aliases of each version that has one."""
     found: dict[str, list[str]] = {}
-    for alias, version in (
-        (mlflow_client or client(create=False)).get_registered_model(name).aliases.items()
-    ):
+    for alias, version in client(create=False).get_registered_model(name).aliases.items():
         found.setdefault(str(version), []).append(alias)
     return found
 

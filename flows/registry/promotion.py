@@ -249,13 +249,13 @@ def judge(
     return decide(own, other, number, against)
 
 
-def rollback(name: str, reason: str, mlflow_client: MlflowClient | None = None) -> tuple[str, str]:
+def rollback(name: str, reason: str) -> tuple[str, str]:
     """Points @champion back to the version before; returns the numbers of the versions (from, to).
 
     Raises:
         RegistryError: there is no champion, or none before it.
     """
-    mlflow_client = mlflow_client or client(create=False)
+    mlflow_client = client(create=False)
     champion = by_alias(name, CHAMPION, mlflow_client)
     if champion is None:
         raise RegistryError(f"model {name} has no version @{CHAMPION}")

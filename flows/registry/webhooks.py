@@ -20,9 +20,7 @@ NAME = "ghn-alias-moved"
 _ABOUT = "An alias of a hypernetwork, such as @champion, points to another version."
 
 
-def announce(
-    url: str, secret: str | None = None, mlflow_client: MlflowClient | None = None
-) -> Webhook:
+def announce(url: str, secret: str | None = None) -> Webhook:
     """Has MLflow post to `url` whenever an alias is set or removed; replaces the address that was
     told before.
 
@@ -33,14 +31,13 @@ def announce(
         url: of the receiver.
         secret: with which MLflow signs (HMAC, header X-MLflow-Signature), so that the receiver
             knows who sent it.
-        mlflow_client: where; by default the present tracking store.
 
     Raises:
         RegistryError: the store has no server, or the server refuses the address.
     """
     from mlflow.exceptions import MlflowException
 
-    mlflow_client = mlflow_client or _client()
+    mlflow_client = _client()
     before = _known(mlflow_client)
     try:
         made = mlflow_client.create_webhook(
@@ -61,9 +58,9 @@ def announce(
     return made
 
 
-def silence(mlflow_client: MlflowClient | None = None) -> bool:
+def silence() -> bool:
     """Removes the webhook; whether there was one."""
-    mlflow_client = mlflow_client or _client()
+    mlflow_client = _client()
     known = _known(mlflow_client)
     for hook in known:
         mlflow_client.delete_webhook(hook.webhook_id)

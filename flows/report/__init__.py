@@ -2,28 +2,7 @@
 self-contained page.
 """
 
-from flows.report.blocks import (
-    Block,
-    Code,
-    Figure,
-    Panels,
-    Picture,
-    Pictures,
-    Section,
-    Table,
-    Text,
-)
+from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.page import render
 
-__all__ = [
-    "Block",
-    "Code",
-    "Figure",
-    "Panels",
-    "Picture",
-    "Pictures",
-    "Section",
-    "Table",
-    "Text",
-    "render",
-]
+__all__ = ["Block", "Figure", "Panels", "Section", "Table", "Text", "render"]

@@ -101,52 +101,11 @@ def generalisation(
 
     `beside`: what stands below the table.
     """
-    panels = []
-    everyone = good(rows, *DEEPNETS, "torchvision")
-    end = figures.accuracy_end(column(everyone, name) for name in ("accuracy", "randinit_accuracy"))
-    for split in (*DEEPNETS, "torchvision"):
-        if not (members := good(everyone, split)):
-            continue
-        predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
-        title = f"{SPLIT_TITLES[split]} ({len(members)})"
-        panels.append(
-            Figure(
-                figures.histogram(
-                    {"predicted": predicted, "random": random},
-                    title,
-                    "accuracy",
-                    bins,
-                    setting.chance,
-                    end,
-                ),
-                "",
-                f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random"
-                f" {spread(random)}.",
-            )
-        )
-    table_rows: list[list[str | None]] = []
-    for split in (*DEEPNETS, "deepnets", "torchvision"):
-        members = good(rows, *(DEEPNETS if split == "deepnets" else (split,)))
-        if not members:
-            continue
-        predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
-        ordered = np.sort(predicted)[::-1]
-        difference = predicted - random
-        table_rows.append(
-            [
-                SPLIT_TITLES[split],
-                str(len(members)),
-                spread(predicted),
-                spread(random),
-                percent((difference > 0).mean(), 0),
-                percent(ordered[0]),
-                spread(ordered[:10]),
-                *(
-                    _published(published["table_11"][method], split)
-                    for method in ("GHN-2/m8", "GHN-3-T/m8", "GHN-3-XL/m16")
-                ),
-            ]
-        )
+    table_rows = [
+        _means(split, members, published)
+        for split in (*DEEPNETS, "deepnets", "torchvision")
+        if (members := good(rows, *(DEEPNETS if split == "deepnets" else (split,))))
+    ]
     blocks: list[Block] = [
         Text(
             "Accuracy on held-out images of networks that the hypernetwork never saw, with"
@@ -156,7 +115,7 @@ def generalisation(
         ),
         Text(meanings(rows)),
         Panels(
-            panels,
+            _histograms(rows, setting, bins),
             "Accuracies per split, as in figures 5 and 7 of the paper. Triangles mark means, the"
             " dotted line is chance. Batch norm uses the statistics of the batch.",
         ),
@@ -182,6 +141,45 @@ def generalisation(
         Text(setting.difference(), "note"),
     ]
     return Section("generalisation", "Accuracy without training", blocks)
+
+
+def _histograms(rows: Sequence[Row], setting: Setting, bins: int) -> list[Figure]:
+    """Accuracies of each split, all on one axis."""
+    panels = []
+    everyone = good(rows, *DEEPNETS, "torchvision")
+    end = figures.accuracy_end(column(everyone, name) for name in ("accuracy", "randinit_accuracy"))
+    for split in (*DEEPNETS, "torchvision"):
+        if not (members := good(everyone, split)):
+            continue
+        predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
+        title = f"{SPLIT_TITLES[split]} ({len(members)})"
+        both = {"predicted": predicted, "random": random}
+        svg = figures.histogram(both, title, "accuracy", bins, setting.chance, end)
+        alt = (
+            f"Histogram of accuracies of split {split}: predicted {spread(predicted)}, random"
+            f" {spread(random)}."
+        )
+        panels.append(Figure(svg, "", alt))
+    return panels
+
+
+def _means(split: str, members: Sequence[Row], published: Mapping[str, Any]) -> list[str | None]:
+    """The row of a split in the table."""
+    predicted, random = column(members, "accuracy"), column(members, "randinit_accuracy")
+    ordered = np.sort(predicted)[::-1]
+    return [
+        SPLIT_TITLES[split],
+        str(len(members)),
+        spread(predicted),
+        spread(random),
+        percent((predicted > random).mean(), 0),
+        percent(ordered[0]),
+        spread(ordered[:10]),
+        *(
+            _published(published["table_11"][method], split)
+            for method in ("GHN-2/m8", "GHN-3-T/m8", "GHN-3-XL/m16")
+        ),
+    ]
 
 
 def meanings(rows: Sequence[Row]) -> str:

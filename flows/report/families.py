@@ -11,7 +11,7 @@ from flows.report.blocks import Figure, Section, Table, Text
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.torchvision import best_finetuned
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.words import percent, spread
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM, is_hypernetwork
+from flows.settings.inits import RANDOM
+from flows.trials.inits import is_hypernetwork
 
 _PLACES = {RANDOM: 1, "orthogonal": 2}
 

@@ -12,7 +12,7 @@ from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import in_order, init_name
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.trials.statistics import compare, held, per_architecture
 from flows.words import counted, percent, spread
 
@@ -83,12 +83,10 @@ def learning_curve(
     return Section("learning", "How the hypernetwork learned", blocks)
 
 
-def _smooth(
-    entries: Sequence[Mapping[str, float]], key: str, points: int = 80
-) -> tuple[list[float], list[float]]:
-    """Steps and means of `key` in at most `points` equal windows."""
+def _smooth(entries: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and means of `key` in at most 80 equal windows."""
     found = [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
-    chunks = np.array_split(np.array(found, dtype=float), min(points, len(found))) if found else []
+    chunks = np.array_split(np.array(found, dtype=float), min(80, len(found))) if found else []
     return [float(chunk[:, 0].mean()) for chunk in chunks], [
         float(chunk[:, 1].mean()) for chunk in chunks
     ]
@@ -116,7 +114,6 @@ def finetuning(
             if not runs:
                 continue
             values = np.array([held(row, steps) for row in runs])
-            diverged = sum(bool(row.get("diverged")) for row in runs)
             series.append(
                 figures.Series(
                     init_name(init, ghn),
@@ -126,20 +123,8 @@ def finetuning(
                     colour,
                 )
             )
-            tests = np.array(
-                [row["test_accuracy"] for row in runs if row["test_accuracy"] is not None],
-                dtype=float,
-            )
-            cells.append(
-                [
-                    f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}",
-                    str(len({row["architecture"] for row in runs})),
-                    *(spread(values[:, place]) for place in shown),
-                    spread(tests) if tests.size else None,
-                    ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
-                    str(diverged),
-                ]
-            )
+            title = f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}"
+            cells.append([title, *_ends(runs, [spread(values[:, place]) for place in shown])])
         n = len({row["architecture"] for row in members})
         svg = figures.lines(
             series,
@@ -152,8 +137,6 @@ def finetuning(
         panels.append(
             Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
         )
-    first = chosen[0]
-    grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -179,20 +162,41 @@ def finetuning(
         ),
         *by_network(rows, ghn, "after fine-tuning"),
         *comparisons(rows, ghn),
-        Text(
-            f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
-            f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
-            f" chosen on {first['n_val']:,} validation images, tested once on {first['n_test']:,};"
-            f" {len({row['seed'] for row in chosen})} seed(s). Published (table 2, top-10 networks,"
-            " ImageNet, GHN-3-XL/m16): DeepNets-1M "
-            + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
-            + " against random "
-            + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
-            + " without fine-tuning, after 1/10 and after 1 epoch.",
-            "note",
-        ),
+        _protocol(rows, chosen, published),
     ]
     return Section("finetuning", "Fine-tuning", blocks)
+
+
+def _ends(runs: Sequence[Row], along: Sequence[str]) -> list[str | None]:
+    """The cells of an initialisation behind its name; `along`: accuracies on the way."""
+    tests = np.array(
+        [row["test_accuracy"] for row in runs if row["test_accuracy"] is not None], dtype=float
+    )
+    return [
+        str(len({row["architecture"] for row in runs})),
+        *along,
+        spread(tests) if tests.size else None,
+        ", ".join(f"{lr:g}" for lr in sorted({row["lr"] for row in runs})),
+        str(sum(bool(row.get("diverged")) for row in runs)),
+    ]
+
+
+def _protocol(rows: Sequence[Row], chosen: Sequence[Row], published: Mapping[str, Any]) -> Text:
+    """Grid, budget and images, and what was published of the same."""
+    first = chosen[0]
+    grid = sorted({row["lr"] for row in rows if row["lr"] is not None})
+    return Text(
+        f"Grid: learning rates {', '.join(f'{lr:g}' for lr in grid)}; {first['steps']} steps of"
+        f" batch {first['batch_size']} on {first['n_train']:,} images of {first['images']},"
+        f" chosen on {first['n_val']:,} validation images, tested once on {first['n_test']:,};"
+        f" {len({row['seed'] for row in chosen})} seed(s). Published (table 2, top-10 networks,"
+        " ImageNet, GHN-3-XL/m16): DeepNets-1M "
+        + _series(published["table_2"]["DeepNets-1M-10"]["GHN-3-XL/m16"])
+        + " against random "
+        + _series(published["table_2"]["DeepNets-1M-10"]["RandInit"])
+        + " without fine-tuning, after 1/10 and after 1 epoch.",
+        "note",
+    )
 
 
 def by_network(rows: Sequence[Row], ghn: str, when: str) -> list[Block]:

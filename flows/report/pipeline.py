@@ -13,7 +13,7 @@ from html import escape
 from flows.report.blocks import Figure, Section, Text
 from flows.report.evaluation import DEEPNETS, Setting, column, good
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.trials.statistics import compare
 from flows.words import counted, percent
 

@@ -16,8 +16,8 @@ from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, goo
 from flows.report.inits import seen_before
 from flows.rows.answers import matrix
 from flows.rows.schema import Row
+from flows.settings.inits import RANDOM
 from flows.settings.report import Targets
-from flows.trials.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held
 from flows.words import counted, percent, plus_minus
 

@@ -31,7 +31,7 @@ IDENTITY: dict[str, pa.DataType] = {
     "data_hash": pa.string(),  # digest of the hypernetwork, architecture and images it came from
     "error": pa.string(),  # null where all went well
 }
-"""The columns that every results file begins with (design section 2)."""
+"""The columns that every results file begins with."""
 
 TIMES: dict[str, pa.DataType] = {
     name: pa.float64()

@@ -2,10 +2,10 @@
 run.
 
 A request is a table with a row per network: `architecture` (a name or a description, see
-`flows.serving.network`),
-`classes` and `image_size`; parameters of the request: `delivery` ("inline": safetensors in base64;
-"path": a file on the server, in GHN_SERVE_DIR) and `dtype`. What does not fit the limits, or does
-not exist, is refused with the reason, as HTTP status 400 or 404 behind a server.
+`flows.serving.network`), `classes` and `image_size`; parameters of the request: `delivery`
+("inline": safetensors in base64; "path": a file on the server, in GHN_SERVE_DIR) and `dtype`. What
+does not fit the limits, or does not exist, is refused with the reason, as HTTP status 400 or 404
+behind a server.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ class HypernetworkModel(PythonModel):
             self._check("max_inline_bytes", "the parameters have", size, advice)
 
         started = time.perf_counter()
-        torch.manual_seed(
-            int(options["seed"])
-        )  # of what is not predicted and keeps its random initialisation
+        # of what is not predicted and keeps its random initialisation
+        torch.manual_seed(int(options["seed"]))
         network = build("cpu")
         # A description is traced by its shapes alone: with values, a network that does not fit
         # together would be run for real, with maps as large as it pleases.

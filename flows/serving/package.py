@@ -17,6 +17,8 @@ from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
     from ghn.models import GHN
 
 CODE = ("ghn", "datasets")
@@ -24,20 +26,11 @@ CODE = ("ghn", "datasets")
 
 SERVING = ("__init__.py", "model.py", "network.py")
 """What it has of `flows.serving` beside them: what answers a request, no pipeline."""
+
 REQUIREMENTS = (
-    *(
-        "torch",
-        "torchvision",
-        "numpy",
-        "scipy",
-        "networkx",
-        "safetensors",
-        "pydantic",
-        "pandas",
-        "mlflow",
-    ),
-    *("h5py", "pyarrow", "typer", "rich", "tqdm"),
-)
+    "torch", "torchvision", "numpy", "scipy", "networkx", "safetensors", "pydantic", "pandas",
+    "mlflow", "h5py", "pyarrow", "typer", "rich", "tqdm",
+)  # fmt: skip
 """What the code imports; pinned to what is installed here."""
 
 WEIGHTS = "ghn"
@@ -61,8 +54,6 @@ def package(
 
     import mlflow
     import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     from ghn import from_pretrained
 
@@ -71,7 +62,40 @@ def package(
         raise ConfigError(f"{directory} exists; choose another directory for the model")
     hypernetwork = from_pretrained(weights)
     config, image_size = hypernetwork.config, hypernetwork.image_size
-    signature = ModelSignature(
+    example = pd.DataFrame(
+        {
+            "architecture": ["squeezenet1_1"],
+            "classes": [config.num_classes],
+            "image_size": [image_size],
+        }
+    )
+    logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Its name begins as the model's: in the spool that keeps it until the stage has ended.
+    with TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}.tmp-") as staged:
+        artifacts = {WEIGHTS: _staged(weights, Path(staged) / paths.WEIGHTS_NAME)}
+        if evaluation is not None:
+            artifacts[EVALUATION] = _staged(evaluation, Path(staged) / paths.EVALUATION.name)
+        mlflow.pyfunc.save_model(
+            directory,
+            python_model=str(Path(__file__).with_name("model.py")),
+            code_paths=[*(str(ROOT / name) for name in CODE), str(_serving(Path(staged)))],
+            artifacts=artifacts,
+            signature=_signature(),
+            input_example=example,
+            model_config=LIMITS,
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
+        _add_pytorch(hypernetwork, directory, Path(staged) / "pytorch")
+    return directory
+
+
+def _signature() -> ModelSignature:
+    """What a request is made of, and an answer (`flows.serving.model`)."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
         inputs=Schema(
             [
                 ColSpec(DataType.string, "architecture"),
@@ -98,32 +122,6 @@ def package(
             ]
         ),
     )
-    example = pd.DataFrame(
-        {
-            "architecture": ["squeezenet1_1"],
-            "classes": [config.num_classes],
-            "image_size": [image_size],
-        }
-    )
-    logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Its name begins as the model's: in the spool that keeps it until the stage has ended.
-    with TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}.tmp-") as staged:
-        artifacts = {WEIGHTS: _staged(weights, Path(staged) / paths.WEIGHTS_NAME)}
-        if evaluation is not None:
-            artifacts[EVALUATION] = _staged(evaluation, Path(staged) / paths.EVALUATION.name)
-        mlflow.pyfunc.save_model(
-            directory,
-            python_model=str(Path(__file__).with_name("model.py")),
-            code_paths=[*(str(ROOT / name) for name in CODE), str(_serving(Path(staged)))],
-            artifacts=artifacts,
-            signature=signature,
-            input_example=example,
-            model_config=LIMITS,
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        )
-        _add_pytorch(hypernetwork, directory, Path(staged) / "pytorch")
-    return directory
 
 
 def _serving(staged: Path) -> Path:

@@ -17,7 +17,7 @@ PACKAGES = ("ghn", "datasets", "flows")
 """What is ours in it."""
 
 
-def prefer_own_datasets(root: Path = ROOT) -> None:
+def prefer_own_datasets() -> None:
     """Makes `datasets.deepnets`, `datasets.images` and `datasets.detection` those of the checkout.
 
     The checkout goes to the front of `sys.path`, from where worker processes inherit it. In a
@@ -28,7 +28,7 @@ def prefer_own_datasets(root: Path = ROOT) -> None:
         ModuleNotFoundError: what is imported as `datasets` is no package; the message says where it
             is.
     """
-    own = str(root / "datasets")
+    own = str(ROOT / "datasets")
     loaded = sys.modules.get("datasets")
     if loaded is not None:
         locations = getattr(loaded, "__path__", None)
@@ -43,4 +43,4 @@ def prefer_own_datasets(root: Path = ROOT) -> None:
         return
     found = importlib.util.find_spec("datasets")
     if found is None or own not in (found.submodule_search_locations or ()):
-        sys.path.insert(0, str(root))
+        sys.path.insert(0, str(ROOT))

@@ -73,9 +73,8 @@ def data_directory(config: StackConfig) -> Path:
     enter = subprocess.run(["test", "-x", str(config.directory)], check=False, **as_user(user))
     if enter.returncode != 0:
         name = hashlib.sha256(str(config.directory).encode()).hexdigest()[:12]
-        outside = (
-            Path("/var/tmp") / f"ghn-stack-{name}"
-        )  # survives a restart of the machine, unlike /tmp
+        # survives a restart of the machine, unlike /tmp
+        outside = Path("/var/tmp") / f"ghn-stack-{name}"
         outside.mkdir(exist_ok=True)
         link.symlink_to(outside)
     return link.resolve()

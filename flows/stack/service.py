@@ -125,11 +125,11 @@ class Service:
         self._pid_file.unlink(missing_ok=True)
         return process is not None
 
-    def last_lines(self, count: int = 15) -> str:
+    def last_lines(self) -> str:
         """The end of the log."""
         try:
             return (
-                "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+                "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
                 + f"\n(whole log: {self.log})"
             )
         except FileNotFoundError:

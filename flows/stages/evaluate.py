@@ -26,7 +26,7 @@ from torch import Tensor
 from flows.networks.build import build_network, forward_gmacs
 from flows.networks.content import architecture_content
 from flows.networks.score import score
-from flows.networks.targets import Target, targets
+from flows.networks.targets import TORCHVISION, Target, targets
 from flows.rows.answers import pack
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
@@ -62,9 +62,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "randinit_correct": pa.string(),
     "settings": pa.string(),  # JSON: what two rows must share to be compared
     "parameters": pa.int64(),
-    "gmacs": (
-        pa.float64()
-    ),  # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
+    # 10^9 multiply-accumulates of one image's forward pass; DeepNets-1M: within a quarter
+    "gmacs": pa.float64(),
 }
 
 HISTOGRAM = paths.RESULTS / "evaluation_histogram.csv"
@@ -234,13 +233,8 @@ def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]
 
     Accuracies are fractions; the split `deepnets` pools the five splits of DeepNets-1M.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["split"]].append(row)
-        if row["split"] != "torchvision":
-            groups["deepnets"].append(row)
     summary: dict[str, dict[str, float]] = {}
-    for split, members in groups.items():
+    for split, members in _by_split(rows).items():
         good = [row for row in members if row["error"] is None]
         entry: dict[str, float] = {
             "architectures": len(members),
@@ -265,8 +259,8 @@ def write_summary(summary: dict[str, dict[str, float]], rows: Sequence[Row], bin
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     edges = np.linspace(0, 1, bins + 1)
     lines = ["split,init,accuracy,architectures"]
-    for split in summary:
-        members = [r for r in rows if r["error"] is None and r["split"] in (split, *_pooled(split))]
+    for split, found in _by_split(rows).items():
+        members = [row for row in found if row["error"] is None]
         for init, column in (("predicted", "accuracy"), ("random", "randinit_accuracy")):
             counts, _ = np.histogram([row[column] for row in members], edges)
             lines += [
@@ -277,5 +271,11 @@ def write_summary(summary: dict[str, dict[str, float]], rows: Sequence[Row], bin
         temporary.write_text("\n".join(lines) + "\n")
 
 
-def _pooled(split: str) -> tuple[str, ...]:
-    return ("test", "wide", "deep", "dense", "bnfree") if split == "deepnets" else ()
+def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each split, and as `deepnets` those of all splits of DeepNets-1M."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["split"]].append(row)
+        if row["split"] != TORCHVISION:
+            groups["deepnets"].append(row)
+    return groups

@@ -2,8 +2,7 @@
 `docs/deepnets1m.md`).
 
 Each split is a run of its own. No split waits for another: the train split needs the evaluation
-splits to stay disjoint
-from them, and draws them afresh in a second
+splits to stay disjoint from them, and draws them afresh in a second
 (`datasets.deepnets.generation.generate.disjoint_hashes`).
 """
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from flows.settings.base import BaseConfig
     from flows.settings.fanout import FanOut
     from flows.tracking.run import StageRun
-
-__all__ = ["GenerateConfig", "run"]
 
 
 def run(

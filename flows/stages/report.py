@@ -36,6 +36,7 @@ from flows.rows.schema import Row, read_rows
 from flows.settings import paths
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
+from flows.settings.inits import RANDOM
 from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
 from flows.settings.train import TrainStageConfig
@@ -194,7 +195,7 @@ def tiles(tables: Mapping[str, Sequence[Row]], ghn: str) -> list[tuple[str, str,
     found = []
     for name, title in (("finetune", "fine-tuned"), ("transfer", "transferred")):
         sound = [row for row in tables[name] if row["error"] is None]
-        if (result := compare(sound, ghn, "randinit")) is not None:
+        if (result := compare(sound, ghn, RANDOM)) is not None:
             interval = f"95 %: {100 * result.low:+.1f} to {100 * result.high:+.1f}"
             over = f"points over random parameters, {title} ({result.n})"
             found.append((f"{100 * result.mean_difference:+.1f}", over, interval))

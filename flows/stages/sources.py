@@ -17,9 +17,10 @@ from flows.settings import paths
 from flows.settings.base import BaseConfig
 from flows.settings.finetune import FinetuneStageConfig
 from flows.settings.images import ImagesConfig
+from flows.settings.inits import BASELINES, hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from flows.settings.transfer import TransferConfig
-from flows.trials.inits import BASELINES, hypernetwork_name, source
+from flows.trials.inits import source
 from flows.trials.located import weights_stamp
 from ghn.errors import GHNError
 from ghn.files import atomic_path
@@ -83,7 +84,7 @@ def networks(train: TrainStageConfig) -> str | None:
         return None
 
 
-def fingerprints(name: str, root: str | None = None) -> dict[str, str] | None:
+def fingerprints(name: str, root: str | None) -> dict[str, str] | None:
     """Returns, by stored split, what changes with its files; None where there are none.
 
     Raises:

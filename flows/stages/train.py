@@ -28,17 +28,10 @@ from flows.rows.digest import digest
 from flows.settings import paths
 from flows.settings.train import TrainStageConfig
 from flows.training.budget import Budget
-from flows.training.curve import Curve, curve
+from flows.training.curve import curve
 from flows.training.live import LiveNumbers
 from flows.training.lock import only_one
-from flows.training.outcome import (
-    CURVE_NAME,
-    STEPS_NAME,
-    SUMMARY_NAME,
-    begin,
-    publish,
-    thinned,
-)
+from flows.training.outcome import CURVE_NAME, SUMMARY_NAME, begin, publish
 from flows.training.phases import fitted, phases, population_of, resized, settings
 from flows.training.start import (
     content,
@@ -54,19 +47,6 @@ if TYPE_CHECKING:
     from flows.settings.base import BaseConfig
     from flows.settings.images import ImagesConfig
     from flows.tracking.run import StageRun
-
-__all__ = [
-    "CURVE_NAME",
-    "STEPS_NAME",
-    "SUMMARY_NAME",
-    "Curve",
-    "TrainStageConfig",
-    "emphasize_distance",
-    "new_hypernetwork",
-    "run",
-    "thinned",
-    "trained_hypernetwork",
-]
 
 
 class Tracker(Callback):

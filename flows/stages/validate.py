@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flows.settings.fanout import FanOut
     from flows.tracking.run import StageRun
 
-__all__ = ["ValidateConfig", "run"]
-
 
 def run(
     base: BaseConfig,

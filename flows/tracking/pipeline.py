@@ -75,7 +75,7 @@ def note_results(run_id: str | None, directory: Path = Path()) -> None:
         directory: the tree in which the pipeline ran.
     """
     try:
-        found = json.loads((directory / paths.RESULTS / "evaluation.json").read_text())
+        found = json.loads((directory / paths.EVALUATION_SUMMARY).read_text())
         splits = {split: entry for split, entry in found.items() if "mean" in entry}
     except (OSError, ValueError, AttributeError, TypeError):
         return

@@ -191,7 +191,7 @@ class StageRun:
         sender.finish()
         self._sent = True
 
-    def _close(self, seconds: float = math.inf) -> None:
+    def _close(self, seconds: float) -> None:
         self._over.set()
         self._unsent.put(None)
         deadline = time.monotonic() + seconds

@@ -166,9 +166,8 @@ def _kept(log: Path) -> Path:
     return log.parent / FILES / log.stem
 
 
-def replay(path: Path) -> str | None:
-    """Sends one log to the tracking store and returns the id of its run. A log without an end
-    becomes a KILLED run.
+def replay(path: Path) -> None:
+    """Sends one log to the tracking store. A log without an end becomes a KILLED run.
 
     Raises:
         Exception: whatever MLflow or the network raises; that of an upload is raised after the
@@ -188,4 +187,3 @@ def replay(path: Path) -> str | None:
     if sender.run_id is not None and not ended:
         sender.send({"op": "end", "status": "KILLED", "time_ms": time_ms})
     sender.finish()
-    return sender.run_id

@@ -22,7 +22,7 @@ class LiveNumbers(Callback):
         ConfigError: DVCLive is not installed.
     """
 
-    def __init__(self, directory: Path = DIRECTORY) -> None:
+    def __init__(self) -> None:
         try:
             from dvclive.live import Live
         except ImportError:
@@ -30,17 +30,16 @@ class LiveNumbers(Callback):
                 "train.live needs DVCLive: pip install dvclive, or set it to false"
             ) from None
         self._kind: Any = Live
-        self._directory = directory
         self._live: Any = None
 
     def on_start(self, training: Training) -> None:
         """Begins anew, or goes on where the run does."""
         self._live = self._kind(
-            str(self._directory),
+            str(DIRECTORY),
             resume=training.step > 0,
             report=None,
             save_dvc_exp=False,  # the pipeline and its experiments are DVC's own
-            dvcyaml=str(self._directory / "dvc.yaml"),
+            dvcyaml=str(DIRECTORY / "dvc.yaml"),
         )
 
     def on_report(self, training: Training, record: StepRecord) -> None:

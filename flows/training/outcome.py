@@ -23,6 +23,7 @@ STEPS_NAME = "steps.csv"
 SUMMARY_NAME = "training.json"
 """The last evaluation, for `dvc metrics`."""
 
+_STRETCHES = 200
 _FINISHED = ".finished-"
 _REMOVED = ".removed-"
 
@@ -78,14 +79,14 @@ def _finished(directory: Path, outcome: str) -> Path:
     return directory.with_name(f"{_FINISHED}{directory.name}-{outcome}")
 
 
-def thinned(steps: Sequence[Mapping[str, Any]], windows: int = 200) -> str:
-    """The steps as CSV, averaged over at most `windows` stretches of equal length; skipped steps
-    are left out.
+def thinned(steps: Sequence[Mapping[str, Any]]) -> str:
+    """The steps as CSV, averaged over at most `_STRETCHES` of equal length; skipped steps are left
+    out.
     """
     names = ("step", "loss", "cross_entropy", "accuracy", "gradient_norm", "lr")
     rows = np.array(
         [[step[name] for name in names] for step in steps if not step["skipped"]], dtype=np.float64
     )
-    stretches = np.array_split(rows, min(windows, len(rows))) if len(rows) else []
+    stretches = np.array_split(rows, min(_STRETCHES, len(rows))) if len(rows) else []
     lines = [",".join(f"{value:.6g}" for value in stretch.mean(axis=0)) for stretch in stretches]
     return "\n".join([",".join(names), *lines]) + "\n"

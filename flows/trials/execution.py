@@ -27,9 +27,9 @@ from flows.rows.engine import Work
 from flows.rows.schema import Row, finite, identity
 from flows.settings import paths
 from flows.settings.fanout import FanOut
+from flows.settings.inits import SELECTION
 from flows.trials.images import trial_images
 from flows.trials.initialise import forget_hypernetworks, initialise
-from flows.trials.inits import SELECTION
 from flows.trials.samples import seen_before_and_after
 from flows.trials.spec import Trial
 from flows.trials.weights import ChangedInputError
@@ -41,7 +41,7 @@ from ghn.randomness import seeded
 
 def run_trials(
     trials: Sequence[Trial],
-    fanout: FanOut | None = None,
+    fanout: FanOut,
     *,
     title: str = "fine-tuning",
     cache: Path = paths.CACHE / "trials",
@@ -63,7 +63,7 @@ def run_trials(
         key=lambda job: job.key,
         head=lambda job: job.head,
     )
-    return work.rows(FileCache(cache), fanout or FanOut())
+    return work.rows(FileCache(cache), fanout)
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,8 @@ class _Start:
         """A fresh copy of the initialised network on the trial's device."""
         if self._model is None:
             self._model = self._make()
-            track_running_statistics(
-                self._model
-            )  # as in training, so that trained weights fit into a copy
+            # as in training, so that trained weights fit into a copy
+            track_running_statistics(self._model)
         return copy.deepcopy(self._model).to(self.trial.device)
 
     def _make(self) -> nn.Module:

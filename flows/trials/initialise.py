@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from flows.trials.inits import is_hypernetwork, orthogonal_from, selected_file, source
+from flows.settings.inits import orthogonal_from, selected_file
+from flows.trials.inits import is_hypernetwork, source
 from ghn.baselines import (
     GradInitConfig,
     MetaInitConfig,
@@ -73,7 +74,7 @@ def initialise(
     """Initialises `model`, freshly built (so with its standard random initialisation), in place.
 
     Args:
-        init: a name as `flows.trials.inits` has them.
+        init: a name as `flows.settings.inits` has them.
         seed: of all random draws.
         train: for GradInit and NIO, which look at data.
         beta: noise added to predicted parameters.
@@ -107,9 +108,8 @@ def initialise(
             else:
                 nio(model, train, nio_config, seed=seed)
         case "metainit":
-            track_running_statistics(
-                model
-            )  # batch norm must be an affine map, with all its derivatives
+            # batch norm must be an affine map, with all its derivatives
+            track_running_statistics(model)
             metainit(model, image_shape, num_classes, metainit_config, seed=seed)
         case "fixup":
             fixup(model, seed=seed)

@@ -5,25 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.settings import paths
-from flows.settings.inits import (
-    BASELINES,
-    RANDOM,
-    SELECTION,
-    hypernetwork_name,
-    orthogonal_from,
-    selected_file,
-)
-
-__all__ = [
-    "BASELINES",
-    "RANDOM",
-    "SELECTION",
-    "hypernetwork_name",
-    "is_hypernetwork",
-    "orthogonal_from",
-    "selected_file",
-    "source",
-]
+from flows.settings.inits import BASELINES, hypernetwork_name, selected_file
 
 
 def is_hypernetwork(init: str) -> bool:

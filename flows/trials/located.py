@@ -8,7 +8,8 @@ from pathlib import Path
 
 from flows.registry.lookup import find
 from flows.rows.digest import digest, file_digest
-from flows.trials.inits import BASELINES, selected_file, source
+from flows.settings.inits import BASELINES, selected_file
+from flows.trials.inits import source
 from ghn.errors import GHNError
 from ghn.names import packaged
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flows.rows.metrics import write_metrics
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.trials.statistics import compare, held, per_architecture
 from ghn.files import atomic_path
 

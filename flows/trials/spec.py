@@ -13,10 +13,10 @@ from flows.networks.content import architecture_content
 from flows.rows.code import code_digest
 from flows.rows.digest import digest
 from flows.settings.images import ImagesSpec
+from flows.settings.inits import SELECTION
 from flows.settings.trials import Grid, Larger
 from flows.trials import samples
 from flows.trials.images import images_digest
-from flows.trials.inits import SELECTION
 from flows.trials.weights import weights_content
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.errors import ConfigError

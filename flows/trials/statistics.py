@@ -85,10 +85,10 @@ def compare(
     )
 
 
-def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64], seed: int = 0) -> Comparison:
+def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64]) -> Comparison:
     """The comparison of N paired values."""
     difference_N = a_N - b_N
-    low, high = bootstrap_interval(difference_N, seed)
+    low, high = bootstrap_interval(difference_N)
     won = difference_N > 0
     return Comparison(
         n=len(difference_N),
@@ -102,10 +102,8 @@ def paired(a_N: NDArray[np.float64], b_N: NDArray[np.float64], seed: int = 0) ->
     )
 
 
-def bootstrap_interval(
-    values_N: NDArray[np.float64], seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; of a single value, that value twice."""
+def bootstrap_interval(values_N: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean; of a single value, that value twice."""
     from scipy.stats import bootstrap
 
     if len(values_N) < 2:
@@ -114,7 +112,7 @@ def bootstrap_interval(
         (values_N,),
         np.mean,
         n_resamples=N_BOOTSTRAP,
-        confidence_level=level,
+        confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

@@ -8,8 +8,9 @@ import hashlib
 from pathlib import Path
 
 from flows.rows.digest import file_digest
+from flows.settings.inits import selected_file
 from flows.trials.initialise import hypernetwork
-from flows.trials.inits import is_hypernetwork, selected_file, source
+from flows.trials.inits import is_hypernetwork, source
 from ghn.errors import ConfigError, GHNError
 
 

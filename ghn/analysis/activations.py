@@ -15,10 +15,9 @@ def activation_variances(model: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
     they are run.
 
     Over all entries of the output: images, channels and positions. A layer that runs more than once
-    counts the first
-    time. The model runs in the mode it is in: `with ghn.predict.batch_statistics(model)` is right
-    for parameters that
-    come without running statistics, `model.eval()` for trained ones.
+    counts the first time. The model runs in the mode it is in: `model.eval()` is right for trained
+    parameters, `with ghn.predict.batch_statistics(model)` for those that come without running
+    statistics.
     """
     variances: dict[str, float] = {}
     with ExitStack() as stack:

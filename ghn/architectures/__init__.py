@@ -127,9 +127,8 @@ def build(
         raise ConfigError(
             f"{name} cannot be built for images of {image_size} pixels: {error}"
         ) from error
-    if image_size != 224 or not name.startswith(
-        "timm/"
-    ):  # timm's networks describe their input themselves
+    # timm's networks describe their input themselves
+    if image_size != 224 or not name.startswith("timm/"):
         model.image_size = default_image_size(name) if image_size == 224 else image_size  # type: ignore[assignment]
     return model.to(device)
 
@@ -203,9 +202,8 @@ def _timm_name(name: str) -> str:
 def _timm(name: str, num_classes: int, image_size: int) -> nn.Module:
     import timm
 
-    if (
-        image_size != 224
-    ):  # families with position embeddings or windows need to know, the others do not take it
+    # families with position embeddings or windows need to know, the others do not take it
+    if image_size != 224:
         with suppress(TypeError):
             return timm.create_model(name, num_classes=num_classes, img_size=image_size)
     return timm.create_model(name, num_classes=num_classes)

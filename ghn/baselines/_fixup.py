@@ -1,11 +1,10 @@
 """FixUp (Zhang et al., 2019): residual networks that train without normalisation (paper table 16).
 
 The rules: (1) the classifier and the last layer of every residual branch start at zero; (2) the
-other layers of a
-branch are scaled by L^(-1/(2m-2)), L the number of branches and m the layers in one; (3) a scalar
-multiplier in every branch and a scalar bias before every layer and activation. `without_norm` makes
-a residual network of torchvision fit for them: each batch norm becomes a scalar multiplier and
-bias, which at their start, 1 and 0, do nothing.
+other layers of a branch are scaled by L^(-1/(2m-2)), L the number of branches and m the layers in
+one; (3) a scalar multiplier in every branch and a scalar bias before every layer and activation.
+`without_norm` makes a residual network of torchvision fit for them: each batch norm becomes a
+scalar multiplier and bias, which at their start, 1 and 0, do nothing.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ def orthogonal(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Modu
 
     A convolution's weight is seen as the matrix of one group, out channels (of a transposed one in
     channels) against the other channels times kernel, so that a depthwise or grouped convolution
-    gets one orthogonal matrix per group.
-    Biases become zero; norms stay as they are, and so do embeddings (class tokens, positions),
-    which are not maps. Frozen parameters (`requires_grad` off) stay, too; a computed weight (weight
-    norm and other parametrizations) is written by way of the parameters behind it.
+    gets one orthogonal matrix per group. Biases become zero; norms stay as they are, and so do
+    embeddings (class tokens, positions), which are not maps. Frozen parameters (`requires_grad`
+    off) stay, too; a computed weight (weight norm and other parametrizations) is written by way of
+    the parameters behind it.
 
     Args:
         gain: all singular values of the result.

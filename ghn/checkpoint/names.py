@@ -149,9 +149,8 @@ def infer_config(state: Mapping[str, Tensor]) -> GHNConfig:
     """The configuration of a hypernetwork from the shapes of its (our) state dict.
 
     Two things leave no trace in shapes and follow the released recipes: the number of heads where
-    there is no edge term
-    (16 for d > 64, else 8), and that all but GHN-1 (no layer norm and no virtual edges) normalise
-    what they predict.
+    there is no edge term (16 for d > 64, else 8), and that all but GHN-1 (no layer norm and no
+    virtual edges) normalise what they predict.
 
     Raises:
         UnsupportedFormatError: an essential tensor is missing.

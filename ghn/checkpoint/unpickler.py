@@ -2,11 +2,10 @@
 refused.
 
 Released hypernetworks are pickles: zip files or streams of `torch.save`, or files of `joblib.dump`,
-often compressed.
-The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader runs whatever a
-file asks for, this module has an unpickler that knows a dozen names. A pickle cannot get at
-anything else: every name it mentions goes through `find_class`, and what that returns are stand-ins
-that check their arguments.
+often compressed. The first two go to `torch.load(weights_only=True)`. For joblib, whose own reader
+runs whatever a file asks for, this module has an unpickler that knows a dozen names. A pickle
+cannot get at anything else: every name it mentions goes through `find_class`, and what that returns
+are stand-ins that check their arguments.
 """
 
 from __future__ import annotations
@@ -150,9 +149,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
                 raise UntrustedPickleError(refusal("an array type with an odd state"))
             self.stack[-1] = target.newbyteorder(state[1])
             self._memo_again(target, self.stack[-1])
-        elif not isinstance(
-            target, OrderedDict
-        ):  # that of a state dict, `_metadata`, is not needed
+        elif not isinstance(target, OrderedDict):  # whose state, `_metadata`, is not needed
             raise UntrustedPickleError(refusal(f"an alteration of a {type(target).__name__}"))
 
     dispatch[pickle.BUILD[0]] = load_build

@@ -97,9 +97,8 @@ class Prediction:
         if group.columns is not None:
             order = send_list(group.columns, tiled.device)
             tiled = tiled.index_select(-1 if last else 2, order)
-        if (
-            shape != group.shape
-        ):  # rows of a positional encoding that are not predicted, which come first
+        # rows of a positional encoding that are not predicted, which come first
+        if shape != group.shape:
             tiled = F.pad(tiled, (0, 0, group.shape[-2] - shape[-2], 0))
         if group.flat:
             tiled = tiled.flatten(2)

@@ -61,9 +61,8 @@ class DataFlow:
         self._params = {id(param): (name, tuple(param.shape)) for name, param in params.items()}
         self._shapes = dict(self._params.values())
         self._source: dict[int, int] = {}  # tensor -> operation
-        self._derived: dict[
-            int, tuple[str, ...]
-        ] = {}  # tensor computed from parameters alone -> their names
+        # tensor computed from parameters alone -> their names
+        self._derived: dict[int, tuple[str, ...]] = {}
         self._known: set[int] = set()  # tensors that were seen to come about
         self._alive: list[Tensor] = []  # identities stay unique as long as their tensors live
 

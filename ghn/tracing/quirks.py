@@ -35,9 +35,9 @@ def _hide_fused_attention(operation: Operation) -> Operation:
     """The attention of `nn.MultiheadAttention` has no node, unless its weights are asked for.
 
     Reason: the reference takes a softmax in the autograd graph for the node of an attention, and
-    the fused kernel that
-    recent PyTorch uses there is one step. Networks that write their attention themselves keep their
-    nodes, as the networks of DeepNets-1M do, which the hypernetworks were trained on. Models: ViT.
+    the fused kernel that recent PyTorch uses there is one step. Networks that write their attention
+    themselves keep their nodes, as the networks of DeepNets-1M do, which the hypernetworks were
+    trained on. Models: ViT.
     """
     if operation.kind != "fused_msa":
         return operation
@@ -62,12 +62,8 @@ def _pool_before_convolutional_head(graph: Graph) -> Graph:
         return graph
     if graph.shape[weight, 2:].tolist() != [1, 1]:
         return graph
-    new = [
-        *range(weight),
-        pool,
-        weight,
-        bias,
-    ]  # the nodes move, the edges of the chain stay where they are
+    # the nodes move, the edges of the chain stay where they are
+    new = [*range(weight), pool, weight, bias]
     return replace(
         graph,
         primitive=graph.primitive[new],

@@ -2,10 +2,10 @@
 average gradients.
 
 Why not `DistributedDataParallel`: it reduces inside the backward pass, where a rank that ran out of
-memory leaves the
-others waiting for the time-out. Here all ranks first agree that they have a gradient, so that a bad
-step is skipped by all of them together. The price is that communication does not overlap the
-backward pass through the hypernetwork, which is short beside the target networks'.
+memory leaves the others waiting for the time-out. Here all ranks first agree that they have a
+gradient, so that a bad step is skipped by all of them together. The price is that communication
+does not overlap the backward pass through the hypernetwork, which is short beside the target
+networks'.
 """
 
 from __future__ import annotations

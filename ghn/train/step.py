@@ -1,11 +1,10 @@
 """The loss of a meta-batch and its gradient (eq. 10).
 
 Notable: each target network is differentiated with respect to its predicted parameters on its own,
-right after its
-forward pass, and its activations are freed before the next one starts. One backward pass then
-carries the gradients of all predicted parameters through the hypernetwork. The result is the
-gradient of the whole loss; memory is that of one target network instead of m. Parts of a step carry
-the labels of `record_function`, for profilers.
+right after its forward pass, and its activations are freed before the next one starts. One backward
+pass then carries the gradients of all predicted parameters through the hypernetwork. The result is
+the gradient of the whole loss; memory is that of one target network instead of m. Parts of a step
+carry the labels of `record_function`, for profilers.
 
 Shape legend: M architectures, B images, K classes.
 """

@@ -15,12 +15,8 @@ CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 SOURCE_FILE = re.compile(r"[\w./-]+\.py")
 MEMBER = re.compile(r"(?:ghn|datasets|flows)(?:\.\w+)+")
-NO_MODULE = {
-    "safetensors",
-    "commands",
-    "changed",
-    "drifted",
-}  # a file, an entry point, events of Prefect
+NO_MODULE = {"safetensors", "commands", "changed", "drifted"}
+"""A file, an entry point, events of Prefect."""
 
 EXAMPLES = {
     "flows/settings/count.py",

@@ -289,9 +289,8 @@ def test_ctrl_c_in_a_stage_leaves_no_half_output_and_says_so(tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a suite in the background ignores Ctrl-C
+        # a suite in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=environment,
     )
     deadline = time.monotonic() + 120

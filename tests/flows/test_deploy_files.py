@@ -78,10 +78,8 @@ def test_the_pools_ask_for_a_gpu():
 
 
 def test_all_containers_work_in_one_checkout(compose):
-    for worker in (
-        "worker-cpu",
-        "worker-gpu",
-    ):  # a stage that one leaves to the other needs its files
+    # a stage that one leaves to the other needs its files
+    for worker in ("worker-cpu", "worker-gpu"):
         assert compose["services"][worker]["volumes"] == [".:/app"]
         assert compose["services"][worker]["environment"]["GHN_ROOT"] == "/app"
     docker = json.loads((ROOT / "deploy/pools/docker-gpu.json").read_text())["variables"][

@@ -77,9 +77,8 @@ def test_a_lost_node_loses_nothing(cluster):
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False)
     try:
-        own = (
-            ray._private.worker.global_worker.node._raylet_socket_name
-        )  # the driver would not survive its node
+        # the driver would not survive its node
+        own = ray._private.worker.global_worker.node._raylet_socket_name
         victim = next(node for node in nodes if node._raylet_socket_name != own)
         results = fan_out(lambda x: time.sleep(0.2) or x, range(40), on_ray(cluster))
         collected = [next(results)]
@@ -128,9 +127,8 @@ def test_an_evaluation_gives_the_same_rows_as_locally_also_with_a_killed_worker(
         target(name) for name in ("resnet18", "squeezenet1_0", "squeezenet1_1", "mnasnet0_5")
     ]
     evaluate = Evaluate(hypernetwork, images, images, EvaluateConfig(batch_size=16), 1, "cpu")
-    local = dict(
-        fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1))
-    )  # that mark exists
+    # that mark exists
+    local = dict(fan_out(EvaluateAndDie(evaluate, tmp_path), networks, FanOut(workers=1)))
     mark = tmp_path / "killed"
     ray_rows = dict(fan_out(EvaluateAndDie(evaluate, mark), networks, on_ray(cluster)))
     assert mark.exists()

@@ -50,9 +50,8 @@ def test_a_gpu_is_held_by_one_training_until_it_ends_however_it_ends(tmp_path: P
     thread = threading.Thread(target=wait_for_two)
     thread.start()
     waiting.wait()
-    with gpus.hold(
-        1, ["0", "1", "2"], tmp_path, poll_seconds=0.05
-    ) as other:  # whoever waits for two keeps none
+    # whoever waits for two keeps none
+    with gpus.hold(1, ["0", "1", "2"], tmp_path, poll_seconds=0.05) as other:
         assert other == ["2"]
         assert outcome == []
     first.send_signal(signal.SIGKILL)

@@ -66,9 +66,8 @@ def test_one_that_fails_ends_the_others_and_gives_the_exit_code(
     monkeypatch.setenv("FAIL", "1")
     started = time.monotonic()
     assert run_ranks(2, "a_rank") == 3
-    assert (
-        time.monotonic() - started < 40
-    )  # not the time-out of the collective operation that rank 0 waits in
+    # not the time-out of the collective operation that rank 0 waits in
+    assert time.monotonic() - started < 40
     assert not (out / "0").exists()
 
 

@@ -345,9 +345,8 @@ def test_promote_by_force_and_roll_back(store):
     forced = promotion.promote("ghn3", "3", force=True)
     assert forced.promoted
     assert "forced by" in forced.reason
-    assert (
-        float(tags(store, "3")["promotion.difference"]) < 0
-    )  # both numbers are kept, whatever they say
+    # both numbers are kept, whatever they say
+    assert float(tags(store, "3")["promotion.difference"]) < 0
     assert promotion.rollback("ghn3", "it was worse") == ("3", "2")
     assert lookup.by_alias("ghn3", "champion").version == 2
     assert tags(store, "3")["promotion.decision"] == "rolled back"

@@ -18,6 +18,7 @@ from flows.stages import generate, images, train
 from flows.stages.runner import start
 from flows.tracking import stage_run
 from flows.training.budget import Budget
+from flows.training.curve import Curve
 from flows.training.curve import curve as train_curve
 from flows.training.live import LiveNumbers
 from flows.training.lock import BusyError, only_one
@@ -89,7 +90,7 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
 
     calls = []
 
-    def stop_at_second(self: train.Curve, ghn: object) -> dict[str, float]:
+    def stop_at_second(self: Curve, ghn: object) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 1:
             return {"val_mean": 0.1, "val_best": 0.1}
@@ -99,7 +100,7 @@ def test_an_interrupted_stage_goes_on_and_other_parameters_begin_anew(
         update={"train": params.train.model_copy(update={"checkpoint_every": 2})}
     )
     with monkeypatch.context() as patch:
-        patch.setattr(train.Curve, "__call__", stop_at_second)
+        patch.setattr(Curve, "__call__", stop_at_second)
         with pytest.raises(StopError), stage_run("train", {}, connect_after_seconds=1e9) as run:
             start(train.run, short, run)
     runs = list((paths.model(params.base.ghn) / "checkpoints").iterdir())

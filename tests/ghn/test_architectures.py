@@ -100,9 +100,8 @@ def test_small_images(name: str) -> None:
         assert sizes[-1][0] in (range(2, 9) if coarse else (4,))
     full = dict(build(name, num_classes=10, device="meta").named_parameters())
     changed = [key for key, param in model.named_parameters() if param.shape != full[key].shape]
-    assert (
-        len(changed) <= 2
-    )  # the first kernel; the positions of a ViT, the first linear layer after flattening
+    # the first kernel; the positions of a ViT, the first linear layer after flattening
+    assert len(changed) <= 2
 
 
 def test_inception_sees_images_of_16_pixels() -> None:

@@ -100,9 +100,8 @@ def sshd(tmp_path_factory):
     if program is None:
         pytest.skip("no sshd (Debian: apt-get install openssh-server)")
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(
-            mode=0o755, exist_ok=True
-        )  # what its service makes; root's sshd asks for it
+        # what its service makes; root's sshd asks for it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     directory = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
         subprocess.run(

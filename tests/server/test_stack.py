@@ -57,9 +57,8 @@ def finish(project: Project, run: str, seconds: float = 240.0) -> str:
 
 def task_runs(project: Project, run: str) -> dict[str, dict[str, Any]]:
     found = api(project, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    return {
-        task["name"]: task for task in found if "stage" in task["task_key"]
-    }  # Prefect adds one per subflow
+    # Prefect adds one per subflow
+    return {task["name"]: task for task in found if "stage" in task["task_key"]}
 
 
 def runs_of(project: Project, name: str) -> list[dict[str, Any]]:
@@ -248,9 +247,8 @@ def test_cancelling_ends_the_stage_and_all_its_processes(stack):
     workspaces = stack.root / ".dvc" / "tmp" / "workspaces"
     wait_for("the stage runs", lambda: list(workspaces.glob("*/train.started")))
     stages = [p for p in psutil.process_iter(["cwd"]) if str(workspaces) in (p.info["cwd"] or "")]
-    assert any(
-        "train.started" in " ".join(p.cmdline()) for p in stages
-    )  # the shell of the stage, below DVC
+    # the shell of the stage, below DVC
+    assert any("train.started" in " ".join(p.cmdline()) for p in stages)
     limit = api(stack, "/v2/concurrency_limits/training", method="GET")
     assert limit["active_slots"] == 1
     api(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})

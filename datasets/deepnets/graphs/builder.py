@@ -73,9 +73,8 @@ class Assembly:
         start = self._n_nodes
         last = self._stamp(stem, "", (wiring.stem_channels, 0, 0), [], [])
         outputs = {-2: last if one_input else [start + node for node in first], -1: last}
-        passed: dict[
-            int, int
-        ] = {}  # for outputs that are an input passed through: how many cells in a row did so
+        # for outputs that are an input passed through: how many cells in a row did so
+        passed: dict[int, int] = {}
         known: dict[object, Template] = {}
         for cell in wiring.cells:
             i = cell.number
@@ -174,14 +173,10 @@ def build_structures(architectures: Iterable[Architecture]) -> Structures:
     return assembly.finish()
 
 
-def build_structure(
-    architecture: Architecture,
-    scaling: Scaling = CIFAR,
-    kept: Sequence[frozenset[int]] | None = None,
-) -> Structures:
-    """The graph of one architecture; see `Assembly.add`."""
+def build_structure(architecture: Architecture, kept: Sequence[frozenset[int]]) -> Structures:
+    """The graph of one architecture with other products than usual; see `Assembly.add`."""
     assembly = Assembly()
-    assembly.add(architecture, scaling, kept)
+    assembly.add(architecture, kept=kept)
     return assembly.finish()
 
 

@@ -30,9 +30,8 @@ class Layout:
     """Nodes and edges under construction.
 
     A value is the list of nodes that whatever reads it must be joined to: mostly one, but more
-    where the reference
-    leaves out an operation with several inputs. Two values are one tensor if they are the same
-    list.
+    where the reference leaves out an operation with several inputs. Two values are one tensor if
+    they are the same list.
 
     Attributes:
         prefixes: of the names in each piece.

@@ -13,10 +13,9 @@ left out (`templates.Inputs`), the stem's ReLU in place (`networks.network`), an
 published files (`published.repair`).
 
 The walk needs no network: each operation contributes a fixed string of letters, one per visited
-node: R for a ReLU, M
-for a mean, C for a parameter of the classifier, o for anything else. What it meets within a cell
-depends on the kind of cell alone, up to the places where it leaves for the cells before; so it is
-written down once per kind.
+node: R for a ReLU, M for a mean, C for a parameter of the classifier, o for anything else. What it
+meets within a cell depends on the kind of cell alone, up to the places where it leaves for the
+cells before; so it is written down once per kind.
 """
 
 from __future__ import annotations

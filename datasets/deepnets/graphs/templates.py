@@ -26,8 +26,8 @@ class Inputs(IntEnum):
     """How the two inputs of a cell are related.
 
     The reference drops sums of a single input in two passes: a sum of a tensor with itself goes in
-    the first, a sum
-    that then has a single input in the second; a third in a row stays, as a sum with one edge.
+    the first, a sum that then has a single input in the second; a third in a row stays, as a sum
+    with one edge.
     """
 
     distinct = 0

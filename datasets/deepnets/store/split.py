@@ -142,7 +142,7 @@ class StoredSplit:
         with self._parquet() as file:
             return file.read(columns=columns)
 
-    def metadata_rows(self, begin: int, end: int, columns: list[str] | None = None) -> pa.Table:
+    def metadata_rows(self, begin: int, end: int) -> pa.Table:
         """Some rows of the Parquet table; only the row groups that hold them are read.
 
         Raises:
@@ -150,7 +150,7 @@ class StoredSplit:
         """
         with self._parquet() as file:
             groups = range(begin // ROW_GROUP, -(-end // ROW_GROUP))
-            rows = file.read_row_groups(list(groups), columns=columns)
+            rows = file.read_row_groups(list(groups))
             return rows.slice(begin - groups.start * ROW_GROUP, end - begin)
 
     def stored(self, begin: int, end: int) -> Block:

@@ -206,9 +206,8 @@ def drawing_rules(table: ArchitectureTable, rules: SplitRules) -> Failed:
         bad |= table.norm
     elif rules.norm == "mixed":
         bad |= ~table.norm & (table.n_cells > fewest + 1)
-    bad |= (table.concat >> (steps[:, None].astype(np.uint16) - 1) & 1 == 0).any(
-        axis=1
-    )  # the last sum is never dropped
+    # the last sum is never dropped
+    bad |= (table.concat >> (steps[:, None].astype(np.uint16) - 1) & 1 == 0).any(axis=1)
     bad |= table.has("none") & (steps == 1)
     for reason in rejections(rules, table)[0].values():
         bad |= reason

@@ -16,7 +16,7 @@ from flows.experiments.summaries.common import (
     unique,
 )
 from flows.report import Block, Figure, Panels, Table, figures
-from flows.trials.inits import RANDOM
+from flows.settings.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held, per_architecture
 from flows.words import counted
 

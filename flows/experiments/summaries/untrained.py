@@ -21,7 +21,8 @@ from flows.experiments.summaries.common import (
 )
 from flows.report import Figure, Panels, Table, figures
 from flows.rows.schema import Row
-from flows.trials.inits import RANDOM, is_hypernetwork
+from flows.settings.inits import RANDOM
+from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import per_architecture
 from ghn.analysis import SCORES, kendall_tau
 
@@ -171,9 +172,8 @@ def activations(rows: Rows) -> Summary:
                 [[np.nan if v is None or v <= 0 else v for v in r["variance"]] for r in mine],
                 dtype=float,
             )
-            layers = np.flatnonzero(
-                ~np.isnan(values).all(axis=0)
-            )  # where it is finite and not zero
+            # where it is finite and not zero
+            layers = np.flatnonzero(~np.isnan(values).all(axis=0))
             variance = np.nanmean(values[:, layers], axis=0)
             series.append(
                 figures.Series(init, layers.tolist(), np.log10(variance).tolist(), None, colour)

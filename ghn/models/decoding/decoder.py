@@ -11,8 +11,8 @@ Notable:
   gradients, faster and in pieces.
 
 Shape legend: G parameters of a group, P positions (rows of a matrix product), D hidden features,
-O/I output/input
-channels, Y/X kernel height/width, K classes, M decoder channels, S side of the decoder's grid.
+O/I output/input channels, Y/X kernel height/width, K classes, M decoder channels, S side of the
+decoder's grid.
 """
 
 from __future__ import annotations
@@ -131,9 +131,8 @@ def assemble(group: Group, w_POI: Tensor) -> Tensor:
         return w_GPOI[:, 0]
     g, _, o, i = w_GPOI.shape
     w_GOIYX = torch.unflatten(w_GPOI.permute(0, 2, 3, 1), 3, group.window_size)
-    if (
-        group.kernel != group.window_size
-    ):  # a kernel larger than the grid is interpolated from the whole grid
+    # a kernel larger than the grid is interpolated from the whole grid
+    if group.kernel != group.window_size:
         w_GOIYX = F.interpolate(
             w_GOIYX.reshape(g * o, i, *group.window_size), group.kernel, mode="bilinear"
         )

@@ -10,9 +10,8 @@ Notable:
 - the scale of a parameter is applied to its features, which are fewer than its numbers.
 
 Shape legend: G parameters of a group, P positions of parameters (rows of a matrix product), N
-parameters that share a
-position, D hidden features, F features of a position, O/I output/input channels, Y/X height/width
-of the grid.
+parameters that share a position, D hidden features, F features of a position, O/I output/input
+channels, Y/X height/width of the grid.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The message passing of GHN-1 and GHN-2, and the MLP that passes none.
 
 Notable: the GatedGNN of Zhang et al. (2019) visits nodes one by one, first along the edges and then
-against them. Nodes
-with no path between them do not depend on each other, so all nodes of the same depth, of all graphs
-of a batch, are updated together, and a node's message is computed once when the node is final
-instead of once per edge.
+against them. Nodes with no path between them do not depend on each other, so all nodes of the same
+depth, of all graphs of a batch, are updated together, and a node's message is computed once when
+the node is final instead of once per edge.
 
 Shape legend: B graphs, N nodes, D hidden features, V nodes of the widest graph in a level.
 """

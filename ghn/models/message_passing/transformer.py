@@ -2,10 +2,9 @@
 9).
 
 Notable: the edge term is a function of the pair of shortest paths (i to j, j to i). In a directed
-acyclic graph at
-most one of them exists and both stop at 50, so there are 101 pairs: the term is computed for those
-and looked up, where
-a direct reading of eq. 9 computes it for each of the N x N pairs of nodes. All layers share it.
+acyclic graph at most one of them exists and both stop at 50, so there are 101 pairs: the term is
+computed for those and looked up, where a direct reading of eq. 9 computes it for each of the N x N
+pairs of nodes. All layers share it.
 
 Shape legend: B graphs, N nodes, D hidden features, H heads, C pairs of distances.
 """

@@ -53,9 +53,8 @@ def test_export_and_import_give_the_same_graphs(store, published, tmp_path):
     for index in range(len(ours)):
         a, b = ours.graph(index), again.graph(index)
         assert ours[index] == again[index]
-        if (
-            "cse" not in ours[index].genotype.operations
-        ):  # a gate without product loses an edge, as in the GHN-3 loader
+        # a gate without product loses an edge, as in the GHN-3 loader
+        if "cse" not in ours[index].genotype.operations:
             assert a.canonical_hash() == b.canonical_hash()
         assert sorted(a.param) == sorted(b.param)
     exported = export_published(again, tmp_path / "again")[0]

@@ -38,9 +38,8 @@ def test_a_folder_tree_with_splits(tmp_path: Path, coloured) -> None:
             path = tmp_path / "tree" / split / f"class{value % 2}" / f"{value:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(coloured(value))
-    test = load(
-        "tree", tmp_path, "test", 16, cache=None
-    )  # the only stored held-out split is what one tests on
+    # the only stored held-out split is what one tests on
+    test = load("tree", tmp_path, "test", 16, cache=None)
     assert sorted(_colours(test.images)) == [20, 21, 22, 23]
     val = load("tree", tmp_path, "val", 16, cache=None, val_fraction=0.25)
     train = load("tree", tmp_path, "train", 16, cache=None, val_fraction=0.25)

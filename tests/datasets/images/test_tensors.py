@@ -22,9 +22,8 @@ def test_digits_are_rgb_at_32_pixels_and_the_splits_partition_the_data(
     assert parts[0].images.shape[1:] == (3, 32, 32)
     assert parts[0].images.dtype == torch.uint8
     assert sum(map(len, parts)) == 1797 == len(load("digits", split="all", cache=None))
-    assert (
-        len({image.numpy().tobytes() for part in parts for image in part.images}) >= 1790
-    )  # no overlap
+    # no overlap
+    assert len({image.numpy().tobytes() for part in parts for image in part.images}) >= 1790
     assert digits.num_classes == 10
     pixels = digits.images.float() / 255
     torch.testing.assert_close(pixels.mean(), torch.tensor(digits.mean[0]), atol=2e-3, rtol=0)
@@ -116,9 +115,8 @@ def test_the_cache_is_used_and_rebuilt_when_it_rots(tmp_path, monkeypatch) -> No
     data[-1] ^= 1
     path.write_bytes(data)
     assert load("digits", cache=tmp_path).digest == first.digest
-    assert (
-        load("digits", cache=tmp_path, seed=5).digest != first.digest
-    )  # another seed is another split
+    # another seed is another split
+    assert load("digits", cache=tmp_path, seed=5).digest != first.digest
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".tmp")]
 
 

@@ -5,7 +5,7 @@ import pytest
 from flows.experiments.catalogue import load_profile
 from flows.experiments.cost import A100_FLOPS, plan
 from flows.networks.build import forward_gmacs
-from flows.trials.inits import BASELINES, hypernetwork_name
+from flows.settings.inits import BASELINES, hypernetwork_name
 from ghn.errors import ConfigError
 
 

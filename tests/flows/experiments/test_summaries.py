@@ -98,9 +98,8 @@ def test_verdicts_are_honest(trials):
         for copy in range(3)
     ]
     assert verdict(six, "ghn").startswith("ghn is clearly better: +10.0 points")
-    assert verdict(trials, "ghn").startswith(
-        "ghn is not clearly better: +10.0 points"
-    )  # two networks
+    # two networks
+    assert verdict(trials, "ghn").startswith("ghn is not clearly better: +10.0 points")
     one = [row for row in trials if row["architecture"] == "a"]
     assert "on the one network measured (31.0 ± 1.4 against 21.0 ± 1.4 %, ± over seeds)" in verdict(
         one, "ghn"
@@ -418,9 +417,8 @@ def test_ranking():
         for name, value in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
     ]
     (table,) = ranking(scores, truth).blocks
-    assert (
-        cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"
-    )  # one of six pairs is the wrong way round
+    # one of six pairs is the wrong way round
+    assert cell(table, "snip", "Kendall's tau") == f"{4 / 6:.2f}"
     assert cell(table, "g, untrained", "Kendall's tau") == "-1.00"
     assert "gradnorm" not in {row[0] for row in table.rows}
     assert not any(math.isnan(float(row[1])) for row in table.rows)

@@ -158,10 +158,8 @@ def test_a_longer_grid_only_adds_points(trained):
     short = run_trial(trial(grid=Grid(lr=(0.05, 1e-6))))
     longer = run_trial(trial(grid=Grid(lr=(1e-6, 0.05, 0.02))))
     assert trained[:2] == [0.05, 1e-6]
-    assert trained[2:] in (
-        [0.02],
-        [0.02, 0.05],
-    )  # the best is trained again if an old point is chosen: weights are gone
+    # the best is trained again if an old point is chosen: weights are gone
+    assert trained[2:] in ([0.02], [0.02, 0.05])
     same = {row["lr"]: row["val_accuracy"] for row in short}
     assert all(row["val_accuracy"] == same[row["lr"]] for row in longer if row["lr"] in same)
 

@@ -4,15 +4,9 @@ import pytest
 import torch
 
 from flows.networks.build import build_network
+from flows.settings.inits import BASELINES, hypernetwork_name, orthogonal_from, selected_file
 from flows.trials.initialise import initialise
-from flows.trials.inits import (
-    BASELINES,
-    hypernetwork_name,
-    is_hypernetwork,
-    orthogonal_from,
-    selected_file,
-    source,
-)
+from flows.trials.inits import is_hypernetwork, source
 from flows.trials.weights import weights_content
 from ghn.baselines import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.checkpoint import save_checkpoint

@@ -155,9 +155,8 @@ class TestFixUp:
         plain = [
             self.movement(self.network(depth, scalars=False), steps=1, lr=1e-4) for depth in (1, 12)
         ]
-        assert (
-            not 0.5 < plain[1] / plain[0] < 2
-        )  # which He initialisation without norm does not achieve
+        # which He initialisation without norm does not achieve
+        assert not 0.5 < plain[1] / plain[0] < 2
 
     def test_frozen_parameters_stay(self):
         model = self.network(1)
@@ -373,9 +372,8 @@ class TestMetaInit:
         history = metainit(
             model, (3, 4, 4), 10, MetaInitConfig(iterations=200, batch_size=128), seed=0
         )
-        assert median(history[-20:]) < 0.2 * median(
-            history[:20]
-        )  # a mean of quotients has a heavy tail
+        # a mean of quotients has a heavy tail
+        assert median(history[-20:]) < 0.2 * median(history[:20])
         for layer, direction in zip(layers, directions, strict=True):
             torch.testing.assert_close(layer.weight.detach() / layer.weight.norm(), direction)
 

@@ -225,9 +225,8 @@ def test_positional_encoding_and_tokens(describe: Describe) -> None:
         "position -> sum",
         "sum -> embed.weight",
     ]
-    assert (
-        describe(graph) == edges
-    )  # a shared parameter has one name and a node for each use; a scale has none
+    # a shared parameter has one name and a node for each use; a scale has none
+    assert describe(graph) == edges
     assert kinds(graph) == {"conv": 1, "sum": 1, "input": 1, "pos_enc": 2}
 
 

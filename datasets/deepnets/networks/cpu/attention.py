@@ -44,9 +44,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out_GDT: Tensor) -> Tensor:
         qkv_3GDT, out_GDT = ctx.saved_tensors
-        if (
-            torch.is_grad_enabled()
-        ):  # the gradient is to be differentiated again, as GradInit and MetaInit do
+        # the gradient is to be differentiated again, as GradInit and MetaInit do
+        if torch.is_grad_enabled():
             return _gradient(qkv_3GDT, d_out_GDT)
         d_qkv_3GDT = torch.empty_like(qkv_3GDT)
         # The sum of weights times their gradients, which the softmax subtracts, is also that of

@@ -8,9 +8,8 @@ to 5 times as fast, with the rounding errors of other float32 convolutions (1e-6
 Everything is a differentiable operation of PyTorch, to any order.
 
 Shape legend: B images, C input channels, O output channels, Y x X pixels of a map, N periods of the
-transform in rows,
-M in columns, V = M // 2 + 1 frequencies of a real row (the others are conjugates), F = N * V
-frequencies, P anything.
+transform in rows, M in columns, V = M // 2 + 1 frequencies of a real row (the others are
+conjugates), F = N * V frequencies, P anything.
 """
 
 from __future__ import annotations
@@ -111,9 +110,8 @@ def _spectrum(
 ) -> tuple[Tensor, Tensor]:
     """(F, *shape) real and imaginary part of the transform of P real maps."""
     height = len(t_YXP)
-    along_rows = torch.bmm(transform.rows.expand(height, -1, -1), t_YXP).view(
-        2 * height, -1
-    )  # (2Y, V * P)
+    # (2Y, V * P)
+    along_rows = torch.bmm(transform.rows.expand(height, -1, -1), t_YXP).view(2 * height, -1)
     real, imaginary = transform.real @ along_rows, transform.imaginary @ along_rows
     return real.view(-1, *shape), imaginary.view(-1, *shape)
 
