@@ -51,22 +51,30 @@ def accuracies(
 ) -> list[float]:
     """For each k of `top` the share of images whose label is among the k largest logits, in
     evaluation mode. Waits for a GPU once.
+
+    Raises:
+        ConfigError: there are no images, or some of classes that the network does not have.
     """
     device = next(model.parameters()).device
     sharing = sharing or Sharing()
-    correct, total = torch.zeros(len(top) + 1, dtype=torch.int64, device=device), 0
+    correct = torch.zeros(len(top) + 2, dtype=torch.int64, device=device)
+    total = classes = 0
     for logits_BK, y_B in _outputs(model, images, config, sharing):
+        classes = logits_BK.shape[1]
         for place, k in enumerate(top):
             if k == 1:
                 correct[place] += (logits_BK.argmax(1) == y_B).sum()
             else:
                 best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
                 correct[place] += (best_BJ == y_B[:, None]).sum()
+        correct[-2] += (y_B >= classes).sum()
         total += len(y_B)
     correct[-1].fill_(total)  # an assignment would copy it to a GPU, and wait
-    *counts, total = sharing.sum(correct).tolist()
+    *counts, beyond, total = sharing.sum(correct).tolist()
     if not total:
         raise ConfigError("the set of images to evaluate is empty; give at least one image")
+    if beyond:
+        raise other_classes(classes)
     return [count / total for count in counts]
 
 
@@ -113,6 +121,14 @@ def heads(output: Any) -> list[Tensor]:
     raise ConfigError(
         f"the network returns a {type(output).__name__} without a tensor of logits; return the"
         ' logits, a tuple that begins with them, or a dict with "logits"'
+    )
+
+
+def other_classes(classes: int) -> ConfigError:
+    """The error of a network of so many classes that is given images of others."""
+    return ConfigError(
+        f"the network has {classes} classes, and there are images of others; give it a head with"
+        " as many outputs as the images have classes"
     )
 
 
