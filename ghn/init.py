@@ -5,6 +5,7 @@ evaluated.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -79,8 +80,8 @@ def init_(
             )
     if n_batches is not None and n_batches < 1:
         raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
-    if noise < 0:
-        raise ConfigError(f"noise={noise}: the scale of noise cannot be negative")
+    if not 0 <= noise < math.inf:
+        raise ConfigError(f"noise={noise}: the scale of noise is neither negative nor infinite")
     if not isinstance(hypernetwork, GHN):
         hypernetwork = from_pretrained(hypernetwork, device=_device(model))
     first, rest = _peek(batches)

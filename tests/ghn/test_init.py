@@ -112,8 +112,9 @@ def test_bad_arguments_write_nothing(hypernetwork: ghn.GHN) -> None:
             ghn.init_(model, hypernetwork, batches=batches(), n_batches=wrong)
     with pytest.raises(ConfigError, match="a dict without a tensor"):
         ghn.init_(model, hypernetwork, batches=[{"x": torch.zeros(4, 3, 16, 16)}])  # type: ignore[list-item]
-    with pytest.raises(ConfigError, match="noise=-1"):
-        ghn.init_(model, hypernetwork, noise=-1)
+    for noise in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"noise={noise}"):
+            ghn.init_(model, hypernetwork, noise=noise)
     with pytest.raises(ghn.GHNError):  # its images do not fit the linear layer
         ghn.init_(model, hypernetwork, batches=[torch.zeros(4, 3, 8, 8)])
     for name, value in model.state_dict().items():
