@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ghn
+from datasets.images import load
 from flows.trials.initialise import hypernetwork as pipeline_hypernetwork
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry
+from ghn.initialize import save_initialized
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,39 @@ def test_the_random_state_stays_and_the_seed_decides(hypernetwork: ghn.GHN) -> N
     assert torch.equal(model[0].weight, again[0].weight)
     assert not torch.equal(model[0].weight, other[0].weight)
     assert torch.equal(model[-1].weight, other[-1].weight)  # the classifier gets no noise
+
+
+class Drawing(nn.Module):
+    """Has a dropout that is never off."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(nn.functional.dropout(self.body(x))).mean((2, 3)))
+
+
+def test_so_they_do_for_a_network_that_draws_in_evaluation_mode(
+    hypernetwork: ghn.GHN, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with torch.random.fork_rng([]):
+        models = [Drawing() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        ghn.init_(model, hypernetwork, batches=batches(), seed=seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    mean, again, other = (model.norm.running_mean for model in models)
+    assert torch.equal(mean, again)
+    assert not torch.equal(mean, other)
+    images = load("digits", split="train", image_size=16)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path in paths:
+        save_initialized(f"{__file__}:Drawing", None, path, 10, 16, images=images)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_old_statistics_are_replaced_and_not_warned_of(hypernetwork: ghn.GHN) -> None:
