@@ -35,3 +35,11 @@ def all_frozen(model: nn.Module) -> ConfigError:
         f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere; switch"
         " it on for some"
     )
+
+
+def other_classes(classes: int) -> ConfigError:
+    """The error of a network of so many classes that is given images of others."""
+    return ConfigError(
+        f"the network has {classes} classes, and there are images of others; give it a head with"
+        " as many outputs as the images have classes"
+    )

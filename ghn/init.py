@@ -5,6 +5,7 @@ evaluated.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ghn.graph import Graph
 from ghn.models import GHN
 from ghn.predict import Frozen, reestimate_batch_norm
 from ghn.predict.batchnorm import inputs_of
+from ghn.randomness import seeded
 
 TRACED_IMAGES = 2
 """Inputs of the first batch that a network is traced with: only their shapes matter."""
@@ -58,7 +60,7 @@ def init_(
             what the network takes. None leaves running statistics alone.
         n_batches: how many to use; by default all.
         noise: scale; 0 leaves the prediction as it is.
-        seed: of the noise.
+        seed: of the noise, and of what the network draws while statistics are estimated.
         graph, keep_head, frozen, strict, example_inputs: as in `GHN.initialize`.
 
     Raises:
@@ -79,8 +81,8 @@ def init_(
             )
     if n_batches is not None and n_batches < 1:
         raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
-    if noise < 0:
-        raise ConfigError(f"noise={noise}: the scale of noise cannot be negative")
+    if not 0 <= noise < math.inf:
+        raise ConfigError(f"noise={noise}: the scale of noise is neither negative nor infinite")
     if not isinstance(hypernetwork, GHN):
         hypernetwork = from_pretrained(hypernetwork, device=_device(model))
     first, rest = _peek(batches)
@@ -97,7 +99,8 @@ def init_(
         )
         break_symmetry(model, noise, seed=seed)
         if batches is not None:
-            reestimate_batch_norm(model, rest, n_batches)
+            with seeded(seed):  # some networks draw numbers in evaluation mode, too
+                reestimate_batch_norm(model, rest, n_batches)
             hypernetwork.reports = [report.with_statistics() for report in hypernetwork.reports]
     return model
 

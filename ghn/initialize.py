@@ -62,7 +62,8 @@ def save_initialized(
         out: the file, whose name ends in .safetensors.
         num_classes: by default those that the hypernetwork was trained on.
         image_size: side in pixels; by default what the hypernetwork was trained on.
-        seed: of the values of parameters that are not predicted.
+        seed: of the values of parameters that are not predicted, and of what the network draws
+            while statistics are estimated.
         device: where to predict.
         dtype: of floating point tensors in the file; by default they stay as they are.
         images: for the running statistics of batch norms, which are not predicted.
@@ -99,7 +100,9 @@ def save_initialized(
     report = str(hypernetwork.reports[0])
     if images is not None:
         report = str(hypernetwork.reports[0].with_statistics())
-        if n := _estimate_statistics(model, images):
+        with seeded(seed):  # some networks draw numbers in evaluation mode, too
+            n = _estimate_statistics(model, images)
+        if n:
             metadata[_STATISTICS] = str(n)
             report += f"\n  running statistics are those of {n} images"
     _write(out, model, metadata, dtype)

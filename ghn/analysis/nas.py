@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from ghn.outputs import heads
 from ghn.predict.batchnorm import batch_statistics
+from ghn.tracing.network import unwrap
 
 Score = Callable[[nn.Module, Tensor, Tensor], float]
 
@@ -54,6 +55,7 @@ def fisher(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> float:
 
     z is the output of a convolution or linear layer and L the mean loss of the batch.
     """
+    model = unwrap(model)  # compiled code may run without the hooks
     layers: list[nn.Module] = []
     outputs: list[Tensor] = []
 

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ghn.errors import DamagedFileError
-from ghn.failures import all_frozen
+from ghn.failures import all_frozen, other_classes
 from ghn.files import content_digest
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
@@ -83,8 +83,8 @@ def finetune(
     Raises:
         DamagedFileError: `checkpoint` exists but is of another run: other settings, another seed,
             network or number of images.
-        ConfigError: a set of images is empty, all parameters are frozen, a batch does not divide
-            among the ranks, or the network returns no logits.
+        ConfigError: a set of images is empty or has classes that the network lacks, all parameters
+            are frozen, a batch does not divide among the ranks, or the network returns no logits.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise all_frozen(model)
@@ -191,6 +191,8 @@ class _Run:
         config = self.config
         with autocast(config, self.device):
             logits_BK, *auxiliary = heads(self.shared(x_BCHW))
+            if y_B.device.type == "cpu" and int(y_B.max()) >= logits_BK.shape[1]:
+                raise other_classes(logits_BK.shape[1])
             loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)
             for other_BK in auxiliary:
                 loss = loss + AUXILIARY_WEIGHT * functional.cross_entropy(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError
+from ghn.failures import other_classes
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.sharing import Sharing
 from ghn.images import Images
@@ -51,22 +52,30 @@ def accuracies(
 ) -> list[float]:
     """For each k of `top` the share of images whose label is among the k largest logits, in
     evaluation mode. Waits for a GPU once.
+
+    Raises:
+        ConfigError: there are no images, or some of classes that the network does not have.
     """
     device = next(model.parameters()).device
     sharing = sharing or Sharing()
-    correct, total = torch.zeros(len(top) + 1, dtype=torch.int64, device=device), 0
+    correct = torch.zeros(len(top) + 2, dtype=torch.int64, device=device)
+    total = classes = 0
     for logits_BK, y_B in _outputs(model, images, config, sharing):
+        classes = logits_BK.shape[1]
         for place, k in enumerate(top):
             if k == 1:
                 correct[place] += (logits_BK.argmax(1) == y_B).sum()
             else:
                 best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
                 correct[place] += (best_BJ == y_B[:, None]).sum()
+        correct[-2] += (y_B >= classes).sum()
         total += len(y_B)
     correct[-1].fill_(total)  # an assignment would copy it to a GPU, and wait
-    *counts, total = sharing.sum(correct).tolist()
+    *counts, beyond, total = sharing.sum(correct).tolist()
     if not total:
         raise ConfigError("the set of images to evaluate is empty; give at least one image")
+    if beyond:
+        raise other_classes(classes)
     return [count / total for count in counts]
 
 

@@ -45,7 +45,9 @@ def reestimate_batch_norm(
     `model.eval()` can be used.
 
     All else is in evaluation mode meanwhile; modes are restored. Averages start anew, whatever was
-    there before; if the batches end in an error, or there are none, the old statistics come back.
+    there before, also of norms whose `track_running_stats` was switched off later and which are
+    evaluated with old ones; if the batches end in an error, or there are none, the old statistics
+    come back.
 
     Args:
         model: with predicted parameters.
@@ -63,7 +65,7 @@ def reestimate_batch_norm(
     if not norms:
         return 0
     device = next(itertools.chain(model.parameters(), model.buffers())).device
-    momenta = [module.momentum for module in norms]
+    settings = [(module.momentum, module.track_running_stats) for module in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
     done = False
@@ -71,6 +73,7 @@ def reestimate_batch_norm(
         try:
             model.eval()
             for module in norms:
+                module.track_running_stats = True
                 module.reset_running_stats()
                 module.momentum = None  # a plain average over all batches
                 module.train()
@@ -87,8 +90,8 @@ def reestimate_batch_norm(
                 for module, buffers in zip(norms, before, strict=True):
                     for name, buffer in buffers.items():
                         module.get_buffer(name).copy_(buffer)
-            for module, momentum in zip(norms, momenta, strict=True):
-                module.momentum = momentum
+            for module, setting in zip(norms, settings, strict=True):
+                module.momentum, module.track_running_stats = setting
     return used
 
 

@@ -26,7 +26,7 @@ def misfits(
     ghn: Hypernetwork, model: nn.Module, graph: Graph, traced: Traced | None, keep_head: bool
 ) -> tuple[str, ...]:
     """What of `model` does not fit the hypernetwork, or the parameters that it predicts: number of
-    classes, image size, running statistics.
+    classes, image size, running statistics, no last layer that could be kept.
 
     Args:
         ghn: the hypernetwork.
@@ -35,13 +35,19 @@ def misfits(
         traced: how it was traced, if it was.
         keep_head: whether its last layers keep their values.
     """
-    found = [_classes(ghn, graph)] if graph.head and not keep_head else []
+    found = [_head(graph) if keep_head else _classes(ghn, graph)]
     found += [_images(ghn, model, traced), _statistics(model)]
     return tuple(problem for problem in found if problem)
 
 
+def _head(graph: Graph) -> str:
+    if graph.head:
+        return ""
+    return "it does not end in a layer of classes that keep_head could keep: all of it is predicted"
+
+
 def _classes(ghn: Hypernetwork, graph: Graph) -> str:
-    classes = int(graph.shape[graph.head[0], 0])
+    classes = int(graph.shape[graph.head[0], 0]) if graph.head else ghn.num_classes
     if classes == ghn.num_classes:
         return ""
     return (

@@ -91,7 +91,8 @@ def predict_in_place(
         models: on any device, in any floating point type; parameters must exist (not be on the meta
             device).
         graphs: of the models; None, or None for one of them, has it traced.
-        keep_head: whether the last layers keep their values (transfer to other classes).
+        keep_head: whether the last layers keep their values (transfer to other classes); a report
+            warns of a network that ends otherwise, of which all is predicted.
         frozen: whether parameters with `requires_grad` off keep their values or are predicted like
             all others.
         strict: whether to refuse a network that does not fit the hypernetwork (`Report.warnings`).

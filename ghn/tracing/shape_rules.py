@@ -119,7 +119,7 @@ def _activation(input: Tensor, *args: Any, inplace: bool = False, **kwargs: Any)
 
 @rule(torch.add, Tensor.add, torch.mul, Tensor.mul)
 def _binary(input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
-    if args or "out" in kwargs or not isinstance(input, Tensor):
+    if args or "out" in kwargs or not isinstance(input, Tensor) or isinstance(other, complex):
         return NotImplemented
     if isinstance(other, Tensor):
         if input.dtype != other.dtype:
@@ -159,6 +159,11 @@ def _multi_head_attention(
     value: Tensor,
     embed_dim: int,
     num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
     *args: Any,
     need_weights: bool = True,
     average_attn_weights: bool = True,
@@ -168,7 +173,8 @@ def _multi_head_attention(
         return _like(query), None
     batch = query.shape[1:2] if query.dim() == 3 else ()
     heads = () if average_attn_weights else (num_heads,)
-    return _like(query), _new(query, (*batch, *heads, query.shape[0], key.shape[0]))
+    keys = key.shape[0] + (bias_k is not None) + bool(add_zero_attn)
+    return _like(query), _new(query, (*batch, *heads, query.shape[0], keys))
 
 
 @rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)

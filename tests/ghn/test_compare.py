@@ -118,3 +118,15 @@ def test_an_empty_set_of_images_is_refused_first(empty: int) -> None:
     with pytest.raises(ConfigError, match=f"the {part} set is empty"):
         compare(Tiny, *sets, ghn.from_pretrained(), on_training=lambda *said: trained.append("one"))
     assert not trained
+
+
+def test_images_of_more_classes_than_the_network_has_are_refused() -> None:
+    class Narrow(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 5)
+
+    images = load("digits", split="test", image_size=8)
+    config = FinetuneConfig(steps=1, batch_size=8)
+    with pytest.raises(ConfigError, match="the network has 5 classes"):
+        compare(Narrow, images, images, images, ghn.from_pretrained(), config, seeds=1)

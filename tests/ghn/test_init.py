@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ghn
+from datasets.images import load
 from flows.trials.initialise import hypernetwork as pipeline_hypernetwork
 from ghn.baselines import GradInitConfig, MetaInitConfig
 from ghn.errors import ConfigError
 from ghn.finetune import break_symmetry
+from ghn.initialize import save_initialized
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,39 @@ def test_the_random_state_stays_and_the_seed_decides(hypernetwork: ghn.GHN) -> N
     assert torch.equal(model[-1].weight, other[-1].weight)  # the classifier gets no noise
 
 
+class Drawing(nn.Module):
+    """Has a dropout that is never off."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(nn.functional.dropout(self.body(x))).mean((2, 3)))
+
+
+def test_so_they_do_for_a_network_that_draws_in_evaluation_mode(
+    hypernetwork: ghn.GHN, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with torch.random.fork_rng([]):
+        models = [Drawing() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        ghn.init_(model, hypernetwork, batches=batches(), seed=seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    mean, again, other = (model.norm.running_mean for model in models)
+    assert torch.equal(mean, again)
+    assert not torch.equal(mean, other)
+    images = load("digits", split="train", image_size=16)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path in paths:
+        save_initialized(f"{__file__}:Drawing", None, path, 10, 16, images=images)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_old_statistics_are_replaced_and_not_warned_of(hypernetwork: ghn.GHN) -> None:
     model = network()
     for x, _ in batches():
@@ -112,8 +148,9 @@ def test_bad_arguments_write_nothing(hypernetwork: ghn.GHN) -> None:
             ghn.init_(model, hypernetwork, batches=batches(), n_batches=wrong)
     with pytest.raises(ConfigError, match="a dict without a tensor"):
         ghn.init_(model, hypernetwork, batches=[{"x": torch.zeros(4, 3, 16, 16)}])  # type: ignore[list-item]
-    with pytest.raises(ConfigError, match="noise=-1"):
-        ghn.init_(model, hypernetwork, noise=-1)
+    for noise in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"noise={noise}"):
+            ghn.init_(model, hypernetwork, noise=noise)
     with pytest.raises(ghn.GHNError):  # its images do not fit the linear layer
         ghn.init_(model, hypernetwork, batches=[torch.zeros(4, 3, 8, 8)])
     for name, value in model.state_dict().items():

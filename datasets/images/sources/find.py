@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datasets.images.sources.embedded import Digits
-from datasets.images.sources.folders import class_folders, has_images, is_class, open_folders
+from datasets.images.sources.folders import (
+    SUFFIXES,
+    class_folders,
+    has_images,
+    is_class,
+    open_folders,
+)
 from datasets.images.sources.parquet import open_parquet
 from datasets.images.sources.shards import SPLIT_NAMES, by_split, split_folders
 from datasets.images.sources.table import Table
@@ -65,7 +71,8 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
         return open_parquet(known)
     if downloaded := open_torchvision(name, base, SPLIT_NAMES):
         return downloaded
-    for path in (Path(name), base / name):
+    there = [path for path in (Path(name), base / name) if path.exists()]
+    for path in there:
         if path.is_dir() and has_images(path):
             raise MissingImagesError(
                 f"{path} has images but no folder per class; move the images of each class into a"
@@ -73,6 +80,11 @@ def find_source(name: str, root: str | os.PathLike[str] | None = None) -> Mappin
             )
     reason = UNSUPPORTED.get(name.lower())
     advice = f"; torchvision's {name} is not read: {reason}" if reason else ""
+    if there:
+        raise MissingImagesError(
+            f"{there[0]} holds nothing that is read: neither a Parquet file nor folders of classes"
+            f" with images ({', '.join(sorted(SUFFIXES))}){advice}"
+        )
     raise MissingImagesError(
         f"no images named {name!r}: neither {base / name} nor {base / (name + '-train.parquet')}"
         f" exists, nor is it a torchvision data set below {base}. Set GHN_DATA_ROOT or `root` to"

@@ -110,6 +110,15 @@ def test_images_without_folders_of_classes_are_said(tmp_path, folder, monkeypatc
         find_source(name, "photos")
 
 
+@pytest.mark.parametrize("name", ["photos", "photos.zip"])
+def test_what_is_there_and_holds_nothing_that_is_read_is_not_called_absent(tmp_path, name) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.heic").touch()
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(MissingImagesError, match=f"{name} holds nothing that is read"):
+        find_source(name, tmp_path)
+
+
 def test_folders_that_links_lead_to_count_once(tmp_path, folder) -> None:
     for name in "ab":
         folder(tmp_path / "tree", "train", name)

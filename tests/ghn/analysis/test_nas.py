@@ -252,6 +252,13 @@ def test_synflow_leaves_out_a_batch_norm_under_each_of_its_names():
     assert SCORES["synflow"](model, torch.zeros(2, 1, 1, 1), None) == pytest.approx(2)
 
 
+def test_fisher_of_a_compiled_network_is_that_of_the_network():
+    compiled = torch.compile(small(), backend="eager")
+    x, y = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
+    SCORES["snip"](compiled, x, y)  # compiles it, without hooks
+    assert SCORES["fisher"](compiled, x, y) == SCORES["fisher"](small(), x, y) > 0
+
+
 def test_kendalls_tau_counts_pairs():
     """Of 6 pairs, 5 agree and 1 disagrees."""
     assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)

@@ -333,3 +333,19 @@ def test_what_cannot_be_trained_or_measured_is_refused_first(data):
     assert torch.equal(trained[0].weight, before)
     with pytest.raises(ConfigError, match="images to evaluate is empty"):
         evaluate(network(), nothing, CONFIG)
+
+
+def test_images_of_classes_that_the_network_lacks_are_refused(data):
+    train, val = data
+    narrow = network()
+    narrow[-1] = nn.Linear(8, 1)
+    before = narrow[0].weight.clone()
+    with pytest.raises(ConfigError, match="the network has 1 classes"):
+        evaluate(narrow, val, CONFIG)
+    with pytest.raises(ConfigError, match="the network has 1 classes"):
+        finetune(narrow, *data, CONFIG)
+    one = val.subset(torch.arange(0, 64, 2))  # all are of the class that the network has
+    with pytest.raises(ConfigError, match="the network has 1 classes"):
+        finetune(narrow, train, one, CONFIG)
+    assert torch.equal(narrow[0].weight, before)
+    assert evaluate(narrow, one, CONFIG, train) == 1.0

@@ -51,6 +51,17 @@ def test_reestimated_statistics_are_averages_over_the_batches() -> None:
     torch.testing.assert_close(again[4].running_mean, net[4].running_mean)
 
 
+def test_norms_that_no_longer_track_are_estimated_all_the_same() -> None:
+    """They are evaluated with the statistics that they have."""
+    net, other = model(), model()
+    for norm in (net[1], net[4]):
+        norm.running_mean.fill_(100.0)
+        norm.track_running_stats = False
+    assert reestimate_batch_norm(net, batches(2)) == reestimate_batch_norm(other, batches(2)) == 2
+    assert torch.equal(net.eval()(batches(1)[0]), other.eval()(batches(1)[0]))
+    assert not net[1].track_running_stats
+
+
 def test_after_it_evaluation_mode_is_close_to_batch_statistics() -> None:
     net = model()
     reestimate_batch_norm(net, batches(16))

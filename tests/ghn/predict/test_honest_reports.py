@@ -132,6 +132,21 @@ def test_what_does_not_fit_is_said_or_refused(caplog: pytest.LogCaptureFixture) 
     assert not any("classes" in warning for warning in hypernetwork.reports[0].warnings)
 
 
+@pytest.mark.parametrize("end", [nn.BatchNorm1d(10), nn.Identity()])
+def test_a_head_that_cannot_be_kept_is_said(end: nn.Module) -> None:
+    hypernetwork = ghn.from_pretrained()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10), end
+    )
+    kept = isinstance(end, nn.Identity)
+    before = model[3].weight.clone()
+    hypernetwork(model, keep_head=True)
+    assert torch.equal(model[3].weight, before) == kept
+    assert kept != any("keep_head" in warning for warning in hypernetwork.reports[0].warnings)
+    hypernetwork(model)
+    assert not any("keep_head" in warning for warning in hypernetwork.reports[0].warnings)
+
+
 def test_what_fits_is_not_warned_of() -> None:
     hypernetwork = ghn.from_pretrained()
     model = build("resnet18", num_classes=10, image_size=32)

@@ -124,12 +124,13 @@ def test_common_calls_are_decided(function: Any, args: Any, kwargs: Any) -> None
     assert check(function, *args, **kwargs)
 
 
-def test_attention_module() -> None:
-    module = torch.nn.MultiheadAttention(8, 2, device="meta")
+@pytest.mark.parametrize("more", [False, True])
+def test_attention_module(more: bool) -> None:
+    """`more` keys and values than the sequence has: a learned one, and a zero."""
+    module = torch.nn.MultiheadAttention(8, 2, add_bias_kv=more, add_zero_attn=more, device="meta")
     x = meta(5, 3, 8)
-    arguments = (8, 2, module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0,
-                 module.out_proj.weight,
-                 module.out_proj.bias)  # fmt: skip
+    arguments = (8, 2, module.in_proj_weight, module.in_proj_bias, module.bias_k, module.bias_v,
+                 more, 0.0, module.out_proj.weight, module.out_proj.bias)  # fmt: skip
     for options in ({}, {"need_weights": False}, {"average_attn_weights": False}):
         assert check(
             F.multi_head_attention_forward, x, meta(6, 3, 8), meta(6, 3, 8), *arguments, **options
@@ -156,6 +157,7 @@ def test_attention_module() -> None:
         (F.layer_norm, (meta(3), (4, 3))),
         (torch.add, (meta(2, 3), meta(3, 1))),
         (torch.add, (meta(2, 3, dtype=torch.int64), 1.5)),
+        (torch.mul, (meta(2, 3), 1j)),
         (torch.cat, ([meta(2, 3), meta(2, 3, dtype=torch.float64)],)),
     ],
 )
