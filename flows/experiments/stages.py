@@ -156,19 +156,20 @@ def _outs(*files: Path, **options: bool) -> list[dict[str, dict[str, bool]]]:
 
 def _splits_of(entry: Entry, profile: Profile) -> list[str]:
     """The splits of DeepNets-1M that an entry takes architectures from."""
+    named: list[str] = []
     match entry:
         case GeneralisationEntry():
-            named = list(entry.architectures.splits)
+            named += entry.architectures.splits
         case TrialsEntry(select=chosen):
-            named = list(map(split_of, chosen.names))
+            named += map(split_of, chosen.names)
             if chosen.best_of is not None or chosen.cheapest is not None:
                 named += chosen.splits
         case ActivationsEntry() | GradientsEntry():
-            named = list(map(split_of, entry.names))
+            named += map(split_of, entry.names)
         case SpeedEntry():
-            named = [profile.variant_config(changes).split for changes in entry.variants.values()]
+            named += (profile.variant_config(changes).split for changes in entry.variants.values())
         case _:
-            named = []
+            pass
     return [split for split in named if split != TORCHVISION]
 
 
