@@ -185,6 +185,14 @@ def test_a_split_to_train_on_has_rules_or_is_there(tree: Path) -> None:
     assert load_params().train.split == "imported"
 
 
+def test_no_architectures_at_all_are_refused(tree: Path) -> None:
+    change(architectures={"splits": [], "torchvision": ["resnet18"]})
+    assert load_params().architectures.splits == ()
+    change(architectures={"torchvision": []})
+    with pytest.raises(ConfigError, match=r"architectures\.splits = \(\): nothing would be pred"):
+        load_params()
+
+
 def test_a_stream_is_not_cut_down(tree: Path) -> None:
     change(images={"stream": True}, finetune={"max_train": 64})
     with pytest.raises(ConfigError, match=r"finetune\.max_train = 64: max_train needs"):
