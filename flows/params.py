@@ -20,14 +20,14 @@ from pydantic_core import InitErrorDetails
 
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.validation.config import ValidateConfig
-from flows.settings.agreement import check_init, check_split
+from flows.settings.agreement import check_init, check_networks, check_split
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
 from flows.settings.fanout import FanOut
 from flows.settings.files import LAPTOP, find_profile, merge, parse, read_yaml
 from flows.settings.finetune import FinetuneStageConfig
-from flows.settings.images import ImagesConfig
+from flows.settings.images import ImagesConfig, check_streamed
 from flows.settings.predict import PredictConfig
 from flows.settings.register import RegisterConfig
 from flows.settings.report import ReportConfig
@@ -83,7 +83,7 @@ class Params(Settings):
         """Refuses what is wrong only beside another section."""
         wrong: list[InitErrorDetails] = []
 
-        def check(*field: str | int, value: str, by: Callable[[str], None]) -> None:
+        def check(*field: str | int, value: Any, by: Callable[[Any], None]) -> None:
             try:
                 by(value)
             except ValueError as error:
@@ -96,6 +96,11 @@ class Params(Settings):
         for name, section in (("finetune", self.finetune), ("transfer", self.transfer)):
             for number, init in enumerate(section.inits):
                 check(name, "inits", number, value=init, by=partial(check_init, ghn=self.base.ghn))
+        chosen = self.architectures
+        named = partial(check_networks, torchvision=chosen.torchvision)
+        check("architectures", "splits", value=chosen.splits, by=named)
+        limited = partial(check_streamed, "max_train", stream=self.images.stream)
+        check("finetune", "max_train", value=self.finetune.max_train, by=limited)
         if wrong:
             raise ValidationError.from_exception_data("Params", wrong)
         return self

@@ -222,7 +222,7 @@ def load_profile(name: str) -> Profile:
 
     Raises:
         ConfigError: there is no such profile, a field is missing, unknown or out of range, or an
-            experiment names what is not there.
+            experiment names what is not there, or does not name whose rows it reads.
     """
     path = profile_path(name)
     profile = parse(Profile, read_yaml(path), str(path))
@@ -258,10 +258,20 @@ def _check(profile: Profile, entry: Entry, where: str) -> None:
             )
         case DerivedEntry() if not entry.needs:
             raise ConfigError(f"{where}.needs is empty: name the experiment whose rows it shows")
+        case NasEntry():
+            _check_needs(entry, entry.truth, where)
         case TrialsEntry():
             _check_selection(profile, entry.select, f"{where}.select")
+            if entry.select.best_of is not None:
+                _check_needs(entry, "generalisation", where)
         case _:
             pass
+
+
+def _check_needs(entry: Entry, read: str, where: str) -> None:
+    """Refuses an entry that reads the rows of an experiment which may run after it."""
+    if read not in entry.needs:
+        raise ConfigError(f"{where}.needs lacks {read}, whose rows it reads")
 
 
 def _check_selection(profile: Profile, select: Selection, where: str) -> None:

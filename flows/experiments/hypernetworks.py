@@ -45,7 +45,7 @@ def obtain(profile_name: str, name: str) -> None:
     recipe.
 
     Raises:
-        ConfigError: the profile has no hypernetwork of that name.
+        ConfigError: the profile has no hypernetwork of that name, or the pipeline's has it.
         TrainingFailedError: training failed.
         KeyboardInterrupt: it was interrupted; the next call continues.
     """
@@ -54,6 +54,11 @@ def obtain(profile_name: str, name: str) -> None:
         raise ConfigError(
             f"profile {profile_name} has no hypernetwork {name!r}, but"
             f" {', '.join(profile.hypernetworks) or 'none at all'}"
+        )
+    if name == load_params().base.ghn:
+        raise ConfigError(
+            f"{paths.model(name)} has the hypernetwork of the pipeline (base.ghn), which"
+            f" hypernetworks.{name} of profile {profile_name} would replace; give it another name"
         )
     if not is_missing(profile, name):
         return

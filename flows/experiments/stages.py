@@ -1,15 +1,16 @@
 """The experiments of a profile as stages of DVC: experiments/dvc.yaml, written from the profile.
 
-What the images are made of, three groups, and the pages. The groups are the hypernetworks, the
-experiments that read no other's rows, and those that do. All of a group depend on the same files,
-those that any of them reads, since DVC's templates cannot give the stages of a `foreach`
-dependencies of their own (treeverse/dvc issue 8171). Rows are cached by all that they depend on, so
-a stage that runs without need costs a look-up.
+What the images are made of, groups, and the pages. The groups are the hypernetworks, the
+experiments that read no other's rows, those that do, those that read the rows of these, and so on.
+All of a group depend on the same files, those that any of them reads, since DVC's templates cannot
+give the stages of a `foreach` dependencies of their own (treeverse/dvc issue 8171). Rows are cached
+by all that they depend on, so a stage that runs without need costs a look-up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import yaml
 
 from flows.experiments import hypernetworks, sources
 from flows.experiments.catalogue import (
+    ActivationsEntry,
     Entry,
     GeneralisationEntry,
+    GradientsEntry,
+    Profile,
     SpeedEntry,
     load_profile,
     profile_path,
 )
 from flows.experiments.pages import PAGES
 from flows.experiments.runner import path_of
-from flows.networks.targets import TORCHVISION
+from flows.networks.targets import TORCHVISION, split_of
 from flows.settings import paths
 from flows.settings.imports import PACKAGES, ROOT
 from flows.settings.trials import TrialsEntry
@@ -75,6 +79,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         },
     )
     if names:
+        trained_on = [profile.train_config(name).split for name in names]
         recipe = ["seed", "num_classes", "images", "train", "hypernetworks.${item}"]
         yield (
             "hypernetwork",
@@ -84,7 +89,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "wdir": "..",
                     "cmd": f"{command} hypernetwork ${{item}}{option}",
                     "params": [{source: recipe}],
-                    "deps": [str(sources.FILE), *_splits(["train", "val"]), *PACKAGES],
+                    "deps": [str(sources.FILE), *_splits([*trained_on, "val"]), *PACKAGES],
                     "outs": _outs(
                         paths.weights("${item}"),
                         paths.model("${item}") / hypernetworks.RECIPE_NAME,
@@ -96,17 +101,12 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with_rows = {
         name: entry for name, entry in profile.experiments.items() if entry.kind != "derived"
     }
-    first = [name for name, entry in with_rows.items() if not entry.needs]
-    others = [name for name in with_rows if name not in first]
-    groups: list[tuple[str, list[str], list[str]]] = [
-        ("measured", first, []),
-        ("compared", others, first),
-    ]
-    splits = [split for entry in with_rows.values() for split in _splits_of(entry)]
-    for group, members, needs in groups:
-        if not members:
-            continue
-        rows = [str(path_of(name)) for name in needs]
+    depths = _depths(profile)
+    splits = [split for entry in with_rows.values() for split in _splits_of(entry, profile)]
+    for depth in sorted({depths[name] for name in with_rows}):
+        group = ("measured", "compared")[depth] if depth < 2 else f"compared{depth}"
+        members = [name for name in with_rows if depths[name] == depth]
+        rows = [str(path_of(name)) for name in with_rows if depths[name] < depth]
         yield (
             group,
             {
@@ -119,7 +119,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                         str(sources.FILE),
                         *rows,
                         *weights,
-                        *_splits(list(dict.fromkeys(splits))),
+                        *_splits(splits),
                         *PACKAGES,
                     ],
                     "outs": _outs(path_of("${item}")),
@@ -138,6 +138,15 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     )
 
 
+def _depths(profile: Profile) -> dict[str, int]:
+    """Of each experiment, how many others lie one behind the other before it."""
+    depths: dict[str, int] = {}
+    needs = {name: entry.needs for name, entry in profile.experiments.items()}
+    for name in TopologicalSorter(needs).static_order():
+        depths[name] = max((depths[need] + 1 for need in needs[name]), default=0)
+    return depths
+
+
 def _outs(*files: Path, **options: bool) -> list[dict[str, dict[str, bool]]]:
     """Outputs that are not in DVC's cache: `dvc pull` of the pipeline must not ask for experiments
     that nobody ran.
@@ -145,24 +154,31 @@ def _outs(*files: Path, **options: bool) -> list[dict[str, dict[str, bool]]]:
     return [{str(file): {"cache": False, **options}} for file in files]
 
 
-def _splits_of(entry: Entry) -> list[str]:
+def _splits_of(entry: Entry, profile: Profile) -> list[str]:
     """The splits of DeepNets-1M that an entry takes architectures from."""
+    named: list[str] = []
     match entry:
         case GeneralisationEntry():
-            named: tuple[str, ...] = entry.architectures.splits
-        case TrialsEntry() if entry.select.best_of is not None or entry.select.cheapest is not None:
-            named = entry.select.splits
+            named += entry.architectures.splits
+        case TrialsEntry(select=chosen):
+            named += map(split_of, chosen.names)
+            if chosen.best_of is not None or chosen.cheapest is not None:
+                named += chosen.splits
+        case ActivationsEntry() | GradientsEntry():
+            named += map(split_of, entry.names)
         case SpeedEntry():
-            named = ("train",)
+            named += (profile.variant_config(changes).split for changes in entry.variants.values())
         case _:
-            named = ()
+            pass
     return [split for split in named if split != TORCHVISION]
 
 
 def _splits(names: Sequence[str]) -> list[str]:
     """The files of splits, which are sound if the stage validate says so."""
     files = [
-        str(paths.DEEPNETS / f"{name}{suffix}") for name in names for suffix in (".h5", ".parquet")
+        str(paths.DEEPNETS / f"{name}{suffix}")
+        for name in dict.fromkeys(names)
+        for suffix in (".h5", ".parquet")
     ]
     return [*files, str(paths.VALIDATION)] if files else []
 

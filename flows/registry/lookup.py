@@ -101,15 +101,15 @@ def numbered(mlflow_client: MlflowClient, name: str, number: str) -> ModelVersio
 
 
 def find(name: str, version: str) -> ModelVersion:
-    """A version by its number or by `@alias`.
+    """A version by its number or by `@alias`; MLflow has `latest` without an `@`.
 
     Raises:
         RegistryError: there is none.
     """
     mlflow_client = client(create=False)
-    if not version.startswith("@"):
+    if not version.startswith("@") and version.lower() != "latest":
         return numbered(mlflow_client, name, version)
-    found = by_alias(name, version[1:], mlflow_client)
+    found = by_alias(name, version.removeprefix("@"), mlflow_client)
     if found is None:
         raise RegistryError(
             f"model {name} has no version {version}; `ghn registry list {name}` shows what there is"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ghn.settings import Settings
 
@@ -72,3 +72,20 @@ class ImagesSpec(Settings):
         description="training images that do not fit in memory: decoded as they are read",
     )
     workers: int = Field(default=0, ge=0, description="decoding processes of the stream")
+
+    @model_validator(mode="after")
+    def _streams_all(self) -> ImagesSpec:
+        for name in ("few_shot", "max_train"):
+            check_streamed(name, getattr(self, name), self.stream)
+        return self
+
+
+def check_streamed(name: str, limit: int | None, stream: bool) -> None:
+    """Raises ValueError if `limit`, of the field `name`, would cut down a stream, which it
+    cannot.
+    """
+    if stream and limit is not None:
+        raise ValueError(
+            f"{name} needs the training images in memory, and these are streamed (`stream`): leave"
+            " it null"
+        )

@@ -8,6 +8,7 @@ nothing of that floor (the next stage, `ghn mlflow sync`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -31,6 +32,13 @@ ELSEWHERE = {"register": "flows.registry.registration:register"}
 
 
 UPLOADS = ("artifact", "register")
+
+_REFUSED = re.compile(r"[^\w .:/-]|(?:^|(?<=/))[./]+|/$", re.ASCII)
+"""What MLflow refuses in the names of metrics, parameters and tags: other characters than these,
+and what is no path in its shortest form. A whole log would wait for ever for the sake of one name.
+"""
+
+_LONGEST_NAME = 250  # characters; MLflow refuses longer ones
 
 
 class Sender:
@@ -84,11 +92,14 @@ class Sender:
             found[0]
             if found
             else mlflow_client.create_run(
-                experiment, start_time=op["time_ms"], tags=op["tags"], run_name=op["name"]
+                experiment,
+                start_time=op["time_ms"],
+                tags={_name(key): value for key, value in op["tags"].items()},
+                run_name=op["name"],
             )
         )
         self.run_id = run.info.run_id
-        params = [Param(key, value) for key, value in op["params"].items()]
+        params = [Param(_name(key), value) for key, value in op["params"].items()]
         for begin in range(0, len(params), 100):
             mlflow_client.log_batch(self.run_id, params=params[begin : begin + 100])
 
@@ -113,7 +124,8 @@ class Sender:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(key, value, op["time_ms"], op["step"]) for key, value in op["metrics"].items()
+            Metric(_name(key), value, op["time_ms"], op["step"])
+            for key, value in op["metrics"].items()
         ]
         for begin in range(0, len(metrics), 1000):
             mlflow_client.log_batch(run_id, metrics=metrics[begin : begin + 1000])
@@ -122,7 +134,7 @@ class Sender:
         from mlflow.entities import RunTag
 
         mlflow_client.log_batch(
-            run_id, tags=[RunTag(key, value) for key, value in op["tags"].items()]
+            run_id, tags=[RunTag(_name(key), value) for key, value in op["tags"].items()]
         )
 
     def _artifact(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
@@ -130,6 +142,11 @@ class Sender:
 
     def _end(self, mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
         mlflow_client.set_terminated(run_id, status=op["status"], end_time=op["time_ms"])
+
+
+def _name(text: str) -> str:
+    """`text` as the name of a metric, parameter or tag, what MLflow refuses replaced."""
+    return _REFUSED.sub("_", text)[:_LONGEST_NAME]
 
 
 def upload(mlflow_client: MlflowClient, run_id: str, path: Path, to: str | None) -> None:

@@ -101,7 +101,7 @@ def _point(row: Row) -> Grid:
 
 
 def trials_of(entry: TrialsEntry, setting: TrialSetting) -> dict[str, list[Trial]]:
-    """The trials of each part of an entry, by its name."""
+    """The trials of each part of an entry, by its name; each once, however often it is named."""
     chosen = selected(entry.select, setting)
     return {part.name: _of_part(entry, part, chosen, setting) for part in entry.parts}
 
@@ -124,7 +124,7 @@ def _of_part(
         )
         for architecture in chosen
         if part.architectures is None or architecture in part.architectures
-        for init in entry.inits
+        for init in dict.fromkeys(entry.inits)
         for seed in range(entry.seeds)
     ]
 
@@ -169,7 +169,7 @@ def selected(selection: Selection, setting: TrialSetting) -> list[str]:
             for place, c in enumerate(candidates)
         )
         chosen += [candidates[place].id for _, place in ranked[: selection.cheapest]]
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def choose(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from flows import params as parameters
 from flows.params import load_params, merge, use_profile
+from flows.settings.images import ImagesSpec
 from flows.training.start import trained_hypernetwork
 from ghn.errors import ConfigError
 
@@ -181,6 +183,25 @@ def test_a_split_to_train_on_has_rules_or_is_there(tree: Path) -> None:
     (tree / "data" / "deepnets1m").mkdir(parents=True)
     (tree / "data" / "deepnets1m" / "imported.h5").touch()
     assert load_params().train.split == "imported"
+
+
+def test_no_architectures_at_all_are_refused(tree: Path) -> None:
+    change(architectures={"splits": [], "torchvision": ["resnet18"]})
+    assert load_params().architectures.splits == ()
+    change(architectures={"torchvision": []})
+    with pytest.raises(ConfigError, match=r"architectures\.splits = \(\): nothing would be pred"):
+        load_params()
+
+
+def test_a_stream_is_not_cut_down(tree: Path) -> None:
+    change(images={"stream": True}, finetune={"max_train": 64})
+    with pytest.raises(ConfigError, match=r"finetune\.max_train = 64: max_train needs"):
+        load_params()
+    change(finetune={"max_train": None})
+    assert load_params().images.stream
+    for limit in ("max_train", "few_shot"):
+        with pytest.raises(ValidationError, match=f"{limit} needs the training images in memory"):
+            ImagesSpec(name="cifar10", stream=True, **{limit: 64})
 
 
 STARTS = (

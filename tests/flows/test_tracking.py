@@ -98,6 +98,21 @@ def test_a_pipeline_that_runs_stages_for_another_makes_no_run_of_its_own(store: 
     assert [(run.info.run_name, run.info.status) for run in runs()] == [("nightly", "FAILED")]
 
 
+def test_names_that_mlflow_refuses_do_not_cost_the_run(store: Path) -> None:
+    names = ("ghn3+orth3", "selection=../a.pt", "models:/ghn3@champion", "hf://a/b.pt", "x" * 300)
+    odd = {f"finetune_{name}": 1.0 for name in names}
+    with stage_run("odd", {"grösse": 1}, connect_after_seconds=0) as run:
+        run.log_metrics(odd)
+        run.set_tags(odd)
+    assert pending() == []
+    (only,) = runs()
+    assert only.info.status == "FINISHED"
+    assert only.data.params == {"gr_sse": "1"}
+    kept = {"finetune_ghn3_orth3", "finetune_selection_../a.pt", "finetune_models:/ghn3_champion"}
+    assert kept <= only.data.metrics.keys() & only.data.tags.keys()
+    assert len(only.data.metrics) == len(names) + len(("seconds", "peak_memory_mb"))
+
+
 def test_a_short_stage_leaves_its_log_to_the_next(store: Path) -> None:
     with pytest.raises(ValueError, match="broken"), stage_run("short", {}) as run:  # noqa: PT012
         run.log_metrics({"n": 1})

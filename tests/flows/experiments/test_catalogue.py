@@ -80,11 +80,20 @@ TRIALS = f"{{kind: trials, {TOLD}, inits: [randinit], parts: [{{}}], select: {{%
             r"a\.select\.best_of = 'gnh3': .* whose ghns are ghn3$",
         ),
         (
+            f"a: {TRIALS % 'best_of: ghn3'}, generalisation:"
+            f" {{kind: generalisation, {TOLD}, ghns: [ghn3], architectures: {{}}}}",
+            r"experiments\.a\.needs lacks generalisation, whose rows it reads$",
+        ),
+        (
+            f"a: {{kind: nas, {TOLD}, truth: b}}, b: {TRIALS % 'names: [resnet18]'}",
+            r"experiments\.a\.needs lacks b, whose rows it reads$",
+        ),
+        (
             f"a: {TRIALS % 'cheapest: 1, primitive: attention'}",
             r"a\.select\.primitive = 'attention': no node type; there are .*msa",
         ),
     ],
-    ids=["circle", "derived", "truth", "best_of", "primitive"],
+    ids=["circle", "derived", "truth", "best_of", "reads best_of", "reads truth", "primitive"],
 )
 def test_entries_that_name_what_is_not_there_are_refused(tmp_path, experiments, message):
     path = tmp_path / "wrong.yaml"

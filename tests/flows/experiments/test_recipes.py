@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +58,23 @@ def test_any_seed_finds_the_images_of_the_entry(
 def test_one_that_the_profile_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="profile laptop has no hypernetwork 'nope', but "):
         obtain("laptop", "nope")
+
+
+def test_the_pipeline_s_own_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = Path("mine.yaml")
+    path.write_text(
+        "{images: {name: digits}, num_classes: 10, experiments: {},"
+        " hypernetworks: {ghn3: {released: ghn3-cifar10}}}"
+    )
+    paths.weights("ghn3").parent.mkdir(parents=True)
+    paths.weights("ghn3").write_bytes(b"hours of training")
+    with pytest.raises(ConfigError, match=r"hypernetworks\.ghn3 of profile mine\.yaml would"):
+        obtain(str(path), "ghn3")
+    assert paths.weights("ghn3").read_bytes() == b"hours of training"
 
 
 def test_a_changed_network_of_the_population_is_another_recipe(
@@ -116,6 +134,7 @@ def test_images_of_one_name_in_two_places_are_two_sources(
 def test_a_released_one_counts_by_what_its_name_means(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy("params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "released.safetensors"
     profile = Profile(
@@ -146,6 +165,7 @@ def test_the_package_counts_beside_a_copy_of_its_own_name(
     """Its copy in models/, which names lead to first, once hid that the package had other weights
     by now.
     """
+    shutil.copy("params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(names, "__file__", str(tmp_path / "names.py"))
     packaged = tmp_path / "pretrained" / "ours.safetensors"

@@ -62,6 +62,43 @@ def test_dvc_reads_it_and_orders_it_after_the_pipeline(monkeypatch):
         )
 
 
+def entry(kind, *needs, **fields):
+    told = {"title": "t", "paper": "p", "difference": "d", "needs": list(needs)}
+    return {"kind": kind, **told, **fields}
+
+
+def test_a_profile_of_one_s_own_has_all_that_its_entries_read(tmp_path, monkeypatch):
+    select = {"best_of": "h", "splits": ["test"]}
+    own = {
+        "images": {"name": "digits", "image_size": 16},
+        "num_classes": 10,
+        "hypernetworks": {"h": {"train": {"split": "small"}}},
+        "experiments": {
+            "nas": entry("nas", "truth", truth="truth"),
+            "truth": entry("trials", "generalisation", select=select, inits=["h"], parts=[{}]),
+            "generalisation": entry(
+                "generalisation", ghns=["h"], architectures={"splits": ["test"]}
+            ),
+            "named": entry("activations", inits=["h"], names=["deepnets1m/wide/3"]),
+            "speed": entry("speed", variants={"a": {"split": "other"}}),
+        },
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(yaml.safe_dump(own))
+    stages = yaml.safe_load(text_of("own.yaml"))["stages"]
+    assert {name: one["foreach"] for name, one in stages.items() if "foreach" in one} == {
+        "hypernetwork": ["h"],
+        "measured": ["generalisation", "named", "speed"],
+        "compared": ["truth"],
+        "compared2": ["nas"],
+    }
+    reads = {name: one["do"]["deps"] for name, one in stages.items() if "do" in one}
+    assert "results/experiments/truth.parquet" in reads["compared2"]
+    assert "data/deepnets1m/small.h5" in reads["hypernetwork"]
+    for split in ("test", "wide", "other"):
+        assert f"data/deepnets1m/{split}.h5" in reads["measured"]
+
+
 def test_writing_again_changes_nothing(tmp_path):
     path = write_stages("tiny", tmp_path / "dvc.yaml")
     before = path.stat().st_mtime_ns

@@ -72,3 +72,6 @@ def test_an_alias_is_what_it_points_to() -> None:
     client.set_registered_model_alias("g", "champion", "2")
     assert weights_stamp("models:/g@champion") == weights_stamp("models:/g/2") != first
     assert weights_stamp("models:/g/3") is None
+    assert weights_stamp("models:/g/latest") == weights_stamp("models:/g/2")
+    client.create_model_version("g", "file:///nowhere/3")
+    assert weights_stamp("models:/g/latest") == weights_stamp("models:/g/3") is not None

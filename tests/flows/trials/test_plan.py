@@ -96,3 +96,15 @@ def test_a_part_may_have_some_of_the_networks_only() -> None:
     found = {name: [trial.architecture for trial in trials] for name, trials in planned.items()}
     assert found == {"main": ["a", "b"], "one": ["b"]}
     assert selected(entry.select, TrialSetting(params.images.spec(1), 1, "cpu")) == ["a", "b"]
+
+
+def test_what_is_named_twice_is_trained_once() -> None:
+    params = load_params(Path(__file__).resolve().parents[3] / "params.yaml")
+    section = params.finetune.model_copy(update={"inits": ("ghn", "randinit", "ghn3")})
+    entry = section.entry(params.base, params.images)
+    entry = entry.model_copy(update={"select": Selection(names=("resnet18", "resnet18"))})
+    trials = trials_of(entry, TrialSetting(params.images.spec(1), 1, "cpu"))["main"]
+    assert [(trial.architecture, trial.init) for trial in trials] == [
+        ("resnet18", "ghn3"),
+        ("resnet18", "randinit"),
+    ]
