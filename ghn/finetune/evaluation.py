@@ -68,13 +68,13 @@ def accuracies(
             else:
                 best_BJ = logits_BK.topk(min(k, logits_BK.shape[1]), 1).indices
                 correct[place] += (best_BJ == y_B[:, None]).sum()
-        correct[-2] += (y_B >= classes).sum()
+        correct[-2] += (y_B < classes).sum()
         total += len(y_B)
     correct[-1].fill_(total)  # an assignment would copy it to a GPU, and wait
-    *counts, beyond, total = sharing.sum(correct).tolist()
+    *counts, known, total = sharing.sum(correct).tolist()
     if not total:
         raise ConfigError("the set of images to evaluate is empty; give at least one image")
-    if beyond:
+    if known < total:
         raise other_classes(classes)
     return [count / total for count in counts]
 
