@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails
 
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.validation.config import ValidateConfig
-from flows.settings.agreement import check_init, check_networks, check_split
+from flows.settings.agreement import check_init, check_split
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
@@ -96,9 +96,6 @@ class Params(Settings):
         for name, section in (("finetune", self.finetune), ("transfer", self.transfer)):
             for number, init in enumerate(section.inits):
                 check(name, "inits", number, value=init, by=partial(check_init, ghn=self.base.ghn))
-        chosen = self.architectures
-        named = partial(check_networks, torchvision=chosen.torchvision)
-        check("architectures", "splits", value=chosen.splits, by=named)
         limited = partial(check_streamed, "max_train", stream=self.images.stream)
         check("finetune", "max_train", value=self.finetune.max_train, by=limited)
         if wrong:

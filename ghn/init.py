@@ -23,7 +23,6 @@ from ghn.graph import Graph
 from ghn.models import GHN
 from ghn.predict import Frozen, reestimate_batch_norm
 from ghn.predict.batchnorm import inputs_of
-from ghn.randomness import seeded
 
 TRACED_IMAGES = 2
 """Inputs of the first batch that a network is traced with: only their shapes matter."""
@@ -99,8 +98,7 @@ def init_(
         )
         break_symmetry(model, noise, seed=seed)
         if batches is not None:
-            with seeded(seed):  # some networks draw numbers in evaluation mode, too
-                reestimate_batch_norm(model, rest, n_batches)
+            reestimate_batch_norm(model, rest, n_batches, seed)
             hypernetwork.reports = [report.with_statistics() for report in hypernetwork.reports]
     return model
 

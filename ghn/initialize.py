@@ -100,8 +100,7 @@ def save_initialized(
     report = str(hypernetwork.reports[0])
     if images is not None:
         report = str(hypernetwork.reports[0].with_statistics())
-        with seeded(seed):  # some networks draw numbers in evaluation mode, too
-            n = _estimate_statistics(model, images)
+        n = _estimate_statistics(model, images, seed)
         if n:
             metadata[_STATISTICS] = str(n)
             report += f"\n  running statistics are those of {n} images"
@@ -115,12 +114,12 @@ def save_initialized(
     return f"{done}\n{report}\nIn Python: model = {load}"
 
 
-def _estimate_statistics(model: nn.Module, images: Images) -> int:
+def _estimate_statistics(model: nn.Module, images: Images, seed: int) -> int:
     """Sets the running statistics of batch norms; returns from how many images."""
     from ghn.finetune import FinetuneConfig, estimate_statistics
 
     config = FinetuneConfig()
-    return estimate_statistics(model, images, config.statistics_images, config.batch_size)
+    return estimate_statistics(model, images, config.statistics_images, config.batch_size, seed)
 
 
 def _write(

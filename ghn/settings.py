@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+def _once(values: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Once = Annotated[tuple[T, ...], AfterValidator(_once)]
+"""Values in their order; what is named twice counts once, since it would be worked out twice."""
 
 
 class Settings(BaseModel):

@@ -25,6 +25,7 @@ from flows.settings.inits import hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import Described, Selection, TrialsEntry
 from ghn.errors import ConfigError
+from ghn.settings import Once
 
 PROFILES = ROOT / "params" / "experiments"
 """A file per profile: those of params.yaml stand in the folder above."""
@@ -45,7 +46,7 @@ class GeneralisationEntry(Described):
     """Accuracy of predicted parameters without training, per hypernetwork and split."""
 
     kind: Literal["generalisation"] = "generalisation"
-    ghns: tuple[str, ...] = Field(min_length=1)
+    ghns: Once[str] = Field(min_length=1)
     architectures: ArchitecturesConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     images: ImagesSpec | None = Field(default=None, description="by default those of the profile")
@@ -66,8 +67,8 @@ class DiversityEntry(MeasuredEntry):
     """Mean absolute cosine distance of equal-shaped tensors."""
 
     kind: Literal["diversity"] = "diversity"
-    inits: tuple[str, ...]
-    names: Literal["all"] | tuple[str, ...] = "all"
+    inits: Once[str]
+    names: Literal["all"] | Once[str] = "all"
     image_size: int = 224
     max_tensors: int = Field(default=100, ge=2, description="of a shape, drawn by seed")
     max_matched: int = Field(default=12, ge=2, description="of a shape where channels are matched")
@@ -77,8 +78,8 @@ class ActivationsEntry(MeasuredEntry):
     """Variance of activations per layer."""
 
     kind: Literal["activations"] = "activations"
-    inits: tuple[str, ...]
-    names: tuple[str, ...]
+    inits: Once[str]
+    names: Once[str]
     images: int = 64
     seeds: int = 3
 
@@ -87,8 +88,8 @@ class GradientsEntry(MeasuredEntry):
     """Gradient norm at initialisation."""
 
     kind: Literal["gradients"] = "gradients"
-    inits: tuple[str, ...]
-    names: tuple[str, ...]
+    inits: Once[str]
+    names: Once[str]
     image_size: int = 224
     images: int = 8
     chunk: int = 4
@@ -105,7 +106,7 @@ class NasEntry(MeasuredEntry):
 
     kind: Literal["nas"] = "nas"
     truth: str = Field(description="the entry that trains")
-    ghns: tuple[str, ...] = Field(
+    ghns: Once[str] = Field(
         default=(), description="whose accuracy without training is a score too"
     )
     images: int = Field(default=256, ge=2, description="on which it is measured")

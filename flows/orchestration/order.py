@@ -8,15 +8,12 @@ from pathlib import Path
 
 from flows.orchestration.errors import StageFailedError
 from flows.settings.dvcfile import Declaration
+from flows.settings.paths import overlap
 
 
 def touched(dependency: Path, outputs: Iterable[Path]) -> list[Path]:
     """Those outputs that a dependency is, lies in, or holds."""
-    return [
-        out
-        for out in outputs
-        if dependency == out or out in dependency.parents or dependency in out.parents
-    ]
+    return [out for out in outputs if overlap(dependency, out)]
 
 
 def upstream(stages: Mapping[str, Declaration]) -> dict[str, set[str]]:

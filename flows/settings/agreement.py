@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from flows.settings import paths
@@ -22,12 +22,6 @@ def check_split(split: str, known: Iterable[str]) -> None:
     """
     if split not in known and not _exists(paths.DEEPNETS / f"{split}.h5"):
         raise ValueError(f"no split of generate.splits; known: {', '.join(known)}")
-
-
-def check_networks(splits: Collection[str], torchvision: Collection[str]) -> None:
-    """Raises ValueError if these, of section `architectures`, name no network at all."""
-    if not splits and not torchvision:
-        raise ValueError("nothing would be predicted and evaluated; name splits, or torchvision's")
 
 
 def check_init(init: str, ghn: str) -> None:

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
 TargetSplit = Literal["test", "wide", "deep", "dense", "bnfree", "torchvision"]
+
+_NOTHING = "nothing would be predicted and evaluated; name splits, or torchvision's"
 
 
 class ArchitecturesConfig(Settings):
     """Which architectures are predicted and evaluated."""
 
-    splits: tuple[EvaluationSplit, ...] = Field(
+    splits: Once[EvaluationSplit] = Field(
         default=("test", "wide", "deep", "dense", "bnfree"),
         description="evaluation splits of DeepNets-1M",
     )
     per_split: int | None = Field(
         default=None, ge=1, description="only the first so many of each split; null for all"
     )
-    torchvision: Literal["all"] | tuple[str, ...] = Field(
+    torchvision: Literal["all"] | Once[str] = Field(
         default="all",
         description="`all` for the 74 of paper table 20, or a list of torchvision names",
     )
+
+    @model_validator(mode="after")
+    def _some(self) -> ArchitecturesConfig:
+        """Refuses settings that name no network at all."""
+        if self.splits or self.torchvision:
+            return self
+        problem: InitErrorDetails = {
+            "type": "value_error",
+            "loc": ("splits",),
+            "input": self.splits,
+            "ctx": {"error": ValueError(_NOTHING)},
+        }
+        raise ValidationError.from_exception_data("ArchitecturesConfig", [problem])

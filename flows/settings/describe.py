@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
-from types import UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -84,11 +83,19 @@ def _is_mapping(annotation: Any) -> bool:
 
 
 def _kind(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    if get_args(annotation):
-        text = str(annotation)
-    text = re.sub(r"typing\.|\b[a-z_]+(?:\.[a-z_]+)+\.(?=[A-Z])", "", text)
-    return re.sub(r"Annotated\[(\w+),[^\]]*\]", r"\1", text)
+    """A type as Python writes it, without the checks of its values."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, parts))}]"
+    if origin is Union or origin is UnionType:
+        return " | ".join(map(_kind, parts))
+    if parts:
+        return f"{origin.__name__}[{', '.join(map(_kind, parts))}]"
+    if annotation is NoneType:
+        return "None"
+    return "..." if annotation is ... else str(getattr(annotation, "__name__", annotation))
 
 
 def _default(about: FieldInfo) -> str:

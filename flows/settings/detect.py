@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 
 class DetectorConfig(Settings):
@@ -36,8 +36,8 @@ class DetectorConfig(Settings):
 class DetectConfig(Settings):
     """Which detectors are trained, from what, how often."""
 
-    backbones: tuple[str, ...] = Field(default=("resnet50", "resnet101", "resnet152"), min_length=1)
-    inits: tuple[str, ...] = Field(default=("ghn", "randinit"), min_length=1)
+    backbones: Once[str] = Field(default=("resnet50", "resnet101", "resnet152"), min_length=1)
+    inits: Once[str] = Field(default=("ghn", "randinit"), min_length=1)
     seeds: int = Field(default=3, ge=1, description="each with its own split of the images")
     n_images: int | None = Field(
         default=None, ge=4, description="only the first so many; null: all 170"

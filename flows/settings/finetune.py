@@ -8,7 +8,7 @@ from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
 from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 
 class FinetuneStageConfig(Settings):
@@ -26,7 +26,7 @@ class FinetuneStageConfig(Settings):
         gt=0,
         description="only networks whose forward pass costs at most so much an image; null: any",
     )
-    inits: tuple[str, ...] = Field(
+    inits: Once[str] = Field(
         default=("ghn", "randinit"),
         min_length=1,
         description=(

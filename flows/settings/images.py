@@ -77,7 +77,22 @@ class ImagesSpec(Settings):
     def _streams_all(self) -> ImagesSpec:
         for name in ("few_shot", "max_train"):
             check_streamed(name, getattr(self, name), self.stream)
+        if self.few_shot is not None:
+            count_held_out(self.few_shot, self.few_shot_held_out)
         return self
+
+
+def count_held_out(labels: int, share: float) -> int:
+    """How many of so many labels choices are made on.
+
+    Raises:
+        ValueError: none of them, or all.
+    """
+    n = round(labels * share)
+    if 0 < n < labels:
+        return n
+    wanted = "choose" if n == 0 else "train"
+    raise ValueError(f"holding out {share:g} of {labels} labels leaves none to {wanted} on")
 
 
 def check_streamed(name: str, limit: int | None, stream: bool) -> None:

@@ -56,6 +56,11 @@ FINETUNE_CURVES = RESULTS / "finetune_curves.csv"
 TRANSFER = RESULTS / "transfer.parquet"
 
 
+def overlap(one: Path, other: Path) -> bool:
+    """Whether one of two paths is, or has in it, the other."""
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def decoded(val_fraction: float, test_fraction: float, seed: int) -> Path:
     """Where image splits are kept that are cut otherwise than those of the stage images."""
     return CACHE / "images" / f"{val_fraction:g}-{test_fraction:g}-{seed}"

@@ -10,6 +10,7 @@ from datasets.deepnets.space.widths import MetaBatchConfig
 from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
 from ghn.errors import ConfigError
+from ghn.settings import Once
 from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class TrainStageConfig(TrainConfig):
     curve_test: bool = Field(
         default=False, description="evaluate test architectures along the way too"
     )
-    curve_torchvision: tuple[str, ...] = Field(
+    curve_torchvision: Once[str] = Field(
         default=(), description="torchvision models per evaluation"
     )
     curve_images: int = Field(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from flows.settings.architectures import TargetSplit
 from flows.settings.base import BaseConfig
-from flows.settings.images import ImagesConfig, ImagesSpec
+from flows.settings.images import ImagesConfig, ImagesSpec, count_held_out
 from flows.settings.trials import Grid, Part, PointTraining, Selection, TrialsEntry
 from ghn.finetune.config import FinetuneConfig
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 
 class TransferConfig(Settings):
@@ -34,15 +34,15 @@ class TransferConfig(Settings):
     held_out: float = Field(
         default=0.2, gt=0, lt=1, description="share of the labels on which choices are made"
     )
-    architectures: tuple[str, ...] | None = Field(
+    architectures: Once[str] | None = Field(
         default=None, description="ids; null: the best by accuracy without fine-tuning"
     )
-    splits: tuple[TargetSplit, ...] = Field(
+    splits: Once[TargetSplit] = Field(
         default=("test", "torchvision"), description="where the best are looked for"
     )
     top_k: int = Field(default=1, ge=1, description="so many of each split")
     max_gmacs: float | None = Field(default=0.1, gt=0, description="as in section finetune")
-    inits: tuple[str, ...] = Field(default=("ghn", "randinit", "orthogonal"), min_length=1)
+    inits: Once[str] = Field(default=("ghn", "randinit", "orthogonal"), min_length=1)
     seeds: int = Field(default=3, ge=1)
     grid: Grid = Field(default_factory=Grid)
     train: PointTraining = Field(default_factory=FinetuneConfig)
@@ -59,6 +59,13 @@ class TransferConfig(Settings):
             "where the target's images are absent: true: rows that say so, false: the stage fails"
         ),
     )
+
+    @field_validator("held_out")
+    @classmethod
+    def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
+        if "labels" in info.data:  # as it is not where it was refused
+            count_held_out(info.data["labels"], share)
+        return share
 
     def target_name(self, source: str) -> str:
         """The data set that is transferred to."""

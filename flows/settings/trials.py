@@ -15,15 +15,15 @@ from flows.settings.architectures import TargetSplit
 from flows.settings.images import ImagesSpec
 from ghn.baselines.config import GradInitConfig, MetaInitConfig, NIOConfig
 from ghn.finetune.config import FinetuneConfig
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 
 class Grid(Settings):
     """The points that every initialisation is tuned over."""
 
-    lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.01), min_length=1)
-    weight_decay: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(3e-5,), min_length=1)
-    optimizer: tuple[Literal["sgd", "adamw"], ...] = Field(default=("sgd",), min_length=1)
+    lr: Once[Annotated[float, Field(gt=0)]] = Field(default=(0.1, 0.01), min_length=1)
+    weight_decay: Once[Annotated[float, Field(ge=0)]] = Field(default=(3e-5,), min_length=1)
+    optimizer: Once[Literal["sgd", "adamw"]] = Field(default=("sgd",), min_length=1)
 
     def points(self, base: FinetuneConfig) -> list[FinetuneConfig]:
         """One configuration per point."""
@@ -62,9 +62,9 @@ class Described(Settings):
 class Selection(Settings):
     """Which architectures: names, or the best by accuracy without fine-tuning within a budget."""
 
-    names: tuple[str, ...] = ()
+    names: Once[str] = ()
     best_of: str | None = Field(default=None, description="hypernetwork whose accuracies decide")
-    splits: tuple[TargetSplit, ...] = get_args(TargetSplit)
+    splits: Once[TargetSplit] = get_args(TargetSplit)
     top_k: int | None = Field(default=1, ge=1)
     max_gmacs: float | None = Field(default=None, gt=0)
     cheapest: int | None = Field(
@@ -81,9 +81,7 @@ class Part(Settings):
     name: str = "main"
     grid: Grid = Grid()
     train: PointTraining = FinetuneConfig()
-    architectures: tuple[str, ...] | None = Field(
-        default=None, description="only these of the selection"
-    )
+    architectures: Once[str] | None = Field(default=None, description="only these of the selection")
 
 
 def _named_apart(parts: tuple[Part, ...]) -> tuple[Part, ...]:
@@ -108,7 +106,7 @@ class TrialsEntry(Described):
 
     kind: Literal["trials"] = "trials"
     select: Selection
-    inits: tuple[str, ...] = Field(min_length=1)
+    inits: Once[str] = Field(min_length=1)
     seeds: int = Field(default=3, ge=1)
     tune_each_seed: bool = Field(
         default=True,

@@ -25,8 +25,8 @@ NOTES = paths.CACHE / "outputs"
 
 def note(stage: Declaration, stages: Mapping[str, Declaration]) -> None:
     """Notes what `stage` has written, as far as any of `stages` reads it."""
-    read = [path for other in stages.values() for path in other.inputs]
-    handed_on = [out for out in stage.outputs if any(_overlap(out, path) for path in read)]
+    read = [Path(path) for other in stages.values() for path in other.inputs]
+    handed_on = [o for o in stage.outputs if any(paths.overlap(Path(o), path) for path in read)]
     found = {file.as_posix(): computed_hash(file) for out in handed_on for file in _files(out)}
     with atomic_path(_notes(stage)) as temporary:
         temporary.write_text(json.dumps([digest(found), found]) + "\n")
@@ -43,7 +43,7 @@ def verify(stage: Declaration, stages: Mapping[str, Declaration]) -> None:
     for path in stage.inputs:
         for maker in stages.values():
             for output in maker.outputs:
-                if _overlap(output, path) and Path(output).exists():
+                if paths.overlap(Path(output), Path(path)) and Path(output).exists():
                     _verify(output, maker)
 
 
@@ -92,8 +92,3 @@ def _notes(stage: Declaration) -> Path:
 def _files(output: str) -> Iterator[Path]:
     path = Path(output)
     return (file for file in sorted([path, *path.rglob("*")]) if file.is_file())
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether one of two paths is, or has in it, the other."""
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.settings import paths
 from ghn.errors import ConfigError, GHNError
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def _missing(inputs: tuple[str, ...], stages: Mapping[str, Any]) -> str:
     """A line per stage whose outputs are not there: what to run for them."""
     makers: dict[str, list[str]] = {}
     for path in inputs:
+        if Path(path).exists():
+            continue
         for name, stage in stages.items():
-            if not Path(path).exists() and any(
-                Path(out) == Path(path) or Path(path) in Path(out).parents for out in stage.outputs
-            ):
+            if any(paths.overlap(Path(path), Path(out)) for out in stage.outputs):
                 makers.setdefault(path, []).append(name)
     return "\n".join(
         f"{path} is not there; `dvc repro {' '.join(names)}` makes it"

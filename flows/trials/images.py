@@ -15,7 +15,7 @@ from datasets.images import (
 )
 from flows.rows.digest import digest
 from flows.settings import paths
-from flows.settings.images import ImagesSpec
+from flows.settings.images import ImagesSpec, count_held_out
 from ghn.errors import ConfigError
 from ghn.finetune import stratified_order
 
@@ -48,16 +48,7 @@ def _images_of(
 
     val, test = _read(spec, "val"), _read(spec, "test")
     if spec.stream:
-        streamed = stream(
-            spec.name,
-            spec.root,
-            "train",
-            spec.image_size,
-            val_fraction=spec.val_fraction,
-            seed=spec.seed,
-            workers=spec.workers,
-        )
-        return streamed, cut(val, spec.max_val), cut(test, spec.max_test)
+        return training_stream(spec), cut(val, spec.max_val), cut(test, spec.max_test)
     train = _read(spec, "train")
     if spec.few_shot is not None:
         try:
@@ -68,9 +59,22 @@ def _images_of(
                 " for fewer"
             ) from error
         order = stratified_order(few.labels, spec.seed)
-        held_out = round(spec.few_shot * spec.few_shot_held_out)
-        train, val = few.subset(order[held_out:]), few.subset(order[:held_out])
+        n_val = count_held_out(spec.few_shot, spec.few_shot_held_out)
+        train, val = few.subset(order[n_val:]), few.subset(order[:n_val])
     return cut(train, spec.max_train), cut(val, spec.max_val), cut(test, spec.max_test)
+
+
+def training_stream(spec: ImagesSpec) -> ImageStream:
+    """The training images, decoded as they are read."""
+    return stream(
+        spec.name,
+        spec.root,
+        "train",
+        spec.image_size,
+        val_fraction=spec.val_fraction,
+        seed=spec.seed,
+        workers=spec.workers,
+    )
 
 
 def _read(spec: ImagesSpec, split: str) -> ImageTensors:

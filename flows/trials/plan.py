@@ -124,7 +124,7 @@ def _of_part(
         )
         for architecture in chosen
         if part.architectures is None or architecture in part.architectures
-        for init in dict.fromkeys(entry.inits)
+        for init in entry.inits
         for seed in range(entry.seeds)
     ]
 
@@ -153,7 +153,8 @@ def selected(selection: Selection, setting: TrialSetting) -> list[str]:
         chosen += choose(rows, selection.top_k, selection.max_gmacs, setting.evaluation)
     if selection.cheapest is not None:
         splits = tuple(split for split in selection.splits if split != "torchvision")
-        candidates = targets(ArchitecturesConfig(splits=splits, torchvision=()))
+        of_deepnets = ArchitecturesConfig(splits=splits, torchvision=()) if splits else None
+        candidates = targets(of_deepnets) if of_deepnets else []
         if selection.primitive is not None:
             candidates = [c for c in candidates if _has(c.split, c.index, selection.primitive)]
         if not candidates:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ghn.tracing.network import unwrap
+
 
 @torch.no_grad()
 def activation_variances(model: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
@@ -20,6 +22,7 @@ def activation_variances(model: nn.Module, x_BCHW: Tensor) -> dict[str, float]:
     statistics.
     """
     variances: dict[str, float] = {}
+    model = unwrap(model)  # compiled code may run without the hooks
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, _ConvNd | nn.Linear):

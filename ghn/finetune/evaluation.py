@@ -131,13 +131,15 @@ def lacks_statistics(model: nn.Module) -> bool:
     return bool(fresh) and bool(torch.stack(fresh).any())  # waits for a GPU once
 
 
-def estimate_statistics(model: nn.Module, images: Images, n_images: int, batch_size: int) -> int:
+def estimate_statistics(
+    model: nn.Module, images: Images, n_images: int, batch_size: int, seed: int = 0
+) -> int:
     """Sets batch norms' running statistics to plain averages over `n_images` fixed images, in
-    place.
+    place; `seed` as in `ghn.reestimate_batch_norm`.
 
     Returns:
         How many images were used: whole batches of them, and none if there are no such norms.
     """
     batch_size = min(batch_size, n_images, len(images))
     batches = images.batches(batch_size, drop_last=True, device=next(model.parameters()).device)
-    return batch_size * reestimate_batch_norm(model, batches, -(-n_images // batch_size))
+    return batch_size * reestimate_batch_norm(model, batches, -(-n_images // batch_size), seed)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError
 from ghn.modes import modes_kept
+from ghn.randomness import seeded
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def batch_statistics(model: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def reestimate_batch_norm(
-    model: nn.Module, batches: Iterable[Any], n_batches: int | None = None
+    model: nn.Module, batches: Iterable[Any], n_batches: int | None = None, seed: int = 0
 ) -> int:
     """Sets the running statistics of batch norms to averages over a few batches, so that
     `model.eval()` can be used.
@@ -54,6 +55,8 @@ def reestimate_batch_norm(
         batches: tensors of inputs, or tuples that begin with one (images, labels); moved to the
             model's device.
         n_batches: how many to use; by default all.
+        seed: of what some networks draw in evaluation mode, too; the program's own random numbers
+            stay as they are.
 
     Returns:
         The number of batches used: 0 if the model has no batch norm that tracks statistics.
@@ -69,7 +72,7 @@ def reestimate_batch_norm(
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
     done = False
-    with modes_kept(model):
+    with modes_kept(model), seeded(seed):
         try:
             model.eval()
             for module in norms:

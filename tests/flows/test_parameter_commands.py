@@ -180,6 +180,15 @@ def test_words_that_yaml_reads_otherwise_keep_their_quotes(app: typer.Typer, tre
     assert load_params().train.lr == 1e-3
 
 
+def test_types_are_told_without_their_checks() -> None:
+    kinds = {field.name: field.kind for field in fields(Params)}
+    assert kinds["finetune.grid.lr"] == "tuple[float, ...]"
+    assert kinds["train.betas"] == "tuple[float, float]"
+    assert kinds["architectures.torchvision"] == "Literal['all'] | tuple[str, ...]"
+    assert kinds["transfer.architectures"] == "tuple[str, ...] | None"
+    assert not [kind for kind in kinds.values() if "Annotated" in kind or ")" in kind]
+
+
 def test_describe_and_schema_name_every_field(app: typer.Typer) -> None:
     said = CliRunner().invoke(app, ["params", "describe", "train"]).stdout
     assert "train.steps: int = 10000\n    optimizer steps" in said

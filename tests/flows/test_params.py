@@ -113,6 +113,15 @@ def test_a_grid_that_cannot_be_trained_is_refused_before_the_training(
         load_params()
 
 
+@pytest.mark.parametrize(("share", "wanted"), [(0.01, "choose"), (0.99, "train")])
+def test_labels_are_left_to_train_and_to_choose_on(tree: Path, share: float, wanted: str) -> None:
+    change(transfer={"labels": 40, "held_out": share})
+    with pytest.raises(ConfigError, match=rf"transfer\.held_out = {share}: .* none to {wanted} on"):
+        load_params()
+    change(transfer={"held_out": 0.05})
+    assert load_params().transfer.held_out == 0.05
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [

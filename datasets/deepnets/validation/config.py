@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ghn.settings import Settings
+from ghn.settings import Once, Settings
 
 
 class ValidateConfig(Settings):
@@ -18,7 +18,7 @@ class ValidateConfig(Settings):
         block: graphs that a worker checks at a time.
     """
 
-    splits: tuple[str, ...] | None = Field(
+    splits: Once[str] | None = Field(
         default=None, min_length=1, description="null: all that are there"
     )
     sample: int = Field(

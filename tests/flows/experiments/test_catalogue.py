@@ -2,10 +2,12 @@ import re
 
 import pytest
 
-from flows.experiments.catalogue import load_profile
+from flows.experiments.catalogue import GeneralisationEntry, load_profile
 from flows.experiments.cost import A100_FLOPS, plan
 from flows.networks.build import forward_gmacs
+from flows.settings.detect import DetectConfig
 from flows.settings.inits import BASELINES, hypernetwork_name
+from flows.settings.trials import Grid
 from ghn.errors import ConfigError
 
 
@@ -100,6 +102,22 @@ def test_entries_that_name_what_is_not_there_are_refused(tmp_path, experiments, 
     path.write_text(f"images: {{name: digits}}\nnum_classes: 10\nexperiments: {{{experiments}}}\n")
     with pytest.raises(ConfigError, match=message):
         load_profile(str(path))
+
+
+def test_what_an_entry_names_twice_counts_once() -> None:
+    entry = GeneralisationEntry(
+        title="a",
+        paper="b",
+        difference="c",
+        ghns=["ghn3", "ghn2", "ghn3"],
+        architectures={"splits": ["test", "test"], "torchvision": ["resnet18", "resnet18"]},
+    )
+    assert entry.ghns == ("ghn3", "ghn2")
+    assert entry.architectures.splits == ("test",)
+    assert entry.architectures.torchvision == ("resnet18",)
+    detect = DetectConfig(backbones=["resnet50"] * 2, inits=["randinit", "ghn", "randinit"])
+    assert (detect.backbones, detect.inits) == (("resnet50",), ("randinit", "ghn"))
+    assert Grid(lr=[0.1, 0.01, 0.1]).lr == (0.1, 0.01)
 
 
 def test_costs_are_calibrated_by_the_papers_own_figure():

@@ -81,6 +81,8 @@ class TestActivations:
         assert model.training
         by_running = activation_variances(model.eval(), x)
         assert by_running["last"] == pytest.approx(model(x).var().item(), rel=1e-5)
+        compiled = torch.compile(model, backend="eager")
+        assert activation_variances(compiled, x) == by_running  # by the network's own names
 
 
 def test_ensembles_average_logits():

@@ -94,6 +94,31 @@ def test_batch_statistics_restores_everything() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
+class Noisy(nn.Module):
+    """Draws in evaluation mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.norm(x_BCHW + torch.randn_like(x_BCHW))
+
+
+def test_what_a_network_draws_meanwhile_hangs_on_the_seed() -> None:
+    def mean(seed: int) -> list[float]:
+        network = Noisy()
+        reestimate_batch_norm(network, batches(2), seed=seed)
+        assert network.norm.running_mean is not None
+        return network.norm.running_mean.tolist()
+
+    before = torch.get_rng_state()
+    first = mean(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert mean(0) == first != mean(1)
+
+
 def test_without_batch_norm_and_without_batches() -> None:
     assert reestimate_batch_norm(nn.Linear(3, 3), iter(())) == 0
     with pytest.raises(ConfigError, match="batches is empty"):
