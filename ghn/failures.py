@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ghn.errors import ConfigError
 
@@ -27,6 +29,30 @@ def reason(error: Exception, *, with_type: bool = False) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     return f"{said} ({own[-1].filename}:{own[-1].lineno})" if own else said
+
+
+def require_shapes(model: nn.Module) -> None:
+    """Raises ConfigError if a parameter or buffer of a lazy module has no shape yet."""
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(value):
+            raise ConfigError(
+                f"{type(model).__name__}.{name} has no shape yet; run the network once first"
+            )
+
+
+def require_trainable(model: nn.Module) -> None:
+    """Raises ConfigError if a parameter of a network has no shape or no values, or all are
+    frozen.
+    """
+    require_shapes(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ConfigError(
+                f"{type(model).__name__}.{name} is on the meta device, without values; use"
+                " model.to_empty(device='cpu') and initialise the network first"
+            )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise all_frozen(model)
 
 
 def all_frozen(model: nn.Module) -> ConfigError:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
 
 from ghn.checkpoint import from_pretrained
 from ghn.errors import ConfigError
+from ghn.failures import require_shapes
 from ghn.finetune import break_symmetry
 from ghn.graph import Graph
 from ghn.models import GHN
@@ -73,11 +73,7 @@ def init_(
             f"init_ takes one network (torch.nn.Module), not a {type(model).__name__}; call it for"
             " each of several, and ghn.architectures.build(NAME) for a name"
         )
-    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if is_lazy(value):
-            raise ConfigError(
-                f"{type(model).__name__}.{name} has no shape yet; run the network once first"
-            )
+    require_shapes(model)
     if n_batches is not None and n_batches < 1:
         raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
     if not 0 <= noise < math.inf:

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ghn.errors import DamagedFileError
-from ghn.failures import all_frozen, other_classes
+from ghn.failures import other_classes, require_trainable
 from ghn.files import content_digest
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
@@ -84,10 +84,10 @@ def finetune(
         DamagedFileError: `checkpoint` exists but is of another run: other settings, another seed,
             network or number of images.
         ConfigError: a set of images is empty or has classes that the network lacks, all parameters
-            are frozen, a batch does not divide among the ranks, or the network returns no logits.
+            are frozen or one has no values, a batch does not divide among the ranks, or the network
+            returns no logits.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise all_frozen(model)
+    require_trainable(model)
     require_images(training=train, validation=val)
     run = _Run(model, train, val, config, seed, Sharing(group))
     stops = {stop for stop in config.evaluate_at if 0 < stop < config.steps} | {config.steps}

@@ -324,6 +324,11 @@ def test_what_cannot_be_trained_or_measured_is_refused_first(data):
     model = network().requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter to train"):
         finetune(model, *data, CONFIG)
+    with pytest.raises(ConfigError, match=r"Sequential\.0\.weight is on the meta device"):
+        finetune(network().to("meta"), *data, CONFIG)
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(ConfigError, match=r"Sequential\.1\.weight has no shape yet"):
+        finetune(lazy, *data, CONFIG)
     train, val = data
     nothing = val.subset(torch.arange(0))
     trained = network()
