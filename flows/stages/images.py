@@ -22,10 +22,10 @@ from datasets.images import (
     recipe,
     source_digest,
     split_file,
+    stream,
 )
 from flows.settings import paths
 from flows.settings.images import ImagesConfig
-from flows.trials.images import training_stream
 from ghn.errors import ConfigError, DamagedFileError
 from ghn.files import atomic_path
 
@@ -97,7 +97,7 @@ def run(base: BaseConfig, images: ImagesConfig, stage: StageRun) -> None:
         about |= {"classes": list(decoded.classes), split: _measure(decoded)}
         stage.log_metrics({f"{split}_images": len(decoded)})
     if images.stream:
-        about["train"] = {"images": len(training_stream(images.spec(base.seed)))}
+        about["train"] = {"images": len(_stream(images, base.seed))}
     with atomic_path(directory / SUMMARY_NAME) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n")
     written = {split_file(images.name, split, images.image_size).name for split in images.splits()}
@@ -133,7 +133,7 @@ def training_images(config: ImagesConfig, seed: int) -> ImageTensors | ImageStre
     if not config.stream:
         return load_split(config, seed, "train")
     _find(config, seed, "val")
-    return training_stream(config.spec(seed))
+    return _stream(config, seed)
 
 
 def _find(config: ImagesConfig, seed: int, split: str) -> Path:
@@ -175,3 +175,15 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 def _measure(images: ImageTensors) -> dict[str, Any]:
     return {"images": len(images), "sha256": images.digest}
+
+
+def _stream(config: ImagesConfig, seed: int) -> ImageStream:
+    return stream(
+        config.name,
+        config.root,
+        "train",
+        config.image_size,
+        val_fraction=config.val_fraction,
+        seed=seed,
+        workers=config.workers,
+    )

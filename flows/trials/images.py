@@ -48,7 +48,16 @@ def _images_of(
 
     val, test = _read(spec, "val"), _read(spec, "test")
     if spec.stream:
-        return training_stream(spec), cut(val, spec.max_val), cut(test, spec.max_test)
+        streamed = stream(
+            spec.name,
+            spec.root,
+            "train",
+            spec.image_size,
+            val_fraction=spec.val_fraction,
+            seed=spec.seed,
+            workers=spec.workers,
+        )
+        return streamed, cut(val, spec.max_val), cut(test, spec.max_test)
     train = _read(spec, "train")
     if spec.few_shot is not None:
         try:
@@ -62,19 +71,6 @@ def _images_of(
         n_val = count_held_out(spec.few_shot, spec.few_shot_held_out)
         train, val = few.subset(order[n_val:]), few.subset(order[:n_val])
     return cut(train, spec.max_train), cut(val, spec.max_val), cut(test, spec.max_test)
-
-
-def training_stream(spec: ImagesSpec) -> ImageStream:
-    """The training images, decoded as they are read."""
-    return stream(
-        spec.name,
-        spec.root,
-        "train",
-        spec.image_size,
-        val_fraction=spec.val_fraction,
-        seed=spec.seed,
-        workers=spec.workers,
-    )
 
 
 def _read(spec: ImagesSpec, split: str) -> ImageTensors:
