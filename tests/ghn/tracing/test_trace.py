@@ -359,6 +359,29 @@ def test_changes_in_place_reach_the_base(describe: Describe) -> None:
     assert describe(trace(InPlace())) == edges
 
 
+def test_changes_in_place_reach_the_views_on_the_way(describe: Describe) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(4, 4, bias=False) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.a(x).view(1, -1, 4).view(-1, 4)
+            others = rows[1:]
+            rows[:1][:, :2].copy_(self.b(x)[:1, :2])
+            made = x.new_zeros(len(x), 1, 4).squeeze(1)
+            made[:, :4].copy_(rows)
+            return self.c(made), others
+
+    edges = [
+        "a.weight -> c.weight",
+        "b.weight -> c.weight",
+        "input -> a.weight",
+        "input -> b.weight",
+    ]
+    assert describe(trace(InPlace())) == edges
+
+
 def test_computed_weights_stand_for_their_parameter(describe: Describe) -> None:
     model = nn.Sequential(
         torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Linear(8, 2)
