@@ -80,7 +80,10 @@ class Recorder(DataFlow, TorchFunctionMode):
 
     Attributes:
         channels: which channels the columns of weights read, where they are shuffled.
+        returned: the type of what the network returned, if no tensor was found in it.
     """
+
+    returned = ""
 
     def __init__(
         self,
