@@ -162,8 +162,9 @@ def held(target: Any, name: str, default: Any = None) -> Any:
     """An attribute that an object has; its class is not asked for others (`__getattr__`), which may
     do or raise anything.
     """
+    kind: Any = type(target)
     try:
-        return type(target).__getattribute__(target, name)
+        return kind.__getattribute__(target, name)
     except Exception:  # a property of that name is any code, too
         return default
 
