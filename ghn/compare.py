@@ -18,8 +18,8 @@ from torch import nn
 
 from ghn.baselines import orthogonal
 from ghn.errors import ConfigError
-from ghn.files import atomic_path
 from ghn.finetune import FinetuneConfig, break_symmetry, evaluate, finetune
+from ghn.graph.drawing import write_figure
 from ghn.images import Images, require_images
 from ghn.models import GHN
 from ghn.randomness import seeded
@@ -123,11 +123,7 @@ class Comparison:
         axes.set_title(f"{self.network} on {self.images}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        try:
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=150)
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from error
+        write_figure(figure, path, dpi=150)
 
 
 def compare(

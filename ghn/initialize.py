@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
+from ghn.errors import ConfigError, DamagedFileError, TraceError, UnsupportedFormatError
 from ghn.files import atomic_path, content_digest, read_safetensors, sort_metadata
 from ghn.randomness import seeded
 
@@ -73,21 +73,31 @@ def save_initialized(
 
     Raises:
         UnknownArchitectureError: no such architecture.
-        ConfigError: `out` is no name for such a file.
+        ConfigError: `out` is no name for such a file, the network cannot be told `num_classes`, or
+            its state has something other than tensors.
         GHNError: the hypernetwork cannot be found or read.
     """
     import torch
 
-    from ghn.architectures.own import is_own, network
+    from ghn.architectures.own import is_own, network, takes_classes
     from ghn.checkpoint import from_pretrained
+    from ghn.tracing.inputs import image_channels
 
     _check_name(Path(out))
+    told = takes_classes(name)
+    if num_classes and not told:
+        raise ConfigError(
+            f"{name} has no argument num_classes, so that it cannot be told to have"
+            f" {num_classes} classes; give it one, or leave the classes out"
+        )
     hypernetwork = from_pretrained(source, device=device)
     classes = num_classes or hypernetwork.num_classes
     size = image_size or hypernetwork.image_size
     with seeded(seed):
         model = network(name, classes, size).to(device)
-    example = torch.empty(2, 3, size, size, device="meta") if is_own(name) and image_size else None
+    example = None
+    if is_own(name) and image_size:
+        example = torch.empty(2, image_channels(model), size, size, device="meta")
     started = time.perf_counter()
     hypernetwork(model, example_inputs=example)
     seconds = time.perf_counter() - started
@@ -107,8 +117,8 @@ def save_initialized(
     _write(out, model, metadata, dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     done = (
-        f"{out}: {name}, {parameters:,} parameters, {classes} classes, {size} pixels, predicted in"
-        f" {seconds:.2f} s"
+        f"{out}: {name}, {parameters:,} parameters,{f' {classes} classes,' if told else ''} {size}"
+        f" pixels, predicted in {seconds:.2f} s"
     )
     load = f"ghn.load_initialized({str(out)!r}{', YOUR_NETWORK' if is_own(name) else ''})"
     return f"{done}\n{report}\nIn Python: model = {load}"
@@ -125,11 +135,17 @@ def _estimate_statistics(model: nn.Module, images: Images, seed: int) -> int:
 def _write(
     out: str | Path, model: nn.Module, metadata: dict[str, str], dtype: torch.dtype | None
 ) -> None:
+    import torch
     from safetensors.torch import save_file
 
     state: dict[str, torch.Tensor] = {}
     storages = set()
     for key, tensor in model.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ConfigError(
+                f"the state of this {type(model).__name__} has a {type(tensor).__name__} as"
+                f" {key!r}, which safetensors files cannot hold; predict it in Python"
+            )
         kept = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
         kept = kept.detach().cpu().contiguous()
         if kept.untyped_storage().data_ptr() in storages:
@@ -229,8 +245,14 @@ def made_of(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def trace_architecture(name: str, num_classes: int, image_size: int) -> Graph:
     """The graph of a network by name, traced from its shapes."""
-    from ghn.architectures.own import network
+    from ghn.architectures.own import is_own, network
     from ghn.tracing import trace
 
-    model = network(name, num_classes, image_size, device="meta")
-    return replace(trace(model, image_size=image_size), name=name)
+    try:
+        graph = trace(network(name, num_classes, image_size, device="meta"), image_size=image_size)
+    except TraceError:
+        if not is_own(name):
+            raise
+        # its control flow may need values
+        graph = trace(network(name, num_classes, image_size), image_size=image_size)
+    return replace(graph, name=name)

@@ -76,10 +76,12 @@ def init(
     train = None
     if images is not None:
         from datasets.images import load
+        from ghn.architectures.own import takes_classes
 
         size = image_size or _known_size(source)
         train = load(images, split="train", image_size=size)
-        classes = classes or train.num_classes
+        if takes_classes(network):
+            classes = classes or train.num_classes
     initialise(network, out, source, classes, image_size, seed, device, dtype, train)
 
 

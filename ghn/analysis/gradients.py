@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ghn.failures import all_frozen
 from ghn.modes import modes_kept
 from ghn.outputs import heads
 
@@ -25,7 +26,12 @@ def gradient_norm(
 
     Returns:
         the norm; infinite or NaN where it overflows.
+
+    Raises:
+        ConfigError: all parameters are frozen.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise all_frozen(model)
     chunk = chunk or len(y_B)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.zero_grad(set_to_none=True)

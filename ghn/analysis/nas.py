@@ -178,7 +178,11 @@ def _with_gradients(model: nn.Module, value: Callable[[], Tensor]) -> list[tuple
     """
     with parametrize.cached():  # one tensor per computed weight: what is asked for is what is used
         result = value()
-        weights = [layer.weight for layer in _layers(model) if layer.weight.requires_grad]
+        # a weight that layers share counts once
+        distinct = {
+            id(weight): weight for layer in _layers(model) if (weight := layer.weight).requires_grad
+        }
+        weights = list(distinct.values())
         gradients = _gradients(result, weights)
     return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True) if g is not None]
 

@@ -22,7 +22,7 @@ import difflib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torchvision
@@ -45,6 +45,8 @@ __all__ = [
     "build",
     "default_image_size",
 ]
+
+T = TypeVar("T")
 
 TORCHVISION_74: tuple[str, ...] = (
     "alexnet", "squeezenet1_0", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small",
@@ -118,7 +120,7 @@ def build(
     constructor = _constructor(name)
     device = torch.device(device or torch.get_default_device())
     try:
-        model = _construct(
+        model = construct(
             partial(constructor, num_classes=num_classes, image_size=image_size), device
         )
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -133,7 +135,10 @@ def build(
     return model.to(device)
 
 
-def _construct(constructor: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+def construct(constructor: Callable[[], T], device: torch.device) -> T:
+    """What `constructor` makes, with its parameters on `device`, or some of them on the CPU where
+    that is the meta device.
+    """
     if device.type == "meta":
         # A constructor that computes with its parameters (some of timm's) needs them real, and
         # is slower.

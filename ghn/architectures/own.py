@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghn.architectures import build
+from ghn.architectures import build, construct
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 from ghn.failures import reason
 from ghn.files import file_stamp
@@ -61,22 +62,38 @@ def network(
         return build(name, num_classes, image_size, device)
     factory = find_factory(name)
     wanted = {**dict.fromkeys(_CLASSES, num_classes), **dict.fromkeys(_SIZES, image_size)}
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = _parameters(factory)
     arguments = {p.name: wanted[p.name] for p in parameters if p.name in wanted}
     if missing := [p.name for p in parameters if _is_required(p) and p.name not in arguments]:
         raise ConfigError(
             f"{name} needs {', '.join(missing)}: name a function that calls it with them"
         )
+    device = torch.device(device or torch.get_default_device())
     try:
-        with torch.device(device or torch.get_default_device()):
-            made = factory(**arguments)
+        made = construct(partial(factory, **arguments), device)
     except GHNError:
         raise
     except Exception as error:  # whatever the user's code raises
         raise ConfigError(f"{name} cannot be made: {reason(error, with_type=True)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name} gives a {type(made).__name__}, not a torch.nn.Module")
-    return made
+    return made.to(device) if device.type == "meta" else made
+
+
+def takes_classes(name: str) -> bool:
+    """Whether the number of classes can be told to the network `name`.
+
+    Raises:
+        UnknownArchitectureError, ConfigError: as `find_factory`.
+    """
+    return not is_own(name) or any(p.name in _CLASSES for p in _parameters(find_factory(name)))
+
+
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(factory).parameters.values())
+    except ValueError:  # some that are written in C do not say
+        return []
 
 
 def find_factory(name: str) -> Callable[..., Any]:

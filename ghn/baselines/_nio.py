@@ -50,6 +50,9 @@ def nio(
 
     Returns:
         GC at each iteration, also at those that served the constraint.
+
+    Raises:
+        ConfigError: all parameters are frozen.
     """
     config = config or NIOConfig()
     device = next(model.parameters()).device

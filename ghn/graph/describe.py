@@ -6,20 +6,26 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from ghn.errors import InvalidGraphError
 from ghn.files import atomic_path
-from ghn.graph.graph import Graph
+from ghn.graph.graph import Graph, average_undirected_path
 from ghn.graph.interchange import to_dot
 from ghn.graph.primitives import Primitive
 
 
 def describe(graph: Graph) -> str:
-    """Numbers of nodes by primitive, statistics of paper table 3 and the canonical hash."""
-    statistics = graph.statistics()
+    """Numbers of nodes by primitive, statistics of paper table 3 and the canonical hash. A graph in
+    parts (of a network with an output that its input does not reach) has no average path.
+    """
+    try:
+        path = f"average path {average_undirected_path(graph):.1f}"
+    except InvalidGraphError:
+        path = "not connected"
     counts = Counter(graph.primitive.tolist())
     head = (
         f"{graph.name or '(unnamed)'}: {graph.n_nodes} nodes, {len(graph.edges)} edges, average"
-        f" degree {statistics['degree']:.2f}, average path {statistics['path']:.1f}, longest"
-        f" shortest path {int(graph.distance.max())}"
+        f" degree {2 * len(graph.edges) / graph.n_nodes:.2f}, {path}, longest shortest path"
+        f" {int(graph.distance.max())}"
     )
     lines = [f"  {Primitive(p).name:<10}{counts[p]:>6}" for p in sorted(counts)]
     return "\n".join([head, *lines, f"  hash      {graph.canonical_hash()}"])

@@ -130,7 +130,7 @@ def draw(
         handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8
     )
     if path is not None:
-        _write(figure, Path(path), dpi)
+        write_figure(figure, Path(path), dpi)
     return figure
 
 
@@ -267,7 +267,12 @@ def _hits(
     return bool((np.abs(x_N[between] - x_line) < distance).any())
 
 
-def _write(figure: Figure, path: Path, dpi: int) -> None:
+def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Writes a picture, in the format that the suffix of `path` names.
+
+    Raises:
+        ConfigError: it names none.
+    """
     kind = path.suffix.lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))

@@ -62,8 +62,11 @@ def reestimate_batch_norm(
         The number of batches used: 0 if the model has no batch norm that tracks statistics.
 
     Raises:
-        ConfigError: there are no batches, or they have no tensor of inputs first.
+        ConfigError: there are no batches, they have no tensor of inputs first, or `n_batches` is
+            below 1.
     """
+    if n_batches is not None and n_batches < 1:
+        raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Target:
                 f"a hypernetwork predicts the parameters of a network (torch.nn.Module), not of"
                 f" {model!r}; ghn.architectures.build(NAME) makes a network of a name"
             )
-        model = unwrap(model)
+        wrapper, model = model, unwrap(model)
         parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         for name, parameter in parameters.items():
             if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -95,6 +95,8 @@ class Target:
         if graph is None:
             traced = follow(model, example_inputs, image_size=ghn.image_size)
             graph = traced.graph
+        elif any(name and name not in parameters for name in graph.param):
+            graph = _inside(graph, wrapper, model)
         warnings = misfits(ghn, model, graph, traced, keep_head)
         target = cls(model, graph, parameters, warnings)
         target._check_graph()
@@ -270,6 +272,18 @@ class Target:
         return self.skip.get(name) or (
             f"no node in the graph: not part of the forward pass, or not a primitive (in a {owner})"
         )
+
+
+def _inside(graph: Graph, wrapper: nn.Module, model: nn.Module) -> Graph:
+    """The graph of a wrapper (`torch.compile`, `DataParallel`) with the names that parameters have
+    in the network inside.
+    """
+    start = next(f"{name}." for name, module in wrapper.named_modules() if module is model)
+    return replace(
+        graph,
+        param=tuple(name.removeprefix(start) for name in graph.param),
+        columns={name.removeprefix(start): read for name, read in graph.columns.items()},
+    )
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:

@@ -147,16 +147,34 @@ def slots_of(kind: type) -> tuple[str, ...]:
     names: list[str] = []
     for base in kind.__mro__:
         slots = vars(base).get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else slots
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+        own = (slots,) if isinstance(slots, str) else slots
+        names += [_mangled(base, name) for name in own if name not in ("__dict__", "__weakref__")]
+    return tuple(names)
+
+
+def _mangled(kind: type, name: str) -> str:
+    """A private name of a class (`__n`) as its objects have it."""
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+def held(target: Any, name: str, default: Any = None) -> Any:
+    """An attribute that an object has; its class is not asked for others (`__getattr__`), which may
+    do or raise anything.
+    """
+    kind: Any = type(target)
+    try:
+        return kind.__getattribute__(target, name)
+    except Exception:  # a property of that name is any code, too
+        return default
 
 
 def undo_of_slot(target: Any, name: str) -> Undo:
     """What puts back an attribute that has a slot."""
-    before = getattr(target, name, _MISSING)
+    before = held(target, name, _MISSING)
 
     def undo() -> None:
-        if (now := getattr(target, name, _MISSING)) is before:
+        if (now := held(target, name, _MISSING)) is before:
             return
         if before is _MISSING:
             object.__delattr__(target, name)

@@ -63,6 +63,7 @@ class DataFlow:
         self._source: dict[int, int] = {}  # tensor -> operation
         # tensor computed from parameters alone -> their names
         self._derived: dict[int, tuple[str, ...]] = {}
+        self._viewed: dict[int, Tensor] = {}  # view of a view -> that view
         self._known: set[int] = set()  # tensors that were seen to come about
         self._alive: list[Tensor] = []  # identities stay unique as long as their tensors live
 
@@ -226,14 +227,24 @@ class DataFlow:
             operation = self.add("bias", [operation], name, self._shapes[name])
         return operation
 
+    def note_views(self, results: Iterable[Tensor], view: Tensor) -> None:
+        """Notes which of the results of an operation on a view are new views of it."""
+        for result in results:
+            if id(result) not in self._known and result._base is view._base:
+                self._viewed[id(result)] = view
+
     def also_base(self, target: Tensor) -> None:
-        """After an in-place operation on a view, what it is a view of depends on the same data."""
+        """After an in-place operation on a view, what it is a view of depends on the same data: its
+        base, and the views on the way there.
+        """
         base = target._base
         if base is None or (operation := self.source(target)) is None:
             return
-        before = self.source(base)
-        if before != operation:
-            self.tag(base, self.add("junction", [before, operation]))
+        changed = target
+        while changed is not base:
+            changed = self._viewed.get(id(changed), base)
+            if (before := self.source(changed)) != operation:
+                self.tag(changed, self.add("junction", [before, operation]))
 
 
 def folded(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ def _is_weight(rec: DataFlow, tensor: Tensor) -> bool:
 # Norms
 
 
-@_rule("group_norm", F.group_norm)
+@_rule("group_norm", F.group_norm, torch.group_norm)
 def _group_norm(
     rec: DataFlow,
     out: Tensor,

@@ -63,6 +63,12 @@ def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tens
     return inputs
 
 
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that `model` takes: those of its first convolution, or three."""
+    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return next(convolutions, 3)
+
+
 def own_image_size(model: nn.Module) -> int | None:
     """The shorter side of the images that a network says it takes, if it says so.
 

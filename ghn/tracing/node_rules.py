@@ -81,7 +81,15 @@ def _batch_norm(
         rec.tag(out, rec.layer("bn", [rec.source(input)], weight))
 
 
-@rule(F.layer_norm)
+@rule(torch.batch_norm)
+def _torch_batch_norm(
+    rec: DataFlow, out: Tensor, input: Tensor, weight: Any, bias: Any, *_: Any, **__: Any
+) -> None:
+    """As `F.batch_norm`, which has another order of arguments."""
+    _batch_norm(rec, out, input, None, None, weight, bias)
+
+
+@rule(F.layer_norm, torch.layer_norm)
 def _layer_norm(
     rec: DataFlow,
     out: Tensor,
@@ -176,7 +184,7 @@ def _squeeze(operations: list[Operation], gate: int, data: int) -> int | None:
     return None
 
 
-@rule(torch.cat, torch.concat, torch.concatenate)
+@rule(torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.vstack, torch.dstack)
 def _cat(rec: DataFlow, out: Tensor, tensors: Any, *_: Any, **__: Any) -> None:
     sources = list(dict.fromkeys(s for t in tensors if (s := rec.source(t)) is not None))
     if len(sources) > 1:
@@ -194,7 +202,7 @@ def _pool(kind: str) -> NodeRule:
     return note
 
 
-rule(torch.max_pool2d, F.max_pool2d)(_pool("max_pool"))
+rule(torch.max_pool2d, F.max_pool2d, F.max_pool2d_with_indices)(_pool("max_pool"))
 rule(F.avg_pool2d)(_pool("avg_pool"))
 
 

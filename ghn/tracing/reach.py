@@ -182,14 +182,14 @@ class Reach:
         own = isinstance(value, (nn.Module, threading.Event, threading.Semaphore))
         if not (own or code.is_followed(kind)):
             return
-        attributes = getattr(value, "__dict__", None)
+        attributes = code.held(value, "__dict__")
         attributes = attributes if type(attributes) is dict else None  # a class's is no dictionary
         self.objects.append((value, kind, attributes))
         self._note_class(kind, stack)
         stack.append(attributes)
         for name in code.slots_of(kind):
             self.undo.append(code.undo_of_slot(value, name))
-            item = getattr(value, name, None)
+            item = code.held(value, name)
             self._hold(item, functools.partial(object.__setattr__, value, name))
             stack.append(item)
 

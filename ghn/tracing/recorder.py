@@ -80,7 +80,10 @@ class Recorder(DataFlow, TorchFunctionMode):
 
     Attributes:
         channels: which channels the columns of weights read, where they are shuffled.
+        returned: the type of what the network returned, if no tensor was found in it.
     """
+
+    returned = ""
 
     def __init__(
         self,
@@ -129,7 +132,10 @@ class Recorder(DataFlow, TorchFunctionMode):
             result = shape(*args, **named)
         if result is NotImplemented:
             result = self._run(func, args, kwargs, involved)
-        self.know(tensors_of(result))
+        results = tensors_of(result)
+        if args and isinstance(args[0], Tensor) and args[0]._base is not None:
+            self.note_views(results, args[0])
+        self.know(results)
         self.channels.follow(func, result, args, named)
         if (record := self.rules.get(func)) is not None:
             record(self, result, *args, **named)

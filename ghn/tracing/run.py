@@ -128,6 +128,11 @@ def _check_seen(network: Network, recorder: Recorder, outputs: list[int]) -> Non
                 f"{network.name}: an output depends on a tensor whose operations cannot be seen"
                 f" {unseen}; it was met by {consumer}"
             )
+    if recorder.returned:
+        raise TraceError(
+            f"{network.name} returns a {recorder.returned}, in which no tensor is found; return a"
+            " tensor, or a list, tuple, mapping or dataclass that has some"
+        )
     if not outputs:
         raise TraceError(
             f"{network.name}: no output follows from the inputs by operations that can be seen"
@@ -231,6 +236,8 @@ def _run(
             result = copy_context().run(network.inner, *args, **kwargs)
         for tensor in tensors_of(result):
             recorder.check_output(tensor)
+        if not tensors_of(result):
+            recorder.returned = type(result).__name__
     finally:
         network.snapshot.restore()
     outputs = dict.fromkeys(

@@ -13,7 +13,7 @@ from datasets.images import load
 from ghn.architectures.own import find_factory, network
 from ghn.errors import ConfigError, GHNError, UnknownArchitectureError
 from ghn.files import read_safetensors
-from ghn.initialize import save_initialized
+from ghn.initialize import save_initialized, trace_architecture
 
 CODE = """
 import torch
@@ -58,6 +58,21 @@ def raises(): raise ValueError("no such\\nthing")
 def silent(): raise AssertionError
 def unfit(num_classes): return nn.Linear(num_classes)
 made = Small()
+
+class Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        shares = [share.item() for share in torch.linspace(0, 0.1, 2)]
+        self.body, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+        self.scale = nn.Parameter(torch.ones(8) * shares[1])
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return self.head(x if x.sum() > 0 else -x)
+
+class Stateful(Small):
+    def get_extra_state(self):
+        return {"version": 1}
 """
 
 
@@ -229,3 +244,35 @@ def test_the_file_says_how_many_images_were_used(
     report = save_initialized(f"{file}:{name}", None, out, image_size=8, images=images)
     assert read_safetensors(out)[1].get("statistics") == said
     assert (f"running statistics are those of {said} images" in report) is (said is not None)
+
+
+def test_constructors_and_passes_that_need_values_are_traced(file: Path) -> None:
+    graph = trace_architecture(f"{file}:Fixed", 10, 32)
+    assert [name for name in graph.param if name] == [
+        "body.weight", "body.bias", "head.weight", "head.bias",
+    ]  # fmt: skip
+
+
+def test_the_size_of_images_of_one_channel_can_be_told(file: Path, tmp_path: Path) -> None:
+    said = save_initialized(f"{file}:Fixed", None, tmp_path / "f.safetensors", image_size=28)
+    assert "28 pixels" in said
+
+
+def test_classes_that_a_network_cannot_be_told_are_refused(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fixed.safetensors"
+    with pytest.raises(ConfigError, match="no argument num_classes"):
+        save_initialized(f"{file}:Fixed", None, out, 5)
+    assert not out.exists()
+    said = save_initialized(f"{file}:Fixed", None, out)
+    assert "178 parameters, 32 pixels" in said
+    assert "5 classes, 32 pixels" in save_initialized(f"{file}:Small", None, out, 5)
+
+
+def test_states_of_more_than_tensors_are_refused(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has a dict as '_extra_state'"):
+        save_initialized(f"{file}:Stateful", None, tmp_path / "stateful.safetensors")
+
+
+def test_a_builtin_of_no_signature_is_no_network() -> None:
+    with pytest.raises(ConfigError, match="gives a dict"):
+        network("builtins:dict", 10, 32)

@@ -13,6 +13,7 @@ from ghn.analysis import (
     matched,
     mean_cosine_distance,
 )
+from ghn.errors import ConfigError
 from ghn.predict import batch_statistics
 
 
@@ -115,3 +116,9 @@ class TestGradientNorm:
             gradient_norm(model, torch.randn(8, 3, 2, 2), torch.arange(8) % 3, chunk=chunk)
             assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
             assert [module.training for module in model] == [True, False, True, True, True]
+
+
+def test_the_gradient_of_a_frozen_network_is_refused():
+    model = nn.Linear(4, 3).requires_grad_(False)
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        gradient_norm(model, torch.randn(2, 4), torch.tensor([0, 1]))

@@ -207,6 +207,16 @@ def test_frozen_layers_are_left_out(name):
     assert SCORES[name](model.requires_grad_(False), x, y) == 0
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_a_weight_that_layers_share_counts_once(name):
+    first, second = linear([[1.0, -2.0], [3.0, 0.5]]), linear([[0.0, 0.0], [0.0, 0.0]])
+    second.weight = first.weight
+    x, y = torch.randn(5, 2, 1, 1), torch.tensor([0, 1, 0, 0, 1])
+    twice = nn.Sequential(nn.Flatten(), first, nn.Tanh(), first)
+    shared = nn.Sequential(nn.Flatten(), first, nn.Tanh(), second)
+    assert SCORES[name](shared, x, y) == pytest.approx(SCORES[name](twice, x, y), rel=1e-5)
+
+
 class Pointwise(nn.Module):
     """A 1x1 convolution, also as a linear layer with channels last."""
 

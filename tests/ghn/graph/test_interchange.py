@@ -140,3 +140,9 @@ def test_missing_fields_and_cycles_are_named(small: Graph) -> None:
     cycle.add_edge(2, 1, distance=1)
     with pytest.raises(InvalidGraphError, match="cycle"):
         from_networkx(cycle)
+
+
+def test_a_graph_in_parts_is_described() -> None:
+    parts = {"primitive": ["input", "conv", "pos_enc"], "param": ["", "w", "p"]}
+    parts |= {"shape": [None, [8, 3], [4, 8]], "edges": [[0, 1]]}
+    assert "3 nodes, 1 edges, average degree 0.67, not connected" in describe(from_json_dict(parts))

@@ -144,3 +144,9 @@ def test_statistics_survive_an_estimate_that_fails(batches: str) -> None:
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert (net[1].momentum, net.training) == (0.1, True)
+
+
+@pytest.mark.parametrize("n_batches", [0, -1])
+def test_no_batches_are_refused(n_batches: int) -> None:
+    with pytest.raises(ConfigError, match=f"n_batches={n_batches}: at least one"):
+        reestimate_batch_norm(model(), batches(1), n_batches)

@@ -5,6 +5,7 @@ several at once.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,19 @@ def test_compiled_models(hypernetwork: GHN) -> None:
     torch.testing.assert_close(after, model(images()))
     assert compiled_count == count
     assert set(hypernetwork.predict(compiled)) == set(hypernetwork.predict(model))
+
+
+@pytest.mark.parametrize("wrap", [DataParallel, torch.compile])
+def test_the_graph_of_a_wrapped_network_belongs_to_it(
+    hypernetwork: GHN, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    model = Small()
+    expected = hypernetwork(copy.deepcopy(model))
+    wrapped = wrap(model)
+    for graph in (trace(wrapped), trace(model)):
+        hypernetwork(wrapped, graph)
+        torch.testing.assert_close(model.state_dict(), expected.state_dict())
+        assert set(hypernetwork.predict(wrapped, graph)) == set(hypernetwork.predict(expected))
 
 
 def test_a_compiled_part(hypernetwork: GHN) -> None:

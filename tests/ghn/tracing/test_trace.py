@@ -337,6 +337,46 @@ def test_recurrent_layer_is_bridged_quickly(describe: Describe) -> None:
     assert describe(graph) == chain("input", "embed.weight", "head.weight", "head.bias")
 
 
+def test_functions_that_modules_do_not_call(describe: Describe) -> None:
+    """What modules call `F.batch_norm`, `F.layer_norm` and `torch.cat` for has other names."""
+
+    class Direct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.bn, self.ln = nn.BatchNorm1d(4), nn.LayerNorm(4)
+            self.gn = nn.GroupNorm(2, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bn, ln, gn = self.bn, self.ln, self.gn
+            running = bn.running_mean, bn.running_var
+            h = torch.batch_norm(self.a(x), bn.weight, bn.bias, *running, False, 0.1, 1e-5, False)
+            g = torch.layer_norm(self.b(x), (4,), ln.weight, ln.bias)
+            return torch.group_norm(torch.hstack((h, g)), 2, gn.weight, gn.bias)
+
+    expected = [
+        *chain("input", "a.weight", "bn.weight", "concat", "gn.weight"),
+        *chain("input", "b.weight", "ln.weight", "concat"),
+    ]
+    assert describe(trace(Direct(), extensions=["group_norm"])) == sorted(expected)
+
+
+def test_pooling_that_gives_indices(describe: Describe) -> None:
+    class Indices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 3, bias=False)
+            self.pool = nn.MaxPool2d(2, return_indices=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.a(x))[0]
+
+    edges = chain("input", "a.weight", "max_pool")
+    assert describe(trace(Indices())) == edges
+    program = torch.export.export(Indices(), (torch.zeros(2, 3, 8, 8),))
+    assert describe(trace(program)) == edges
+
+
 def test_changes_in_place_reach_the_base(describe: Describe) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
@@ -349,6 +389,29 @@ def test_changes_in_place_reach_the_base(describe: Describe) -> None:
             view = y.flatten(1)
             view.mul_(2.0)
             return self.c(y)
+
+    edges = [
+        "a.weight -> c.weight",
+        "b.weight -> c.weight",
+        "input -> a.weight",
+        "input -> b.weight",
+    ]
+    assert describe(trace(InPlace())) == edges
+
+
+def test_changes_in_place_reach_the_views_on_the_way(describe: Describe) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(4, 4, bias=False) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.a(x).view(1, -1, 4).view(-1, 4)
+            others = rows[1:]
+            rows[:1][:, :2].copy_(self.b(x)[:1, :2])
+            made = x.new_zeros(len(x), 1, 4).squeeze(1)
+            made[:, :4].copy_(rows)
+            return self.c(made), others
 
     edges = [
         "a.weight -> c.weight",

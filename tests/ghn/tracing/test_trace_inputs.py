@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,12 @@ def test_a_small_image_that_hides_operations_is_not_taken(name: str) -> None:
     model = torchvision.models.get_model(name).to("meta")
     expected = trace(model, torch.zeros(2, 3, 224, 224))
     assert trace(model, image_size=32).to_json_dict() == expected.to_json_dict()
+
+
+def test_a_result_without_tensors_is_named() -> None:
+    class Holding(nn.Linear):
+        def forward(self, input: Tensor) -> Any:
+            return SimpleNamespace(logits=super().forward(input))
+
+    with pytest.raises(TraceError, match="Holding returns a SimpleNamespace, in which no tensor"):
+        trace(Holding(4, 3))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from ghn import trace
@@ -249,3 +250,40 @@ def test_constants_need_not_be_seen() -> None:
         assert [name for name in graph.param if name] == [
             "first.weight", "first.bias", "last.weight", "last.bias",
         ]  # fmt: skip
+
+
+class Config(BaseModel):
+    width: int = 4
+
+
+class Odd:
+    """An object with a private slot that knows no other attributes, and says so in its own way."""
+
+    __slots__ = ("__n",)
+
+    def __init__(self) -> None:
+        self.__n = 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+    def count(self) -> int:
+        self.__n += 1
+        return self.__n
+
+
+def test_objects_are_not_asked_for_attributes_that_they_do_not_have() -> None:
+    class Holding(nn.Module):
+        def __init__(self, config: Config) -> None:
+            super().__init__()
+            self.config, self.odd = config, Odd()
+            self.layer = nn.Linear(4, config.width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.odd.count()
+            self.config.width += 1
+            return self.layer(x)
+
+    model = Holding(Config())
+    assert set(trace(model).param) == {"", "layer.weight", "layer.bias"}
+    assert (model.odd.count(), model.config) == (1, Config())
