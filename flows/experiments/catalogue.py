@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.detect import DetectConfig
@@ -21,7 +21,7 @@ from flows.settings.evaluate import EvaluateConfig
 from flows.settings.files import find_profile, merge, parse, read_yaml
 from flows.settings.images import ImagesSpec
 from flows.settings.imports import ROOT
-from flows.settings.inits import hypernetwork_name
+from flows.settings.inits import BASELINES, hypernetwork_name
 from flows.settings.train import TrainStageConfig
 from flows.settings.trials import Described, Selection, TrialsEntry
 from ghn.errors import ConfigError
@@ -164,6 +164,22 @@ class Hypernetwork(BaseModel):
     )
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
+"""Of files, of fields of the profile and in commands: as it is, in each of them."""
+
+
+def _is_own(name: str) -> str:
+    if name in BASELINES:
+        raise ValueError("an initialisation without a hypernetwork; take another name")
+    return name
+
+
+def _is_page(name: str) -> str:
+    if name == "index":
+        raise ValueError("the page that lists all; take another name")
+    return name
+
+
 class Profile(BaseModel):
     """A set of experiments at one size."""
 
@@ -175,8 +191,10 @@ class Profile(BaseModel):
     train: dict[str, Any] = Field(
         default_factory=dict, description="recipe shared by the hypernetworks trained here"
     )
-    hypernetworks: dict[str, Hypernetwork] = Field(default_factory=dict)
-    experiments: dict[str, Entry]
+    hypernetworks: dict[Annotated[Name, AfterValidator(_is_own)], Hypernetwork] = Field(
+        default_factory=dict
+    )
+    experiments: dict[Annotated[Name, AfterValidator(_is_page)], Entry]
 
     def train_config(self, name: str) -> TrainStageConfig:
         """The recipe of hypernetwork `name`."""

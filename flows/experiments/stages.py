@@ -9,6 +9,7 @@ by all that they depend on, so a stage that runs without need costs a look-up.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -31,6 +32,7 @@ from flows.experiments.pages import PAGES
 from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION, split_of
 from flows.settings import paths
+from flows.settings.files import read_yaml
 from flows.settings.imports import PACKAGES, ROOT
 from flows.settings.trials import TrialsEntry
 from ghn.errors import ConfigError
@@ -65,6 +67,8 @@ def text_of(profile_name: str) -> str:
 def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     profile = load_profile(profile_name)
     option, source = _option(profile_name), _source(profile_name)
+    given = read_yaml(profile_path(profile_name))  # DVC refuses fields that the file leaves out
+    shared = [name for name in ("seed", "num_classes", "images") if name in given]
     command = "ghn experiments"
     names = list(profile.hypernetworks)
     weights = [str(paths.weights(name)) for name in names]
@@ -80,7 +84,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     )
     if names:
         trained_on = [profile.train_config(name).split for name in names]
-        recipe = ["seed", "num_classes", "images", "train", "hypernetworks.${item}"]
+        recipe = [*shared, *(["train"] if "train" in given else []), "hypernetworks.${item}"]
         yield (
             "hypernetwork",
             {
@@ -114,7 +118,7 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 "do": {
                     "wdir": "..",
                     "cmd": f"{command} run ${{item}} --alone{option}",
-                    "params": [{source: ["seed", "num_classes", "images", "experiments.${item}"]}],
+                    "params": [{source: [*shared, "experiments.${item}"]}],
                     "deps": [
                         str(sources.FILE),
                         *rows,
@@ -184,7 +188,7 @@ def _splits(names: Sequence[str]) -> list[str]:
 
 
 def _option(profile_name: str) -> str:
-    return "" if profile_name == "laptop" else f" --profile {profile_name}"
+    return "" if profile_name == "laptop" else f" --profile {shlex.quote(profile_name)}"
 
 
 def _source(profile_name: str) -> str:

@@ -12,7 +12,8 @@ import re
 
 from prefect import flow, get_run_logger
 from prefect.flow_runs import suspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, keyset_from_paused_state, read_flow_run_input
+from prefect.states import Suspended
 from pydantic import Field
 
 from flows.orchestration.crashes import end_with_worker
@@ -47,16 +48,22 @@ def ask(model: str = "ghn3", version: str | None = None) -> str:
     end_with_worker()
     found = proposal(model, version)
     number = found.version
-    if not found.promoted:  # there is nothing to approve of: noted as without an approval
+    key = pause_key(model, number)
+    # There is nothing to approve of: noted as without an approval.
+    if not found.promoted and not _answered(key):
         return _said(model, promote(model, number, automatic=True))
     form = Answer.with_initial_data(description=question(model, found))
-    answer = suspend_flow_run(
-        wait_for_input=form, timeout=DAYS * 24 * 3600, key=pause_key(model, number)
-    )
-    if answer.promote:
-        return _said(model, approve(model, number, answer.by, answer.reason))
-    refuse(model, number, answer.by, answer.reason)
-    return f"{model} version {number} stays a challenger: {answer.by} refused"
+    answer = suspend_flow_run(wait_for_input=form, timeout=DAYS * 24 * 3600, key=key)
+    decide = approve if answer.promote else refuse
+    return _said(model, decide(model, number, answer.by, answer.reason))
+
+
+def _answered(key: str) -> bool:
+    """Whether somebody has filled in the form: a run that is resumed begins anew, and the champion
+    may have moved meanwhile.
+    """
+    keyset = keyset_from_paused_state(Suspended(timeout_seconds=1, pause_key=key))
+    return read_flow_run_input(keyset["response"]) is not None
 
 
 def pause_key(model: str, number: str) -> str:
@@ -88,7 +95,7 @@ def question(model: str, found: Decision) -> str:
 
 
 def _said(model: str, decision: Decision) -> str:
-    verdict = "is the champion" if decision.promoted else "stays a challenger"
+    verdict = "is the champion" if decision.champion else "stays a challenger"
     text = f"{model} version {decision.version} {verdict}: {decision.reason}"
     get_run_logger().info(text)
     return text

@@ -73,11 +73,19 @@ def approve(name: str, number: str, by: str, reason: str) -> Decision:
     return decision
 
 
-def refuse(name: str, number: str, by: str, reason: str) -> None:
-    """Keeps a version a challenger; notes who wanted that, and why."""
+def refuse(name: str, number: str, by: str, reason: str) -> Decision:
+    """Keeps a version a challenger, if it has not become the champion meanwhile; notes who wanted
+    that, and why.
+    """
     mlflow_client = client(create=False)
-    mlflow_client.set_model_version_tag(name, number, "promotion.decision", "refused")
+    candidate, champion = candidates(mlflow_client, name, number)
+    decision = already_champion(candidate, champion)
+    if decision is None:
+        mlflow_client.set_model_version_tag(name, number, "promotion.decision", "refused")
+        against = candidate.tags.get("promotion.against", "")
+        decision = Decision(False, number, against, None, f"{by} refused")
     _note(mlflow_client, name, number, {"answer": "refused", "by": by, "comment": reason})
+    return decision
 
 
 def _note(mlflow_client: MlflowClient, name: str, number: str, said: dict[str, str]) -> None:

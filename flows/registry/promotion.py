@@ -30,6 +30,9 @@ MAX_FAILED = 0.05
 """Share of the architectures that may have failed where there is no champion to compare with."""
 
 
+CHAMPION_ALREADY = "it is the champion already"
+"""Reason of a decision where there is nothing to decide."""
+
 BY_PEOPLE = ("rolled back", "refused")
 """Values of the tag `promotion.decision` that somebody has set: only somebody lifts them."""
 
@@ -43,6 +46,11 @@ class Decision:
     against: str
     comparison: Comparison | None
     reason: str
+
+    @property
+    def champion(self) -> bool:
+        """Whether the version is the champion now."""
+        return self.promoted or self.reason == CHAMPION_ALREADY
 
     def tags(self) -> dict[str, str]:
         """As tags of the version."""
@@ -214,7 +222,7 @@ def already_champion(candidate: ModelVersion, champion: ModelVersion | None) -> 
     number = str(candidate.version)
     if champion is None or str(champion.version) != number:
         return None
-    return Decision(False, number, f"version {number}", None, "it is the champion already")
+    return Decision(False, number, f"version {number}", None, CHAMPION_ALREADY)
 
 
 def left_to_people(candidate: ModelVersion) -> Decision | None:
@@ -250,7 +258,8 @@ def judge(
 
 
 def rollback(name: str, reason: str) -> tuple[str, str]:
-    """Points @champion back to the version before; returns the numbers of the versions (from, to).
+    """Points @champion back to the version before, past those that were rolled back themselves;
+    returns the numbers of the versions (from, to).
 
     Raises:
         RegistryError: there is no champion, or none before it.
@@ -259,13 +268,12 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     champion = by_alias(name, CHAMPION, mlflow_client)
     if champion is None:
         raise RegistryError(f"model {name} has no version @{CHAMPION}")
-    previous = champion.tags.get("promotion.previous")
+    previous = _before(mlflow_client, name, champion)
     if previous is None:
         raise RegistryError(
-            f"version {champion.version} of {name} is the first champion: there is none to go"
-            " back to"
+            f"version {champion.version} of {name} is the first champion, or all before it were"
+            " rolled back: there is none to go back to"
         )
-    numbered(mlflow_client, name, previous)
     mlflow_client.set_registered_model_alias(name, CHAMPION, previous)
     mlflow_client.set_model_version_tag(
         name, str(champion.version), "promotion.decision", "rolled back"
@@ -275,3 +283,14 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     )
     champion_changed(name, previous, f"rolled back from version {champion.version}: {reason}")
     return str(champion.version), previous
+
+
+def _before(mlflow_client: MlflowClient, name: str, champion: ModelVersion) -> str | None:
+    """The number of the last champion before this one that nobody has rolled back."""
+    version, passed = champion, {str(champion.version)}
+    while (number := version.tags.get("promotion.previous")) is not None and number not in passed:
+        version = numbered(mlflow_client, name, number)
+        if version.tags.get("promotion.decision") != "rolled back":
+            return number
+        passed.add(number)
+    return None

@@ -132,6 +132,5 @@ def _decide(mlflow_client: MlflowClient, name: str, number: str) -> None:
     except RegistryError as error:  # a version without an evaluation: nothing to compare
         print(error, file=sys.stderr)
         return
-    champion = decision.promoted or decision.reason == "it is the champion already"
-    verdict = "is the champion" if champion else "stays a challenger"
+    verdict = "is the champion" if decision.champion else "stays a challenger"
     print(f"{name} version {number} {verdict}: {decision.reason}")

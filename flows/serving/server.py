@@ -84,7 +84,7 @@ class Gate:
             if body is None:
                 return
             if (scope["path"], scope["method"]) == ("/invocations", "POST"):
-                await self._predict(scope, body, send)
+                await self._predict(scope, body, receive, send)
             else:
                 await self.app(scope, _replay(body, receive), send)
         except TimeoutError:
@@ -108,7 +108,9 @@ class Gate:
             raise RefusedError(413, f"a request has at most {self.max_bytes} bytes here")
         return bytes(body)
 
-    async def _predict(self, scope: Mapping[str, Any], body: bytes, send: Any) -> None:
+    async def _predict(
+        self, scope: Mapping[str, Any], body: bytes, receive: Any, send: Any
+    ) -> None:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
@@ -122,7 +124,8 @@ class Gate:
         self.room -= 1
         held = False
         try:
-            await self.slots.acquire()
+            if not await self._turn(receive):
+                return
             held = True
             start, answer = await self._ask(scope, as_body(request))
             if len(answer) <= SMALL_BYTES:
@@ -133,6 +136,16 @@ class Gate:
             self.room += 1
             if held:
                 self.slots.release()
+
+    async def _turn(self, receive: Any) -> bool:
+        """Waits for a slot and takes it; False, without one, if the client has gone before."""
+        turn, gone = map(asyncio.ensure_future, (self.slots.acquire(), _disconnect(receive)))
+        try:
+            await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
+            return turn.done()
+        finally:
+            turn.cancel()
+            gone.cancel()
 
     async def _ask(
         self, scope: Mapping[str, Any], body: bytes
@@ -181,6 +194,11 @@ def _replay(body: bytes, after: Any) -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+async def _disconnect(receive: Any) -> Any:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _never() -> Any:

@@ -91,7 +91,7 @@ def _emit(
     elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
         headers["authorization"] = f"Basic {b64encode(secret.encode()).decode()}"
     try:
-        post = request(f"{url}/events", json.dumps([told]).encode(), headers)
+        post = request(f"{url.rstrip('/')}/events", json.dumps([told]).encode(), headers)
         urlopen(post, timeout=TIMEOUT_SECONDS).close()
     except (OSError, HTTPException, ValueError) as error:
         # The text of the latter two may have a part of a password.

@@ -24,6 +24,15 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 
 
+def test_what_an_event_of_a_model_starts_is_about_that_model():
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    triggers = [trigger for one in deployments for trigger in one.get("triggers", ())]
+    of_models = [t for t in triggers if t["match"]["prefect.resource.id"] == "ghn.model.*"]
+    assert len(of_models) == 2
+    for trigger in of_models:
+        assert trigger["parameters"]["model"] == "{{ event.payload.model }}", trigger["name"]
+
+
 def test_services_refer_to_what_exists(compose):
     services = compose["services"]
     assert services.keys() == {

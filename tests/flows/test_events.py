@@ -26,6 +26,12 @@ def test_an_event_is_what_prefect_reads(
     assert event.resource["ghn.dependents"] == "waiting"
 
 
+def test_an_address_may_end_in_a_slash(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{receiver.url}/api/")  # as Prefect takes it
+    events.champion_changed("ghn3", "7", "better")
+    assert [post.path for post in receiver.posts] == ["/api/events"]
+
+
 def test_credentials_of_the_address_are_told_to_the_server_alone(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -491,6 +491,16 @@ def test_a_promotion_that_another_overtook_is_judged_against_the_other(store, he
     assert promotion.rollback("overtaken", "a test") == ("3", "1")
 
 
+def test_nothing_goes_back_to_a_version_that_was_rolled_back(store, held):
+    held("twice")
+    assert promotion.promote("twice", "2").promoted
+    assert promotion.promote("twice", "1", force=True).promoted
+    assert promotion.rollback("twice", "worse on ViTs") == ("1", "2")
+    with pytest.raises(lookup.RegistryError, match="none to go back to"):
+        promotion.rollback("twice", "worse too")
+    assert lookup.find("twice", "@champion").version == 2
+
+
 def test_a_promotion_looks_again_after_it_has_moved_the_alias(store, held):
     held("replaced")
 

@@ -101,6 +101,52 @@ def test_what_is_no_request_is_refused_with_the_field(body: bytes, message: str)
     assert ask(Gate(None), body).status_code == 400  # and MLflow never sees it
 
 
+def test_nothing_is_worked_out_for_clients_that_have_gone() -> None:
+    worked: list[Any] = []
+    statuses: list[int] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        worked.append(scope)
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def client(gate: Gate, gone: asyncio.Event) -> None:
+        body = json.dumps({"instances": [RECORD]}).encode()
+        messages = [{"type": "http.request", "body": body}]
+        headers = [(b"content-type", b"application/json")]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        scope = {"type": "http", "path": "/invocations", "method": "POST", "headers": headers}
+        await gate(scope, receive, send)
+
+    async def meet() -> None:
+        gate = Gate(slow, slots=1, waiting=2)
+        stays, goes = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(client(gate, stays))
+        while not worked:
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(client(gate, goes)) for _ in range(2)]
+        while gate.room:
+            await asyncio.sleep(0.01)
+        goes.set()
+        await asyncio.gather(*others)  # before the first has its answer
+        assert not first.done()
+        await asyncio.gather(first, client(gate, stays))
+
+    asyncio.run(meet())
+    assert (len(worked), statuses) == (2, [200, 200])
+
+
 def test_other_kinds_of_content_are_refused() -> None:
     for kind in (None, "text/csv", "application/vnd.apache.parquet", ""):
         assert ask(Gate(None), b"architecture\nresnet18", kind).status_code == 415

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -101,6 +102,26 @@ def test_entries_that_name_what_is_not_there_are_refused(tmp_path, experiments, 
     path = tmp_path / "wrong.yaml"
     path.write_text(f"images: {{name: digits}}\nnum_classes: 10\nexperiments: {{{experiments}}}\n")
     with pytest.raises(ConfigError, match=message):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        *(("experiments", name, "should match pattern") for name in ("my own", "a/b", "a.b", "-a")),
+        ("experiments", "index", "the page that lists all"),
+        ("hypernetworks", "a/b", "should match pattern"),
+        ("hypernetworks", "orthogonal", "an initialisation without a hypernetwork"),
+    ],
+)
+def test_names_that_are_no_file_s_and_no_word_of_a_command_are_refused(
+    tmp_path, section, name, message
+):
+    own = {"images": {"name": "digits"}, "num_classes": 10, "experiments": {}}
+    path = tmp_path / "own.yaml"
+    told = {"kind": "derived", "title": "t", "paper": "p", "difference": "d"}
+    path.write_text(json.dumps(own | {section: {name: told if section == "experiments" else {}}}))
+    with pytest.raises(ConfigError, match=rf"{section}\.{name}\.\[key\] = '{name}': .*{message}"):
         load_profile(str(path))
 
 

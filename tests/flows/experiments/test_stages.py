@@ -99,6 +99,25 @@ def test_a_profile_of_one_s_own_has_all_that_its_entries_read(tmp_path, monkeypa
         assert f"data/deepnets1m/{split}.h5" in reads["measured"]
 
 
+def test_a_profile_may_leave_out_what_has_a_default(tmp_path, monkeypatch):
+    own = {
+        "images": {"name": "digits", "image_size": 16},
+        "num_classes": 10,
+        "hypernetworks": {"h": {}},
+        "experiments": {"a": entry("activations", inits=["h"], names=["resnet18"])},
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("my own.yaml").write_text(yaml.safe_dump(own))
+    stages = yaml.safe_load(text_of("my own.yaml"))["stages"]
+    # DVC refuses parameters that the file does not have
+    read = {name: stages[name]["do"]["params"] for name in ("hypernetwork", "measured")}
+    assert read == {
+        "hypernetwork": [{"my own.yaml": ["num_classes", "images", "hypernetworks.${item}"]}],
+        "measured": [{"my own.yaml": ["num_classes", "images", "experiments.${item}"]}],
+    }
+    assert stages["sources"]["cmd"].endswith(" --profile 'my own.yaml'")
+
+
 def test_writing_again_changes_nothing(tmp_path):
     path = write_stages("tiny", tmp_path / "dvc.yaml")
     before = path.stat().st_mtime_ns

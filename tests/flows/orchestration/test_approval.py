@@ -25,6 +25,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.orchestration import automations
 from flows.orchestration.approval import ask, pause_key
 from flows.registry.lookup import by_alias
+from flows.registry.promotion import promote
 from flows.rows.answers import pack
 from flows.rows.schema import identity, write_rows
 from flows.settings.register import RegisterConfig
@@ -146,6 +147,31 @@ def test_a_better_version_waits_and_is_refused_then_approved(
 
     third = server.create_flow_run_from_deployment(waiting.deployment_id, parameters={})
     assert work_on(server, third).is_completed()  # the champion: there is nothing to ask
+
+
+def test_an_answer_counts_also_where_the_champion_has_moved_meanwhile(
+    server: SyncPrefectClient, deployment: UUID, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HOLD_VARIABLE, raising=False)
+    register(tree, "moved", 0.3)
+    monkeypatch.setenv(HOLD_VARIABLE, "1")
+    register(tree, "moved", 0.6)
+    register(tree, "moved", 0.9)
+    runs = [
+        server.create_flow_run_from_deployment(
+            deployment, parameters={"model": "moved", "version": number}
+        )
+        for number in ("2", "3")
+    ]
+    assert [work_on(server, run).name for run in runs] == ["Suspended", "Suspended"]
+    assert promote("moved", "3").promoted  # by hand, before anybody fills in the forms
+    for run in runs:
+        resume_flow_run(run.id, {"promote": False, "by": "Ada", "reason": "ViTs first"})
+        assert work_on(server, run).is_completed()
+    assert champion("moved") == "3"
+    said = [client().get_model_version("moved", number).tags for number in ("2", "3")]
+    assert [tags["promotion.decision"] for tags in said] == ["refused", "promoted"]
+    assert [tags["approval.by"] for tags in said] == ["Ada", "Ada"]
 
 
 def test_a_model_of_any_name_that_is_allowed_can_be_approved_of(
