@@ -234,14 +234,17 @@ def _run(
             module.training = training
         with own_settings(), _eager(), torch.no_grad(), recorder:
             result = copy_context().run(network.inner, *args, **kwargs)
-        for tensor in tensors_of(result):
+        returned = tensors_of(result)
+        for tensor in returned:
             recorder.check_output(tensor)
-        if not tensors_of(result):
+        if not returned:
             recorder.returned = type(result).__name__
     finally:
         network.snapshot.restore()
+    if isinstance(result, Mapping) and isinstance(logits := result.get("logits"), Tensor):
+        returned.insert(0, logits)  # the main head, as in `ghn.outputs.heads`
     outputs = dict.fromkeys(
-        source for t in tensors_of(result) if (source := recorder.source(t)) is not None
+        source for tensor in returned if (source := recorder.source(tensor)) is not None
     )
     return recorder, list(outputs)
 

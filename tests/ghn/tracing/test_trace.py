@@ -686,3 +686,20 @@ def test_graph_object(tmp_path: Path) -> None:
     )
     graph.draw(tmp_path / "graph.svg")
     assert "<svg" in (tmp_path / "graph.svg").read_text()
+
+
+class Named(nn.Module):
+    """Returns an embedding before the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.embed, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Linear(8, 10)
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        features_BC = self.body(x_BCHW).relu().mean((2, 3))
+        return {"embedding": self.embed(features_BC), "logits": self.fc(features_BC)}
+
+
+def test_the_head_of_an_output_with_names_is_that_of_the_logits() -> None:
+    graph = trace(Named(), image_size=32)
+    assert [graph.param[node] for node in graph.head] == ["fc.weight", "fc.bias"]
