@@ -235,6 +235,12 @@ def test_a_hypernetwork_has_a_directory_of_its_own(tree: Path, name: str) -> Non
         load_params()
 
 
+def test_a_hypernetwork_is_not_called_as_a_baseline(tree: Path) -> None:
+    change(base={"ghn": "orthogonal"})
+    with pytest.raises(ConfigError, match=r"base\.ghn = 'orthogonal': it is the name of another"):
+        load_params()
+
+
 def test_workers_of_a_stream_divide_its_lanes(tree: Path) -> None:
     change(images={"workers": 4})
     assert load_params().images.workers == 4
