@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails
 
 from datasets.deepnets.generation.config import GenerateConfig
 from datasets.deepnets.validation.config import ValidateConfig
-from flows.settings.agreement import check_init, check_split
+from flows.settings.agreement import check_init, check_name, check_split
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
 from flows.settings.evaluate import EvaluateConfig
@@ -91,6 +91,7 @@ class Params(Settings):
                     {"type": "value_error", "loc": field, "input": value, "ctx": {"error": error}}
                 )
 
+        check("base", "ghn", value=self.base.ghn, by=check_name)
         known = self.generate.rules()
         check("train", "split", value=self.train.split, by=partial(check_split, known=known))
         for name, section in (("finetune", self.finetune), ("transfer", self.transfer)):

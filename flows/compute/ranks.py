@@ -140,6 +140,8 @@ def _messages() -> Iterator[str]:
         if len(texts) > 1:
             texts.pop(LOST, None)
         for text in texts:
+            if any(other.startswith(f"{text}\n") for other in texts):
+                continue  # which says more of the same
             print(f"ghn: {text}", file=sys.stderr)
 
 

@@ -24,6 +24,12 @@ def check_split(split: str, known: Iterable[str]) -> None:
         raise ValueError(f"no split of generate.splits; known: {', '.join(known)}")
 
 
+def check_name(ghn: str) -> None:
+    """Raises ValueError if the pipeline's hypernetwork is called as another start is."""
+    if ghn in BASELINES:
+        raise ValueError(f"it is the name of another start, as {', '.join(BASELINES)} are")
+
+
 def check_init(init: str, ghn: str) -> None:
     """Checks that an initialisation can mean something; a file or an address need not be there yet.
 

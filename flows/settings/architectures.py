@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
+from ghn.errors import GHNError
+from ghn.names import find
 from ghn.settings import Once, Settings
 
 EvaluationSplit = Literal["test", "wide", "deep", "dense", "bnfree"]
 TargetSplit = Literal["test", "wide", "deep", "dense", "bnfree", "torchvision"]
 
 _NOTHING = "nothing would be predicted and evaluated; name splits, or torchvision's"
+
+
+def check_network(name: str) -> None:
+    """Raises ValueError if torchvision has no network of this very name; says the nearest."""
+    try:
+        found = find(name)
+    except GHNError as error:
+        raise ValueError(str(error)) from None
+    if name not in found:
+        raise ValueError(f"{name!r} is a pattern, and names are asked for: {', '.join(found)}")
 
 
 class ArchitecturesConfig(Settings):
@@ -29,6 +41,15 @@ class ArchitecturesConfig(Settings):
         default="all",
         description="`all` for the 74 of paper table 20, or a list of torchvision names",
     )
+
+    @field_validator("torchvision")
+    @classmethod
+    def _are_known(
+        cls, names: Literal["all"] | tuple[str, ...]
+    ) -> Literal["all"] | tuple[str, ...]:
+        for name in () if names == "all" else names:
+            check_network(name)
+        return names
 
     @model_validator(mode="after")
     def _some(self) -> ArchitecturesConfig:

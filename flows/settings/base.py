@@ -14,7 +14,7 @@ class BaseConfig(Settings):
 
     ghn: str = Field(
         default="ghn3",
-        pattern=r"^[A-Za-z0-9._-]+$",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
         description="name of the hypernetwork: models/<ghn>",
     )
     seed: int = Field(default=1, ge=0, description="every random draw of every stage hangs on it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ghn.settings import Settings
 
@@ -37,6 +37,13 @@ class ImagesConfig(Settings):
         ge=0,
         description="decoding processes of the stream, per rank; 8 must divide by it",
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _divide_the_lanes(cls, workers: int) -> int:
+        if workers and 8 % workers:
+            raise ValueError("8 must divide by it: 0, 1, 2, 4 or 8")
+        return workers
 
     def splits(self) -> tuple[str, ...]:
         """The splits that are decoded."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from datasets.deepnets.space.widths import Channels, FcDim
 from ghn.settings import Settings
 
 
@@ -19,8 +20,8 @@ class PhaseConfig(Settings):
     image_size: int | None = Field(
         default=None, ge=16, le=1024, multiple_of=16, description="side in pixels; null: images'"
     )
-    channels: tuple[int, int] | None = Field(default=None, description="as in train.networks")
-    fc_dim: tuple[int, int] | None = Field(default=None, description="as in train.networks")
+    channels: Channels | None = Field(default=None, description="as in train.networks")
+    fc_dim: FcDim | None = Field(default=None, description="as in train.networks")
     batch_size: int | None = Field(default=None, ge=2, description="images per step")
     meta_batch_size: int | None = Field(default=None, ge=1, description="architectures per step")
     max_cost: float | None = Field(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ghn.settings import Settings
 
@@ -42,3 +42,12 @@ class PopulationEntry(Settings):
             " deepnets1m see generate.splits"
         ),
     )
+
+    @model_validator(mode="after")
+    def _of_names_alone(self) -> PopulationEntry:
+        if self.networks == DEEPNETS and (self.exclude or self.max_gmacs is not None):
+            raise ValueError(
+                "exclude and max_gmacs do not hold for deepnets1m; generate.splits and max_cost of"
+                " train.phases bound its networks"
+            )
+        return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
+from flows.settings.architectures import check_network
 from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
 from ghn.errors import ConfigError
@@ -101,6 +102,7 @@ class TrainStageConfig(TrainConfig):
     )
     population: tuple[PopulationEntry, ...] | None = Field(
         default=None,
+        min_length=1,
         description=(
             "networks to train on, mixed by weights (docs/own-networks.md): names and patterns,"
             " your own, deepnets1m; null: train.split alone"
@@ -136,9 +138,18 @@ class TrainStageConfig(TrainConfig):
     @field_validator("ghn")
     @classmethod
     def _suits_the_variant(cls, ghn: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "num_classes" in ghn:
+            raise ValueError("num_classes is that of the images; leave it out")
         if "variant" in info.data:  # as it is not where it was refused
             _check_hypernetwork(info.data["variant"], ghn)
         return ghn
+
+    @field_validator("curve_torchvision")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_network(name)
+        return names
 
     @model_validator(mode="after")
     def _check_phases(self) -> TrainStageConfig:

@@ -85,7 +85,10 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
         raise
     except (GHNError, FileNotFoundError) as error:
         if declared is not None and (missing := _missing(declared.inputs, stages)):
-            raise MissingInputError(f"{error}\n{missing}") from error
+            said = str(error)
+            if isinstance(error, FileNotFoundError) and error.filename:
+                said = f"{error.filename}: {error.strerror}"
+            raise MissingInputError(f"{said}\n{missing}") from error
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ghn.errors import DamagedFileError
 from ghn.files import atomic_path
 from ghn.train import Callback, Training
 from ghn.train.callbacks import StepRecord
@@ -27,9 +28,19 @@ class Budget(Callback):
         self._before = self._begin = 0.0
 
     def on_start(self, training: Training) -> None:
-        """Takes up the time of the run where its last checkpoint left it."""
+        """Takes up the time of the run where its last checkpoint left it.
+
+        Raises:
+            DamagedFileError: the file is not as it was written.
+        """
         if training.step and self._file.exists():
-            self._before = float(self._file.read_text())
+            try:
+                self._before = float(self._file.read_bytes())
+            except ValueError:
+                raise DamagedFileError(
+                    f"{self._file}: no number of seconds; write how many the run has taken, or"
+                    " delete it to count from here on"
+                ) from None
         self._begin = time.perf_counter()
 
     def on_step(self, training: Training, record: StepRecord) -> None:

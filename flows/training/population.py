@@ -124,6 +124,9 @@ def _names(entry: PopulationEntry) -> list[str]:
         return []
     timm = entry.networks.startswith(names.TIMM_PREFIX)
     found = [entry.networks] if is_own(entry.networks) else names.find(entry.networks, timm=timm)
+    for one in entry.exclude:
+        if not (set("*?[") & set(one) or one in found):
+            raise ConfigError(f"exclude: {one!r} is none of its networks")
     left = [name for name in found if not any(fnmatchcase(name, one) for one in entry.exclude)]
     if not left:
         raise ConfigError("exclude leaves none of its networks")

@@ -78,6 +78,7 @@ def test_one_that_fails_ends_the_others_and_gives_the_exit_code(
         (("", "damaged"), "ghn: damaged\n"),
         ((LOST, "damaged"), "ghn: damaged\n"),
         ((LOST, ""), f"ghn: {LOST}\n"),
+        (("absent\nmake it", "absent"), "ghn: absent\nmake it\n"),
     ],
 )
 def test_what_ranks_have_to_say_is_said_once(

@@ -174,7 +174,27 @@ def test_every_number_is_finite(tree: Path, field: str, value: float | str) -> N
             {"ghn": {"hidden": 30}},
             r"train\.ghn = .*: GHNConfig\.hidden is 30; it must be",
         ),
+        ({"ghn": {"num_classes": 3}}, r"train\.ghn = .*: num_classes is that of the images"),
         ({"split": "nope"}, r"train\.split = 'nope': no split of generate\.splits; known: train"),
+        ({"phases": [{"channels": [96, 32]}]}, r"train\.phases\.0\.channels = .*increasing pair"),
+        ({"phases": [{"fc_dim": [0, 1]}]}, r"train\.phases\.0\.fc_dim = .*increasing pair"),
+        (
+            {"curve_torchvision": ["resnet19"]},
+            r"train\.curve_torchvision = .*: no network fits 'resnet19'; nearest: resnet18",
+        ),
+        (
+            {"curve_torchvision": ["resnet*"]},
+            r"train\.curve_torchvision = .*'resnet\*' is a pattern",
+        ),
+        ({"population": []}, r"train\.population = .*: tuple should have at least 1 item"),
+        (
+            {"population": [{"networks": "deepnets1m", "max_gmacs": 0.01}]},
+            r"train\.population\.0 = .*: exclude and max_gmacs do not hold for deepnets1m",
+        ),
+        (
+            {"population": [{"networks": "deepnets1m", "exclude": ["deep*"]}]},
+            r"train\.population\.0 = .*: exclude and max_gmacs do not hold for deepnets1m",
+        ),
     ],
 )
 def test_what_is_to_be_trained_is_checked_before_any_stage(
@@ -199,6 +219,33 @@ def test_no_architectures_at_all_are_refused(tree: Path) -> None:
     assert load_params().architectures.splits == ()
     change(architectures={"torchvision": []})
     with pytest.raises(ConfigError, match=r"architectures\.splits = \(\): nothing would be pred"):
+        load_params()
+
+
+def test_unknown_architectures_are_refused_before_the_training(tree: Path) -> None:
+    change(architectures={"torchvision": ["resnet18", "resnet19"]})
+    with pytest.raises(ConfigError, match=r"architectures\.torchvision = .*fits 'resnet19'; near"):
+        load_params()
+
+
+@pytest.mark.parametrize("name", [".", "..", ".hidden"])
+def test_a_hypernetwork_has_a_directory_of_its_own(tree: Path, name: str) -> None:
+    change(base={"ghn": name})
+    with pytest.raises(ConfigError, match=r"base\.ghn = '\.+"):
+        load_params()
+
+
+def test_a_hypernetwork_is_not_called_as_a_baseline(tree: Path) -> None:
+    change(base={"ghn": "orthogonal"})
+    with pytest.raises(ConfigError, match=r"base\.ghn = 'orthogonal': it is the name of another"):
+        load_params()
+
+
+def test_workers_of_a_stream_divide_its_lanes(tree: Path) -> None:
+    change(images={"workers": 4})
+    assert load_params().images.workers == 4
+    change(images={"workers": 3})
+    with pytest.raises(ConfigError, match=r"images\.workers = 3: 8 must divide by it"):
         load_params()
 
 

@@ -226,6 +226,7 @@ def test_the_content_is_that_of_names_code_and_versions(monkeypatch: pytest.Monk
         ("other.py:Net", UnknownArchitectureError, "other.py does not exist"),
         ("own_nets.py:five", ConfigError, r"shape \(2, 5\) for 2 images, not logits of 10"),
         ({"networks": "vgg*", "exclude": ["vgg*"]}, ConfigError, "exclude leaves none"),
+        ({"networks": "vgg*", "exclude": ["vgg11", "vg19"]}, ConfigError, "'vg19' is none of"),
         ({"networks": "squeezenet1_1", "max_gmacs": 1e-6}, ConfigError, "1_1 takes .* GMACs"),
     ],
 )

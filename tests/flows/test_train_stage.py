@@ -24,7 +24,7 @@ from flows.training.live import LiveNumbers
 from flows.training.lock import BusyError, only_one
 from flows.training.phases import fitted, settings
 from ghn.checkpoint import from_pretrained, save_checkpoint
-from ghn.errors import ConfigError
+from ghn.errors import ConfigError, DamagedFileError
 from ghn.train import ProgressBar, StepRecord, Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -373,6 +373,10 @@ def test_a_budget_counts_what_a_run_took_before_an_interruption(tmp_path: Path) 
     budget.on_start(training)
     budget.on_step(training, None)  # type: ignore[arg-type]
     assert training.stopping
+    for damaged in (b"", b"\xff\x00", b"6O.5"):
+        file.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=r"seconds.*: no number of seconds"):
+            budget.on_start(training)
 
 
 def test_images_are_resized_by_area(params: Params) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from datasets.deepnets.graphs.split import Split, open_split
 from datasets.deepnets.space.rules import SplitRules, rules_of
 from datasets.deepnets.store.files import (
     files_of,
-    only_writer,
+    only_writer_of,
     paths_of,
     writing,
 )
@@ -81,7 +80,7 @@ def generate_split(
     directory, config = Path(directory), config or GenerateConfig()
     all_rules = config.rules()
     rules = rules_of(split, all_rules)
-    with _locked(directory, split):
+    with only_writer_of(directory, split):
         remove_leftovers(*files_of(directory, split))
         forbidden = disjoint_hashes(
             directory, rules.disjoint_from, all_rules, seed, config.shard_size
@@ -273,10 +272,3 @@ def _existing(directory: Path, split: str) -> Split | None:
         return open_split(directory, split)
     except DamagedFileError:
         return None  # to be made again
-
-
-def _locked(directory: Path, split: str) -> AbstractContextManager[None]:
-    """Keeps a second writer of the same split out."""
-    return only_writer(
-        directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
-    )

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -25,12 +25,31 @@ from datasets.deepnets.space.parameters import count_parameters
 from datasets.deepnets.space.rules import PUBLISHED
 from datasets.deepnets.space.scaling import Scaling
 from datasets.deepnets.space.table import ArchitectureTable
+from datasets.deepnets.store.files import only_writer_of, reading
 from datasets.deepnets.store.header import Header
 from datasets.deepnets.store.pack import GraphPack
 from datasets.deepnets.store.writer import Block, write_split
 from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
 
 _BLOCK = 1000
+
+
+class _Meta(NamedTuple):
+    """What the JSON file says of a split.
+
+    Attributes:
+        nets: the arguments of all networks.
+        primitives: names of primitives by number.
+        names: names of parameters by number.
+        slots: most operations of a cell.
+        n_params: (G, 2) parameters of each network at the two input sizes.
+    """
+
+    nets: list[dict[str, Any]]
+    primitives: dict[int, str]
+    names: dict[int, str]
+    slots: int
+    n_params: NDArray[np.int64]
 
 
 def import_published(
@@ -46,32 +65,29 @@ def import_published(
 
     Raises:
         ConfigError: a file, or the split in it, does not exist.
+        GHNError: another process is writing this split.
         DamagedFileError: a file is damaged, or a graph is not what its arguments say; the message
             names it.
         UnsupportedFormatError: a file has another format.
     """
     hdf5, directory = Path(hdf5), Path(directory)
-    nets, primitives, names = _read_meta(
-        Path(meta) if meta else hdf5.with_name(hdf5.stem + "_meta.json"), split
-    )
-    rules = PUBLISHED.get(split)
-    fixes: Counter[str] = Counter()
-    numbers: dict[str, int] = {"": 0}
-    blocks = list(_read_blocks(hdf5, split, nets, primitives, names, fixes, numbers))
-    header = Header(
-        split=split, origin="imported", n_graphs=len(nets), fixes=dict(fixes),
-        rules=rules.model_dump(mode="json") if rules else {},
-        width_factor=rules.width_factor if rules else 1,
-        width_factor_large=rules.width_factor_large if rules else 1,
-    )  # fmt: skip
-    write_split(directory, header, blocks, tuple(numbers))
+    with only_writer_of(directory, split):
+        its = _read_meta(Path(meta) if meta else hdf5.with_name(hdf5.stem + "_meta.json"), split)
+        rules = PUBLISHED.get(split)
+        fixes: Counter[str] = Counter()
+        numbers: dict[str, int] = {"": 0}
+        blocks = list(_read_blocks(hdf5, split, its, fixes, numbers))
+        header = Header(
+            split=split, origin="imported", n_graphs=len(its.nets), fixes=dict(fixes),
+            rules=rules.model_dump(mode="json") if rules else {},
+            width_factor=rules.width_factor if rules else 1,
+            width_factor_large=rules.width_factor_large if rules else 1,
+        )  # fmt: skip
+        write_split(directory, header, blocks, tuple(numbers))
     return open_split(directory, split)
 
 
-def _read_meta(
-    path: Path, split: str
-) -> tuple[list[dict[str, Any]], dict[int, str], dict[int, str]]:
-    """The arguments of all networks, names of primitives, names of parameters."""
+def _read_meta(path: Path, split: str) -> _Meta:
     if not path.exists():
         raise ConfigError(
             f"{path} does not exist; the published HDF5 files have a JSON file of that name beside"
@@ -85,21 +101,20 @@ def _read_meta(
         primitives = {int(k): str(v) for k, v in its["meta"]["primitives_ext"].items()}
         names = {int(k): str(v) for k, v in its["meta"]["unique_op_names"].items()}
         nets: list[dict[str, Any]] = its["nets"]
+        if not nets:
+            raise ValueError("it has no networks")
+        slots = 2 * max(len(net["genotype"]["normal"]) // 2 for net in nets)
+        sizes = ("cifar10", "imagenet")
+        n_params = np.array([[int(net["num_params"][k]) for k in sizes] for net in nets])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedFileError(
             f"{path}: not the meta data of a published split ({error!r})"
         ) from error
-    return nets, primitives, names
+    return _Meta(nets, primitives, names, slots, n_params)
 
 
 def _read_blocks(
-    path: Path,
-    split: str,
-    nets: Sequence[dict[str, Any]],
-    primitives: dict[int, str],
-    names: dict[int, str],
-    fixes: Counter[str],
-    numbers: dict[str, int],
+    path: Path, split: str, its: _Meta, fixes: Counter[str], numbers: dict[str, int]
 ) -> Iterator[Block]:
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
@@ -107,40 +122,42 @@ def _read_blocks(
         file = h5py.File(path, "r")
     except OSError as error:
         raise DamagedFileError(f"{path}: not a whole HDF5 file ({error})") from error
-    slots = 2 * max(len(net["genotype"]["normal"]) // 2 for net in nets)
+    n = len(its.nets)
     with (
         file,
-        tqdm(total=len(nets), desc=f"import {split}", unit="graph", mininterval=1.0) as progress,
+        tqdm(total=n, desc=f"import {split}", unit="graph", mininterval=1.0) as progress,
     ):
-        if split not in file:
-            raise UnsupportedFormatError(f"{path}: no group {split!r}; it has {', '.join(file)}")
-        for begin in range(0, len(nets), _BLOCK):
+        with reading(path):
+            groups = list(file)
+        if split not in groups:
+            raise UnsupportedFormatError(f"{path}: no group {split!r}; it has {', '.join(groups)}")
+        for begin in range(0, n, _BLOCK):
             graphs, architectures = [], []
-            for index in range(begin, min(begin + _BLOCK, len(nets))):
+            for index in range(begin, min(begin + _BLOCK, n)):
                 where = f"{path}: graph {split}/{index}"
                 try:
-                    architecture = Architecture.from_dict(nets[index])
+                    architecture = Architecture.from_dict(its.nets[index])
                     adjacency, nodes = (
                         file[f"{split}/{index}/{name}"][:] for name in ("adj", "nodes")
                     )
-                    graph = _parse(adjacency, nodes, primitives, names, architecture)
+                    graph = _parse(adjacency, nodes, its.primitives, its.names, architecture)
                 except ConfigError as error:
                     raise DamagedFileError(f"{where}: {error}") from error
-                except (OSError, KeyError, ValueError, IndexError) as error:
+                except (
+                    OSError,
+                    KeyError,
+                    ValueError,
+                    IndexError,
+                    TypeError,
+                    RuntimeError,
+                ) as error:
                     raise DamagedFileError(f"{where} cannot be read ({error})") from error
                 graphs.append(graph)
                 architectures.append(architecture)
                 progress.update()
             repaired = repair(graphs, architectures, f"{path}: graph {split}", begin, fixes)
-            yield _block(
-                repaired,
-                architectures,
-                nets[begin : begin + len(graphs)],
-                slots,
-                numbers,
-                path,
-                begin,
-            )
+            recorded = its.n_params[begin : begin + len(graphs)]
+            yield _block(repaired, architectures, recorded, its.slots, numbers, path, begin)
 
 
 def _parse(
@@ -169,7 +186,7 @@ def _parse(
 def _block(
     graphs: Sequence[PublishedGraph],
     architectures: Sequence[Architecture],
-    nets: Sequence[dict[str, Any]],
+    recorded: NDArray[np.int64],
     slots: int,
     numbers: dict[str, int],
     path: Path,
@@ -179,7 +196,6 @@ def _block(
     n_params = np.stack(
         [count_parameters(table, Scaling(image_size=size)) for size in (32, 224)], axis=1
     )
-    recorded = np.array([[net["num_params"][k] for k in ("cifar10", "imagenet")] for net in nets])
     if (wrong := np.flatnonzero((recorded != n_params).any(axis=1))).size:
         i = int(wrong[0])
         raise DamagedFileError(

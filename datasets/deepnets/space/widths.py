@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from ghn.settings import Settings
+
+
+def _check_channels(channels: tuple[int, int]) -> tuple[int, int]:
+    low, high = channels
+    if low <= 0 or low % 8 or high < low:
+        raise ValueError(
+            f"channels must be an increasing pair, the first a multiple of 8, is {[low, high]}"
+        )
+    return channels
+
+
+def _check_fc_dim(fc_dim: tuple[int, int]) -> tuple[int, int]:
+    if not 0 < fc_dim[0] <= fc_dim[1]:
+        raise ValueError(
+            f"fc_dim must be an increasing pair of positive numbers, is {list(fc_dim)}"
+        )
+    return fc_dim
+
+
+Channels = Annotated[tuple[int, int], AfterValidator(_check_channels)]
+FcDim = Annotated[tuple[int, int], AfterValidator(_check_fc_dim)]
 
 
 class MetaBatchConfig(Settings):
@@ -24,10 +47,10 @@ class MetaBatchConfig(Settings):
             meta-batches of large graphs only.
     """
 
-    channels: tuple[int, int] = Field(
+    channels: Channels = Field(
         default=(32, 128), description="least and most width C, in steps of 16"
     )
-    fc_dim: tuple[int, int] = Field(
+    fc_dim: FcDim = Field(
         default=(64, 512), description="least and most hidden width, in steps of 64"
     )
     wider_nets: bool = Field(
@@ -40,16 +63,3 @@ class MetaBatchConfig(Settings):
     window: int = Field(
         default=1, gt=0, description="meta-batches cut by size from one stretch of the split"
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> MetaBatchConfig:
-        low, high = self.channels
-        if low <= 0 or low % 8 or high < low:
-            raise ValueError(
-                f"channels must be an increasing pair, the first a multiple of 8, is {[low, high]}"
-            )
-        if not 0 < self.fc_dim[0] <= self.fc_dim[1]:
-            raise ValueError(
-                f"fc_dim must be an increasing pair of positive numbers, is {list(self.fc_dim)}"
-            )
-        return self

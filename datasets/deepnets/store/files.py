@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +42,13 @@ def only_writer(path: Path, busy: str) -> Iterator[None]:
         with writing(path):
             lock.enter_context(held(path, GHNError(f"{path}: {busy}; wait for it or stop it")))
         yield
+
+
+def only_writer_of(directory: Path, split: str) -> AbstractContextManager[None]:
+    """Keeps a second writer of a split out; as `only_writer`."""
+    return only_writer(
+        directory / f".{split}.lock", f"another process is writing split {split!r} in {directory}"
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ from datasets.images.sources.table import Reader
 from ghn.errors import ConfigError, DamagedFileError, GHNError
 
 _NO_DATA_SETS = ("ImageFolder", "DatasetFolder", "FakeData")
+
+_NO_SUCH_SPLIT = re.compile(r"Unknown value|Split ")
+_ABSENT = re.compile(r"not found|not present|does not exist")
+"""What torchvision says where a data set is not downloaded; of some, where it is damaged, too."""
 
 UNSUPPORTED = {
     "emnist": "it is six data sets in one; write the one you mean as folders or Parquet files",
@@ -48,7 +53,13 @@ class TorchvisionTable:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,) labels."""
-        return check_labels(_labels(self.dataset), self.name, len(self.classes))
+        labels = check_labels(_labels(self.dataset), self.name, len(self.classes))
+        if len(labels) != len(self.dataset):
+            raise DamagedFileError(
+                f"{self.name} below {self.root}: {len(self.dataset)} images and {len(labels)}"
+                " labels; download it again"
+            )
+        return labels
 
     @cached_property
     def blocks(self) -> Sequence[tuple[int, int]]:
@@ -103,6 +114,7 @@ def open_torchvision(
 
     Raises:
         ConfigError: the splits name the classes differently.
+        DamagedFileError: it was downloaded, but is not whole.
         UnsupportedFormatError: its labels are no class numbers.
     """
     import torchvision.datasets as tv
@@ -114,12 +126,20 @@ def open_torchvision(
     by_flag = "train" in inspect.signature(cls).parameters
     options: dict[Any, str] = {True: "train", False: "test"} if by_flag else dict(splits)
     found: dict[str, Any] = {}
+    absent: Exception | None = None
     for value, split in options.items():
         try:
             found[split] = cls(root, **{"train" if by_flag else "split": value})
-        except (RuntimeError, ValueError, TypeError, FileNotFoundError):
-            continue  # not downloaded, or it has no such split
+        except (TypeError, FileNotFoundError):
+            continue  # it has no splits, or is not downloaded
+        except Exception as error:  # its parsers raise anything
+            if _ABSENT.search(str(error)):
+                absent = error
+            elif not _NO_SUCH_SPLIT.match(str(error)):
+                raise _damaged(f"{name} below {root}, {split}", error) from error
     if not found:
+        if absent is not None and (place := _downloaded(cls, root)) is not None:
+            raise _damaged(str(place), absent) from absent
         return {}
     classes = _classes(name, found)
     where = root.absolute()
@@ -127,6 +147,18 @@ def open_torchvision(
         split: TorchvisionTable(dataset, f"{name.lower()}/{split}", where, classes)
         for split, dataset in found.items()
     }
+
+
+def _downloaded(cls: Any, root: Path) -> Path | None:
+    """The directory that a download has made, as far as the class of the data set tells it."""
+    of_class = getattr(cls, "base_folder", None)
+    places = (root / of_class if isinstance(of_class, str) else None, root / cls.__name__ / "raw")
+    return next((path for path in places if path is not None and path.is_dir()), None)
+
+
+def _damaged(where: str, error: Exception) -> DamagedFileError:
+    said = str(error) or type(error).__name__
+    return DamagedFileError(f"{where}: torchvision cannot read it ({said}); download it again")
 
 
 def _classes(name: str, found: dict[str, Any]) -> tuple[str, ...]:

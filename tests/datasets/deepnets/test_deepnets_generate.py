@@ -14,14 +14,14 @@ import pytest
 
 from datasets.deepnets import GenerateConfig, generate_split, open_split
 from datasets.deepnets.generation.fingerprint import code_digest
-from datasets.deepnets.generation.generate import _first_occurrences, _locked, disjoint_hashes
+from datasets.deepnets.generation.generate import _first_occurrences, disjoint_hashes
 from datasets.deepnets.generation.shard import generate_shard, hexadecimal
 from datasets.deepnets.generation.workers import OnThisMachine
 from datasets.deepnets.space.architecture import OPERATIONS
 from datasets.deepnets.space.rules import PUBLISHED, SplitRules, rules_of
 from datasets.deepnets.space.sampling import draw_table, rejections
 from datasets.deepnets.space.table import ArchitectureTable
-from datasets.deepnets.store.files import paths_of
+from datasets.deepnets.store.files import only_writer_of, paths_of
 from datasets.deepnets.validation.checks import drawing_rules
 from ghn.errors import ConfigError, GHNError, InvalidGraphError
 
@@ -188,7 +188,7 @@ def test_the_digest_of_the_code_is_of_names_and_content_wherever_it_lies(tmp_pat
 
 
 def test_second_writer_is_refused_by_name(tmp_path):
-    with _locked(tmp_path, "mine"):
+    with only_writer_of(tmp_path, "mine"):
         process = run(tmp_path)
         assert process.wait() != 0
         message = process.stderr.read()

@@ -12,9 +12,10 @@ import pytest
 from datasets.deepnets import open_split
 from datasets.deepnets.published.reader import import_published
 from datasets.deepnets.published.writer import export_published
+from datasets.deepnets.store.files import only_writer_of
 from datasets.deepnets.validation.config import ValidateConfig
 from datasets.deepnets.validation.validate import validate_splits
-from ghn.errors import ConfigError, DamagedFileError, UnsupportedFormatError
+from ghn.errors import ConfigError, DamagedFileError, GHNError, UnsupportedFormatError
 from ghn.graph import Primitive
 from ghn.graph.paths import shortest_paths
 
@@ -156,3 +157,40 @@ def test_what_is_wrong_is_named(store, published, tmp_path, capsys):
     with pytest.raises(DamagedFileError, match="meta data"):
         import_published(published, tmp_path, "test")
     assert not list(tmp_path.glob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda its: its.update(nets=[]),
+        lambda its: its.update(nets=None),
+        lambda its: its.update(nets={"0": its["nets"][0]}),
+        lambda its: its["nets"].__setitem__(7, None),
+        lambda its: its["nets"][7].pop("genotype"),
+        lambda its: its["nets"][7].update(genotype=None),
+        lambda its: its["nets"][7].pop("num_params"),
+        lambda its: its["nets"][7]["num_params"].pop("imagenet"),
+    ],
+)
+def test_damaged_meta_data_are_named(published, tmp_path, damage):
+    meta = published.with_name(published.stem + "_meta.json")
+    content = json.loads(meta.read_text())
+    damage(content["test"])
+    meta.write_text(json.dumps(content))
+    with pytest.raises(DamagedFileError, match=r"_meta\.json: not the meta data of a published"):
+        import_published(published, tmp_path, "test")
+
+
+def test_a_damaged_directory_of_groups_is_named(published, tmp_path, monkeypatch):
+    def iterate(self):
+        raise RuntimeError("incorrect B-tree node type")
+
+    monkeypatch.setattr(h5py.File, "__iter__", iterate)
+    with pytest.raises(DamagedFileError, match=r"published/.*incorrect B-tree node type"):
+        import_published(published, tmp_path, "test")
+
+
+def test_a_split_has_one_writer(published, tmp_path):
+    with only_writer_of(tmp_path, "test"), pytest.raises(GHNError, match="another process is"):
+        import_published(published, tmp_path, "test")
+    assert len(import_published(published, tmp_path, "test"))

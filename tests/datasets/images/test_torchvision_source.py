@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.images import find_source, load, source_digest
+from datasets.images import MissingImagesError, find_source, load, source_digest
 from ghn.errors import DamagedFileError, UnsupportedFormatError
 
 
@@ -67,3 +67,29 @@ def test_splits_are_called_as_ours(tmp_path, folder) -> None:
         for name in "ab":
             folder(tmp_path / "country211", split, name)
     assert find_source("Country211", tmp_path).keys() == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("size", [0, 3, 1000])
+def test_a_cut_file_is_no_split_that_is_absent(mnist, size: int) -> None:
+    path = mnist / "MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DamagedFileError, match=r"mnist below .*, train: .*download it again"):
+        find_source("mnist", mnist)
+
+
+def test_images_without_their_labels_are_damage(mnist) -> None:
+    _write(mnist / "MNIST/raw/train-labels-idx1-ubyte", np.arange(30) % 10)
+    with pytest.raises(DamagedFileError, match=r"mnist/train .*: 40 images and 30 labels"):
+        load("mnist", mnist, "train", 28)
+    (mnist / "MNIST/raw/train-labels-idx1-ubyte").unlink()
+    with pytest.raises(DamagedFileError, match=r"MNIST/raw: .*not found.*download it again"):
+        find_source("mnist", mnist)
+
+
+def test_a_damaged_download_is_not_absent(tmp_path) -> None:
+    with pytest.raises(MissingImagesError):
+        find_source("CIFAR10", tmp_path)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"half")
+    with pytest.raises(DamagedFileError, match=r"cifar-10-batches-py: .*download it again"):
+        find_source("CIFAR10", tmp_path)
