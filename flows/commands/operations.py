@@ -139,7 +139,7 @@ def registry_show(
 @registry_app.command("promote")
 def registry_promote(
     version: Annotated[
-        str | None, typer.Argument(help="A number; by default that of @challenger.")
+        str | None, typer.Argument(help="A number, or @ALIAS; by default @challenger.")
     ] = None,
     name: Name = "ghn3",
     force: Annotated[bool, typer.Option("--force", help="Whatever the comparison says.")] = False,

@@ -21,6 +21,10 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 
 
+_NONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow says of a model, version or alias that does not exist; else the server has failed."""
+
+
 class RegistryError(GHNError):
     """A model, version or alias does not exist, or cannot be compared."""
 
@@ -73,7 +77,7 @@ def by_alias(
     try:
         return (mlflow_client or client(create=False)).get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in _NONE:
             return None
         raise
 
@@ -96,17 +100,19 @@ def numbered(mlflow_client: MlflowClient, name: str, number: str) -> ModelVersio
 
     try:
         return mlflow_client.get_model_version(name, number)
-    except MlflowException:
-        raise RegistryError(f"model {name} has no version {number}") from None
+    except MlflowException as error:
+        if error.error_code in _NONE:
+            raise RegistryError(f"model {name} has no version {number}") from None
+        raise
 
 
-def find(name: str, version: str) -> ModelVersion:
+def find(name: str, version: str, mlflow_client: MlflowClient | None = None) -> ModelVersion:
     """A version by its number or by `@alias`; MLflow has `latest` without an `@`.
 
     Raises:
         RegistryError: there is none.
     """
-    mlflow_client = client(create=False)
+    mlflow_client = mlflow_client or client(create=False)
     if not version.startswith("@") and version.lower() != "latest":
         return numbered(mlflow_client, name, version)
     found = by_alias(name, version.removeprefix("@"), mlflow_client)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
 from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
-from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, numbered
+from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, find, numbered
 from flows.tracking.client import client
 from flows.tracking.events import champion_changed
 
@@ -199,21 +199,13 @@ def _settled(
 def candidates(
     mlflow_client: MlflowClient, name: str, version: str | None
 ) -> tuple[ModelVersion, ModelVersion | None]:
-    """The version to be decided about (by default @challenger), and the champion if there is one.
+    """The version to be decided about (a number or an alias; by default @challenger), and the
+    champion if there is one.
 
     Raises:
         RegistryError: there is no such version.
     """
-    candidate = (
-        numbered(mlflow_client, name, version)
-        if version
-        else by_alias(name, CHALLENGER, mlflow_client)
-    )
-    if candidate is None:
-        raise RegistryError(
-            f"model {name} has no version @{CHALLENGER}; `ghn registry list {name}` shows what"
-            " there is"
-        )
+    candidate = find(name, version or f"@{CHALLENGER}", mlflow_client)
     return candidate, by_alias(name, CHAMPION, mlflow_client)
 
 

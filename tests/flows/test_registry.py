@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from datasets.images import ImageTensors
 from flows.networks.targets import Target
@@ -332,8 +334,20 @@ def test_look_ups(store):
         lookup.find("ghn3", "17")
     with pytest.raises(lookup.RegistryError, match="no version @nobody"):
         lookup.find("ghn3", "@nobody")
+    with pytest.raises(lookup.RegistryError, match="no version seven"):
+        lookup.find("ghn3", "seven")
+    assert promotion.promote("ghn3", "@champion").reason == promotion.CHAMPION_ALREADY
     assert [row["aliases"] for row in lookup.describe("ghn3", lookup.versions("ghn3"))] == [
         "@challenger", "", "@champion", ""]  # fmt: skip
+
+
+def test_a_registry_that_fails_is_not_one_without_the_version():
+    class Failing:
+        def get_model_version(self, name: str, number: str) -> None:
+            raise MlflowException("the server is away", INTERNAL_ERROR)
+
+    with pytest.raises(MlflowException, match="away"):
+        lookup.numbered(Failing(), "ghn3", "1")  # type: ignore[arg-type]
 
 
 def test_weights_come_back(store, tmp_path):
