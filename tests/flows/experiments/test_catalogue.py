@@ -183,7 +183,11 @@ def test_later_seeds_cost_one_point_where_the_first_tunes() -> None:
 
 
 def test_selecting_weights_costs_the_training_of_the_larger_network():
-    jobs = [job for job in plan(load_profile("paper")) if job.experiment == "selection"]
+    profile = load_profile("paper")
+    alone = profile.model_copy(
+        update={"experiments": {"selection": profile.experiments["selection"]}}
+    )
+    jobs = [job for job in plan(alone) if job.experiment == "selection"]
     hours = {
         init: job.gpu_hours
         for job in jobs
