@@ -65,6 +65,12 @@ def test_the_first_sentence_says_what_helped_with_numbers() -> None:
     assert ") or transfer to cifar10 (" in both
 
 
+def test_a_network_without_a_partner_is_not_compared_along_training() -> None:
+    alone = trained("randinit", 99, 0.99)  # whose predicted parameters ended in an error
+    assert verdict.gaps([*HELPED, *[alone] * 40], "ghn3") == verdict.gaps(HELPED, "ghn3")
+    assert verdict.gaps(HELPED, "ghn3")[10] > 0.2
+
+
 def test_what_was_not_measured_is_not_claimed() -> None:
     assert "was not measured" in sentence([], [])
     failed = [{**row, "error": "ValueError: no", "selected": False} for row in UNCLEAR]
