@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ghn.errors import ConfigError
 from ghn.failures import all_frozen
 from ghn.modes import modes_kept
 from ghn.outputs import heads
@@ -18,7 +19,7 @@ def gradient_norm(
 ) -> float:
     """L2 norm of the gradient of the mean cross-entropy by all parameters, in training mode.
 
-    Buffers (running statistics) and modes are afterwards as they were.
+    Buffers (running statistics), gradients and modes are afterwards as they were.
 
     Args:
         chunk: images at a time; the gradient is accumulated, so memory is that of a chunk. Batch
@@ -28,12 +29,15 @@ def gradient_norm(
         the norm; infinite or NaN where it overflows.
 
     Raises:
-        ConfigError: all parameters are frozen.
+        ConfigError: all parameters are frozen, there are no images, or `chunk` is below 1.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise all_frozen(model)
-    chunk = chunk or len(y_B)
+    chunk = len(y_B) if chunk is None else chunk
+    if chunk < 1:
+        raise ConfigError(f"{len(y_B)} images, {chunk} at a time: at least one is needed")
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     model.zero_grad(set_to_none=True)
     try:
         with modes_kept(model):
@@ -43,14 +47,16 @@ def gradient_norm(
                 labels = y_B[start : start + chunk]
                 loss = functional.cross_entropy(logits, labels, reduction="sum")
                 (loss / len(y_B)).backward()  # type: ignore[no-untyped-call]
+        return math.sqrt(
+            sum(
+                float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
+                for parameter in model.parameters()
+                if parameter.grad is not None
+            )
+        )
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    square = sum(
-        float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
-        for parameter in model.parameters()
-        if parameter.grad is not None
-    )
-    model.zero_grad(set_to_none=True)
-    return math.sqrt(square)
+            for buffer, values in buffers:
+                buffer.copy_(values)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient

@@ -102,9 +102,21 @@ class TestGradientNorm:
         expected = (
             torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
         )
+        own = model[1].weight.grad
+        before = own.clone()
         assert gradient_norm(model, x, y) == pytest.approx(expected, rel=1e-5)
+        assert model[1].weight.grad is own  # the caller's own gradients stay
+        assert torch.equal(own, before)
+        model.zero_grad()
         assert gradient_norm(model, x, y, chunk=3) == pytest.approx(expected, rel=1e-5)
         assert model[1].weight.grad is None
+
+    def test_no_images_and_no_chunks_are_refused(self):
+        model = nn.Linear(4, 3)
+        with pytest.raises(ConfigError, match="0 images"):
+            gradient_norm(model, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        with pytest.raises(ConfigError, match="-1 at a time"):
+            gradient_norm(model, torch.zeros(2, 4), torch.tensor([0, 1]), chunk=-1)
 
     def test_running_statistics_and_modes_stay(self):
         model = nn.Sequential(
