@@ -32,7 +32,6 @@ from flows.experiments.pages import PAGES
 from flows.experiments.runner import path_of
 from flows.networks.targets import TORCHVISION, split_of
 from flows.settings import paths
-from flows.settings.files import read_yaml
 from flows.settings.imports import PACKAGES, ROOT
 from flows.settings.trials import TrialsEntry
 from ghn.errors import ConfigError
@@ -67,7 +66,7 @@ def text_of(profile_name: str) -> str:
 def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     profile = load_profile(profile_name)
     option, source = _option(profile_name), _source(profile_name)
-    given = read_yaml(profile_path(profile_name))  # DVC refuses fields that the file leaves out
+    given = profile.model_fields_set  # DVC refuses fields that the file leaves out
     shared = [name for name in ("seed", "num_classes", "images") if name in given]
     command = "ghn experiments"
     names = list(profile.hypernetworks)

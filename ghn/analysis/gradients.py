@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghn.errors import ConfigError
-from ghn.failures import all_frozen
+from ghn.failures import require_trainable
 from ghn.modes import modes_kept
 from ghn.outputs import heads
 
@@ -29,10 +29,10 @@ def gradient_norm(
         the norm; infinite or NaN where it overflows.
 
     Raises:
-        ConfigError: all parameters are frozen, there are no images, or `chunk` is below 1.
+        ConfigError: all parameters are frozen or one has no values, there are no images, or `chunk`
+            is below 1.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise all_frozen(model)
+    require_trainable(model)
     chunk = len(y_B) if chunk is None else chunk
     if chunk < 1:
         raise ConfigError(f"{len(y_B)} images, {chunk} at a time: at least one is needed")
