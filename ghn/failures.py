@@ -52,15 +52,10 @@ def require_trainable(model: nn.Module) -> None:
                 " model.to_empty(device='cpu') and initialise the network first"
             )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise all_frozen(model)
-
-
-def all_frozen(model: nn.Module) -> ConfigError:
-    """The error of a network without trainable parameters, where some are needed."""
-    return ConfigError(
-        f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere; switch"
-        " it on for some"
-    )
+        raise ConfigError(
+            f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere;"
+            " switch it on for some"
+        )
 
 
 def other_classes(classes: int) -> ConfigError:

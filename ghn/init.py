@@ -22,7 +22,7 @@ from ghn.finetune import break_symmetry
 from ghn.graph import Graph
 from ghn.models import GHN
 from ghn.predict import Frozen, reestimate_batch_norm
-from ghn.predict.batchnorm import inputs_of
+from ghn.predict.batchnorm import check_count, inputs_of
 
 TRACED_IMAGES = 2
 """Inputs of the first batch that a network is traced with: only their shapes matter."""
@@ -74,8 +74,7 @@ def init_(
             " each of several, and ghn.architectures.build(NAME) for a name"
         )
     require_shapes(model)
-    if n_batches is not None and n_batches < 1:
-        raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
+    check_count(n_batches)
     if not 0 <= noise < math.inf:
         raise ConfigError(f"noise={noise}: the scale of noise is neither negative nor infinite")
     if not isinstance(hypernetwork, GHN):

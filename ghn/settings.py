@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 T = TypeVar("T")
 
@@ -15,6 +15,9 @@ def _once(values: tuple[T, ...]) -> tuple[T, ...]:
 
 Once = Annotated[tuple[T, ...], AfterValidator(_once)]
 """Values in their order; what is named twice counts once, since it would be worked out twice."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of random draws: what every library takes that draws."""
 
 
 class Settings(BaseModel):

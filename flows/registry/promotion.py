@@ -30,27 +30,34 @@ MAX_FAILED = 0.05
 """Share of the architectures that may have failed where there is no champion to compare with."""
 
 
-CHAMPION_ALREADY = "it is the champion already"
-"""Reason of a decision where there is nothing to decide."""
-
 BY_PEOPLE = ("rolled back", "refused")
 """Values of the tag `promotion.decision` that somebody has set: only somebody lifts them."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about a version, and why; `tags()` is how the registry remembers it."""
+    """What was decided about a version, and why; `tags()` is how the registry remembers it.
+
+    Attributes:
+        promoted: whether the version became the champion by it.
+        version: of the challenger.
+        against: what it was compared with, in words.
+        comparison: what decided; None if nothing was compared.
+        reason: in words.
+        unchanged: whether the version was the champion before, so that nothing was to decide.
+    """
 
     promoted: bool
     version: str
     against: str
     comparison: Comparison | None
     reason: str
+    unchanged: bool = False
 
     @property
     def champion(self) -> bool:
         """Whether the version is the champion now."""
-        return self.promoted or self.reason == CHAMPION_ALREADY
+        return self.promoted or self.unchanged
 
     def tags(self) -> dict[str, str]:
         """As tags of the version."""
@@ -214,7 +221,8 @@ def already_champion(candidate: ModelVersion, champion: ModelVersion | None) -> 
     number = str(candidate.version)
     if champion is None or str(champion.version) != number:
         return None
-    return Decision(False, number, f"version {number}", None, CHAMPION_ALREADY)
+    reason = "it is the champion already"
+    return Decision(False, number, f"version {number}", None, reason, unchanged=True)
 
 
 def left_to_people(candidate: ModelVersion) -> Decision | None:

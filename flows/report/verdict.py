@@ -18,7 +18,7 @@ from flows.rows.answers import matrix
 from flows.rows.schema import Row
 from flows.settings.inits import RANDOM
 from flows.settings.report import Targets
-from flows.trials.statistics import Comparison, compare, held, per_architecture
+from flows.trials.statistics import Comparison, compare, held
 from flows.words import counted, percent, plus_minus
 
 NO_DIFFERENCE = "made no clear difference to"
@@ -167,8 +167,10 @@ def gaps(rows: Sequence[Row], ghn: str) -> dict[int, float]:
     networks that have both.
     """
     chosen = [row for row in rows if row.get("selected")]
-    predicted, random = (per_architecture(chosen, init) for init in (ghn, RANDOM))
-    chosen = [row for row in chosen if row["architecture"] in predicted.keys() & random.keys()]
+    predicted, random = (
+        {row["architecture"] for row in chosen if row["ghn"] == init} for init in (ghn, RANDOM)
+    )
+    chosen = [row for row in chosen if row["architecture"] in predicted & random]
     steps = sorted({step for row in chosen for step in row["step"]})
     means = {
         init: np.nanmean([held(row, steps) for row in chosen if row["ghn"] == init], axis=0)

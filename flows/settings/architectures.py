@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from ghn.errors import GHNError
@@ -17,14 +17,20 @@ TargetSplit = Literal["test", "wide", "deep", "dense", "bnfree", "torchvision"]
 _NOTHING = "nothing would be predicted and evaluated; name splits, or torchvision's"
 
 
-def check_network(name: str) -> None:
-    """Raises ValueError if torchvision has no network of this very name; says the nearest."""
-    try:
-        found = find(name)
-    except GHNError as error:
-        raise ValueError(str(error)) from None
-    if name not in found:
-        raise ValueError(f"{name!r} is a pattern, and names are asked for: {', '.join(found)}")
+def _check_networks(names: Literal["all"] | tuple[str, ...]) -> Literal["all"] | tuple[str, ...]:
+    """Raises ValueError if torchvision has no network of one of these names; says the nearest."""
+    for name in () if names == "all" else names:
+        try:
+            found = find(name)
+        except GHNError as error:
+            raise ValueError(str(error)) from None
+        if name not in found:
+            raise ValueError(f"{name!r} is a pattern, and names are asked for: {', '.join(found)}")
+    return names
+
+
+NETWORKS = AfterValidator(_check_networks)
+"""Of fields with names of torchvision's networks: all must exist."""
 
 
 class ArchitecturesConfig(Settings):
@@ -37,19 +43,10 @@ class ArchitecturesConfig(Settings):
     per_split: int | None = Field(
         default=None, ge=1, description="only the first so many of each split; null for all"
     )
-    torchvision: Literal["all"] | Once[str] = Field(
+    torchvision: Annotated[Literal["all"] | Once[str], NETWORKS] = Field(
         default="all",
         description="`all` for the 74 of paper table 20, or a list of torchvision names",
     )
-
-    @field_validator("torchvision")
-    @classmethod
-    def _are_known(
-        cls, names: Literal["all"] | tuple[str, ...]
-    ) -> Literal["all"] | tuple[str, ...]:
-        for name in () if names == "all" else names:
-            check_network(name)
-        return names
 
     @model_validator(mode="after")
     def _some(self) -> ArchitecturesConfig:

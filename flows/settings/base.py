@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ghn.settings import Settings
+from ghn.settings import Seed, Settings
 
 
 class BaseConfig(Settings):
@@ -17,7 +17,7 @@ class BaseConfig(Settings):
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
         description="name of the hypernetwork: models/<ghn>",
     )
-    seed: int = Field(default=1, ge=0, description="every random draw of every stage hangs on it")
+    seed: Seed = Field(default=1, description="every random draw of every stage hangs on it")
     experiment: str = Field(
         default="ghn3", min_length=1, description="MLflow experiment of the stages' runs"
     )

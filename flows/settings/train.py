@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
-from flows.settings.architectures import check_network
+from flows.settings.architectures import NETWORKS
 from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
 from ghn.errors import ConfigError
-from ghn.settings import Once
+from ghn.settings import Once, Seed
 from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class TrainStageConfig(TrainConfig):
     """Section `train` of params.yaml: the recipe, and what it is applied to."""
 
     # a section may leave to `base` what a recipe must know
-    seed: int | None = Field(  # type: ignore[assignment]
+    seed: Seed | None = Field(  # type: ignore[assignment]
         default=None,
         description=(
             "of the order of images and architectures, and of fresh weights; null: base.seed"
@@ -122,7 +122,7 @@ class TrainStageConfig(TrainConfig):
     curve_test: bool = Field(
         default=False, description="evaluate test architectures along the way too"
     )
-    curve_torchvision: Once[str] = Field(
+    curve_torchvision: Annotated[Once[str], NETWORKS] = Field(
         default=(), description="torchvision models per evaluation"
     )
     curve_images: int = Field(
@@ -143,13 +143,6 @@ class TrainStageConfig(TrainConfig):
         if "variant" in info.data:  # as it is not where it was refused
             _check_hypernetwork(info.data["variant"], ghn)
         return ghn
-
-    @field_validator("curve_torchvision")
-    @classmethod
-    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            check_network(name)
-        return names
 
     @model_validator(mode="after")
     def _check_phases(self) -> TrainStageConfig:

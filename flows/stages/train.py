@@ -16,9 +16,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.compute.parent import exit_with_parent
 from flows.compute.rank import LOST, MESSAGES, say
@@ -32,7 +33,7 @@ from flows.training.curve import curve
 from flows.training.live import LiveNumbers
 from flows.training.lock import only_one
 from flows.training.outcome import CURVE_NAME, SUMMARY_NAME, begin, publish
-from flows.training.phases import fitted, phases, population_of, resized, settings
+from flows.training.phases import Setting, fitted, phases, population_of, resized, settings
 from flows.training.start import (
     content,
     emphasize_distance,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from flows.settings.base import BaseConfig
     from flows.settings.images import ImagesConfig
     from flows.tracking.run import StageRun
+    from flows.training.population import Population
+    from ghn.models import GHN
 
 
 class Tracker(Callback):
@@ -113,6 +116,7 @@ def _train(
         if config.initial is None
         else trained_hypernetwork(config.initial, ghn_config, recipe.seed)
     )
+    population = population_of(config)
     found = settings(config, training.image_size)
     metadata = {
         "variant": config.variant,
@@ -126,32 +130,16 @@ def _train(
         "metadata": metadata,
         "images": training.digest,
         "architectures": split.content,
-        "networks": found[-1].networks.model_dump(mode="json"),
         "ghn": ghn_config.to_dict(),
-        "output_gain": config.output_gain,
-        "distance_gain": config.distance_gain,
-        "code": code_digest("flows.stages.train"),
+        **_identity(config, found, population, initial),
     }
-    population = population_of(config)
-    if population is not None:
-        identity["population"] = population.content
-    if config.phases:
-        identity["stretches"] = [setting.identity() for setting in found]
-    if initial is not None:
-        identity["initial"] = content(initial)
     directory = output / "checkpoints" / digest(recipe.recipe(), identity)[:12]
     with ranks(base.device) as group:
         ghn = initial or new_hypernetwork(ghn_config, recipe.seed, config.output_gain)
         emphasize_distance(ghn, config.distance_gain)
+        workers = config.graph_workers
         *before, last = phases(
-            found,
-            split,
-            training,
-            recipe.seed,
-            group,
-            config.graph_workers,
-            population,
-            ghn_config,
+            found, split, training, recipe.seed, group, workers, population, ghn_config
         )
         held_out = resized(load_split(images, base.seed, "val"), found[-1].image_size)
         evaluate = curve(config, held_out, base.seed)
@@ -159,20 +147,13 @@ def _train(
             unseen = open_split(paths.DEEPNETS, "val").content
             name = digest(config.model_dump(mode="json"), held_out.digest, unseen)[:12]
             begin(directory, name)
-        watchers: list[Callback] = []
-        if stage is not None:
-            watchers = [ProgressBar(), Tracker(stage)]
-            if config.minutes is not None:
-                watchers.append(Budget(config.minutes, directory / "seconds.txt"))
-            if config.live:
-                watchers.append(LiveNumbers())
         result = train(
             recipe,
             ghn,
             last.meta_batches,
             last.images,
             directory,
-            callbacks=watchers,
+            callbacks=[] if stage is None else _callbacks(stage, config, directory),
             evaluate=evaluate,
             metric="val_mean",
             ranks=group,
@@ -186,6 +167,38 @@ def _train(
         stage.log_metrics({"skipped_steps": result.skipped, "left_out": result.left_out})
         stage.log_artifact(output / CURVE_NAME)
         stage.log_artifact(output / SUMMARY_NAME)
+
+
+def _identity(
+    config: TrainStageConfig,
+    found: Sequence[Setting],
+    population: Population | None,
+    initial: GHN | None,
+) -> dict[str, Any]:
+    """What of the section decides the weights, the recipe apart, and the code."""
+    identity = {
+        "networks": found[-1].networks.model_dump(mode="json"),
+        "output_gain": config.output_gain,
+        "distance_gain": config.distance_gain,
+        "code": code_digest("flows.stages.train"),
+    }
+    if population is not None:
+        identity["population"] = population.content
+    if config.phases:
+        identity["stretches"] = [setting.identity() for setting in found]
+    if initial is not None:
+        identity["initial"] = content(initial)
+    return identity
+
+
+def _callbacks(stage: StageRun, config: TrainStageConfig, directory: Path) -> list[Callback]:
+    """Who follows the run whose checkpoints are in `directory`."""
+    callbacks: list[Callback] = [ProgressBar(), Tracker(stage)]
+    if config.minutes is not None:
+        callbacks.append(Budget(config.minutes, directory / "seconds.txt"))
+    if config.live:
+        callbacks.append(LiveNumbers())
+    return callbacks
 
 
 def main() -> None:

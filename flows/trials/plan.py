@@ -153,8 +153,7 @@ def selected(selection: Selection, setting: TrialSetting) -> list[str]:
         chosen += choose(rows, selection.top_k, selection.max_gmacs, setting.evaluation)
     if selection.cheapest is not None:
         splits = tuple(split for split in selection.splits if split != "torchvision")
-        of_deepnets = ArchitecturesConfig(splits=splits, torchvision=()) if splits else None
-        candidates = targets(of_deepnets) if of_deepnets else []
+        candidates = targets(ArchitecturesConfig(splits=splits, torchvision=())) if splits else []
         if selection.primitive is not None:
             candidates = [c for c in candidates if _has(c.split, c.index, selection.primitive)]
         if not candidates:

@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ghn.baselines.config import MetaInitConfig
-from ghn.failures import all_frozen
+from ghn.errors import ConfigError
+from ghn.failures import require_trainable
 from ghn.models.sending import send
 from ghn.modes import modes_kept
 from ghn.outputs import heads
@@ -76,16 +77,20 @@ def metainit(
         GQ at each iteration.
 
     Raises:
-        ConfigError: no weight is trainable.
+        ConfigError: no weight is trainable, or a parameter has no shape or no values.
     """
     config = config or MetaInitConfig()
+    require_trainable(model)
     weights = [
         parameter
         for parameter in model.parameters()
         if parameter.requires_grad and parameter.dim() >= 2
     ]
     if not weights:
-        raise all_frozen(model)
+        raise ConfigError(
+            f"{type(model).__name__} has no weight of two or more dimensions to train, which"
+            " MetaInit needs"
+        )
     velocity = [torch.zeros((), device=weight.device) for weight in weights]
     least = [SMALLEST_NORM * weight.detach().norm() for weight in weights]
     device = weights[0].device

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ghn.failures import all_frozen
+from ghn.failures import require_trainable
 from ghn.outputs import heads
 
 
@@ -35,10 +35,9 @@ class Scales:
             least: the smallest scale.
 
         Raises:
-            ConfigError: all parameters are frozen.
+            ConfigError: all parameters are frozen, or one has no shape or no values.
         """
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise all_frozen(model)
+        require_trainable(model)
         self.model = model
         self.clip = clip
         self.least = least

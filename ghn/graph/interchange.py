@@ -56,11 +56,15 @@ def from_networkx(graph: nx.DiGraph) -> Graph:
     kept, else they are sorted. Edges with a `distance` above 1, the virtual ones, are left out.
 
     Raises:
-        InvalidGraphError: it has a cycle, or a node's attribute is wrong.
+        InvalidGraphError: it is undirected, has a cycle, or a node's attribute is wrong.
     """
     import networkx as nx
 
     name = str(graph.graph.get("name", ""))
+    if not graph.is_directed():
+        raise InvalidGraphError(
+            f"graph {name or '(unnamed)'}: its edges have no direction; give a DiGraph"
+        )
     pairs = [(u, v) for u, v, hops in graph.edges(data="distance", default=1) if hops == 1]
     order = list(graph)
     place = {node: index for index, node in enumerate(order)}

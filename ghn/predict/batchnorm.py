@@ -65,8 +65,7 @@ def reestimate_batch_norm(
         ConfigError: there are no batches, they have no tensor of inputs first, or `n_batches` is
             below 1.
     """
-    if n_batches is not None and n_batches < 1:
-        raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
+    check_count(n_batches)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
@@ -99,6 +98,12 @@ def reestimate_batch_norm(
             for module, setting in zip(norms, settings, strict=True):
                 module.momentum, module.track_running_stats = setting
     return used
+
+
+def check_count(n_batches: int | None) -> None:
+    """Raises ConfigError if so many batches are too few; None stands for all."""
+    if n_batches is not None and n_batches < 1:
+        raise ConfigError(f"n_batches={n_batches}: at least one batch is needed; None takes all")
 
 
 def inputs_of(batch: Any) -> Tensor:

@@ -16,8 +16,6 @@ from ghn.tracing.run import Traced
 SMALL_IMAGE = 64
 """Largest side of what counts as a small image, in pixels."""
 
-_NO_HEAD = "it does not end in a layer of classes that keep_head could keep: all of it is predicted"
-
 AT_CHANCE = 1.25
 """Accuracies below so many times chance are those of networks that are not helped: of ten classes,
 three networks and 256 images, two standard errors above it.
@@ -37,15 +35,19 @@ def misfits(
         traced: how it was traced, if it was.
         keep_head: whether its last layers keep their values.
     """
-    found = [_images(ghn, model, traced), _statistics(model)]
-    if graph.head and not keep_head:
-        found.insert(0, _classes(ghn, int(graph.shape[graph.head[0], 0])))
-    elif keep_head and not graph.head:
-        found.insert(0, _NO_HEAD)
+    found = _head(ghn, graph, keep_head), _images(ghn, model, traced), _statistics(model)
     return tuple(problem for problem in found if problem)
 
 
-def _classes(ghn: Hypernetwork, classes: int) -> str:
+def _head(ghn: Hypernetwork, graph: Graph, keep_head: bool) -> str:
+    if keep_head:
+        if graph.head:
+            return ""
+        return (
+            "it does not end in a layer of classes that keep_head could keep: all of it is"
+            " predicted"
+        )
+    classes = int(graph.shape[graph.head[0], 0]) if graph.head else ghn.num_classes
     if classes == ghn.num_classes:
         return ""
     return (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError, InvalidGraphError
+from ghn.failures import require_shapes
 from ghn.graph import Graph, Primitive
 from ghn.predict.fit import misfits, norms_with_statistics, not_helped
 from ghn.predict.parametrized import Computed, NotInvertibleError, computed_weights
@@ -86,11 +87,7 @@ class Target:
             )
         wrapper, model = model, unwrap(model)
         parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        for name, parameter in parameters.items():
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ConfigError(
-                    f"{type(model).__name__}.{name} has no shape yet; run the network once first"
-                )
+        require_shapes(model)
         traced = None
         if graph is None:
             traced = follow(model, example_inputs, image_size=ghn.image_size)

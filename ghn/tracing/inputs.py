@@ -64,9 +64,11 @@ def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tens
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that `model` takes: those of its first convolution, or three."""
+    """Channels of the images that `model` takes: those of its first convolution, or else those
+    that it says.
+    """
     convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return next(convolutions, 3)
+    return next(convolutions, _description(model)[0])
 
 
 def own_image_size(model: nn.Module) -> int | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ghn.errors import ConfigError
-from ghn.settings import Settings
+from ghn.settings import Seed, Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """A coefficient of AdamW's running averages."""
@@ -118,7 +118,7 @@ class TrainConfig(Settings):
     amp_growth_interval: int = Field(
         default=100, ge=1, description="fp16: good steps before the loss scale doubles"
     )
-    seed: int = Field(default=1, ge=0, description="of image order, augmentation and dropout")
+    seed: Seed = Field(default=1, description="of image order, augmentation and dropout")
     max_skipped: int = Field(
         default=20, ge=0, description="steps in a row without a finite gradient before giving up"
     )

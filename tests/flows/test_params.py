@@ -228,6 +228,16 @@ def test_unknown_architectures_are_refused_before_the_training(tree: Path) -> No
         load_params()
 
 
+@pytest.mark.parametrize("section", ["base", "train"])
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
+def test_seeds_are_those_that_every_library_takes(tree: Path, section: str, seed: int) -> None:
+    change(**{section: {"seed": 2**63 - 1}})
+    load_params()
+    change(**{section: {"seed": seed}})
+    with pytest.raises(ConfigError, match=rf"{section}\.seed = {seed}"):
+        load_params()
+
+
 @pytest.mark.parametrize("name", [".", "..", ".hidden"])
 def test_a_hypernetwork_has_a_directory_of_its_own(tree: Path, name: str) -> None:
     change(base={"ghn": name})

@@ -336,7 +336,7 @@ def test_look_ups(store):
         lookup.find("ghn3", "@nobody")
     with pytest.raises(lookup.RegistryError, match="no version seven"):
         lookup.find("ghn3", "seven")
-    assert promotion.promote("ghn3", "@champion").reason == promotion.CHAMPION_ALREADY
+    assert promotion.promote("ghn3", "@champion").unchanged
     assert [row["aliases"] for row in lookup.describe("ghn3", lookup.versions("ghn3"))] == [
         "@challenger", "", "@champion", ""]  # fmt: skip
 

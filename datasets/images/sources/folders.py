@@ -99,7 +99,8 @@ class FolderTable:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """The files at any depth, those in folders that links lead to among them, each folder once.
+    """The files at any depth, those in folders that links lead to among them, each folder once
+    and never that of all classes.
 
     Raises:
         DamagedFileError: a folder cannot be read.
@@ -110,7 +111,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             return
         raise DamagedFileError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
-    seen = set()
+    seen = {os.path.realpath(folder.parent)}  # of all classes
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         if (known := os.path.realpath(place)) in seen:
             folders.clear()

@@ -124,10 +124,14 @@ def open_torchvision(
         return {}
     cls = getattr(tv, known[name.lower()])
     by_flag = "train" in inspect.signature(cls).parameters
-    options: dict[Any, str] = {True: "train", False: "test"} if by_flag else dict(splits)
+    # of some the published training split is called trainval; others have train besides, and val
+    by_name = {**splits, "trainval": "train"}
+    options: dict[Any, str] = {True: "train", False: "test"} if by_flag else by_name
     found: dict[str, Any] = {}
     absent: Exception | None = None
     for value, split in options.items():
+        if split in found:
+            continue
         try:
             found[split] = cls(root, **{"train" if by_flag else "split": value})
         except (TypeError, FileNotFoundError):

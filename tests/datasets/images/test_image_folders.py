@@ -135,6 +135,14 @@ def test_folders_that_links_lead_to_count_once(tmp_path, folder) -> None:
     )  # fmt: skip
 
 
+def test_a_link_to_the_folder_of_all_classes_adds_no_images_to_one(tmp_path, folder) -> None:
+    for name in "ab":
+        folder(tmp_path / "tree", "train", name)
+    before = find_source("tree", tmp_path)["train"].files
+    (tmp_path / "tree" / "train" / "a" / "all").symlink_to(tmp_path / "tree" / "train")
+    assert find_source("tree", tmp_path)["train"].files == before
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, folder, monkeypatch) -> None:
     for name in "ab":
         folder(tmp_path / "tree", "train", name)

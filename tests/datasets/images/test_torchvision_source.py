@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets.images import MissingImagesError, find_source, load, source_digest
 from ghn.errors import DamagedFileError, UnsupportedFormatError
@@ -67,6 +68,19 @@ def test_splits_are_called_as_ours(tmp_path, folder) -> None:
         for name in "ab":
             folder(tmp_path / "country211", split, name)
     assert find_source("Country211", tmp_path).keys() == {"train", "val", "test"}
+
+
+def test_a_training_split_that_is_called_trainval_is_the_training_split(tmp_path) -> None:
+    base = tmp_path / "oxford-iiit-pet"
+    for folder in ("images", "annotations"):
+        (base / folder).mkdir(parents=True)
+    for split, names in (("trainval", ("Abc_1", "Abc_2", "dog_1")), ("test", ("Abc_3", "dog_2"))):
+        lines = [f"{name} {1 + (name[0] == 'd')} 1 1\n" for name in names]
+        (base / "annotations" / f"{split}.txt").write_text("".join(lines))
+        for name in names:
+            Image.new("RGB", (20, 20)).save(base / "images" / f"{name}.jpg")
+    found = find_source("OxfordIIITPet", tmp_path)
+    assert {split: len(table.labels) for split, table in found.items()} == {"train": 3, "test": 2}
 
 
 @pytest.mark.parametrize("size", [0, 3, 1000])

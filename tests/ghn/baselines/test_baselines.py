@@ -416,6 +416,20 @@ def test_a_network_that_is_all_frozen_is_refused(digits, method):
         METHODS[method](model, digits)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("make", [lambda: nn.LazyLinear(2), lambda: nn.Linear(3, 2, device="meta")])
+def test_a_network_without_shapes_or_values_is_refused(digits, method, make):
+    with pytest.raises(ConfigError, match=r"weight (has no shape yet|is on the meta device)"):
+        METHODS[method](make(), digits)
+
+
+def test_a_network_whose_biases_alone_are_trainable_is_none_for_metainit(digits):
+    model = nn.Linear(3, 2)
+    model.weight.requires_grad_(False)
+    with pytest.raises(ConfigError, match="no weight of two or more dimensions to train"):
+        METHODS["metainit"](model, digits)
+
+
 def test_a_grouped_transposed_convolution_has_an_orthogonal_matrix_per_group():
     layer = nn.ConvTranspose2d(8, 8, 2, groups=8)
     orthogonal(layer)

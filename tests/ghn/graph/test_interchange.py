@@ -142,6 +142,11 @@ def test_missing_fields_and_cycles_are_named(small: Graph) -> None:
         from_networkx(cycle)
 
 
+def test_an_undirected_graph_of_networkx_is_refused(small: Graph) -> None:
+    with pytest.raises(InvalidGraphError, match="its edges have no direction; give a DiGraph"):
+        from_networkx(small.to_networkx().to_undirected())
+
+
 def test_a_graph_in_parts_is_described() -> None:
     parts = {"primitive": ["input", "conv", "pos_enc"], "param": ["", "w", "p"]}
     parts |= {"shape": [None, [8, 3], [4, 8]], "edges": [[0, 1]]}
