@@ -53,7 +53,7 @@ def reestimate_batch_norm(
     Args:
         model: with predicted parameters.
         batches: tensors of inputs, or tuples that begin with one (images, labels); moved to the
-            model's device.
+            model's device, and numbers that are not integers to the type of its parameters.
         n_batches: how many to use; by default all.
         seed: of what some networks draw in evaluation mode, too; the program's own random numbers
             stay as they are.
@@ -70,6 +70,8 @@ def reestimate_batch_norm(
     if not norms:
         return 0
     device = next(itertools.chain(model.parameters(), model.buffers())).device
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtype = types.pop() if len(types) == 1 else None
     settings = [(module.momentum, module.track_running_stats) for module in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
@@ -83,7 +85,8 @@ def reestimate_batch_norm(
                 module.momentum = None  # a plain average over all batches
                 module.train()
             for batch in itertools.islice(batches, n_batches):
-                model(inputs_of(batch).to(device))
+                inputs = inputs_of(batch)
+                model(inputs.to(device, dtype if inputs.is_floating_point() else None))
                 used += 1
             if not used:
                 raise ConfigError(

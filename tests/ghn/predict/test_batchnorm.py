@@ -146,6 +146,15 @@ def test_statistics_survive_an_estimate_that_fails(batches: str) -> None:
     assert (net[1].momentum, net.training) == (0.1, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_of_loaders_suit_networks_of_another_precision(dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(dtype)
+    images = torch.randn(2, 3, 8, 8)
+    assert reestimate_batch_norm(net, [images]) == 1
+    mean = net[0](images.to(dtype)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(net[1].running_mean, mean, atol=0.01, rtol=0.01)
+
+
 @pytest.mark.parametrize("n_batches", [0, -1])
 def test_no_batches_are_refused(n_batches: int) -> None:
     with pytest.raises(ConfigError, match=f"n_batches={n_batches}: at least one"):
