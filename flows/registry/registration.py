@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.registry.approval import hold
 from flows.registry.evaluation import EVALUATION_RUN, read_evaluation
 from flows.registry.logged import LOGGED_MODEL, link, log_model, log_table, note_version
-from flows.registry.lookup import RegistryError, versions
+from flows.registry.lookup import RegistryError, by_alias, versions
 from flows.registry.promotion import promote
 from flows.rows.provenance import dvc_hash
 from flows.settings import paths
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 WEIGHTS_HASH = "weights.md5"
 """Tag of a version: the DVC hash of its weights, whatever the file was called."""
 
+REGISTERED = "registered.time_ms"
+"""Tag of a version: when its stage registered it last, milliseconds since 1970."""
+
 _ABOUT = """Graph hypernetworks that predict the parameters of neural networks
 ([GHN-3](https://arxiv.org/abs/2303.04143)). `ghn.from_pretrained("models:/{name}@champion")` and
 `mlflow.pytorch.load_model` give the hypernetwork, `mlflow.pyfunc.load_model` answers requests.
@@ -39,8 +42,8 @@ _ABOUT = """Graph hypernetworks that predict the parameters of neural networks
 
 
 def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
-    """Makes the model in directory `op["path"]` a version, points the alias to it and decides
-    whether it becomes the champion.
+    """Makes the model in directory `op["path"]` a version, points the alias to it, unless that was
+    given to a model that was registered later, and decides whether it becomes the champion.
     """
     from mlflow.exceptions import MlflowException
 
@@ -50,7 +53,11 @@ def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    latest = by_alias(name, op["alias"], mlflow_client)
+    is_latest = latest is None or int(latest.tags.get(REGISTERED, "0")) <= op["time_ms"]
     tags = op["tags"] | _content(path)
+    if is_latest:
+        tags[REGISTERED] = str(op["time_ms"])
     evaluation = path / "artifacts" / paths.EVALUATION.name
     if evaluation.exists():
         upload(mlflow_client, run_id, evaluation, "model/artifacts")
@@ -64,14 +71,16 @@ def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
         for key, value in tags.items():
             mlflow_client.set_model_version_tag(name, number, key, value)
         print(f"{name} version {number} has these weights already: there is no second version")
-    mlflow_client.set_registered_model_alias(name, op["alias"], number)
+    if is_latest:
+        mlflow_client.set_registered_model_alias(name, op["alias"], number)
     if SPOOL.resolve() in path.resolve().parents:  # made for this upload
         shutil.rmtree(path, ignore_errors=True)
     if op.get("hold"):
         hold(mlflow_client, name, number)
     else:
         _decide(mlflow_client, name, number)
-    print(f"It predicts parameters by: ghn init resnet50 --from models:/{name}@{op['alias']}")
+    address = f"models:/{name}@{op['alias']}" if is_latest else f"models:/{name}/{number}"
+    print(f"It predicts parameters by: ghn init resnet50 --from {address}")
 
 
 def _content(model: Path) -> dict[str, str]:

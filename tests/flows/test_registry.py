@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -445,6 +447,19 @@ def test_the_same_weights_make_no_second_version_but_bring_their_evaluation(stor
     register("same", 0.6, b"two")
     assert [v.version for v in lookup.versions("same")] == [2, 1]
     assert lookup.find("same", "2").tags["promotion.decision"] == "kept as challenger"
+
+
+def test_a_log_that_is_sent_late_does_not_take_the_alias_of_a_later_model(
+    store, register, monkeypatch
+):
+    register("late", 0.4, b"one")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("flows.tracking.run.time", Mock(wraps=time, time=lambda: 1e9))
+        assert "--from models:/late/2" in register("late", 0.5, b"two")
+        register("late", 0.5, b"one")
+    assert lookup.find("late", "@challenger").version == 1
+    register("late", 0.6, b"two")
+    assert lookup.find("late", "@challenger").version == 2
 
 
 def test_what_somebody_decided_about_a_version_is_left_alone(store, register, monkeypatch):
