@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ghn.errors import ConfigError
@@ -55,6 +55,17 @@ def require_trainable(model: nn.Module) -> None:
         raise ConfigError(
             f"{type(model).__name__} has no parameter to train: requires_grad is off everywhere;"
             " switch it on for some"
+        )
+
+
+def require_logits(outputs: Tensor) -> None:
+    """Raises ConfigError if a network's outputs for a batch of images are no logits, one vector per
+    image (those of a segmentation network are maps).
+    """
+    if outputs.dim() != 2:
+        raise ConfigError(
+            f"the network returns outputs of shape {tuple(outputs.shape)}, not logits of shape"
+            " (images, classes); give it a head that classifies whole images"
         )
 
 

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 
 from ghn.errors import DamagedFileError
-from ghn.failures import other_classes, require_trainable
+from ghn.failures import other_classes, require_logits, require_trainable
 from ghn.files import content_digest
 from ghn.finetune.checkpoint import read, write
 from ghn.finetune.config import FinetuneConfig
@@ -191,6 +191,7 @@ class _Run:
         config = self.config
         with autocast(config, self.device):
             logits_BK, *auxiliary = heads(self.shared(x_BCHW))
+            require_logits(logits_BK)
             if y_B.device.type == "cpu" and int(y_B.max()) >= logits_BK.shape[1]:
                 raise other_classes(logits_BK.shape[1])
             loss = functional.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghn.errors import ConfigError
-from ghn.failures import other_classes
+from ghn.failures import other_classes, require_logits
 from ghn.finetune.config import FinetuneConfig
 from ghn.finetune.sharing import Sharing
 from ghn.images import Images
@@ -54,7 +54,8 @@ def accuracies(
     evaluation mode. Waits for a GPU once.
 
     Raises:
-        ConfigError: there are no images, or some of classes that the network does not have.
+        ConfigError: there are no images, or some of classes that the network does not have, or it
+            returns no logits.
     """
     device = next(model.parameters()).device
     sharing = sharing or Sharing()
@@ -96,6 +97,7 @@ def _outputs(
     for x_BCHW, y_B in islice(batches, sharing.rank, None, sharing.world):
         with autocast(config, device):
             logits_BK = heads(model(x_BCHW))[0]
+        require_logits(logits_BK)
         yield logits_BK, y_B
 
 

@@ -48,13 +48,13 @@ def break_symmetry(model: nn.Module, beta: float = 1e-5, *, seed: int = 0) -> in
     place.
 
     Weights of two or more dimensions take part (also the projections of attention that have no
-    layer of their own), each once however many layers share it, but the last of them, the
-    classifier, whose rows belong to different classes and are not tied. The more alike or opposed
-    the channels, the wider their correlations spread and the stronger the noise; a weight with
-    independent rows hardly gets any. Frozen parameters, which are not going to be trained, are left
-    alone; so are rows of padding in embeddings, also where another layer shares the weight. A
-    computed weight (weight norm and other parametrizations) gets its noise by way of the
-    parameters behind it, if its parametrization can be inverted.
+    layer of their own), each once however many layers share it, but the last of them in the order
+    of the modules, taken for the classifier, whose rows belong to different classes and are not
+    tied. The more alike or opposed the channels, the wider their correlations spread and the
+    stronger the noise; a weight with independent rows hardly gets any. Frozen parameters, which are
+    not going to be trained, are left alone; so are rows of padding in embeddings, also where
+    another layer shares the weight. A computed weight (weight norm and other parametrizations) gets
+    its noise by way of the parameters behind it, if its parametrization can be inverted.
 
     Args:
         beta: scale; 0 leaves the model alone.

@@ -31,8 +31,9 @@ def coverage(
     example_inputs: Any = None,
     keep_head: bool = False,
 ) -> Report:
-    """The report that `GHN.predict` would give for `model`: nothing is computed, and the network,
-    which may be on the meta device, is left alone.
+    """The report that `GHN.predict` would give for `model`, but for notes on how far computed
+    weights are from their prediction: nothing is computed, and the network, which may be on the
+    meta device, is left alone.
 
     Args:
         model: any network.
@@ -51,6 +52,7 @@ def coverage(
     if graph is None and extensions and isinstance(model, nn.Module):
         graph = trace(model, example_inputs, image_size=planner.image_size, extensions=extensions)
     network = Network.of(planner, model, graph, example_inputs, keep_head, strict=False)
+    network.planned = True
     network.allocate = lambda parameter: torch.empty_like(parameter, device="meta")
     shapes = {name: tuple(parameter.shape) for name, parameter in network.parameters.items()}
     skipped = planner.write(

@@ -40,6 +40,7 @@ class Target:
         written: how many entries of each parameter were predicted.
         allocate: makes a tensor for the prediction of a parameter; None writes in place.
         buffers: that computed weights need besides.
+        planned: nothing is predicted; computed weights get small random values in its place.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Target:
     written: dict[str, int] = field(default_factory=dict)
     allocate: Callable[[Tensor], Tensor] | None = None
     buffers: dict[str, Tensor] = field(default_factory=dict)
+    planned: bool = False
     _computed: dict[str, Computed] = field(default_factory=dict)
     _padding: dict[str, int] = field(default_factory=dict)
     _partial: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
@@ -159,8 +161,12 @@ class Target:
             return None
         if name in self._computed:
             device = torch.device("cpu") if parameter.is_meta else parameter.device
-            self._pending[name] = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            return self._pending[name]
+            weight = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            if self.planned:
+                generator = torch.Generator().manual_seed(0)
+                weight.copy_(0.01 * torch.randn(weight.shape, generator=generator, device="cpu"))
+            self._pending[name] = weight
+            return weight
         tensor = parameter.detach() if self.allocate is None else self.allocate(parameter)
         if (row := self._padding.get(name)) is not None:
             old = torch.zeros_like(tensor[row]) if parameter.is_meta else parameter.detach()[row]
@@ -212,7 +218,7 @@ class Target:
             self.skip[name] = str(error)
             return
         self.written |= {key: parameter.numel() for key, parameter in computed.behind.items()}
-        if difference > TOLERANCE:
+        if difference > TOLERANCE and not self.planned:
             owner = f"{computed.prefix}." if computed.prefix else ""
             self._notes.append(
                 f"{owner}{computed.name} is computed and differs from its prediction by"

@@ -29,7 +29,8 @@ def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tens
     The first convolution, linear or embedding layer tells which, and the number of channels. The
     size of images is the network's own (`own_image_size`), or else `image_size`, 224, and a few
     small ones. A network that has such a description but begins in an unusual way (patches cut
-    before a linear layer) gets images of three channels.
+    before a linear layer) gets images of three channels. Where the first layer is linear and there
+    are convolutions too, it may be a head that is made before them: images follow vectors.
 
     Args:
         model: a network.
@@ -44,13 +45,17 @@ def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tens
     first = next(
         (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))), None
     )
-    if isinstance(first, nn.Conv2d):
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    images: list[tuple[int, ...]] = []
+    if convolution is not None:
         sides = [image_size] if image_size else []
         guesses = [(side, side) for side in (*sides, 224, *SIZES)]
         sizes = [size, *guesses] if size else guesses
-        shapes = [(BATCH_SIZE, first.in_channels, *pixels) for pixels in sizes] + described
+        images = [(BATCH_SIZE, convolution.in_channels, *pixels) for pixels in sizes]
+    if isinstance(first, nn.Conv2d):
+        shapes = images + described
     elif isinstance(first, nn.Linear):
-        shapes = [*described, (BATCH_SIZE, first.in_features)]
+        shapes = [*described, (BATCH_SIZE, first.in_features), *images]
     elif first is not None or described:
         shapes = described
     else:

@@ -283,6 +283,16 @@ def test_outputs_with_names(data, names):
         engine.heads("logits")
 
 
+def test_maps_are_no_logits(data):
+    model = nn.Conv2d(3, 2, 1)
+    train, val = data
+    for run in (lambda: finetune(model, train, val, CONFIG), lambda: evaluate(model, val, CONFIG)):
+        with pytest.raises(ConfigError, match="not logits of shape"):
+            run()
+    with pytest.raises(ConfigError, match="not logits of shape"):
+        finetune(model, train, val, CONFIG, before=0.5)
+
+
 def test_kernels_of_three_dimensions_are_trained(data):
     class Deep(nn.Module):
         def __init__(self):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from ghn import GHN
+from ghn import GHN, coverage
 from ghn.predict.weights import LayerWeights
 
 
@@ -196,3 +197,30 @@ def test_an_orthogonal_weight_is_predicted_aside(hypernetwork: GHN) -> None:
     hypernetwork(written, example_inputs=inputs)
     model.load_state_dict(one, strict=False)
     assert torch.equal(model[0].weight, written[0].weight)  # type: ignore[index, arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("fill", [0.0, float("nan")])
+@pytest.mark.parametrize("way", [*WAYS, "spectral norm", "orthogonal", "one way"])
+def test_coverage_does_not_hang_on_what_memory_holds(
+    way: str, fill: float, hypernetwork: GHN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: dict[str, Callable[[nn.Module], object]] = {
+        "spectral norm": parametrizations.spectral_norm,
+        "orthogonal": parametrizations.orthogonal,
+        "one way": lambda m: parametrize.register_parametrization(m, "weight", OneWay()),
+    }
+    model = network((WAYS | others)[way])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = hypernetwork.predict(model).report
+    empty = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> Tensor:
+        made: Tensor = empty(*args, **kwargs)
+        return made.fill_(fill) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", filled)
+    report = coverage(model, hypernetwork)
+    assert (report.predicted, report.kept) == (expected.predicted, expected.kept)
+    assert not any("computed" in note for note in report.notes)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -96,6 +96,16 @@ def test_sizes_of_images() -> None:
     assert hypernetwork.reports[0].complete
 
 
+def test_a_head_made_before_the_convolutions() -> None:
+    class HeadFirst(Flat):
+        def __init__(self, size: int) -> None:
+            nn.Module.__init__(self)
+            other = Flat(size)
+            self.head, self.conv = other.head, other.conv
+
+    assert trace(HeadFirst(32)).canonical_hash() == trace(Flat(32)).canonical_hash()
+
+
 @pytest.mark.parametrize(
     ("said", "size"),
     [
