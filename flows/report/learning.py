@@ -11,9 +11,9 @@ from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import in_order, init_name
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 from flows.settings.inits import RANDOM
-from flows.trials.statistics import compare, held, per_architecture
+from flows.trials.statistics import chosen_rows, compare, held, per_architecture
 from flows.words import counted, percent, spread
 
 
@@ -98,7 +98,7 @@ def finetuning(
     """Accuracy per step from predicted parameters (those by `ghn`) and from others, at each one's
     best learning rate.
     """
-    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    chosen = chosen_rows(rows)
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
     panels, cells = [], []
@@ -203,8 +203,7 @@ def by_network(rows: Sequence[Row], ghn: str, when: str) -> list[Block]:
     """A point per network: test accuracy from random parameters against that from predicted, which
     are those by `ghn`; `when` ends the title.
     """
-    good = [row for row in rows if row["error"] is None]
-    predicted, random = (per_architecture(good, init) for init in (ghn, RANDOM))
+    predicted, random = (per_architecture(rows, init) for init in (ghn, RANDOM))
     names = [name for name in predicted if name in random]
     if len(names) < 2:
         return []
@@ -229,9 +228,8 @@ def comparisons(rows: Sequence[Row], ghn: str) -> list[Block]:
     architectures.
     """
     sentences: list[Block] = []
-    good = [row for row in rows if row["error"] is None]
-    for other in in_order((row["ghn"] for row in good), ghn):
-        result = compare(good, ghn, other)
+    for other in in_order((row["ghn"] for row in sound(rows)), ghn):
+        result = compare(rows, ghn, other)
         if other != ghn and result is not None:
             sentences.append(
                 Text(

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.report import Figure, Panels, Table, figures
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 
 
 def accuracies(rows: Rows) -> dict[str, list[float]]:
