@@ -11,7 +11,7 @@ from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
 from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import in_order, init_name
-from flows.rows.schema import Row, sound
+from flows.rows.schema import Row
 from flows.settings.inits import RANDOM
 from flows.trials.statistics import chosen_rows, compare, held, per_architecture
 from flows.words import counted, percent, spread
@@ -101,7 +101,8 @@ def finetuning(
     chosen = chosen_rows(rows)
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
-    panels, cells = [], []
+    panels: list[Figure] = []
+    cells: list[list[str | None]] = []
     inits = in_order((row["ghn"] for row in chosen), ghn)
     steps = sorted({step for row in chosen for step in row["step"]})
     half = min(range(len(steps)), key=lambda place: abs(2 * steps[place] - steps[-1]))
@@ -110,33 +111,14 @@ def finetuning(
         members = [row for row in chosen if row["split"] == split]
         series = []
         for colour, init in enumerate(inits):
-            runs = [row for row in members if row["ghn"] == init]
-            if not runs:
+            if not (runs := [row for row in members if row["ghn"] == init]):
                 continue
-            values = np.array([held(row, steps) for row in runs])
-            series.append(
-                figures.Series(
-                    init_name(init, ghn),
-                    steps,
-                    values.mean(0).tolist(),
-                    values.std(0).tolist(),
-                    colour,
-                )
-            )
-            title = f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}"
-            cells.append([title, *_ends(runs, [spread(values[:, place]) for place in shown])])
-        n = len({row["architecture"] for row in members})
-        svg = figures.lines(
-            series,
-            f"{SPLIT_TITLES[split]}: {counted(n, 'network')}",
-            "SGD step",
-            "validation accuracy",
-            chance=setting.chance,
-        )
-        ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
-        panels.append(
-            Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
-        )
+            values, name = np.array([held(row, steps) for row in runs]), init_name(init, ghn)
+            mean, band = values.mean(0).tolist(), values.std(0).tolist()
+            series.append(figures.Series(name, steps, mean, band, colour))
+            along = [spread(values[:, place]) for place in shown]
+            cells.append([f"{SPLIT_TITLES[split]}, {name}", *_ends(runs, along)])
+        panels.append(_curves(split, members, series, setting))
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -165,6 +147,17 @@ def finetuning(
         _protocol(rows, chosen, published),
     ]
     return Section("finetuning", "Fine-tuning", blocks)
+
+
+def _curves(
+    split: str, members: Sequence[Row], series: Sequence[figures.Series], setting: Setting
+) -> Figure:
+    """The panel of a split: a line per initialisation."""
+    n = len({row["architecture"] for row in members})
+    title = f"{SPLIT_TITLES[split]}: {counted(n, 'network')}"
+    svg = figures.lines(series, title, "SGD step", "validation accuracy", chance=setting.chance)
+    ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
+    return Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
 
 
 def _ends(runs: Sequence[Row], along: Sequence[str]) -> list[str | None]:
@@ -228,7 +221,7 @@ def comparisons(rows: Sequence[Row], ghn: str) -> list[Block]:
     architectures.
     """
     sentences: list[Block] = []
-    for other in in_order((row["ghn"] for row in sound(rows)), ghn):
+    for other in in_order((row["ghn"] for row in rows), ghn):
         result = compare(rows, ghn, other)
         if other != ghn and result is not None:
             sentences.append(

@@ -35,29 +35,11 @@ def torchvision_table(
     setting: Setting,
 ) -> Section:
     """The 74 models of table 20, ours beside the published numbers."""
-    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
-    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
     models: Mapping[str, Mapping[str, float]] = published["models"]
     tuned = [per_architecture(finetuned, init) for init in (ghn, RANDOM)]
-    cells: list[list[str | None]] = []
-    for name in models:
-        row, facts = of_model.get(name), models[name]
-        if row is None:
-            continue
-        failed = row["error"] is not None
-        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
-        cells.append(
-            [
-                name,
-                f"{parameters / 1e6:.1f}" if parameters else None,
-                "error" if failed else measured(row["accuracy"], row["images"]),
-                None if failed else measured(row["randinit_accuracy"], row["images"]),
-                *(percent(found[name]) if name in found else None for found in tuned),
-                *(percent(facts[key] / 100, 2) for key in PUBLISHED.values()),
-            ]
-        )
-    ours = column(good(rows, "torchvision"), "accuracy")
-    shared = [row for row in good(rows, "torchvision") if row["architecture"] in models]
+    evaluated = good(rows, "torchvision")
+    ours = column(evaluated, "accuracy")
+    shared = [row for row in evaluated if row["architecture"] in models]
     blocks: list[Block] = [
         Text(
             (
@@ -78,7 +60,7 @@ def torchvision_table(
                 "random, fine-tuned",
                 *PUBLISHED,
             ],
-            cells,
+            _by_model(rows, predictions, tuned, models),
             "As table 20 of the paper, in its order. ±: one standard error, of the few images that"
             " a network is measured on. A click on a title sorts.",
             groups=[
@@ -98,6 +80,34 @@ def torchvision_table(
     if len(shared) > 2:
         blocks.insert(2, _last_rows(shared, models, tuned, setting))
     return Section("torchvision", "The 74 models of torchvision", blocks)
+
+
+def _by_model(
+    rows: Sequence[Row],
+    predictions: Sequence[Row],
+    tuned: Sequence[Mapping[str, float]],
+    models: Mapping[str, Mapping[str, float]],
+) -> list[list[str | None]]:
+    """The cells of each model that has a row, in the order of the paper."""
+    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
+    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
+    cells: list[list[str | None]] = []
+    for name, facts in models.items():
+        if (row := of_model.get(name)) is None:
+            continue
+        failed = row["error"] is not None
+        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
+        cells.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}" if parameters else None,
+                "error" if failed else measured(row["accuracy"], row["images"]),
+                None if failed else measured(row["randinit_accuracy"], row["images"]),
+                *(percent(found[name]) if name in found else None for found in tuned),
+                *(percent(facts[key] / 100, 2) for key in PUBLISHED.values()),
+            ]
+        )
+    return cells
 
 
 def _last_rows(

@@ -89,9 +89,7 @@ def _points(chosen: Rows) -> Panels | None:
             )
     if not points:
         return None
-    svg = figures.scatter(
-        points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork", log=False
-    )
+    svg = figures.scatter(points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork")
     return Panels(
         [Figure(svg, "", f"Test accuracy of each network from a hypernetwork against {REFERENCE}")],
         "A point per network, the mean over seeds",
