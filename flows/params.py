@@ -78,6 +78,10 @@ class Params(Settings):
     register_: RegisterConfig = Field(alias="register")
     report: ReportConfig
 
+    def tree(self) -> dict[str, Any]:
+        """As nested dictionaries, as params.yaml would have them; every default is filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Params:
         """Refuses what is wrong only beside another section."""

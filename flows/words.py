@@ -1,8 +1,9 @@
-"""Numbers as pages, tables and messages write them."""
+"""Numbers and times as pages, tables, tags and messages write them."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 def counted(n: int, noun: str) -> str:
     """`1 seed`, `3 seeds`, `1,000 seeds`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def now() -> str:
+    """This moment in UTC, to the second: `2026-01-31T23:59:59Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def percent(value: float, decimals: int = 1) -> str:

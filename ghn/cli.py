@@ -19,7 +19,8 @@ import typer
 from typer.core import TyperGroup
 
 from ghn import names, options
-from ghn.errors import ConfigError, GHNError
+from ghn.errors import GHNError
+from ghn.files import check_directory
 from ghn.interrupts import interruptible
 
 COMMAND_GROUP = "ghn.commands"
@@ -157,8 +158,7 @@ def initialise(
 ) -> None:
     """What `ghn init` does; `images` (training images) give the statistics of batch norms."""
     out = out or Path(f"{network.rpartition(':')[2].replace('/', '-')}.safetensors")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: the directory {out.parent} does not exist; make it first")
+    check_directory(out)
     from ghn.initialize import save_initialized
 
     where = options.torch_device(device)

@@ -59,6 +59,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_directory(path: Path) -> None:
+    """Refuses to write `path` where there is no directory for it, before anything is computed.
+
+    Raises:
+        ConfigError: names the directory.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the directory {path.parent} does not exist; make it first")
+
+
 def remove_leftovers(*paths: Path) -> None:
     """Removes what writers that were killed left behind (`atomic_path`): of the files at `paths`,
     and of all that lie below those that are directories.

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,4 +116,3 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every random draw."
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto: a GPU if there is one.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of the numbers in the file.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The file to write.")]

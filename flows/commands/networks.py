@@ -178,11 +178,11 @@ def _known_size(source: str | None) -> int:
 def _check_plot(out: Path) -> None:
     """Refuses a name that no plot can have before an hour of training."""
     from ghn.errors import ConfigError
+    from ghn.files import check_directory
 
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{out}: a plot is NAME.png, NAME.svg or NAME.pdf")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: the directory {out.parent} does not exist; make it first")
+    check_directory(out)
 
 
 def _print(found: Comparison) -> None:

@@ -51,7 +51,7 @@ def check_params(
 
     from flows.params import load_params
 
-    tree = load_params(profile=profile).model_dump(mode="json", by_alias=True)
+    tree = load_params(profile=profile).tree()
     text = json.dumps(tree) + "\n" if as_json else yaml.safe_dump(tree, sort_keys=False)
     typer.echo(text, nl=False)
 

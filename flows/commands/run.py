@@ -110,7 +110,7 @@ def _show_plan(changed: bool, drawn: bool) -> None:
             "--dry and --dag look at params.yaml as it is: leave out --profile and -S"
         )
     params = load_params()
-    tree = params.model_dump(mode="json", by_alias=True)
+    tree = params.tree()
     if drawn:
         typer.echo(picture(tree))
         return
@@ -147,7 +147,7 @@ def _is_up_to_date(params: Params) -> bool:
     """Whether no stage would do anything. Where an output is not there, nobody is asked."""
     from flows.settings.dvcfile import read_stages
 
-    stages = read_stages(params.model_dump(mode="json", by_alias=True))
+    stages = read_stages(params.tree())
     if not all(Path(path).exists() for one in stages.values() for path in one.outputs):
         return False
     _look_at_sources(params)
@@ -160,7 +160,7 @@ def _reproduce(
     """Runs `dvc repro` below a run of MLflow and returns that; ends the command if it fails."""
     from flows.tracking import pipeline_run
 
-    tree, code = params.model_dump(mode="json", by_alias=True), INTERRUPTED
+    tree, code = params.tree(), INTERRUPTED
     try:
         with pipeline_run("pipeline", tree, params.base.experiment) as run_id:
             if code := dvc("repro", *targets, lock=lock):

@@ -30,15 +30,15 @@ from flows.experiments.summaries import (
     scaling,
     speed,
 )
-from flows.experiments.summaries.common import sound
 from flows.report import Block, Section, Table, Text, cifar10, render
 from flows.report.evaluation import column
 from flows.report.published import published
-from flows.rows.schema import Row, read_rows, timings_path
+from flows.rows.schema import Row, failures, read_rows, sound, timings_path
 from flows.settings import paths
 from flows.settings.images import ImagesSpec
 from flows.settings.trials import TrialsEntry
 from flows.trials import samples
+from flows.trials.statistics import chosen_rows
 from flows.words import counted
 from ghn.files import atomic_path
 
@@ -80,7 +80,7 @@ def summarise(name: str, entry: Entry, rows: Rows, profile: Profile) -> Summary:
     """The summary of an experiment's rows."""
     if not rows:
         return Summary("Nothing was chosen, so nothing was measured.", [])
-    if not any(row["error"] is None for row in rows):
+    if not sound(rows):
         return Summary("Nothing was measured: every row has an error.", [])
     if isinstance(entry, NasEntry):
         return ranking(rows, read_rows(path_of(entry.truth)))
@@ -119,8 +119,8 @@ def _page(
     blocks: list[Block] = [*summary.blocks, setting]
     if (protocol := _protocol(entry)) is not None:
         blocks.append(Text(protocol, "note"))
-    failed = [row for row in rows if row["error"] is not None]
-    for error, count in Counter(row["error"].splitlines()[0] for row in failed).most_common(5):
+    errors = Counter(row["error"].splitlines()[0] for row in failures(rows))
+    for error, count in errors.most_common(5):
         blocks.append(Text(f"{counted(count, 'row')} failed: {error}", "warning"))
     sections = [Section("ours", "Ours", blocks)]
     images = getattr(entry, "images", None)
@@ -148,7 +148,7 @@ def _beside(entry: Entry, rows: Rows) -> Table | None:
         case GeneralisationEntry():
             titled, accuracy = [(row["ghn"], row) for row in sound(rows)], "accuracy"
         case TrialsEntry():
-            chosen = [row for row in sound(rows) if row["selected"]]
+            chosen = chosen_rows(rows)
             titled = [(_trained(row, len(entry.parts)), row) for row in chosen]
             accuracy = "test_accuracy"
         case _:

@@ -73,34 +73,27 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     weights = [str(paths.weights(name)) for name in names]
     yield (
         "sources",
-        {
-            "wdir": "..",
-            "cmd": f"{command} sources{option}",
-            "always_changed": True,  # looks outside of the tree; its output says what changed
-            "deps": [source],
-            "outs": _outs(sources.FILE),
-        },
+        _stage(
+            cmd=f"{command} sources{option}",
+            always_changed=True,  # looks outside of the tree; its output says what changed
+            deps=[source],
+            outs=_outs(sources.FILE),
+        ),
     )
     if names:
         trained_on = [profile.train_config(name).split for name in names]
         recipe = [*shared, *(["train"] if "train" in given else []), "hypernetworks.${item}"]
-        yield (
-            "hypernetwork",
-            {
-                "foreach": names,
-                "do": {
-                    "wdir": "..",
-                    "cmd": f"{command} hypernetwork ${{item}}{option}",
-                    "params": [{source: recipe}],
-                    "deps": [str(sources.FILE), *_splits([*trained_on, "val"]), *PACKAGES],
-                    "outs": _outs(
-                        paths.weights("${item}"),
-                        paths.model("${item}") / hypernetworks.RECIPE_NAME,
-                        persist=True,  # one that is there by the same recipe is not trained again
-                    ),
-                },
-            },
+        one = _stage(
+            cmd=f"{command} hypernetwork ${{item}}{option}",
+            params=[{source: recipe}],
+            deps=[str(sources.FILE), *_splits([*trained_on, "val"]), *PACKAGES],
+            outs=_outs(
+                paths.weights("${item}"),
+                paths.model("${item}") / hypernetworks.RECIPE_NAME,
+                persist=True,  # one that is there by the same recipe is not trained again
+            ),
         )
+        yield "hypernetwork", {"foreach": names, "do": one}
     with_rows = {
         name: entry for name, entry in profile.experiments.items() if entry.kind != "derived"
     }
@@ -110,35 +103,27 @@ def _stages(profile_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         group = ("measured", "compared")[depth] if depth < 2 else f"compared{depth}"
         members = [name for name in with_rows if depths[name] == depth]
         rows = [str(path_of(name)) for name in with_rows if depths[name] < depth]
-        yield (
-            group,
-            {
-                "foreach": members,
-                "do": {
-                    "wdir": "..",
-                    "cmd": f"{command} run ${{item}} --alone{option}",
-                    "params": [{source: [*shared, "experiments.${item}"]}],
-                    "deps": [
-                        str(sources.FILE),
-                        *rows,
-                        *weights,
-                        *_splits(splits),
-                        *PACKAGES,
-                    ],
-                    "outs": _outs(path_of("${item}")),
-                },
-            },
+        one = _stage(
+            cmd=f"{command} run ${{item}} --alone{option}",
+            params=[{source: [*shared, "experiments.${item}"]}],
+            deps=[str(sources.FILE), *rows, *weights, *_splits(splits), *PACKAGES],
+            outs=_outs(path_of("${item}")),
         )
+        yield group, {"foreach": members, "do": one}
     yield (
         "pages",
-        {
-            "wdir": "..",
-            "desc": "A page per table and figure",
-            "cmd": f"{command} report{option}",
-            "deps": [source, *(str(path_of(name)) for name in with_rows), *PACKAGES],
-            "outs": _outs(PAGES),
-        },
+        _stage(
+            desc="A page per table and figure",
+            cmd=f"{command} report{option}",
+            deps=[source, *(str(path_of(name)) for name in with_rows), *PACKAGES],
+            outs=_outs(PAGES),
+        ),
     )
+
+
+def _stage(**fields: object) -> dict[str, object]:
+    """A stage that runs in the root of the tree; DVC begins at the file's directory."""
+    return {"wdir": "..", **fields}
 
 
 def _depths(profile: Profile) -> dict[str, int]:

@@ -30,6 +30,7 @@ from flows.settings import paths
 from flows.tracking import pipeline_run, stage_run
 from flows.tracking.client import client
 from flows.tracking.events import champion_drifted
+from flows.words import now
 from ghn.errors import UnreachableError
 
 Variant = Literal[
@@ -197,15 +198,9 @@ def reevaluate(
         fresh = evaluated_anew(workspace.directory)
     found = drift(fresh, registered)
     row: dict[str, Any] = {"version": number, **found.row()}
-    mlflow_client = client()
-    for key, value in {
-        **row,
-        "drifted": found.drifted,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }.items():
-        mlflow_client.set_model_version_tag(
-            model, number, f"reevaluation.{str(key).replace(' ', '_')}", str(value)
-        )
+    noted = {**row, "drifted": found.drifted, "time": now()}
+    tags = {f"reevaluation.{key.replace(' ', '_')}": value for key, value in noted.items()}
+    lookup.set_tags(client(), model, number, tags)
     link = mlflow_links(parent_run, mlflow_experiment).get("evaluate", "")
     shown = {**row, "MLflow run": link}
     create_table_artifact(

@@ -24,7 +24,7 @@ def stages(root: Path = ROOT) -> list[str]:
     Errors are left to the flow, which has a log for them.
     """
     try:
-        tree = load_params(root / PARAMS_FILE).model_dump(mode="json", by_alias=True)
+        tree = load_params(root / PARAMS_FILE).tree()
         names = list(read_stages(tree, root / "dvc.yaml"))
     except (ConfigError, KeyError):
         return []

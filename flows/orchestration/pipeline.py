@@ -114,7 +114,7 @@ def _run(
     workspace: Workspace, targets: Sequence[str], only: bool, train_in: str | None
 ) -> dict[str, str]:
     params = load_params(workspace.directory / PARAMS_FILE)
-    tree = params.model_dump(mode="json", by_alias=True)
+    tree = params.tree()
     stages = read_stages(tree, workspace.directory / "dvc.yaml")
     before = upstream(stages)
     order = needed(before, targets)

@@ -135,7 +135,7 @@ def experiment(
 
 def _key(root: Path, overrides: Mapping[str, Any], profile: str | None) -> str:
     """Identifies the parameters: those of the tree, with the profile, and what overrides them."""
-    tree = load_params(root / PARAMS_FILE, profile).model_dump(mode="json", by_alias=True)
+    tree = load_params(root / PARAMS_FILE, profile).tree()
     text = json.dumps([tree, overrides], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -175,7 +175,7 @@ def _copy_uncached(root: Path, directory: Path) -> None:
     """Metrics and plots of the tree that are not in DVC's cache, and in git only as of the last
     commit.
     """
-    tree = load_params(root / PARAMS_FILE).model_dump(mode="json", by_alias=True)
+    tree = load_params(root / PARAMS_FILE).tree()
     for stage in read_stages(tree, root / "dvc.yaml").values():
         for path in stage.uncached:
             if (root / path).is_file():

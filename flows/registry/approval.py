@@ -8,9 +8,9 @@ promote`.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from flows.registry.lookup import set_tags
 from flows.registry.promotion import (
     Decision,
     already_champion,
@@ -21,6 +21,7 @@ from flows.registry.promotion import (
 )
 from flows.tracking.client import client
 from flows.tracking.events import challenger_waits
+from flows.words import now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,7 +70,7 @@ def approve(name: str, number: str, by: str, reason: str) -> Decision:
     """
     mlflow_client = client(create=False)
     decision = promote(name, number, mlflow_client=mlflow_client)
-    _note(mlflow_client, name, number, {"answer": "approved", "by": by, "comment": reason})
+    _note(mlflow_client, name, number, "approved", by, reason)
     return decision
 
 
@@ -84,11 +85,13 @@ def refuse(name: str, number: str, by: str, reason: str) -> Decision:
         mlflow_client.set_model_version_tag(name, number, "promotion.decision", "refused")
         against = candidate.tags.get("promotion.against", "")
         decision = Decision(False, number, against, None, f"{by} refused")
-    _note(mlflow_client, name, number, {"answer": "refused", "by": by, "comment": reason})
+    _note(mlflow_client, name, number, "refused", by, reason)
     return decision
 
 
-def _note(mlflow_client: MlflowClient, name: str, number: str, said: dict[str, str]) -> None:
-    time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for key, value in {**said, "time": time_}.items():
-        mlflow_client.set_model_version_tag(name, number, f"approval.{key}", value)
+def _note(
+    mlflow_client: MlflowClient, name: str, number: str, answer: str, by: str, comment: str
+) -> None:
+    said = {"answer": answer, "by": by, "comment": comment, "time": now()}
+    tags = {f"approval.{key}": value for key, value in said.items()}
+    set_tags(mlflow_client, name, number, tags)

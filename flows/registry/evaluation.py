@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from flows.registry.comparison import Bools, Comparison, compare
 from flows.registry.lookup import RegistryError
 from flows.rows.answers import matrix
-from flows.rows.schema import read_rows
+from flows.rows.schema import read_rows, sound
 from flows.settings import paths
 from flows.tracking.client import client
 from ghn.errors import DamagedFileError
@@ -116,7 +116,7 @@ def read_evaluation(path: str | Path, hashes: Mapping[str, str] | None = None) -
         DamagedFileError: the file cannot be read.
     """
     rows = sorted(read_rows(path), key=lambda row: str(row["architecture"]))
-    good = [row for row in rows if row["error"] is None]
+    good = sound(rows)
     if not good:
         raise RegistryError("no architecture was evaluated without error")
     if any(row.get("correct") is None or row.get("settings") is None for row in good):

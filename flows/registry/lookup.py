@@ -1,4 +1,4 @@
-"""Look-ups in the MLflow registry: versions by tag, hash, number and alias, and their weights."""
+"""Versions in the MLflow registry: by tag, hash, number and alias; their weights and tags."""
 
 from __future__ import annotations
 
@@ -121,6 +121,14 @@ def find(name: str, version: str, mlflow_client: MlflowClient | None = None) -> 
             f"model {name} has no version {version}; `ghn registry list {name}` shows what there is"
         )
     return found
+
+
+def set_tags(
+    mlflow_client: MlflowClient, name: str, number: str, tags: Mapping[str, object]
+) -> None:
+    """Sets tags of a version, in their order."""
+    for key, value in tags.items():
+        mlflow_client.set_model_version_tag(name, number, key, str(value))
 
 
 def describe(name: str, found: Sequence[ModelVersion]) -> list[dict[str, str]]:

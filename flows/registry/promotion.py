@@ -12,15 +12,23 @@ somebody has decided, by a roll-back or a refusal, only somebody changes.
 from __future__ import annotations
 
 import getpass
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flows.registry.comparison import MIN_ARCHITECTURES, MIN_IMAGES, Comparison
 from flows.registry.evaluation import TORCHVISION, Evaluation, evaluation_of
-from flows.registry.lookup import CHALLENGER, CHAMPION, RegistryError, by_alias, find, numbered
+from flows.registry.lookup import (
+    CHALLENGER,
+    CHAMPION,
+    RegistryError,
+    by_alias,
+    find,
+    numbered,
+    set_tags,
+)
 from flows.tracking.client import client
 from flows.tracking.events import champion_changed
+from flows.words import now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +74,7 @@ class Decision:
             "promotion.against": self.against,
             "promotion.reason": self.reason,
             "promotion.metric": "mean accuracy on the deciding half of the images, untrained",
-            "promotion.time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "promotion.time": now(),
         }
         if (c := self.comparison) is not None:
             tags |= {
@@ -169,8 +177,7 @@ def promote(
             decision = replace(decision, promoted=True, reason=reason)
         if _settled(mlflow_client, name, decision, champion):
             break
-    for key, value in decision.tags().items():
-        mlflow_client.set_model_version_tag(name, version, key, value)
+    set_tags(mlflow_client, name, version, decision.tags())
     if decision.promoted:
         champion_changed(name, version, decision.reason)
     return decision
@@ -275,12 +282,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
             " rolled back: there is none to go back to"
         )
     mlflow_client.set_registered_model_alias(name, CHAMPION, previous)
-    mlflow_client.set_model_version_tag(
-        name, str(champion.version), "promotion.decision", "rolled back"
-    )
-    mlflow_client.set_model_version_tag(
-        name, str(champion.version), "promotion.rollback_reason", reason
-    )
+    said = {"promotion.decision": "rolled back", "promotion.rollback_reason": reason}
+    set_tags(mlflow_client, name, str(champion.version), said)
     champion_changed(name, previous, f"rolled back from version {champion.version}: {reason}")
     return str(champion.version), previous
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.registry.approval import hold
 from flows.registry.evaluation import EVALUATION_RUN, read_evaluation
 from flows.registry.logged import LOGGED_MODEL, link, log_model, log_table, note_version
-from flows.registry.lookup import RegistryError, by_alias, versions
+from flows.registry.lookup import RegistryError, by_alias, set_tags, versions
 from flows.registry.promotion import promote
 from flows.rows.provenance import dvc_hash
 from flows.settings import paths
@@ -68,8 +68,7 @@ def register(mlflow_client: MlflowClient, run_id: str, op: Op) -> None:
         number = str(known.version)
         if evaluation.exists():
             tags |= {EVALUATION_RUN: run_id}
-        for key, value in tags.items():
-            mlflow_client.set_model_version_tag(name, number, key, value)
+        set_tags(mlflow_client, name, number, tags)
         print(f"{name} version {number} has these weights already: there is no second version")
     if is_latest:
         mlflow_client.set_registered_model_alias(name, op["alias"], number)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Section, Table, Text
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 from flows.words import percent, plus_minus, spread
 
 SPLIT_TITLES = {
@@ -82,7 +82,7 @@ class Setting:
 
 def good(rows: Sequence[Row], *splits: str) -> list[Row]:
     """Rows without an error, of `splits`."""
-    return [row for row in rows if row["error"] is None and row["split"] in splits]
+    return [row for row in sound(rows) if row["split"] in splits]
 
 
 def column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from flows.report import figures
 from flows.report.blocks import Figure, Section, Table, Text
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
-from flows.report.torchvision import best_finetuned
 from flows.rows.schema import Row
 from flows.settings.inits import RANDOM
+from flows.trials.statistics import per_architecture
 from flows.words import percent, spread
 
 
@@ -36,7 +36,7 @@ def families(
     of_family: dict[str, list[Row]] = defaultdict(list)
     for row in members:
         of_family[family_of(row)].append(row)
-    tuned = best_finetuned(finetuned)
+    tuned = [per_architecture(finetuned, init) for init in (ghn, RANDOM)]
     cells: list[list[str | None]] = []
     near_chance = []
     shown: dict[str, tuple[float, float]] = {}
@@ -46,10 +46,10 @@ def families(
             near_chance.append(family)
         shown[family] = float(predicted.mean()), float(column(rows, "randinit_accuracy").mean())
         names = [row["architecture"] for row in rows]
-        both = [name for name in names if (name, ghn) in tuned and (name, RANDOM) in tuned]
+        both = [name for name in names if all(name in found for found in tuned)]
         means = [
-            percent(sum(tuned[name, init] for name in both) / len(both)) if both else None
-            for init in (ghn, RANDOM)
+            percent(sum(found[name] for name in both) / len(both)) if both else None
+            for found in tuned
         ]
         cells.append(
             [

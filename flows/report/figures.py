@@ -208,7 +208,6 @@ def scatter(
     x_label: str,
     y_label: str,
     *,
-    log: bool = False,
     equal: bool = False,
 ) -> str:
     """Points of each series, the smaller the more there are; `equal`: both axes are accuracies from
@@ -228,8 +227,6 @@ def scatter(
                 label=name,
                 marker=_MARKERS[number % len(_MARKERS)],
             )
-        if log:
-            axes.set(xscale="log", yscale="log")
         axes.set(xlabel=x_label, ylabel=y_label)
         if equal:
             end = max(value for pair in points.values() for side in pair for value in side)
@@ -273,31 +270,25 @@ def _svg(draw: Any, title: str, size: tuple[float, float] = _SIZE) -> str:
     """Runs `draw` on fresh axes and returns the SVG element. `size` is in inches."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
         canvas = Canvas(figsize=size, layout="constrained")
-        FigureCanvasSVG(canvas)
         axes = canvas.add_subplot()
         axes.set_title(title)
         draw(axes)
-        buffer = io.StringIO()
-        canvas.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    return _for_the_page(buffer.getvalue(), title)
+        return _for_the_page(canvas, title)
 
 
 def graph(shown: Drawable, title: str) -> str:
     """The picture of a graph (`ghn.graph.draw`) with the page's colour of text."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
         canvas = draw_graph(shown, labels=False, title=" ")  # the page says it below
-        FigureCanvasSVG(canvas)
-        buffer = io.StringIO()
-        canvas.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    return _for_the_page(buffer.getvalue(), title)
+        return _for_the_page(canvas, title)
 
 
-def _for_the_page(svg: str, title: str) -> str:
-    """The element alone, as wide as its place, with ids of its own and the page's colours."""
+def _for_the_page(canvas: Canvas, title: str) -> str:
+    """The SVG element alone, as wide as its place, with ids of its own and the page's colours."""
+    FigureCanvasSVG(canvas)
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

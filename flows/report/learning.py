@@ -13,7 +13,7 @@ from flows.report.evaluation import SPLIT_TITLES, Setting
 from flows.report.inits import in_order, init_name
 from flows.rows.schema import Row
 from flows.settings.inits import RANDOM
-from flows.trials.statistics import compare, held, per_architecture
+from flows.trials.statistics import chosen_rows, compare, held, per_architecture
 from flows.words import counted, percent, spread
 
 
@@ -98,10 +98,11 @@ def finetuning(
     """Accuracy per step from predicted parameters (those by `ghn`) and from others, at each one's
     best learning rate.
     """
-    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    chosen = chosen_rows(rows)
     if not chosen:
         return Section("finetuning", "Fine-tuning", [Text("No fine-tuning was run.", "warning")])
-    panels, cells = [], []
+    panels: list[Figure] = []
+    cells: list[list[str | None]] = []
     inits = in_order((row["ghn"] for row in chosen), ghn)
     steps = sorted({step for row in chosen for step in row["step"]})
     half = min(range(len(steps)), key=lambda place: abs(2 * steps[place] - steps[-1]))
@@ -110,33 +111,14 @@ def finetuning(
         members = [row for row in chosen if row["split"] == split]
         series = []
         for colour, init in enumerate(inits):
-            runs = [row for row in members if row["ghn"] == init]
-            if not runs:
+            if not (runs := [row for row in members if row["ghn"] == init]):
                 continue
-            values = np.array([held(row, steps) for row in runs])
-            series.append(
-                figures.Series(
-                    init_name(init, ghn),
-                    steps,
-                    values.mean(0).tolist(),
-                    values.std(0).tolist(),
-                    colour,
-                )
-            )
-            title = f"{SPLIT_TITLES[split]}, {init_name(init, ghn)}"
-            cells.append([title, *_ends(runs, [spread(values[:, place]) for place in shown])])
-        n = len({row["architecture"] for row in members})
-        svg = figures.lines(
-            series,
-            f"{SPLIT_TITLES[split]}: {counted(n, 'network')}",
-            "SGD step",
-            "validation accuracy",
-            chance=setting.chance,
-        )
-        ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
-        panels.append(
-            Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
-        )
+            values, name = np.array([held(row, steps) for row in runs]), init_name(init, ghn)
+            mean, band = values.mean(0).tolist(), values.std(0).tolist()
+            series.append(figures.Series(name, steps, mean, band, colour))
+            along = [spread(values[:, place]) for place in shown]
+            cells.append([f"{SPLIT_TITLES[split]}, {name}", *_ends(runs, along)])
+        panels.append(_curves(split, members, series, setting))
     blocks: list[Block] = [
         Text(
             "What predicted parameters are for: training that starts from them. Each network is"
@@ -165,6 +147,17 @@ def finetuning(
         _protocol(rows, chosen, published),
     ]
     return Section("finetuning", "Fine-tuning", blocks)
+
+
+def _curves(
+    split: str, members: Sequence[Row], series: Sequence[figures.Series], setting: Setting
+) -> Figure:
+    """The panel of a split: a line per initialisation."""
+    n = len({row["architecture"] for row in members})
+    title = f"{SPLIT_TITLES[split]}: {counted(n, 'network')}"
+    svg = figures.lines(series, title, "SGD step", "validation accuracy", chance=setting.chance)
+    ends = "; ".join(f"{entry.name} ends at {percent(entry.y[-1])}" for entry in series)
+    return Figure(svg, "", f"Validation accuracy over fine-tuning steps, split {split}: {ends}.")
 
 
 def _ends(runs: Sequence[Row], along: Sequence[str]) -> list[str | None]:
@@ -203,8 +196,7 @@ def by_network(rows: Sequence[Row], ghn: str, when: str) -> list[Block]:
     """A point per network: test accuracy from random parameters against that from predicted, which
     are those by `ghn`; `when` ends the title.
     """
-    good = [row for row in rows if row["error"] is None]
-    predicted, random = (per_architecture(good, init) for init in (ghn, RANDOM))
+    predicted, random = (per_architecture(rows, init) for init in (ghn, RANDOM))
     names = [name for name in predicted if name in random]
     if len(names) < 2:
         return []
@@ -229,9 +221,8 @@ def comparisons(rows: Sequence[Row], ghn: str) -> list[Block]:
     architectures.
     """
     sentences: list[Block] = []
-    good = [row for row in rows if row["error"] is None]
-    for other in in_order((row["ghn"] for row in good), ghn):
-        result = compare(good, ghn, other)
+    for other in in_order((row["ghn"] for row in rows), ghn):
+        result = compare(rows, ghn, other)
         if other != ghn and result is not None:
             sentences.append(
                 Text(

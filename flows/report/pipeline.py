@@ -12,7 +12,7 @@ from html import escape
 
 from flows.report.blocks import Figure, Section, Text
 from flows.report.evaluation import DEEPNETS, Setting, column, good
-from flows.rows.schema import Row
+from flows.rows.schema import Row, failures
 from flows.settings.inits import RANDOM
 from flows.trials.statistics import compare
 from flows.words import counted, percent
@@ -231,7 +231,7 @@ def _measured(evaluated: Sequence[Row]) -> str:
 def _networks(rows: Sequence[Row]) -> str:
     """How many there are, and how many of them failed."""
     names = {row["architecture"] for row in rows}
-    failed = {row["architecture"] for row in rows if row["error"] is not None}
+    failed = {row["architecture"] for row in failures(rows)}
     if failed:
         return f"{len(names):,}, {len(failed):,} failed"
     return counted(len(names), "network")
@@ -257,7 +257,7 @@ def _untrained(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _gain(rows: Sequence[Row], ghn: str) -> tuple[str, str]:
     """Points of test accuracy over random parameters."""
-    result = compare([row for row in rows if row["error"] is None], ghn, RANDOM)
+    result = compare(rows, ghn, RANDOM)
     if result is None:
         return "not measured", _networks(rows) if rows else ""
     return f"{100 * result.mean_difference:+.1f} points", _networks(rows)

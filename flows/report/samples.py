@@ -13,7 +13,7 @@ from flows.report import figures
 from flows.report.blocks import Block, Figure, Panels, Picture, Pictures, Section, Text
 from flows.report.inits import in_order, init_name
 from flows.report.pictures import filter_grid, png
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 from ghn.graph import Graph
 
 
@@ -22,7 +22,7 @@ def first_filters(rows: Sequence[Row], ghn: str) -> Section | None:
 
     Of a torchvision network, where there is one, and of one of DeepNets-1M.
     """
-    kept = [row for row in rows if row["error"] is None and row.get("filters")]
+    kept = [row for row in sound(rows) if row.get("filters")]
     if not kept:
         return None
     blocks: list[Block] = [
@@ -70,7 +70,7 @@ def sample_images(rows: Sequence[Row], classes: Sequence[str], ghn: str) -> Sect
     """Test images with the classes that a network gives them before and after fine-tuning; None
     where none are kept.
     """
-    kept = [row for row in rows if row["error"] is None and row.get("sample_images")]
+    kept = [row for row in sound(rows) if row.get("sample_images")]
     if not kept:
         return None
     architecture = _two(kept)[0]

@@ -12,6 +12,7 @@ from flows.report.blocks import Block, Section, Table, Text
 from flows.report.evaluation import Setting, column, good
 from flows.rows.schema import Row
 from flows.settings.inits import RANDOM
+from flows.trials.statistics import per_architecture
 from flows.words import measured, percent, spread
 from ghn.analysis import kendall_tau
 
@@ -34,32 +35,11 @@ def torchvision_table(
     setting: Setting,
 ) -> Section:
     """The 74 models of table 20, ours beside the published numbers."""
-    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
-    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
     models: Mapping[str, Mapping[str, float]] = published["models"]
-    tuned = best_finetuned(finetuned)
-    cells: list[list[str | None]] = []
-    for name in models:
-        row, facts = of_model.get(name), models[name]
-        if row is None:
-            continue
-        failed = row["error"] is not None
-        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
-        cells.append(
-            [
-                name,
-                f"{parameters / 1e6:.1f}" if parameters else None,
-                "error" if failed else measured(row["accuracy"], row["images"]),
-                None if failed else measured(row["randinit_accuracy"], row["images"]),
-                *(
-                    percent(tuned[key]) if (key := (name, init)) in tuned else None
-                    for init in (ghn, RANDOM)
-                ),
-                *(percent(facts[key] / 100, 2) for key in PUBLISHED.values()),
-            ]
-        )
-    ours = column(good(rows, "torchvision"), "accuracy")
-    shared = [row for row in good(rows, "torchvision") if row["architecture"] in models]
+    tuned = [per_architecture(finetuned, init) for init in (ghn, RANDOM)]
+    evaluated = good(rows, "torchvision")
+    ours = column(evaluated, "accuracy")
+    shared = [row for row in evaluated if row["architecture"] in models]
     blocks: list[Block] = [
         Text(
             (
@@ -80,7 +60,7 @@ def torchvision_table(
                 "random, fine-tuned",
                 *PUBLISHED,
             ],
-            cells,
+            _by_model(rows, predictions, tuned, models),
             "As table 20 of the paper, in its order. ±: one standard error, of the few images that"
             " a network is measured on. A click on a title sorts.",
             groups=[
@@ -98,32 +78,53 @@ def torchvision_table(
         ),
     ]
     if len(shared) > 2:
-        blocks.insert(2, _last_rows(shared, models, tuned, ghn, setting))
+        blocks.insert(2, _last_rows(shared, models, tuned, setting))
     return Section("torchvision", "The 74 models of torchvision", blocks)
 
 
-def best_finetuned(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """Test accuracy after fine-tuning by (architecture, initialisation), the mean over seeds."""
-    values: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if row["error"] is None and row.get("selected") and row.get("test_accuracy") is not None:
-            values.setdefault((row["architecture"], row["ghn"]), []).append(row["test_accuracy"])
-    return {key: float(np.mean(found)) for key, found in values.items()}
+def _by_model(
+    rows: Sequence[Row],
+    predictions: Sequence[Row],
+    tuned: Sequence[Mapping[str, float]],
+    models: Mapping[str, Mapping[str, float]],
+) -> list[list[str | None]]:
+    """The cells of each model that has a row, in the order of the paper."""
+    of_model = {row["architecture"]: row for row in rows if row["split"] == "torchvision"}
+    size = {row["architecture"]: row for row in predictions if row["split"] == "torchvision"}
+    cells: list[list[str | None]] = []
+    for name, facts in models.items():
+        if (row := of_model.get(name)) is None:
+            continue
+        failed = row["error"] is not None
+        parameters = size.get(name, {}).get("parameters") or row.get("parameters")
+        cells.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}" if parameters else None,
+                "error" if failed else measured(row["accuracy"], row["images"]),
+                None if failed else measured(row["randinit_accuracy"], row["images"]),
+                *(percent(found[name]) if name in found else None for found in tuned),
+                *(percent(facts[key] / 100, 2) for key in PUBLISHED.values()),
+            ]
+        )
+    return cells
 
 
 def _last_rows(
     shared: Sequence[Row],
     models: Mapping[str, Mapping[str, float]],
-    tuned: Mapping[tuple[str, str], float],
-    ghn: str,
+    tuned: Sequence[Mapping[str, float]],
     setting: Setting,
 ) -> Table:
     """Means, and Kendall's tau of each column with the first published and with our first one."""
+    predicted, random = (
+        {name: value for name, value in found.items() if name in models} for found in tuned
+    )
     columns = {
         f"{setting.images}, predicted": {r["architecture"]: r["accuracy"] for r in shared},
         f"{setting.images}, random": {r["architecture"]: r["randinit_accuracy"] for r in shared},
-        f"{setting.images}, predicted, fine-tuned": _of(tuned, ghn, models),
-        f"{setting.images}, random, fine-tuned": _of(tuned, RANDOM, models),
+        f"{setting.images}, predicted, fine-tuned": predicted,
+        f"{setting.images}, random, fine-tuned": random,
     } | {
         f"published, {title}": {name: facts[key] / 100 for name, facts in models.items()}
         for title, key in PUBLISHED.items()
@@ -131,7 +132,7 @@ def _last_rows(
     first, ours = columns["published, GHN-3"], columns[f"{setting.images}, predicted"]
     cells: list[list[str | None]] = [
         [title, str(len(found)), spread(np.array(list(found.values())), 2),
-         _tau(found, first), _tau(found, ours)]
+         tau(found, first), tau(found, ours)]
         for title, found in columns.items()
         if found
     ]  # fmt: skip
@@ -140,16 +141,10 @@ def _last_rows(
     return Table(header, cells, caption)
 
 
-def _of(
-    tuned: Mapping[tuple[str, str], float], init: str, models: Mapping[str, object]
-) -> dict[str, float]:
-    return {name: value for (name, own), value in tuned.items() if own == init and name in models}
-
-
-def _tau(one: Mapping[str, float], other: Mapping[str, float]) -> str | None:
-    """Over the models that both have; None where that says nothing."""
+def tau(one: Mapping[str, float], other: Mapping[str, float]) -> str | None:
+    """Kendall's tau over the networks that both have, as text; None where that says nothing."""
     names = [name for name in one if name in other]
     if len(names) < 3:
         return None
-    tau = kendall_tau([one[name] for name in names], [other[name] for name in names])
-    return f"{tau:.2f}" if math.isfinite(tau) else None
+    found = kendall_tau([one[name] for name in names], [other[name] for name in names])
+    return f"{found:.2f}" if math.isfinite(found) else None

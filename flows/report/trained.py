@@ -10,6 +10,7 @@ from flows.report.evaluation import Setting
 from flows.rows.schema import Row
 from flows.settings.population import DEEPNETS
 from flows.settings.train import TrainStageConfig
+from flows.trials.statistics import chosen_rows
 from ghn.architectures.own import is_own
 
 
@@ -44,7 +45,7 @@ def trained_on(
         ],
     ]
     for what, found in (("fine-tuning", finetuned), ("transfer", transferred)):
-        chosen = [row for row in found if row["error"] is None and row.get("selected")]
+        chosen = chosen_rows(found)
         if not chosen:
             continue
         first, networks = chosen[0], {row["architecture"] for row in chosen}

@@ -12,12 +12,13 @@ from flows.report.blocks import Section, Table, Text
 from flows.report.inits import in_order, init_name, seen_before
 from flows.report.learning import by_network, comparisons
 from flows.rows.schema import Row
+from flows.trials.statistics import chosen_rows
 from flows.words import spread
 
 
 def transfer(rows: Sequence[Row], ghn: str, published: Mapping[str, Any]) -> Section:
     """Few-shot transfer to another data set (table 7); predicted parameters are those by `ghn`."""
-    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    chosen = chosen_rows(rows)
     if not chosen:
         reasons = sorted({row["error"] for row in rows if row["error"]})
         text = f"No transfer was measured{': ' + reasons[0] if reasons else ''}."

@@ -15,10 +15,10 @@ from flows.report.blocks import Section, Table
 from flows.report.evaluation import DEEPNETS, SPLIT_TITLES, Setting, column, good
 from flows.report.inits import seen_before
 from flows.rows.answers import matrix
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 from flows.settings.inits import RANDOM
 from flows.settings.report import Targets
-from flows.trials.statistics import Comparison, compare, held
+from flows.trials.statistics import Comparison, chosen_rows, compare, held
 from flows.words import counted, percent, plus_minus
 
 NO_DIFFERENCE = "made no clear difference to"
@@ -52,11 +52,11 @@ def first_sentence(
     """Whether predicted parameters helped fine-tuning and transfer, and what is missed."""
     verbs, told = [], []
     for rows, what in ((finetuned, "fine-tuning on"), (transferred, "transfer to")):
-        sound = [row for row in rows if row["error"] is None]
-        if (result := compare(sound, ghn, RANDOM)) is not None:
+        if (result := compare(rows, ghn, RANDOM)) is not None:
             verbs.append(_verb(result))
-            seen = ", images it has been trained on before" if seen_before(sound[0]) else ""
-            told.append(f"{what} {sound[0]['images']}{seen} ({_numbers(result)})")
+            first = sound(rows)[0]
+            seen = ", images it has been trained on before" if seen_before(first) else ""
+            told.append(f"{what} {first['images']}{seen} ({_numbers(result)})")
     if not told:
         sentence = "Whether predicted parameters help training was not measured"
     elif len(set(verbs)) == 1:
@@ -129,8 +129,7 @@ def _accuracies(targets: Targets, evaluated: Sequence[Row]) -> Iterator[Judged]:
 
 def _of_finetuning(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[Judged]:
     wanted = targets.finetuning
-    sound = [row for row in rows if row["error"] is None]
-    result = compare(sound, ghn, RANDOM)
+    result = compare(rows, ghn, RANDOM)
     if result is None:
         yield Judged("fine-tuning", _points(wanted.points), "not compared", False)
         return
@@ -153,7 +152,7 @@ def _of_finetuning(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[
     yield Judged(
         "networks compared", str(wanted.networks), str(result.n), result.n >= wanted.networks
     )
-    behind = [step for step, gap in gaps(sound, ghn).items() if not gap > 0]
+    behind = [step for step, gap in gaps(rows, ghn).items() if not gap > 0]
     yield Judged(
         "ahead along training",
         "at every step",
@@ -166,7 +165,7 @@ def gaps(rows: Sequence[Row], ghn: str) -> dict[int, float]:
     """Mean validation accuracy of predicted minus that of random parameters, by step, over the
     networks that have both.
     """
-    chosen = [row for row in rows if row.get("selected")]
+    chosen = chosen_rows(rows)
     predicted, random = (
         {row["architecture"] for row in chosen if row["ghn"] == init} for init in (ghn, RANDOM)
     )
@@ -180,8 +179,7 @@ def gaps(rows: Sequence[Row], ghn: str) -> dict[int, float]:
 
 
 def _of_transfer(targets: Targets, ghn: str, rows: Sequence[Row]) -> Iterator[Judged]:
-    sound = [row for row in rows if row["error"] is None]
-    result = compare(sound, ghn, RANDOM)
+    result = compare(rows, ghn, RANDOM)
     if result is None:
         yield Judged("transfer", "not behind", "not compared", False)
         return

@@ -132,8 +132,3 @@ class _Numbered(Generic[Item]):
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip()[:_LONGEST_ERROR]
-
-
-def failures(rows: Sequence[Row]) -> list[Row]:
-    """The rows with an error."""
-    return [row for row in rows if row["error"] is not None]

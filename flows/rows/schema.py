@@ -135,6 +135,16 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
     return rows
 
 
+def sound(rows: Iterable[Row]) -> list[Row]:
+    """The rows without an error."""
+    return [row for row in rows if row["error"] is None]
+
+
+def failures(rows: Iterable[Row]) -> list[Row]:
+    """The rows with an error."""
+    return [row for row in rows if row["error"] is not None]
+
+
 def finite(value: float | None) -> float | None:
     """`value`, or None where it is not a finite number (JSON has no NaN, and a mean should not
     become one).

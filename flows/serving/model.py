@@ -105,15 +105,12 @@ class HypernetworkModel(PythonModel):
 
         architecture = str(row["architecture"])
         classes, image_size = (_whole(row[name], name) for name in ("classes", "image_size"))
-        dtype = {
-            "float32": torch.float32,
-            "float16": torch.float16,
-            "bfloat16": torch.bfloat16,
-        }.get(options["dtype"])
-        if dtype is None:
+        if options["dtype"] not in ("float32", "float16", "bfloat16"):
             raise ConfigError(f"dtype={options['dtype']!r}: float32, float16 or bfloat16")
         if options["delivery"] not in ("inline", "path"):
             raise ConfigError(f"delivery={options['delivery']!r}: inline or path")
+        dtype: torch.dtype = getattr(torch, options["dtype"])
+        inline = options["delivery"] == "inline"
         self._check(
             "max_description_characters", "the description has", len(architecture), "characters"
         )
@@ -124,7 +121,7 @@ class HypernetworkModel(PythonModel):
         statistics = sum(tensor.numel() for tensor in shapes.buffers())
         self._check("max_parameters", "the network has", parameters, "parameters")
         self._check("max_parameters", "its statistics have", statistics, "numbers")
-        if options["delivery"] == "inline":
+        if inline:
             advice = "bytes inline; ask for delivery 'path' or a smaller dtype"
             size = inline_bytes + (parameters + statistics) * dtype.itemsize
             self._check("max_inline_bytes", "the parameters have", size, advice)
@@ -154,7 +151,6 @@ class HypernetworkModel(PythonModel):
             {"request": json.dumps(request, sort_keys=True)},
         )
         digest = sha256(data).hexdigest()
-        inline = options["delivery"] == "inline"
         return {
             "architecture": architecture,
             "parameters": parameters,

@@ -31,9 +31,9 @@ from flows.rows.answers import pack
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
-from flows.rows.engine import Work, failures
+from flows.rows.engine import Work
 from flows.rows.metrics import write_metrics
-from flows.rows.schema import Row, identity, write_rows
+from flows.rows.schema import Row, failures, identity, sound, write_rows
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
@@ -163,7 +163,7 @@ def run(
     write_rows(paths.EVALUATION, rows, COLUMNS)
     summary = summarise(rows, 1 / measure.images.num_classes)
     write_summary(summary, rows, evaluate.bins)
-    good = [row for row in rows if row["error"] is None]
+    good = sound(rows)
     write_metrics(
         "evaluate",
         {
@@ -235,7 +235,7 @@ def summarise(rows: Sequence[Row], chance: float) -> dict[str, dict[str, float]]
     """
     summary: dict[str, dict[str, float]] = {}
     for split, members in _by_split(rows).items():
-        good = [row for row in members if row["error"] is None]
+        good = sound(members)
         entry: dict[str, float] = {
             "architectures": len(members),
             "errors": len(failures(members)),
@@ -260,7 +260,7 @@ def write_summary(summary: dict[str, dict[str, float]], rows: Sequence[Row], bin
     edges = np.linspace(0, 1, bins + 1)
     lines = ["split,init,accuracy,architectures"]
     for split, found in _by_split(rows).items():
-        members = [row for row in found if row["error"] is None]
+        members = sound(found)
         for init, column in (("predicted", "accuracy"), ("random", "randinit_accuracy")):
             counts, _ = np.histogram([row[column] for row in members], edges)
             lines += [

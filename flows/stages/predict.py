@@ -24,9 +24,9 @@ from flows.networks.targets import Target, targets
 from flows.rows.cache import RowCache
 from flows.rows.code import code_digest
 from flows.rows.digest import digest, file_digest
-from flows.rows.engine import Work, failures
+from flows.rows.engine import Work
 from flows.rows.metrics import write_metrics
-from flows.rows.schema import Row, identity, write_rows
+from flows.rows.schema import Row, failures, identity, sound, write_rows
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.base import BaseConfig
@@ -136,7 +136,7 @@ def run(
         rows = work.rows(cache, fanout, is_whole=_saved)
     write_rows(paths.PREDICTIONS, rows, COLUMNS)
     _keep_only({row["file"] for row in rows if row.get("file") is not None})
-    good = [row for row in rows if row["error"] is None]
+    good = sound(rows)
     stage.log_metrics(
         {
             "architectures": len(rows),

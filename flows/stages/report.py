@@ -32,7 +32,7 @@ from flows.report.published import published
 from flows.report.rows import as_csv
 from flows.report.trained import trained_on
 from flows.rows.provenance import dvc_hash
-from flows.rows.schema import Row, read_rows
+from flows.rows.schema import Row, failures, read_rows, sound
 from flows.settings import paths
 from flows.settings.base import BaseConfig
 from flows.settings.images import ImagesConfig
@@ -149,7 +149,7 @@ def setting_of(
     from ghn import from_pretrained
 
     weights = from_pretrained(paths.weights(base.ghn))
-    measured = [row["images"] for row in evaluated if row["error"] is None] or [0]
+    measured = [row["images"] for row in sound(evaluated)] or [0]
     split = open_split(paths.DEEPNETS, train.split)
     test = load_split(images, base.seed, "test")
     setting = Setting(
@@ -194,8 +194,7 @@ def tiles(tables: Mapping[str, Sequence[Row]], ghn: str) -> list[tuple[str, str,
     """
     found = []
     for name, title in (("finetune", "fine-tuned"), ("transfer", "transferred")):
-        sound = [row for row in tables[name] if row["error"] is None]
-        if (result := compare(sound, ghn, RANDOM)) is not None:
+        if (result := compare(tables[name], ghn, RANDOM)) is not None:
             interval = f"95 %: {100 * result.low:+.1f} to {100 * result.high:+.1f}"
             over = f"points over random parameters, {title} ({result.n})"
             found.append((f"{100 * result.mean_difference:+.1f}", over, interval))
@@ -216,7 +215,7 @@ def tiles(tables: Mapping[str, Sequence[Row]], ghn: str) -> list[tuple[str, str,
         )
     if any(tables.values()):
         rows = [row for members in tables.values() for row in members]
-        failed = sum(row["error"] is not None for row in rows)
+        failed = len(failures(rows))
         found.append((f"{len(rows) - failed:,}", "measurements", f"{failed} failed"))
     return found
 

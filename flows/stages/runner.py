@@ -53,7 +53,7 @@ def run_stage(name: str, label: str | None = None, **options: Any) -> None:
 
     require_own_code(Path.cwd())
     params = load_params()
-    tree = params.model_dump(mode="json", by_alias=True)
+    tree = params.tree()
     if name != "train":
         wanted = params.base.device if name in ON_GPUS else "cpu"
         device, fanout = gpus.agree(wanted, params.fanout)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from flows.rows.metrics import write_metrics
-from flows.rows.schema import Row
+from flows.rows.schema import Row, failures
 from flows.settings.inits import RANDOM
-from flows.trials.statistics import compare, held, per_architecture
+from flows.trials.statistics import chosen_rows, compare, held, per_architecture
 from ghn.files import atomic_path
 
 
@@ -24,7 +24,7 @@ def write_outcome(stage: str, rows: Sequence[Row], ghn: str) -> None:
         ghn: the hypernetwork, as the rows name it.
     """
     networks = {row["architecture"] for row in rows}
-    failed = {row["architecture"] for row in rows if row["error"] is not None}
+    failed = {row["architecture"] for row in failures(rows)}
     write_metrics(
         stage,
         {
@@ -40,7 +40,7 @@ def metrics_of(rows: Sequence[Row], ghn: str, stage: str) -> dict[str, float]:
     """Metrics of a stage's trials for MLflow: test accuracy per initialisation, the mean over
     networks, and the paired comparison with random parameters.
     """
-    metrics = {f"{stage}_failed": float(sum(row["error"] is not None for row in rows))}
+    metrics = {f"{stage}_failed": float(len(failures(rows)))}
     for init in dict.fromkeys(row["ghn"] for row in rows):
         if (tested := _mean(rows, init)) is not None:
             metrics[f"{stage}_{'ghn' if init == ghn else init}_test_accuracy"] = tested
@@ -60,7 +60,7 @@ def write_curves(file: Path, rows: Sequence[Row], ghn: str) -> None:
         rows: of the trials.
         ghn: the hypernetwork, as the rows name it.
     """
-    chosen = [row for row in rows if row["error"] is None and row.get("selected")]
+    chosen = chosen_rows(rows)
     series = [[row for row in chosen if row["ghn"] == init] for init in (ghn, RANDOM)]
     lines = ["step,predicted,random"]
     for step in sorted({step for runs in series for row in runs for step in row["step"]}):

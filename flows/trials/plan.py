@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.networks.build import forward_gmacs
 from flows.networks.targets import open_split, split_of, targets
-from flows.rows.schema import Row, identity, read_rows
+from flows.rows.schema import Row, identity, read_rows, sound
 from flows.settings import paths
 from flows.settings.architectures import ArchitecturesConfig
 from flows.settings.fanout import FanOut
@@ -189,7 +189,7 @@ def choose(
         DamagedFileError: no row of `source` has an accuracy.
     """
     chosen: dict[str, None] = {}
-    usable = [row for row in rows if row["error"] is None]
+    usable = sound(rows)
     if not usable:
         raise DamagedFileError(f"{source}: no architecture has an accuracy; see its column `error`")
     for split in dict.fromkeys(row["split"] for row in usable):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flows.rows.schema import Row, sound
 
 N_BOOTSTRAP = 10_000
 
@@ -45,7 +46,7 @@ class Comparison:
         return f"{self.p_value:.2g}" if math.isfinite(self.p_value) else None
 
 
-def held(row: dict[str, Any], steps: Sequence[int], column: str = "val_accuracy") -> list[float]:
+def held(row: Row, steps: Sequence[int], column: str = "val_accuracy") -> list[float]:
     """A run's curve at `steps`; after its last entry that value stays, so that a run that diverged
     counts as what it ended with. NaN before its first entry and where a value is missing.
     """
@@ -59,10 +60,17 @@ def held(row: dict[str, Any], steps: Sequence[int], column: str = "val_accuracy"
     return values
 
 
+def chosen_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows without an error of the grid points that were chosen."""
+    return [row for row in sound(rows) if row["selected"]]
+
+
 def per_architecture(
-    rows: Sequence[dict[str, Any]], init: str, value: str = "test_accuracy"
+    rows: Sequence[Row], init: str, value: str = "test_accuracy"
 ) -> dict[str, float]:
-    """Mean of `value` over the seeds of each architecture, of the chosen grid points."""
+    """Mean of `value` over the seeds of each architecture, of the chosen grid points; rows with an
+    error have none.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row["ghn"] == init and row.get(value) is not None and row.get("selected", True):
@@ -70,13 +78,11 @@ def per_architecture(
     return {architecture: float(np.mean(found)) for architecture, found in values.items()}
 
 
-def compare(
-    rows: Sequence[dict[str, Any]], a: str, b: str, value: str = "test_accuracy"
-) -> Comparison | None:
-    """Initialisation `a` against `b` over the architectures that both have; None if there are
-    none.
+def compare(rows: Sequence[Row], a: str, b: str) -> Comparison | None:
+    """Test accuracy from initialisation `a` against `b` over the architectures that both have; None
+    if there are none.
     """
-    of_a, of_b = per_architecture(rows, a, value), per_architecture(rows, b, value)
+    of_a, of_b = per_architecture(rows, a), per_architecture(rows, b)
     shared = [architecture for architecture in of_a if architecture in of_b]
     if not shared:
         return None

@@ -12,7 +12,7 @@ from ghn.checkpoint.files import file_of, load_checkpoint, save_checkpoint, save
 from ghn.checkpoint.names import config_from_released, infer_config, to_released
 from ghn.checkpoint.sources import from_pretrained, located
 from ghn.errors import ConfigError, UnsupportedFormatError
-from ghn.files import atomic_path
+from ghn.files import atomic_path, check_directory
 from ghn.models.config import GHNConfig
 from ghn.models.hypernetwork import GHN
 
@@ -80,8 +80,7 @@ def convert(
     path = Path(out)
     if path.suffix not in (".safetensors", *PICKLE):
         raise ConfigError(f"{path}: call the file NAME.safetensors or NAME.pt, which says how")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: the directory {path.parent} does not exist; make it first")
+    check_directory(path)
     ghn = from_pretrained(source).to(dtype)
     if (released or path.suffix in PICKLE) and (unpublished := ghn.config.unpublished):
         has = ", ".join(f"{name} = {value}" for name, value in unpublished.items())

@@ -69,7 +69,7 @@ def test_a_tree_without_outputs_is_not_asked_whether_it_is_up_to_date(
     monkeypatch.setattr(run, "_look_at_sources", lambda _: asked.append(("sources",)))
     assert not run._is_up_to_date(params)
     assert not asked
-    for stage in read_stages(params.model_dump(mode="json", by_alias=True)).values():
+    for stage in read_stages(params.tree()).values():
         for output in map(Path, stage.outputs):
             output.parent.mkdir(parents=True, exist_ok=True)
             output.touch()
@@ -80,7 +80,7 @@ def test_a_tree_without_outputs_is_not_asked_whether_it_is_up_to_date(
 
 def test_the_picture_of_the_stages_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    tree = load_params().model_dump(mode="json", by_alias=True)
+    tree = load_params().tree()
     drawn = picture(tree).splitlines()
     assert max(map(len, drawn)) <= 80
     names = [" ".join(line.replace("*", " ").split()) for line in drawn if "| " in line]
@@ -92,7 +92,7 @@ def test_the_picture_of_the_stages_is_narrow(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_stages_are_listed_after_those_that_they_wait_for() -> None:
-    tree = load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
+    tree = load_params(ROOT / "params.yaml").tree()
     stages = list(read_stages(tree, ROOT / "dvc.yaml").values())
     made: set[str] = {out for stage in stages for out in stage.outputs}
     seen: set[str] = set()

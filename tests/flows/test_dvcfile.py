@@ -47,7 +47,7 @@ def test_stages_agree_with_dvc(tree: dict, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parameters_that_stages_depend_on_exist(tree: dict) -> None:
-    params = Params.model_validate(tree).model_dump(mode="json", by_alias=True)
+    params = Params.model_validate(tree).tree()
     for stage in read_stages(tree).values():
         assert stage.used_params(tree), stage.name
         stage.used_params(params)

@@ -148,7 +148,7 @@ def test_what_an_event_starts_has_the_parameters_of_the_tree():
 
 
 def test_every_stage_of_dvc_yaml_is_in_the_flow():
-    tree = load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
+    tree = load_params(ROOT / "params.yaml").tree()
     stages = read_stages(tree, ROOT / "dvc.yaml")
     assert set(needed(upstream(stages), [])) == set(stages)
 
@@ -156,9 +156,7 @@ def test_every_stage_of_dvc_yaml_is_in_the_flow():
 def test_prefect_yaml_is_valid_and_names_flows_and_stages_that_exist():
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     model = PrefectYamlModel.model_validate(content)
-    stages = read_stages(
-        load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True), ROOT / "dvc.yaml"
-    )
+    stages = read_stages(load_params(ROOT / "params.yaml").tree(), ROOT / "dvc.yaml")
     flows = {}
     for deployment in model.deployments:
         path, _, name = (deployment.entrypoint or "").partition(":")

@@ -73,5 +73,5 @@ def test_dvc_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     from flows.params import load_params
 
-    stages = read_stages(load_params().model_dump(mode="json", by_alias=True))
+    stages = read_stages(load_params().tree())
     assert predict.PREDICTED.as_posix() in stages["predict"].outputs

@@ -522,7 +522,7 @@ def test_the_same_pixels_under_another_name_begin_a_new_run(
 
 @pytest.mark.slow
 def test_torchrun_starts_the_same_stage(params: Params) -> None:
-    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json", by_alias=True)))
+    Path("params.yaml").write_text(yaml.safe_dump(params.tree()))
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -37,7 +37,7 @@ N_PARAMETER_FREE = 4
 MAX_STEPS = 14
 """Most sums a cell can have: an input's index must fit four bits of the store's code (`codec`)."""
 
-_INDEX = {name: i for i, name in enumerate(OPERATIONS)}
+_KNOWN = ", ".join(OPERATIONS)
 
 Edges = tuple[tuple[str, int], ...]
 
@@ -66,6 +66,18 @@ class Genotype:
     def operations(self) -> frozenset[str]:
         """Names of all operations in either cell."""
         return frozenset(name for name, _ in self.normal + self.reduce)
+
+    def validate(self) -> None:
+        """Checks that the cells are in the search space and go together.
+
+        Raises:
+            ConfigError: names the field, its value and what is allowed.
+        """
+        _check_cell("normal", self.normal, self.normal_concat)
+        _check_cell("reduce", self.reduce, self.reduce_concat)
+        sums, outputs = len(self.reduce), len(self.reduce_concat)
+        _check(len(self.normal) == sums, "both cells must have the same number of sums")
+        _check(len(self.normal_concat) == outputs, "both concats must have the same length")
 
 
 @dataclass(frozen=True)
@@ -189,82 +201,52 @@ class Architecture:
         Raises:
             ConfigError: names the field, its value and what is allowed.
         """
-
-        def check(condition: bool, what: str) -> None:
-            if not condition:
-                raise ConfigError(f"architecture: {what}")
-
         genotype = self.genotype
-        for kind, edges, concat in (
-            ("normal", genotype.normal, genotype.normal_concat),
-            ("reduce", genotype.reduce, genotype.reduce_concat),
-        ):
-            check(
-                bool(edges) and len(edges) % 2 == 0,
-                f"genotype.{kind} must have two operations per sum",
-            )
-            check(len(edges) // 2 <= MAX_STEPS, f"genotype.{kind} has more than {MAX_STEPS} sums")
-            for i, (name, source) in enumerate(edges):
-                known = ", ".join(OPERATIONS)
-                check(
-                    name in _INDEX,
-                    f"genotype.{kind}[{i}]: unknown operation {name!r}; known: {known}",
-                )
-                check(
-                    0 <= source < i // 2 + 2,
-                    f"genotype.{kind}[{i}] reads state {source}, which comes later",
-                )
-            last = len(edges) // 2 + 1
-            check(
-                bool(concat)
-                and list(concat) == sorted(set(concat))
-                and concat[0] >= 2
-                and concat[-1] <= last,
-                f"genotype.{kind}_concat must be increasing states in 2..{last}, is {list(concat)}",
-            )
-        check(
-            len(genotype.normal) == len(genotype.reduce),
-            "both cells must have the same number of sums",
-        )
-        check(
-            len(genotype.normal_concat) == len(genotype.reduce_concat),
-            "both concats must have the same length",
-        )
-        check(
-            _is_int(self.n_cells) and 1 <= self.n_cells <= 255,
-            f"n_cells must be 1..255, is {self.n_cells!r}",
-        )
-        check(self.ks in (1, 3, 5, 7, 9, 11), f"ks must be odd and at most 11, is {self.ks!r}")
-        check(
-            _is_int(self.C_mult) and 1 <= self.C_mult <= 4,
-            f"C_mult must be 1..4, is {self.C_mult!r}",
-        )
-        check(self.norm in (None, "bnorm"), f"norm must be 'bnorm' or null, is {self.norm!r}")
-        check(self.stem_type in (0, 1), f"stem_type must be 0 or 1, is {self.stem_type!r}")
-        check(
-            _is_int(self.fc_layers) and 1 <= self.fc_layers <= 8,
-            f"fc_layers must be 1..8, is {self.fc_layers!r}",
-        )
-        check(
-            _is_int(self.fc_dim) and 1 <= self.fc_dim < 65536,
-            f"fc_dim must be 1..65535, is {self.fc_dim!r}",
-        )
+        genotype.validate()
+        self._check_count("n_cells", 255)
+        _check(self.ks in (1, 3, 5, 7, 9, 11), f"ks must be odd and at most 11, is {self.ks!r}")
+        self._check_count("C_mult", 4)
+        _check(self.norm in (None, "bnorm"), f"norm must be 'bnorm' or null, is {self.norm!r}")
+        _check(self.stem_type in (0, 1), f"stem_type must be 0 or 1, is {self.stem_type!r}")
+        self._check_count("fc_layers", 8)
+        self._check_count("fc_dim", 65535)
         for name in ("preproc", "glob_avg", "stem_pool"):
-            check(
-                isinstance(getattr(self, name), bool),
-                f"{name} must be true or false, is {getattr(self, name)!r}",
-            )
-        check(
+            value = getattr(self, name)
+            _check(isinstance(value, bool), f"{name} must be true or false, is {value!r}")
+        _check(
             self.preproc or (len(genotype.normal_concat) == 1 and self.C_mult == 1),
             "preproc may be false only if cells keep the number of channels (one state in concat,"
             " C_mult 1)",
         )
 
+    def _check_count(self, name: str, most: int) -> None:
+        value = getattr(self, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        _check(whole and 1 <= value <= most, f"{name} must be 1..{most}, is {value!r}")
+
+
+def _check(condition: bool, what: str) -> None:
+    if not condition:
+        raise ConfigError(f"architecture: {what}")
+
+
+def _check_cell(kind: str, edges: Edges, concat: tuple[int, ...]) -> None:
+    """One of the two cells of a genotype."""
+    n_sums = len(edges) // 2
+    even = bool(edges) and len(edges) % 2 == 0
+    _check(even, f"genotype.{kind} must have two operations per sum")
+    _check(n_sums <= MAX_STEPS, f"genotype.{kind} has more than {MAX_STEPS} sums")
+    for i, (name, source) in enumerate(edges):
+        where = f"genotype.{kind}[{i}]"
+        _check(name in OPERATIONS, f"{where}: unknown operation {name!r}; known: {_KNOWN}")
+        _check(0 <= source < i // 2 + 2, f"{where} reads state {source}, which comes later")
+    increasing = bool(concat) and list(concat) == sorted(set(concat))
+    _check(
+        increasing and concat[0] >= 2 and concat[-1] <= n_sums + 1,
+        f"genotype.{kind}_concat must be increasing states in 2..{n_sums + 1}, is {list(concat)}",
+    )
+
 
 @cache
 def _reductions(n_cells: int) -> tuple[bool, ...]:
     return tuple(cell > 0 and cell in (n_cells // 3, 2 * n_cells // 3) for cell in range(n_cells))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

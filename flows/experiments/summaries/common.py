@@ -28,11 +28,6 @@ class Summary:
     blocks: list[Block]
 
 
-def sound(rows: Rows) -> list[Row]:
-    """The rows without an error."""
-    return [row for row in rows if row["error"] is None]
-
-
 def unique(rows: Rows, column: str) -> list[Any]:
     """The values of a column, each once, in the order of the rows."""
     return list(dict.fromkeys(row[column] for row in rows))

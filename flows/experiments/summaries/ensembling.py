@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.experiments.summaries.common import (
-    Rows,
-    Summary,
-    mean_std,
-    sound,
-    unique,
-)
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.report import Table
+from flows.trials.statistics import chosen_rows
 from ghn.analysis.ensemble import ensemble_accuracy
 
 
@@ -19,7 +14,7 @@ def ensembles(rows: Rows) -> Summary:
     """Accuracy of networks and of the mean of their logits, per initialisation (table 15); of the
     seeds in which every network was trained.
     """
-    good = [row for row in sound(rows) if row["selected"] and row.get("logits")]
+    good = [row for row in chosen_rows(rows) if row.get("logits")]
     names = unique(good, "architecture")
     body: list[list[str | None]] = []
     gains = []

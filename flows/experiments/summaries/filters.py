@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, unique
 from flows.report.blocks import Picture, Pictures
 from flows.report.pictures import filter_grid, png
 from flows.rows.schema import Row
 from flows.trials.inits import is_hypernetwork
+from flows.trials.statistics import chosen_rows
 
 
 def first_layers(rows: Rows) -> Summary:
     """For each network: predicted by each hypernetwork, and trained from random parameters."""
-    kept = [row for row in sound(rows) if row["selected"] and row.get("filters")]
+    kept = [row for row in chosen_rows(rows) if row.get("filters")]
     blocks = []
     for architecture in unique(kept, "architecture"):
         mine = [row for row in kept if row["architecture"] == architecture]

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, fine_tuning
 from flows.report import Figure, Panels, Table, figures
 from flows.report.published import published
+from flows.report.torchvision import tau
 from flows.rows.schema import Row
-from flows.trials.statistics import held, paired, per_architecture
-from ghn.analysis import kendall_tau
+from flows.trials.statistics import chosen_rows, held, paired, per_architecture
 
 PUBLISHED = {
     "published RandInit, 1 epoch": "randinit_1ep",
@@ -30,7 +30,7 @@ PUBLISHED = {
 def network_by_network(rows: Rows) -> Summary:
     """Fine-tuning as a whole, then each network."""
     whole = fine_tuning(rows)
-    chosen = [row for row in sound(rows) if row["selected"]]
+    chosen = chosen_rows(rows)
     accuracies = {f"{init}, ours": per_architecture(chosen, init) for init in unique(chosen, "ghn")}
     models: Mapping[str, Mapping[str, float]] = published("pytorch74")["models"]
     known = [name for name in unique(chosen, "architecture") if name in models]
@@ -89,9 +89,7 @@ def _points(chosen: Rows) -> Panels | None:
             )
     if not points:
         return None
-    svg = figures.scatter(
-        points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork", log=False
-    )
+    svg = figures.scatter(points, "Test accuracy (%)", f"from {REFERENCE}", "from a hypernetwork")
     return Panels(
         [Figure(svg, "", f"Test accuracy of each network from a hypernetwork against {REFERENCE}")],
         "A point per network, the mean over seeds",
@@ -120,27 +118,16 @@ def _last_row(accuracies: Mapping[str, Mapping[str, float]]) -> Table:
     first = next(iter(accuracies.values()), {})
     body: list[list[str | None]] = [["mean ± std"], ["Kendall's tau with the first column"]]
     for found in accuracies.values():
-        shared = [name for name in found if name in first]
-        enough = len(shared) > 2
-        tau = kendall_tau([found[n] for n in shared], [first[n] for n in shared]) if enough else 0.0
         body[0].append(mean_std(list(found.values())))
-        body[1].append(f"{tau:.2f}" if enough and np.isfinite(tau) else None)
+        body[1].append(tau(found, first))
     return Table(["", *accuracies], body, "As the last rows of table 20")
 
 
 def _ranks(accuracies: Mapping[str, Mapping[str, float]]) -> Table:
-    body: list[list[str | None]] = []
-    for title, found in accuracies.items():
-        cells: list[str | None] = [title]
-        for other in accuracies.values():
-            shared = [name for name in found if name in other]
-            tau = (
-                kendall_tau([found[n] for n in shared], [other[n] for n in shared])
-                if len(shared) > 2
-                else np.nan
-            )
-            cells.append(None if np.isnan(tau) else f"{tau:.2f}")
-        body.append(cells)
+    body: list[list[str | None]] = [
+        [title, *(tau(found, other) for other in accuracies.values())]
+        for title, found in accuracies.items()
+    ]
     n = max((len(found) for found in accuracies.values()), default=0)
     return Table(
         ["", *accuracies], body, f"Kendall's rank correlation between the columns, n = {n} networks"

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from flows.experiments.summaries.common import Rows, Summary, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, unique
 from flows.experiments.summaries.trained import COMPARISON, REFERENCE, comparison_cells, is_clear
 from flows.report import Table
+from flows.rows.schema import sound
 from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import Comparison, compare
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.report import Figure, Panels, Table, figures
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 
 
 def accuracies(rows: Rows) -> dict[str, list[float]]:
@@ -99,7 +99,7 @@ def speed(rows: Rows, times: Sequence[Row], measured: Rows) -> Summary:
     ]
     if points:
         svg = figures.scatter(
-            points, "Accuracy by training speed", "steps a second", "accuracy (%)", log=False
+            points, "Accuracy by training speed", "steps a second", "accuracy (%)"
         )
         alt = "Accuracy of networks against training steps a second of their hypernetwork"
         blocks.insert(0, Panels([Figure(svg, "", alt)], "As figure 3: a point per hypernetwork"))

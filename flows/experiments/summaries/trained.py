@@ -8,14 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flows.experiments.summaries.common import (
-    Rows,
-    Summary,
-    mean_std,
-    sound,
-    unique,
-)
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.report import Block, Figure, Panels, Table, figures
+from flows.rows.schema import sound
 from flows.settings.inits import RANDOM
 from flows.trials.statistics import Comparison, compare, held, per_architecture
 from flows.words import counted
@@ -54,15 +49,15 @@ def _sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
+def verdict(rows: Rows, init: str) -> str:
     """One sentence: whether `init` differs from RandInit, by how much, and how sure that is."""
-    result = compare(rows, init, REFERENCE, value)
+    result = compare(rows, init, REFERENCE)
     if result is None:
         return ""
     size = f"{100 * result.mean_difference:+.1f} points against {REFERENCE}"
     interval = f"95 % interval {100 * result.low:+.1f} to {100 * result.high:+.1f}"
     if result.n == 1:
-        mine, other = (_over_seeds(rows, name, value) for name in (init, REFERENCE))
+        mine, other = (_over_seeds(rows, name) for name in (init, REFERENCE))
         told = f"{mine} against {other} %, ± over seeds"
         return f"{init} has {size} on the one network measured ({told})."
     sure = "clearly " if is_clear(result) else "not clearly "
@@ -71,14 +66,9 @@ def verdict(rows: Rows, init: str, value: str = "test_accuracy") -> str:
     return f"{init} is {sure}{direction}: {size} ({interval}, {counted(result.n, 'network')}{p})."
 
 
-def _over_seeds(rows: Rows, init: str, value: str) -> str | None:
-    return mean_std(
-        [
-            row[value]
-            for row in rows
-            if row["ghn"] == init and row["selected"] and row[value] is not None
-        ]
-    )
+def _over_seeds(rows: Rows, init: str) -> str | None:
+    tested = (row["test_accuracy"] for row in rows if row["ghn"] == init and row["selected"])
+    return mean_std([accuracy for accuracy in tested if accuracy is not None])
 
 
 def is_clear(result: Comparison) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from flows.experiments.summaries.common import Rows, Summary, mean_std, sound, unique
+from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.experiments.summaries.trained import verdicts
 from flows.report import Table
+from flows.rows.schema import sound
 
 
 def learning_rates(rows: Rows) -> Summary:

@@ -15,12 +15,11 @@ from flows.experiments.summaries.common import (
     Rows,
     Summary,
     mean_std,
-    sound,
     standard_error,
     unique,
 )
 from flows.report import Figure, Panels, Table, figures
-from flows.rows.schema import Row
+from flows.rows.schema import Row, sound
 from flows.settings.inits import RANDOM
 from flows.trials.inits import is_hypernetwork
 from flows.trials.statistics import per_architecture

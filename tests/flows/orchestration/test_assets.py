@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_everything_that_a_stage_of_the_pipeline_reads_is_made_or_kept_in_git() -> None:
-    tree = load_params(ROOT / "params.yaml").model_dump(mode="json", by_alias=True)
+    tree = load_params(ROOT / "params.yaml").tree()
     stages = read_stages(tree, ROOT / "dvc.yaml")
     all_lineage = {stage: lineage(stages, stage, "ghn3") for stage in stages}
     made = {key.key for written, _ in all_lineage.values() for key in written}

@@ -7,8 +7,8 @@ import pytest
 from flows.networks.targets import Target, target
 from flows.rows.cache import RowCache
 from flows.rows.digest import digest
-from flows.rows.engine import TooManyErrorsError, Work, failures
-from flows.rows.schema import identity
+from flows.rows.engine import TooManyErrorsError, Work
+from flows.rows.schema import failures, identity
 from flows.settings.fanout import FanOut
 from ghn.errors import UnknownArchitectureError
 
