@@ -12,7 +12,7 @@ from flows.experiments.summaries.common import Rows, Summary, mean_std, unique
 from flows.report import Block, Figure, Panels, Table, figures
 from flows.rows.schema import sound
 from flows.settings.inits import RANDOM
-from flows.trials.statistics import Comparison, compare, held, per_architecture
+from flows.trials.statistics import Comparison, chosen_rows, compare, held, per_architecture
 from flows.words import counted
 
 REFERENCE = RANDOM
@@ -67,7 +67,7 @@ def verdict(rows: Rows, init: str) -> str:
 
 
 def _over_seeds(rows: Rows, init: str) -> str | None:
-    tested = (row["test_accuracy"] for row in rows if row["ghn"] == init and row["selected"])
+    tested = (row["test_accuracy"] for row in chosen_rows(rows) if row["ghn"] == init)
     return mean_std([accuracy for accuracy in tested if accuracy is not None])
 
 
@@ -81,7 +81,7 @@ def is_clear(result: Comparison) -> bool:
 
 
 def _accuracy_table(rows: Rows, prefix: str) -> Table:
-    chosen = [row for row in rows if row["selected"]]
+    chosen = chosen_rows(rows)
     steps = sorted({step for row in chosen for step in row["step"]})
     body = []
     for init in unique(rows, "ghn"):
@@ -151,7 +151,7 @@ def _curves(rows: Rows, prefix: str) -> Panels | None:
     for column, label in (("val_accuracy", "validation"), ("train_accuracy", "training")):
         series = []
         for colour, init in enumerate(unique(rows, "ghn")):
-            mine = [row for row in rows if row["selected"] and row["ghn"] == init]
+            mine = [row for row in chosen_rows(rows) if row["ghn"] == init]
             steps = sorted({step for row in mine for step in row["step"]})
             if len(steps) < 2:
                 continue
