@@ -1,4 +1,3 @@
-import json
 import random
 import signal
 import subprocess
@@ -6,13 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+from train_setting import step_losses
+
 WORKER = Path(__file__).with_name("kill_worker.py")
-
-
-def _losses(directory: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()
-    ]
 
 
 def _start(directory: Path) -> subprocess.Popen[bytes]:
@@ -43,10 +38,10 @@ def test_kill_nine_at_random_steps_changes_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
     assert killed == 2
-    assert len(_losses(tmp_path / "killed")) < 30
+    assert len(step_losses(tmp_path / "killed")) < 30
     assert _start(tmp_path / "killed").wait(timeout=300) == 0
     assert whole.wait(timeout=300) == 0
-    assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
+    assert step_losses(tmp_path / "killed") == step_losses(tmp_path / "whole")
     weights = [(tmp_path / name / "ghn.safetensors").read_bytes() for name in ("killed", "whole")]
     assert weights[0] == weights[1]
 
@@ -56,6 +51,6 @@ def test_a_polite_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
     _wait_for(tmp_path, 4, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) != 0
-    done = len(_losses(tmp_path))
+    done = len(step_losses(tmp_path))
     assert 4 <= done < 30
     assert (tmp_path / "checkpoints" / f"step-{done:08}.state").is_file()

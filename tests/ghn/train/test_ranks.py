@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from train_setting import make_ghn
+from train_setting import make_ghn, step_losses
 
 from ghn.files import read_safetensors
+from ghn.train.log import read_log
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = WORKER.parents[3]
@@ -56,14 +57,9 @@ def test_two_ranks_end_with_the_weights_of_one_process(output: Path) -> None:
     initial = make_ghn(seed=0).state_dict()
     moved = sum(float((initial[name] - weight).norm() ** 2) for name, weight in one.items()) ** 0.5
     assert distance < 0.01 * moved
-    losses = [
-        [
-            json.loads(line)["loss"]
-            for line in (output / f"run-{world}" / "steps.jsonl").read_text().splitlines()
-        ]
-        for world in (1, 2)
-    ]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        step_losses(output / "run-1"), step_losses(output / "run-2"), rtol=1e-4, atol=0
+    )
 
 
 def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
@@ -73,9 +69,7 @@ def test_a_bad_step_on_one_rank_is_skipped_by_both(tmp_path: Path) -> None:
     ] == [2, 2]
     weights = [torch.load(tmp_path / f"weights-2-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    rows = [
-        json.loads(line) for line in (tmp_path / "run-2" / "steps.jsonl").read_text().splitlines()
-    ]
+    rows = read_log(tmp_path / "run-2" / "steps.jsonl")
     assert [row["step"] for row in rows if row["skipped"]] == [3, 4]
 
 

@@ -1,12 +1,11 @@
 """Averages of weights, schedules that can be made longer, and callbacks that see what they need."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from train_setting import Batch, make_ghn, meta_batches
+from train_setting import Batch, make_ghn, meta_batches, step_losses
 
 from datasets.images import ImageTensors
 from ghn.checkpoint import from_pretrained
@@ -18,12 +17,6 @@ from ghn.train.schedule import learning_rate
 CONFIG = TrainConfig(
     steps=8, meta_batch_size=2, batch_size=8, warmup_steps=1, lr=1e-3, checkpoint_every=2
 )
-
-
-def _losses(directory: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()
-    ]
 
 
 class _StopError(Exception):
@@ -90,7 +83,7 @@ def test_the_average_is_published_evaluated_and_resumes_to_the_bit(
     with pytest.raises(_StopError):
         train(config, make_ghn(), _broken_at(5), digits, tmp_path / "cut", evaluate=evaluate)
     train(config, make_ghn(7), meta_batches(2), digits, tmp_path / "cut", evaluate=evaluate)
-    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
+    assert step_losses(tmp_path / "cut") == step_losses(tmp_path / "whole")
     assert _same(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -116,7 +109,7 @@ def test_a_run_of_constant_rate_can_be_made_longer(digits: ImageTensors, tmp_pat
     train(long, make_ghn(), meta_batches(2), digits, tmp_path / "long")
     train(short, make_ghn(), meta_batches(2), digits, tmp_path / "grown")  # falls from step 3 on
     train(long, make_ghn(3), meta_batches(2), digits, tmp_path / "grown")
-    assert _losses(tmp_path / "grown") == _losses(tmp_path / "long")
+    assert step_losses(tmp_path / "grown") == step_losses(tmp_path / "long")
     assert _same(tmp_path / "grown", tmp_path / "long")
     shorter = long.model_copy(update={"steps": 5})
     with pytest.raises(ConfigError, match="learning rate has fallen, for an end at step 8"):
@@ -131,5 +124,5 @@ def test_a_callback_stops_a_run_early(digits: ImageTensors, tmp_path: Path) -> N
 
     for _ in range(2):  # the second call trains no further
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path, callbacks=[Patience()])
-        assert len(_losses(tmp_path)) == 3
+        assert len(step_losses(tmp_path)) == 3
     assert from_pretrained(tmp_path / "ghn.safetensors").metadata["step"] == 3

@@ -1,4 +1,3 @@
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from train_setting import Batch, make_ghn, meta_batches
+from train_setting import Batch, make_ghn, meta_batches, step_losses
 
 from datasets.images import ImageTensors
 from ghn.checkpoint import from_pretrained
@@ -26,12 +25,6 @@ CONFIG = TrainConfig(
     log_every=4,
     max_skipped=2,
 )
-
-
-def _losses(directory: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (directory / "steps.jsonl").read_text().splitlines()
-    ]
 
 
 class _Record(Callback):
@@ -66,7 +59,7 @@ def test_training_learns_and_leaves_a_loadable_hypernetwork(
     )
     ghn = make_ghn()
     result = train(config, ghn, meta_batches(2), digits, tmp_path, callbacks=[watcher])
-    losses = _losses(tmp_path)
+    losses = step_losses(tmp_path)
     assert len(losses) == 60
     assert sum(losses[-15:]) / 15 < sum(losses[:15]) / 15 - 0.05
     again = from_pretrained(result.weights)
@@ -97,23 +90,23 @@ def test_an_interrupted_run_goes_on_to_the_bit(digits: ImageTensors, tmp_path: P
 
     with pytest.raises(StopError):
         train(CONFIG, make_ghn(), broken, digits, tmp_path / "cut")
-    assert len(_losses(tmp_path / "cut")) == 7
+    assert len(step_losses(tmp_path / "cut")) == 7
     ghn = make_ghn(seed=5)  # its weights must not matter
     train(CONFIG, ghn, meta_batches(2), digits, tmp_path / "cut")
-    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
+    assert step_losses(tmp_path / "cut") == step_losses(tmp_path / "whole")
     whole = from_pretrained(tmp_path / "whole" / "ghn.safetensors").state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in ghn.state_dict().items())
 
 
 def test_a_finished_run_is_not_repeated(digits: ImageTensors, tmp_path: Path) -> None:
     train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
-    before = _losses(tmp_path)
+    before = step_losses(tmp_path)
 
     def never(step: int) -> Iterator[Batch]:
         raise AssertionError("asked for data")
 
     train(CONFIG, make_ghn(), never, digits, tmp_path)
-    assert _losses(tmp_path) == before
+    assert step_losses(tmp_path) == before
 
 
 def test_another_recipe_or_other_data_does_not_resume(digits: ImageTensors, tmp_path: Path) -> None:
@@ -135,13 +128,13 @@ def test_another_recipe_or_other_data_does_not_resume(digits: ImageTensors, tmp_
 
 def test_a_damaged_checkpoint_is_passed_over(digits: ImageTensors, tmp_path: Path) -> None:
     train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path)
-    expected = _losses(tmp_path)
+    expected = step_losses(tmp_path)
     for suffix in ("state", "safetensors"):
         path = tmp_path / "checkpoints" / f"step-00000012.{suffix}"
         path.write_bytes(path.read_bytes()[:-100])
         watcher = _Record()
         train(CONFIG, make_ghn(), meta_batches(2), digits, tmp_path, callbacks=[watcher])
-        assert _losses(tmp_path) == expected
+        assert step_losses(tmp_path) == expected
         assert [path.name in str(warning) for warning in watcher.of("warning")] == [True]
     for path in (tmp_path / "checkpoints").glob("*.sha256"):
         path.write_bytes(b"")
@@ -168,7 +161,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(
     assert result.skipped == 3
     assert len(watcher.of("warning")) == 3
     assert all(p.isfinite().all() for p in ghn.parameters())
-    rows = [json.loads(line) for line in (tmp_path / "a" / "steps.jsonl").read_text().splitlines()]
+    rows = read_log(tmp_path / "a" / "steps.jsonl")
     assert [row["step"] - 1 for row in rows if row["skipped"]] == sorted(bad)
     bad = set(range(4, 12))
     with pytest.raises(DivergedError, match="3 steps in a row"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from datasets.deepnets import Architecture, Network, build_graph
 from ghn.models import GHN, GHNConfig
 from ghn.models.batch import GraphBatch
+from ghn.train.log import read_log
 
 _COMMON = {"stem_pool": False, "n_cells": 4, "ks": 3, "fc_dim": 64}
 ARCHITECTURES = [
@@ -84,3 +86,8 @@ def make_ghn(seed: int = 0, **changes: object) -> GHN:
         "decoder_kernel": 11,
     }
     return GHN(GHNConfig(**(fields | changes)))
+
+
+def step_losses(directory: Path) -> list[float]:
+    """The losses of a run's steps; a line that a kill cut is left out."""
+    return [step["loss"] for step in read_log(directory / "steps.jsonl")]
