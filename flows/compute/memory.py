@@ -1,7 +1,9 @@
-"""Peak memory of a stage: this process and all its workers, sampled."""
+"""Memory of processes: the peak of a stage, and what a worker gives back between items."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import threading
 from types import TracebackType
@@ -9,6 +11,9 @@ from types import TracebackType
 import psutil
 
 PERIOD_SECONDS = 0.5
+
+SLACK_MB = 256
+"""What a worker may hold more than before without being looked through (10^6 bytes)."""
 
 
 class PeakMemory:
@@ -58,3 +63,29 @@ class PeakMemory:
             except psutil.Error:  # it has just ended
                 continue
         self.mb = max(self.mb, total / 1e6)
+
+
+class FreedMemory:
+    """What this process has freed and holds all the same.
+
+    The C library keeps freed memory between pieces that are still in use, and Python keeps cycles
+    of objects. After one network of gigabytes a worker would hold them until it ends, while its
+    neighbour measures the next one.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._held = self._mb()
+
+    def give_back(self) -> None:
+        """Returns it to the system, if the process has grown by more than `SLACK_MB` since it did
+        so last; else this costs microseconds.
+        """
+        if self._mb() - self._held > SLACK_MB:
+            gc.collect()
+            if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's
+                trim(0)
+            self._held = self._mb()
+
+    def _mb(self) -> float:
+        return float(self._process.memory_info().rss / 1e6)
