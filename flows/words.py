@@ -38,10 +38,14 @@ def spread(values: NDArray[np.float64], decimals: int = 1) -> str:
     return plus_minus(values.mean(), values.std(), decimals)
 
 
-def measured(accuracy: float, images: int) -> str:
-    """An accuracy with its standard error, of `images` images, as text. A right and a wrong answer
-    are counted in, so that none right of sixteen is no certainty.
+def standard_error(accuracy: float, images: int) -> float:
+    """That of an accuracy of `images` images. A right and a wrong answer are counted in, so that
+    none right of sixteen is no certainty.
     """
     likely = (accuracy * images + 1) / (images + 2)
-    error = math.sqrt(likely * (1 - likely) / (images + 2))
-    return plus_minus(accuracy, error)
+    return math.sqrt(likely * (1 - likely) / (images + 2))
+
+
+def measured(accuracy: float, images: int) -> str:
+    """An accuracy with its standard error, of `images` images, as text."""
+    return plus_minus(accuracy, standard_error(accuracy, images))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows.words import standard_error
 from ghn import options
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def evaluate_file(
     train = load_split(images, "train", size) if lacks_statistics(model) else None
     _check_classes(model, shown, file, images)
     accuracy = evaluate(model, shown, FinetuneConfig(), train)
-    error = (accuracy * (1 - accuracy) / len(shown)) ** 0.5
+    error = standard_error(accuracy, len(shown))
     about = {
         "file": file,
         "images": images,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ghn.errors import TraceError
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 BATCH_SIZE = 2
 """More than one, so that a `squeeze` of the batch dimension does no harm."""
@@ -42,10 +44,8 @@ def default_inputs(model: nn.Module, image_size: int | None = None) -> list[Tens
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     channels, size = _description(model)
     described: list[tuple[int, ...]] = [(BATCH_SIZE, channels, *size)] if size else []
-    first = next(
-        (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.Embedding))), None
-    )
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    first = _first(model, nn.Conv2d, nn.Linear, nn.Embedding)
+    convolution = _first(model, nn.Conv2d)
     images: list[tuple[int, ...]] = []
     if convolution is not None:
         sides = [image_size] if image_size else []
@@ -72,8 +72,13 @@ def image_channels(model: nn.Module) -> int:
     """Channels of the images that `model` takes: those of its first convolution, or else those
     that it says.
     """
-    convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    return next(convolutions, _description(model)[0])
+    convolution = _first(model, nn.Conv2d)
+    return _description(model)[0] if convolution is None else convolution.in_channels
+
+
+def _first(model: nn.Module, *kinds: type[Layer]) -> Layer | None:
+    """The first layer of these kinds, in the order in which the network made them."""
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
 def own_image_size(model: nn.Module) -> int | None:

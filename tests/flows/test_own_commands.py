@@ -68,6 +68,8 @@ def test_init_with_images_is_ready_for_evaluation(app: typer.Typer, here: Path) 
     assert said["n_images"] == 24
     assert said["statistics"] == "own"
     assert 0 <= said["accuracy"] <= 1
+    likely = (said["accuracy"] * 24 + 1) / 26  # all or none right of 24 is no certainty
+    assert said["standard_error"] == pytest.approx((likely * (1 - likely) / 26) ** 0.5)
 
 
 def test_init_with_images_says_where_predictions_do_not_help(app: typer.Typer, here: Path) -> None:
