@@ -193,5 +193,5 @@ _KEPT: list[bytes] = []
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is of glibc alone")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_an_item_has_freed_goes_back_to_the_system(workers: int) -> None:
-    held = list(fan_out(_resident_mb, range(8), FanOut(workers=workers, threads=1)))
+    held = list(fan_out(_resident_mb, range(4), FanOut(workers=workers, threads=1)))
     assert max(held) - min(held) < 300

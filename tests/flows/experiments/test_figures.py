@@ -74,10 +74,11 @@ def test_a_variant_keeps_nothing_of_another_s_width(other):
 
 
 @pytest.mark.parametrize("name", ["laptop", "paper", "tiny"])
-def test_every_experiment_that_has_rows_is_in_the_plan(name):
+def test_every_experiment_that_has_rows_is_in_the_plan(name, monkeypatch):
+    from flows.experiments import cost
     from flows.experiments.catalogue import load_profile
-    from flows.experiments.cost import plan
 
+    monkeypatch.setattr(cost, "forward_gmacs", lambda *_: 1.0)  # counting takes a minute
     profile = load_profile(name)
     with_rows = {name for name, entry in profile.experiments.items() if entry.kind != "derived"}
-    assert {job.experiment for job in plan(profile)} - {"hypernetworks"} == with_rows
+    assert {job.experiment for job in cost.plan(profile)} - {"hypernetworks"} == with_rows
