@@ -67,10 +67,10 @@ def work(marks: Path, x: int) -> tuple[int, str]:
 
 
 def test_two_nodes_and_killed_workers_lose_nothing(cluster, tmp_path):
-    results = list(fan_out(partial(work, tmp_path), range(14), on_ray(cluster)))
-    assert sorted(item for item, _ in results) == list(range(14))
+    results = list(fan_out(partial(work, tmp_path), range(24), on_ray(cluster)))
+    assert sorted(item for item, _ in results) == list(range(24))
     assert len({node for _, node in results}) == 2
-    assert sorted(int(mark.name) for mark in tmp_path.iterdir()) == [0, 7]
+    assert sorted(int(mark.name) for mark in tmp_path.iterdir()) == [0, 7, 14, 21]
 
 
 def test_a_lost_node_loses_nothing(cluster):
