@@ -18,6 +18,7 @@ from datasets.images.augment import crop_and_flip, normalize, to_device
 from datasets.images.file import read_images, write_images
 from datasets.images.traits import Channels
 from ghn.errors import ConfigError
+from ghn.randomness import seed_of
 
 _ABOUT = ("classes", "mean", "std", "flip", "name")
 
@@ -184,5 +185,4 @@ def _generator(seed: int, epoch: int, k: int) -> torch.Generator:
     """A generator of its own for every (seed, epoch, k), so that no draw depends on what was drawn
     before.
     """
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{k}".encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.Generator().manual_seed(seed_of(seed, epoch, k))

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from flows.compute.backend import Backend, LostWorkerError, Submit
 from flows.compute.cluster import cluster
+from flows.compute.memory import GivingBack
 from flows.compute.processes import processes
 from flows.settings.fanout import FanOut
 
@@ -65,8 +66,9 @@ def fan_out(
     """
     config = config or FanOut()
     total = len(items) if isinstance(items, Sized) else None
+    call = GivingBack(function)
     place: Backend = (
-        cluster(function, config) if config.backend == "ray" else processes(function, config, total)
+        cluster(call, config) if config.backend == "ray" else processes(call, config, total)
     )
     with place as (submit, workers), _progress(title or _name(function), total) as progress:
         for item, outcome in _completed(submit, items, workers, config.retries, describe):

@@ -6,7 +6,9 @@ import ctypes
 import gc
 import os
 import threading
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -65,27 +67,36 @@ class PeakMemory:
         self.mb = max(self.mb, total / 1e6)
 
 
-class FreedMemory:
-    """What this process has freed and holds all the same.
+class GivingBack:
+    """A function of an item, after which this process holds no more than it needs.
 
     The C library keeps freed memory between pieces that are still in use, and Python keeps cycles
     of objects. After one network of gigabytes a worker would hold them until it ends, while its
-    neighbour measures the next one.
+    neighbour measures the next one. What a process holds before its first item it keeps.
+
+    Args:
+        function: what is called; it travels to a worker with this.
     """
 
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._held = self._mb()
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._held: float | None = None
 
-    def give_back(self) -> None:
-        """Returns it to the system, if the process has grown by more than `SLACK_MB` since it did
-        so last; else this costs microseconds.
+    def __call__(self, item: Any) -> Any:
+        """The function's result; returns memory to the system if the process has grown by more
+        than `SLACK_MB` since it did so last, else this costs microseconds.
         """
-        if self._mb() - self._held > SLACK_MB:
-            gc.collect()
-            if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's
-                trim(0)
-            self._held = self._mb()
+        if self._held is None:
+            self._held = _resident_mb()
+        try:
+            return self._function(item)
+        finally:
+            if _resident_mb() - self._held > SLACK_MB:
+                gc.collect()
+                if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's
+                    trim(0)
+                self._held = _resident_mb()
 
-    def _mb(self) -> float:
-        return float(self._process.memory_info().rss / 1e6)
+
+def _resident_mb() -> float:
+    return float(psutil.Process().memory_info().rss / 1e6)

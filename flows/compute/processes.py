@@ -24,7 +24,6 @@ import cloudpickle
 
 from flows.compute import gpus
 from flows.compute.backend import LostWorkerError, Submit
-from flows.compute.memory import FreedMemory
 from flows.settings.fanout import FanOut
 from flows.settings.imports import ROOT
 from ghn.errors import ConfigError
@@ -73,10 +72,7 @@ def _cores() -> int:
 
 
 def _here(function: Callable[[Any], Any]) -> Submit:
-    freed = FreedMemory()
-
     def submit(item: Any) -> Future[Any]:
-        freed.give_back()
         future: Future[Any] = Future()
         try:
             future.set_result(function(item))

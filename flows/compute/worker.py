@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from flows.compute.memory import FreedMemory
 from flows.compute.parent import exit_with_parent
 
 
@@ -32,11 +31,9 @@ def main() -> None:
                 function, threads = partial(_refuse, error), 1
             if (torch := sys.modules.get("torch")) is not None:
                 torch.set_num_threads(threads)
-            freed = FreedMemory()
             while True:
                 item = connection.recv_bytes()
                 connection.send_bytes(_answer(function, item))
-                freed.give_back()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 

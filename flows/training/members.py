@@ -5,7 +5,6 @@ its own.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import json
 import sys
@@ -31,7 +30,7 @@ from ghn.models import GHNConfig
 from ghn.models.decoding.plan import plan
 from ghn.names import TIMM_PREFIX
 from ghn.outputs import heads
-from ghn.randomness import seeded
+from ghn.randomness import seed_of, seeded
 from ghn.tracing import trace
 from ghn.tracing.run import shape_propagation
 
@@ -105,7 +104,7 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
             weights are computed from others.
         GHNError: there is no such network, or it cannot be traced.
     """
-    with seeded(_seed(seed, name)):
+    with seeded(seed_of(seed, name)):
         model = network(name, num_classes, image_size, device="cpu")
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     code = code_digest("ghn.architectures")  # what traces is in its closure
@@ -120,10 +119,6 @@ def member(name: str, num_classes: int, image_size: int, seed: int) -> Member:
             _write(path, *known)
     graph, cost = known
     return Member(name, graph, cost, _hollow(model, graph))
-
-
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
 
 
 def _check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:

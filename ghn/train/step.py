@@ -11,7 +11,6 @@ Shape legend: M architectures, B images, K classes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch.profiler import record_function
 from ghn.models.batch import GraphBatch
 from ghn.models.hypernetwork import GHN
 from ghn.models.sending import send_list
+from ghn.randomness import seed_of
 from ghn.train.config import TrainConfig
 from ghn.train.functional import placed
 from ghn.train.leaves import Leaves
@@ -162,7 +162,8 @@ def meta_batch_losses(
     leaves = Leaves(prediction)
     passed: list[Passed] = []
     for number, (index, network) in enumerate(zip(batch.index, batch.networks, strict=True)):
-        _seed_dropout(_dropout_seed(config.seed, step, index), images_BCHW.device)
+        # A seed per network of the whole run, so that masks do not depend on ranks.
+        _seed_dropout(seed_of(config.seed, step, index), images_BCHW.device)
         passed.append(_through(network, number, leaves, images_BCHW, labels_B, config, scale / m))
     takes_part_M = _takes_part(passed, config, scale)
     return (
@@ -241,12 +242,3 @@ def _seed_dropout(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     else:
         torch.manual_seed(seed)
-
-
-def _dropout_seed(seed: int, step: int, index: int) -> int:
-    """One seed per architecture of the whole run: masks do not depend on ranks, nor on what was
-    drawn before.
-    """
-    return int.from_bytes(
-        hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=7).digest(), "big"
-    )

@@ -11,9 +11,16 @@ import torch
 import ghn
 from ghn.initialize import save_initialized
 from ghn.models.classes import for_classes
-from ghn.randomness import seeded
+from ghn.randomness import seed_of, seeded
 
 SMALL = ghn.GHNConfig(hidden=16, layers=1, heads=4, decoder_channels=8, num_classes=10)
+
+
+def test_a_seed_hangs_on_all_of_its_parts_and_stays_what_it_was() -> None:
+    assert seed_of(1, "resnet18") == 1884969867925953  # what trainings and crops of before drew by
+    apart = [seed_of(*parts) for parts in ((1, 2, 3), (1, 3, 2), (12, 3), (1, 23), (0, 2, 3))]
+    assert len(set(apart)) == len(apart)
+    assert all(0 <= seed < 2**56 for seed in apart)
 
 
 @pytest.fixture
