@@ -22,7 +22,7 @@ from ghn.finetune import break_symmetry
 from ghn.graph import Graph
 from ghn.models import GHN
 from ghn.predict import Frozen, reestimate_batch_norm
-from ghn.predict.batchnorm import check_count, inputs_of
+from ghn.predict.batchnorm import check_count, check_inputs, inputs_of
 
 TRACED_IMAGES = 2
 """Inputs of the first batch that a network is traced with: only their shapes matter."""
@@ -64,8 +64,8 @@ def init_(
 
     Raises:
         ConfigError: `model` is no network or has parameters without a shape, `batches` is empty or
-            has no inputs, `n_batches` is below 1 or `noise` negative (then nothing was written), or
-            as `GHN.initialize` raises it.
+            has no inputs or none that the network takes, `n_batches` is below 1 or `noise` negative
+            (then nothing was written), or as `GHN.initialize` raises it.
         GHNError: the hypernetwork cannot be had, or the network not be traced.
     """
     if not isinstance(model, nn.Module):
@@ -80,8 +80,11 @@ def init_(
     if not isinstance(hypernetwork, GHN):
         hypernetwork = from_pretrained(hypernetwork, device=_device(model))
     first, rest = _peek(batches)
-    if graph is None and example_inputs is None and isinstance(first, Tensor):
-        example_inputs = first[:TRACED_IMAGES]
+    if isinstance(first, Tensor):
+        if graph is None and example_inputs is None:
+            example_inputs = first[:TRACED_IMAGES]
+        else:  # the tracing does not tell whether the network takes the batches
+            check_inputs(model, first[:TRACED_IMAGES], seed)
     with _anew(model if batches is not None else None):
         hypernetwork.initialize(
             model,

@@ -177,7 +177,7 @@ def _option(profile_name: str) -> str:
 
 def _source(profile_name: str) -> str:
     path = profile_path(profile_name)
-    if not path.is_absolute():
+    if not path.is_absolute() and ".." not in path.parts:
         return str(path)
     inside = path.parent.resolve() / path.name
     if not inside.is_relative_to(ROOT):

@@ -69,9 +69,6 @@ def reestimate_batch_norm(
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    dtype = types.pop() if len(types) == 1 else None
     settings = [(module.momentum, module.track_running_stats) for module in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
@@ -85,8 +82,7 @@ def reestimate_batch_norm(
                 module.momentum = None  # a plain average over all batches
                 module.train()
             for batch in itertools.islice(batches, n_batches):
-                inputs = inputs_of(batch)
-                model(inputs.to(device, dtype if inputs.is_floating_point() else None))
+                model(_moved(inputs_of(batch), model))
                 used += 1
             if not used:
                 raise ConfigError(
@@ -101,6 +97,34 @@ def reestimate_batch_norm(
             for module, setting in zip(norms, settings, strict=True):
                 module.momentum, module.track_running_stats = setting
     return used
+
+
+@torch.no_grad()
+def check_inputs(model: nn.Module, inputs: Tensor, seed: int = 0) -> None:
+    """Passes `inputs` of a batch through the network, in evaluation mode; changes nothing.
+
+    Raises:
+        ConfigError: it does not take them.
+    """
+    with modes_kept(model), seeded(seed):
+        try:
+            model.eval()(_moved(inputs, model))
+        except Exception as error:  # whatever its forward raises
+            raise ConfigError(
+                f"batches: {type(model).__name__} does not take inputs of shape"
+                f" {tuple(inputs.shape)} ({type(error).__name__}: {error}); give what its forward"
+                " takes as its one argument, or leave batches out"
+            ) from error
+
+
+def _moved(inputs: Tensor, model: nn.Module) -> Tensor:
+    """`inputs` on the model's device; numbers that are not integers in the type of its
+    parameters, if they have one.
+    """
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtype = types.pop() if len(types) == 1 and inputs.is_floating_point() else None
+    return inputs.to(device, dtype)
 
 
 def check_count(n_batches: int | None) -> None:

@@ -137,6 +137,34 @@ def test_old_statistics_are_replaced_and_not_warned_of(hypernetwork: ghn.GHN) ->
         ghn.init_(model, hypernetwork, strict=True, example_inputs=next(batches())[0])
 
 
+class Siamese(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(1, 2))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.body(one) - self.body(other)
+
+
+def test_batches_that_the_network_does_not_take_write_nothing(hypernetwork: ghn.GHN) -> None:
+    pair = torch.empty(2, 3, 16, 16), torch.empty(2, 3, 16, 16)
+    grey = [torch.zeros(4, 1, 16, 16)]
+    graph = ghn.trace(network(), torch.empty(2, 3, 16, 16))
+    for model, given, told in (
+        (Siamese(), batches(), {"example_inputs": pair}),
+        (network(), grey, {"example_inputs": pair[0]}),
+        (network(), grey, {"graph": graph}),
+    ):
+        model.train()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(ConfigError, match=r"batches: .* does not take inputs of shape \(2, "):
+            ghn.init_(model, hypernetwork, batches=given, **told)  # type: ignore[arg-type]
+        assert model.training
+        for name, value in model.state_dict().items():
+            assert torch.equal(before[name], value), name
+    ghn.init_(Siamese(), hypernetwork, example_inputs=pair)
+
+
 def test_bad_arguments_write_nothing(hypernetwork: ghn.GHN) -> None:
     model = network()
     model(next(batches())[0])

@@ -1,5 +1,6 @@
 """experiments/dvc.yaml: what the profile says, and what DVC makes of it."""
 
+import os
 import re
 from pathlib import Path
 
@@ -140,5 +141,9 @@ def test_the_page_names_stages_that_exist():
 def test_a_profile_outside_of_the_tree_is_refused(tmp_path):
     profile = tmp_path / "mine.yaml"
     profile.write_text(profile_path("tiny").read_text())
-    with pytest.raises(ConfigError, match=rf"{profile} is outside of .*copy it there"):
-        text_of(str(profile))
+    for name in (profile, os.path.relpath(profile)):
+        with pytest.raises(ConfigError, match=rf"{name} is outside of .*copy it there"):
+            text_of(str(name))
+    roundabout = text_of("params/../params/experiments/tiny.yaml")
+    assert "- params/experiments/tiny.yaml\n" in roundabout
+    assert "- params/.." not in roundabout
