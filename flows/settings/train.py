@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from datasets.deepnets.space.widths import MetaBatchConfig
-from flows.settings.architectures import NETWORKS
+from flows.settings.architectures import NETWORKS, EvaluationSplit
 from flows.settings.phases import PhaseConfig, begun, check_phases
 from flows.settings.population import PopulationEntry
 from ghn.errors import ConfigError
@@ -16,6 +16,10 @@ from ghn.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from ghn.models import GHNConfig
+
+
+_KEPT = ("val", *get_args(EvaluationSplit))
+"""Splits that choices are made and results measured by."""
 
 
 class TrainStageConfig(TrainConfig):
@@ -29,7 +33,10 @@ class TrainStageConfig(TrainConfig):
         ),
     )
     split: str = Field(
-        default="train", description="split of DeepNets-1M to train on; its rules: generate.splits"
+        default="train",
+        description=(
+            "split of DeepNets-1M to train on, none that is measured by; its rules: generate.splits"
+        ),
     )
     variant: str = Field(
         default="ghn3-t", description="a hypernetwork of the paper: one of `ghn.VARIANTS`"
@@ -128,6 +135,16 @@ class TrainStageConfig(TrainConfig):
     curve_images: int = Field(
         default=256, ge=2, description="validation images per evaluation, in batches of 64"
     )
+
+    @field_validator("split")
+    @classmethod
+    def _is_not_measured_by(cls, split: str) -> str:
+        if split in _KEPT:
+            raise ValueError(
+                f"{', '.join(_KEPT)} are kept for measuring: what is trained on them says nothing"
+                " of unseen networks; train on train, or on a split of your own (generate.splits)"
+            )
+        return split
 
     @field_validator("variant")
     @classmethod

@@ -205,6 +205,13 @@ def test_what_is_to_be_trained_is_checked_before_any_stage(
         load_params()
 
 
+@pytest.mark.parametrize("split", ["val", "test", "wide", "deep", "dense", "bnfree"])
+def test_what_is_measured_by_is_not_trained_on(tree: Path, split: str) -> None:
+    change(train={"split": split})
+    with pytest.raises(ConfigError, match=rf"train\.split = '{split}': .* kept for measuring"):
+        load_params()
+
+
 def test_a_split_to_train_on_has_rules_or_is_there(tree: Path) -> None:
     change(train={"split": "mine"}, generate={"splits": {"mine": {"size": 3}}})
     assert load_params().train.split == "mine"
