@@ -115,6 +115,8 @@ def launched(out: Path, mark: str) -> Iterator[tuple[subprocess.Popen[str], list
     finally:
         launcher.kill()
         launcher.wait()
+        assert launcher.stderr is not None
+        launcher.stderr.close()
 
 
 def test_ctrl_c_reaches_every_rank_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

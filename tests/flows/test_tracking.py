@@ -385,6 +385,8 @@ def test_a_spool_that_cannot_be_written_costs_the_log_and_not_the_stage(
         pass
     assert "cannot be written" in capsys.readouterr().err
     with stage_run("stage", {}, connect_after_seconds=0) as run:
+        assert run._log._file is not None
+        run._log._file.close()
         run._log._file = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115
         run.log_metrics({"n": 1})
         run.log_metrics({"n": 2}, 1)

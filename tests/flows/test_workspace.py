@@ -116,6 +116,7 @@ def test_what_nobody_came_back_to_is_removed_unless_somebody_works_in_it(
     assert kept(project) == [busy]
     holder.kill()
     holder.wait()
+    holder.stdout.close()
     workspace._prune(Workspace(project), project)
     assert kept(project) == []
 
